@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both install what they need into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check lint types contracts accuracy clean
+
+# torch comes first, by exact pin: a looser pin, or another package pulling it in, would fetch gigabytes of CUDA libraries.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,quant,plot,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/plan --gpu a10g --max-length 2048
+	$(BIN)/plan demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy planner hardware_profiles trainer
+
+contracts: $(STAMP)
+	$(BIN)/lint-imports
+
+check: lint types contracts
+
+clean:
+	rm -rf $(VENV) build dist runs

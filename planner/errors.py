@@ -1,0 +1,32 @@
+"""The error root and its three meanings: invalid, not modelled, infeasible. Anything else is a bug.
+
+`exit_code` is the process exit code that the command line maps each error to (see docs/cli.md).
+"""
+
+from __future__ import annotations
+
+
+class TuneplanError(Exception):
+    """Root of every error that a user can cause; `str(error)` is one line that names the thing and the way out."""
+
+    exit_code = 2
+
+
+class InvalidInput(TuneplanError):
+    """A value, file or name is wrong: names it, says where it stands and what would be right."""
+
+
+class NotModelled(TuneplanError):
+    """The request is legitimate but no basis for a number exists; refused by name rather than guessed."""
+
+
+class Infeasible(TuneplanError):
+    """The request is valid and modelled, and does not fit the budget. The search catches only this one."""
+
+    exit_code = 3
+
+
+class RunFailed(TuneplanError):
+    """A training, tracing or calibration process started and failed."""
+
+    exit_code = 4

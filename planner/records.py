@@ -1,0 +1,172 @@
+"""The wire format: plan file, check report, events and observations. What one part writes, another reads, and nothing else.
+
+pydantic models, so that each has a JSON schema and rejects what it does not know. Bytes are integers, times seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["fits", "tight", "does_not_fit"]
+
+
+class Record(BaseModel):
+    """Frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSummary(Record):
+    """Which model a number belongs to."""
+
+    id: str
+    parameters: int
+    trainable_parameters: int
+
+
+class MemoryReport(Record):
+    """The memory object of `plan check --json` and `plan trace --json`."""
+
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    device_peak_bytes: int
+    interval_bytes: tuple[int, int]
+    """Interval of the device peak that should hold in 95 of 100 runs."""
+    budget_bytes: int
+    binding_instant: str
+    instants: dict[str, int]
+    """Allocated bytes at the peak within each instant of the step."""
+    components: dict[str, int]
+    """Additive parts of the device peak at the binding instant; they sum to `device_peak_bytes`."""
+
+
+class SpeedReport(Record):
+    """Roofline (or calibrated) speed of one configuration."""
+
+    tokens_per_second: float
+    step_seconds: float
+    """One optimizer step: all micro-batches, forward, backward, update."""
+    epoch_seconds: float | None
+    """None while the data set is unknown."""
+    model_flops_utilization: float
+    interval_tokens_per_second: tuple[float, float]
+
+
+class Remedy(Record):
+    """One change that would free memory, with what it costs."""
+
+    change: dict[str, Any]
+    saves_bytes: int
+    costs_seconds_per_step: float | None
+
+
+class CheckReport(Record):
+    """Answer to: does this configuration fit, how tightly, how fast, why, and what would help."""
+
+    schema_: Literal["tuneplan.check/1"] = Field(default="tuneplan.check/1", alias="schema")
+    tier: str | None = None
+    """high, balanced, low or safe when it comes from a recommendation."""
+    hardware: dict[str, Any]
+    model: ModelSummary
+    settings: dict[str, Any]
+    """The fields of `TrainingChoices`."""
+    memory: MemoryReport
+    speed: SpeedReport | None
+    verdict: Verdict
+    reasons: list[str]
+    remedies: list[Remedy]
+    calibration: dict[str, Any] | None = None
+    """Which calibration was applied and how far off it has been; None when there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class Advice(Record):
+    """One recommended hyperparameter with the rule it follows and the rule's source."""
+
+    name: str
+    value: Any
+    rule: str
+    source: str
+
+
+class Plan(Record):
+    """The plan file (YAML or JSON): everything the trainer needs, and what was promised."""
+
+    schema_: Literal["tuneplan.plan/1"] = Field(default="tuneplan.plan/1", alias="schema")
+    model: str
+    """Hub id, folder or catalogue name to load the weights from."""
+    model_config_inline: dict[str, Any] | None = None
+    """The config.json the plan was computed from; the trainer refuses weights whose config differs in a dimension."""
+    gpu: str
+    settings: dict[str, Any]
+    """The fields of `TrainingChoices`."""
+    hyperparameters: dict[str, Any]
+    """learning_rate, epochs, warmup_ratio, weight_decay, scheduler, ...: the fields of trainer.config.Hyperparameters."""
+    advice: list[Advice] = []
+    data: dict[str, Any] = {}
+    """path, format, column remap, validation_split, ... as the data screen or `--data` set them."""
+    predicted: MemoryReport | None = None
+    predicted_speed: SpeedReport | None = None
+    created: str = ""
+    tuneplan_version: str = ""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class Event(Record):
+    """One line of the trainer's stdout (JSON lines). `kind` says which fields of `data` are there.
+
+    started {run_dir, pid, device, total_steps, epochs, trainable_parameters, parameters, versions, predicted}
+    phase {name, detail}: load, data, train, eval, save, finish
+    data {examples, validation_examples, tokens, truncated, lengths, skipped}
+    step {step, total_steps, epoch, loss, learning_rate, grad_norm, tokens_per_second, step_seconds, allocated_peak_bytes,
+          device_bytes, seconds_left}
+    eval {step, loss, perplexity, best, sample}
+    checkpoint {path, step, kind: last|best}
+    warning {what, message, advice}
+    oom {phase, step, batch_size, new_batch_size, gradient_accumulation_steps}
+    paused {step} / resumed {step}
+    finished {reason: completed|stopped|early_stopping, adapter_path, steps, seconds, eval_loss, eval_loss_before,
+              predicted_bytes, measured_bytes, observation_path}
+    failed {message, exit_code}
+    """
+
+    schema_: Literal["tuneplan.event/1"] = Field(default="tuneplan.event/1", alias="schema")
+    kind: str
+    time: float
+    """Seconds since the epoch."""
+    data: dict[str, Any] = {}
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class Observation(Record):
+    """One measured run: settings, versions, hardware, peaks by instant, step time. Calibration reads these."""
+
+    schema_: Literal["tuneplan.observation/1"] = Field(default="tuneplan.observation/1", alias="schema")
+    created: str
+    """ISO 8601 date and time, UTC."""
+    source: str
+    """`run`, `calibrate`, `gpu_observe`, or where a published figure was found."""
+    hardware: dict[str, Any]
+    """profile name, device title, total_bytes, driver."""
+    versions: dict[str, str]
+    model: dict[str, Any]
+    """id, and the whole config.json under `config`."""
+    settings: dict[str, Any]
+    predicted: MemoryReport | None = None
+    allocated_peak_bytes: int | None = None
+    """Tensor storages (CUDA max_memory_allocated, MPS current allocated, on CPU the storage meter)."""
+    reserved_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    """What the device shows for the process; on CPU the process's peak RSS."""
+    instants: dict[str, int] = {}
+    """Measured allocated peak by instant."""
+    step_seconds: list[float] = []
+    tokens_per_second: float | None = None
+    notes: list[str] = []
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())

@@ -1,0 +1,268 @@
+"""The three orthogonal frozen inputs of every plan: model, hardware, choices.
+
+`ModelSpec` says what is trained, `HardwareProfile` what it runs on, `TrainingChoices` how. None knows of another.
+Byte fields end in `_bytes`; rates say their unit. Checks of a single value run at construction and raise `InvalidInput`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from planner.errors import InvalidInput
+
+# --------------------------------------------------------------------------------------------------------------------
+# Model
+
+ModuleKind = Literal["linear", "conv1d", "embedding", "norm", "parameter"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Module:
+    """One parameterised module of the network, repeated over `layers`; the unit in which parameters are counted."""
+
+    path: str
+    """Dotted name inside the transformers model, `{}` where the layer index stands: `model.layers.{}.self_attn.q_proj`."""
+    kind: ModuleKind
+    """`linear` and `conv1d` (GPT-2's transposed linear) can carry LoRA; `parameter` is a bare tensor (e.g. fused experts)."""
+    shape: tuple[int, ...]
+    """Weight shape: linear (out, in); conv1d (in, out); embedding (rows, width); norm (width,); parameter as stored."""
+    bias: bool = False
+    """Whether a bias of the output width exists too."""
+    layers: tuple[int, ...] | None = None
+    """Layer indices that have this module; None for a module outside the layer stack (exactly one copy)."""
+    tied_to: str | None = None
+    """Path of the module whose weight this one shares (no parameters of its own besides the bias)."""
+
+    @property
+    def copies(self) -> int:
+        """How many copies the network has."""
+        return 1 if self.layers is None else len(self.layers)
+
+    @property
+    def in_features(self) -> int:
+        """Input width of a linear or conv1d module."""
+        return self.shape[0] if self.kind == "conv1d" else self.shape[-1]
+
+    @property
+    def out_features(self) -> int:
+        """Output width of a linear or conv1d module."""
+        return self.shape[1] if self.kind == "conv1d" else self.shape[0]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of one copy, a tied weight not counted."""
+        weight = 1
+        for dimension in self.shape:
+            weight *= dimension
+        if self.kind in ("linear", "conv1d"):
+            bias = self.out_features if self.bias else 0
+        else:
+            bias = self.shape[0] if self.bias else 0
+        return (0 if self.tied_to else weight) + bias
+
+    @property
+    def leaf(self) -> str:
+        """Last component of the path, the name by which LoRA targets are given."""
+        return self.path.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """Dimensions and structure of one network, as its config.json fixes them; holds no training choice."""
+
+    id: str
+    """Catalogue name, hub id or path, as the user will recognise it."""
+    architecture: str
+    """`model_type` of the config: llama, mistral, qwen2, phi, gpt2, bert, t5, ..."""
+    task: Literal["causal", "masked", "seq2seq", "classification"] = "causal"
+    """The head that is on the network; `causal` for decoders, `masked` for encoders, `seq2seq` for t5."""
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    """Decoder (or encoder) layers; for t5 the encoder's."""
+    num_decoder_layers: int = 0
+    """t5: decoder layers; 0 elsewhere."""
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_positions: int
+    """Longest length the position scheme allows (`max_position_embeddings`, `n_positions`); 0 where unlimited (t5)."""
+    activation: str
+    """As named in the config: silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, ..."""
+    sliding_window: int | None = None
+    """Attention window in tokens of the sliding layers; None where every layer sees everything."""
+    sliding_layers: tuple[int, ...] = ()
+    """Indices of the layers that use the window."""
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    """Residual/MLP dropout probability of the base model in training mode."""
+    embedding_dropout: float = 0.0
+    tie_embeddings: bool = False
+    num_experts: int = 0
+    """Mixture of experts: experts per sparse layer; 0 for dense networks."""
+    experts_per_token: int = 0
+    expert_intermediate_size: int = 0
+    shared_expert_intermediate_size: int = 0
+    sparse_layers: tuple[int, ...] = ()
+    """Indices of the layers whose MLP is a mixture of experts."""
+    modules: tuple[Module, ...]
+    """Every parameterised module in forward order; parameters sum to the transformers model's, to the last one."""
+    config: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The config it was read from, with the architecture's defaults filled in; what else an architecture needs stands here."""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied weights counted once."""
+        return sum(module.parameters * module.copies for module in self.modules)
+
+    def with_task(self, task: str) -> ModelSpec:
+        """The same network with another task noted (module list unchanged)."""
+        return replace(self, task=task)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Hardware
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """A number from a data sheet or a measurement, with where and when it was found."""
+
+    value: float
+    unit: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardwareProfile:
+    """One device: what its memory and arithmetic units can do. Read from `hardware_profiles/*.toml`."""
+
+    name: str
+    """Lower case with hyphens: `a10g`, `a100-80gb`, `m3-18gb`, `cpu`."""
+    title: str
+    """As its maker writes it: `NVIDIA A10G`."""
+    kind: Literal["cuda", "rocm", "mps", "cpu"]
+    total_bytes: int
+    """Bytes that a process could address if nobody else held any (NVML total, Metal working set, host RAM)."""
+    context_bytes: int
+    """Bytes a process pays before its first tensor: CUDA context, kernels, libraries."""
+    reserve_bytes: int
+    """Bytes left free by default: display, other processes; on a Mac what the system needs."""
+    bandwidth_bytes_per_second: float
+    flops_per_second: dict[str, float]
+    """Dense peak by dtype: keys fp32, tf32, bf16, fp16 as far as supported."""
+    dtypes: tuple[str, ...]
+    """Training dtypes supported in hardware: subset of fp32, bf16, fp16."""
+    compute_capability: tuple[int, int] | None = None
+    """CUDA compute capability (8, 6); None elsewhere."""
+    unified_memory: bool = False
+    """Whether CPU and GPU share the memory (Apple, CPU)."""
+    cublas_workspace_bytes: int = 0
+    """Bytes of one cuBLAS workspace; counts as allocated (PyTorch: 8.125 MiB, 32 MiB on Hopper)."""
+    aliases: tuple[str, ...] = ()
+    facts: dict[str, Fact] = field(default_factory=dict, repr=False)
+    """Every fact with unit, source and date, by its key in the TOML."""
+
+    @property
+    def budget_bytes(self) -> int:
+        """Device bytes a run may use when nobody else holds any: total minus the default reserve."""
+        return self.total_bytes - self.reserve_bytes
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Choices
+
+METHODS = ("full", "lora", "qlora")
+PRECISIONS = ("bf16", "fp16", "fp32", "bf16-mixed", "fp16-mixed")
+ADAPTER_DTYPES = ("fp32", "bf16")
+OPTIMIZERS = ("adamw", "adamw-8bit", "paged-adamw-8bit", "adafactor", "sgd")
+LOSSES = ("full", "chunked")
+ATTENTIONS = ("sdpa", "eager", "flash")
+PADDINGS = ("longest", "max", "packed")
+STACKS = ("builtin", "peft")
+STRATEGIES = ("ddp", "zero2", "zero3", "fsdp")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingChoices:
+    """Everything a person chooses that moves memory or speed. One instance is one configuration."""
+
+    batch_size: int = 8
+    """Micro-batch: sequences in one forward pass on one device."""
+    gradient_accumulation_steps: int = 4
+    max_length: int = 1024
+    """Tokens per sequence after padding or packing."""
+    gradient_checkpointing: bool = True
+    checkpoint_layers: int | None = None
+    """How many layers (the first ones) are checkpointed; None means all of them when checkpointing is on."""
+    checkpoint_reentrant: bool = False
+    checkpoint_offload: bool = False
+    """Saved layer inputs live in host memory between forward and backward."""
+    method: str = "lora"
+    lora_r: int = 8
+    lora_alpha: float = 32
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """Module leaf names, or one of the sets `attention`, `all-linear`."""
+    lora_variant: Literal["lora", "dora", "rslora"] = "lora"
+    modules_to_save: tuple[str, ...] = ()
+    """Leaf names of modules trained in full beside the adapters (embeddings, head)."""
+    precision: str = "bf16"
+    adapter_dtype: str = "fp32"
+    quantization: Literal["nf4", "nf4-double", "int8"] = "nf4-double"
+    """Storage of the base weights under `method=qlora`."""
+    optimizer: str = "adamw"
+    optimizer_implementation: Literal["foreach", "fused", "forloop"] = "foreach"
+    loss: str = "full"
+    attention: str = "sdpa"
+    padding: str = "longest"
+    stack: str = "builtin"
+    transformers_version: str | None = None
+    """Stack `peft`: whose loss code runs (X.Y); None is today's."""
+    keep_logits: bool = False
+    """The loop holds the model's output through backward."""
+    max_grad_norm: float = 1.0
+    """Gradient clipping threshold; 0 switches clipping off."""
+    eval_batch_size: int | None = None
+    """None: same as batch_size."""
+    num_gpus: int = 1
+    strategy: str = "ddp"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "gradient_accumulation_steps", "max_length", "lora_r", "num_gpus"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InvalidInput(f"--{name.replace('_', '-')} must be a whole number of at least 1, not {value!r}")
+        for name, allowed in (
+            ("method", METHODS),
+            ("precision", PRECISIONS),
+            ("adapter_dtype", ADAPTER_DTYPES),
+            ("optimizer", OPTIMIZERS),
+            ("loss", LOSSES),
+            ("attention", ATTENTIONS),
+            ("padding", PADDINGS),
+            ("stack", STACKS),
+            ("strategy", STRATEGIES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InvalidInput(
+                    f"--{name.replace('_', '-')} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
+        if not 0 <= self.lora_dropout < 1:
+            raise InvalidInput(f"--lora-dropout must lie in [0, 1), not {self.lora_dropout}")
+        if self.checkpoint_layers is not None and self.checkpoint_layers < 0:
+            raise InvalidInput(f"--checkpoint-layers must not be negative, not {self.checkpoint_layers}")
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Sequences per optimizer step over all devices."""
+        return self.batch_size * self.gradient_accumulation_steps * self.num_gpus
+
+    def checkpointed_layers(self, num_layers: int) -> int:
+        """How many of `num_layers` layers are checkpointed under these choices."""
+        if not self.gradient_checkpointing:
+            return 0
+        return num_layers if self.checkpoint_layers is None else min(self.checkpoint_layers, num_layers)
