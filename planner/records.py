@@ -92,6 +92,63 @@ class Advice(Record):
     source: str
 
 
+class Hyperparameters(Record):
+    """What a run does besides what moves memory; advice proposes them, the wizard edits them, the trainer obeys them."""
+
+    learning_rate: float = 2e-4
+    epochs: float = 3.0
+    max_steps: int | None = None
+    """Stops after this many optimizer steps, whatever `epochs` says."""
+    scheduler: Literal["cosine", "linear", "constant", "polynomial", "step"] = "cosine"
+    min_learning_rate_ratio: float = 0.1
+    """The schedule's last learning rate as a share of the first."""
+    scheduler_step_epochs: float = 3.0
+    """Scheduler `step`: epochs between two drops."""
+    scheduler_gamma: float = 0.5
+    """Scheduler `step`: factor of one drop."""
+    polynomial_power: float = 1.0
+    warmup_ratio: float = 0.05
+    warmup_steps: int | None = None
+    """Takes precedence over `warmup_ratio`."""
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    eval_steps: int | None = None
+    """Optimizer steps between evaluations; None: once an epoch."""
+    save_steps: int | None = None
+    """None: at each evaluation."""
+    save_total_limit: int = 2
+    logging_steps: int = 1
+    early_stopping_patience: int = 0
+    """Evaluations without improvement before the run stops; 0 switches it off."""
+    early_stopping_threshold: float = 0.0
+    seed: int = 42
+    deterministic: bool = False
+    torch_compile: bool = False
+    group_by_length: bool = True
+    dataloader_workers: int = 0
+    report_to: tuple[str, ...] = ("tensorboard",)
+    train_on_prompt: bool = False
+    """False: loss on completions only."""
+    sample_prompt: str | None = None
+    """Prompt of the sample that each evaluation generates; None: the first validation example's."""
+    sample_max_new_tokens: int = 48
+
+
+class DataSettings(Record):
+    """Where the examples come from and how they are read."""
+
+    path: str | None = None
+    """JSONL, JSON, CSV or parquet file, a folder of them, or a hub id."""
+    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text"] = "auto"
+    columns: dict[str, str] = {}
+    """Remap: role (prompt, completion, text, messages, instruction, input, output, conversations) -> column name."""
+    validation_split: float = 0.1
+    validation_path: str | None = None
+    max_examples: int | None = None
+
+
 class Plan(Record):
     """The plan file (YAML or JSON): everything the trainer needs, and what was promised."""
 
@@ -103,11 +160,9 @@ class Plan(Record):
     gpu: str
     settings: dict[str, Any]
     """The fields of `TrainingChoices`."""
-    hyperparameters: dict[str, Any]
-    """learning_rate, epochs, warmup_ratio, weight_decay, scheduler, ...: the fields of trainer.config.Hyperparameters."""
+    hyperparameters: Hyperparameters = Hyperparameters()
     advice: list[Advice] = []
-    data: dict[str, Any] = {}
-    """path, format, column remap, validation_split, ... as the data screen or `--data` set them."""
+    data: DataSettings = DataSettings()
     predicted: MemoryReport | None = None
     predicted_speed: SpeedReport | None = None
     created: str = ""
