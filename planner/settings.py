@@ -1,0 +1,236 @@
+"""Options of the command line, keys of a settings file and fields of `TrainingChoices`: one table for all three.
+
+The command line, the settings file, the plan file and the wizard name a choice alike; hyphens and underscores are the
+same everywhere. Nothing here looks at a model or a device except `fit_to_hardware`, which settles the number format.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from planner import spec
+from planner.errors import InvalidInput, NotModelled
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.units import GIB, KIB, MIB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One field of `TrainingChoices` as an option of the command line."""
+
+    name: str
+    """Field name; the option is the same with hyphens."""
+    kind: type
+    """int, float, str, bool (a pair of --x/--no-x) or tuple (comma-separated names)."""
+    help: str
+    allowed: tuple[str, ...] = ()
+    """Values that are known, for help and shell completion; the check itself is `TrainingChoices`'s."""
+
+    @property
+    def flag(self) -> str:
+        """The option: `--max-length`."""
+        return "--" + self.name.replace("_", "-")
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(name="batch_size", kind=int, help="Sequences in one forward pass on one device (micro-batch)."),
+    Setting(name="gradient_accumulation_steps", kind=int, help="Forward passes per optimizer step."),
+    Setting(name="max_length", kind=int, help="Tokens per sequence; longer examples are cut."),
+    Setting(name="gradient_checkpointing", kind=bool, help="Recompute activations in backward to save memory."),
+    Setting(name="checkpoint_layers", kind=int, help="Checkpoint only the first N layers (stack builtin)."),
+    Setting(name="checkpoint_reentrant", kind=bool, help="The re-entrant variant of checkpointing."),
+    Setting(name="checkpoint_offload", kind=bool, help="Keep saved layer inputs in host memory."),
+    Setting(name="method", kind=str, help="What is trained.", allowed=spec.METHODS),
+    Setting(name="lora_r", kind=int, help="Rank of the adapters."),
+    Setting(name="lora_alpha", kind=float, help="Scale of the adapters (applied as alpha / r)."),
+    Setting(name="lora_dropout", kind=float, help="Dropout before the adapters."),
+    Setting(name="lora_targets", kind=tuple, help="Module names, or 'attention', or 'all-linear'; comma-separated."),
+    Setting(name="lora_variant", kind=str, help="Kind of adapter.", allowed=("lora", "dora", "rslora")),
+    Setting(name="modules_to_save", kind=tuple, help="Modules trained in full beside the adapters; comma-separated."),
+    Setting(
+        name="precision",
+        kind=str,
+        help="Number format; '-mixed' keeps fp32 weights under autocast.",
+        allowed=spec.PRECISIONS,
+    ),
+    Setting(name="adapter_dtype", kind=str, help="Number format of the adapters.", allowed=spec.ADAPTER_DTYPES),
+    Setting(
+        name="quantization",
+        kind=str,
+        help="Storage of the base weights with --method qlora.",
+        allowed=("nf4", "nf4-double", "int8"),
+    ),
+    Setting(name="optimizer", kind=str, help="Optimizer.", allowed=spec.OPTIMIZERS),
+    Setting(
+        name="optimizer_implementation",
+        kind=str,
+        help="How the optimizer's step runs.",
+        allowed=("foreach", "fused", "forloop"),
+    ),
+    Setting(
+        name="loss", kind=str, help="Whole logits at once, or in chunks that are never kept.", allowed=spec.LOSSES
+    ),
+    Setting(name="attention", kind=str, help="Attention implementation.", allowed=spec.ATTENTIONS),
+    Setting(name="padding", kind=str, help="How sequences of unequal length share a batch.", allowed=spec.PADDINGS),
+    Setting(
+        name="stack",
+        kind=str,
+        help="Which code runs the step: this trainer, or the stock transformers Trainer on PEFT.",
+        allowed=spec.STACKS,
+    ),
+    Setting(name="transformers_version", kind=str, help="Whose loss code runs on stack peft (X.Y); default today's."),
+    Setting(name="keep_logits", kind=bool, help="The loop holds the model's output through backward."),
+    Setting(name="max_grad_norm", kind=float, help="Gradient clipping; 0 switches it off."),
+    Setting(name="eval_batch_size", kind=int, help="Sequences in one evaluation batch; default the micro-batch."),
+    Setting(name="num_gpus", kind=int, help="Devices that train together."),
+    Setting(name="strategy", kind=str, help="How several devices share the work.", allowed=spec.STRATEGIES),
+)
+
+BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
+DEFAULTS = TrainingChoices()
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """` (did you mean a, b?)`, or nothing where no known name is near."""
+    matches = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    return f" (did you mean {', '.join(matches)}?)" if matches else ""
+
+
+def convert(name: str, value: Any, *, place: str = "") -> Any:
+    """A value from a command line, YAML or JSON as the field's type; `place` opens the error line where it came from."""
+    setting = BY_NAME[name]
+    where = f"{place}: " if place else ""
+    if value is None:
+        return None
+    try:
+        if setting.kind is bool:
+            if isinstance(value, bool):
+                return value
+            raise ValueError
+        if setting.kind is tuple:
+            parts = value.split(",") if isinstance(value, str) else list(value)
+            names = tuple(str(part).strip() for part in parts if str(part).strip())
+            if not names and name == "lora_targets":
+                raise InvalidInput(f"{where}{setting.flag} is empty; name modules, or 'attention', or 'all-linear'")
+            return names
+        if isinstance(value, bool):
+            raise ValueError
+        if setting.kind is int:
+            if isinstance(value, float) and not value.is_integer():
+                raise ValueError
+            return int(value)
+        return setting.kind(value)
+    except (ValueError, TypeError):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
+        raise InvalidInput(
+            f"{where}{setting.flag} must be {wanted.get(setting.kind, 'text')}, not {value!r}"
+        ) from None
+
+
+def choices_from(
+    values: Mapping[str, Any], *, base: TrainingChoices = DEFAULTS, place: str = "", partial: bool = True
+) -> TrainingChoices:
+    """Choices from named values over `base`; None means not given. An unknown name or a wrong value is `InvalidInput`.
+
+    `partial=False` also demands that every field is there (a plan file that lost one is refused).
+    """
+    where = f"{place}: " if place else ""
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in BY_NAME:
+            raise InvalidInput(f"{where}unknown setting {key!r}{near(name, BY_NAME)}")
+        if value is not None:
+            changes[name] = convert(name, value, place=place)
+    if not partial:
+        optional = {field.name for field in fields(TrainingChoices) if field.default is None}
+        missing = [name for name in BY_NAME if name not in {k.replace("-", "_") for k in values} | optional]
+        if missing:
+            raise InvalidInput(f"{where}the settings lack {', '.join(missing)}")
+    try:
+        return replace(base, **changes)
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}{error}") from None
+
+
+def to_settings(choices: TrainingChoices) -> dict[str, Any]:
+    """The fields of `choices` as JSON-ready values (tuples become lists)."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(choices).items()}
+
+
+def to_flags(choices: TrainingChoices, *, base: TrainingChoices = DEFAULTS) -> list[str]:
+    """Command-line words that turn `base` into `choices`."""
+    words: list[str] = []
+    for setting in SETTINGS:
+        value = getattr(choices, setting.name)
+        if value == getattr(base, setting.name) or value is None:
+            continue
+        if setting.kind is bool:
+            words.append(setting.flag if value else "--no-" + setting.flag[2:])
+        elif setting.kind is tuple:
+            words += [setting.flag, ",".join(value)]
+        else:
+            words += [setting.flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
+
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(b|kib|mib|gib|kb|mb|gb)?\s*$", re.IGNORECASE)
+_SIZE_UNITS = {"b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def parse_size(text: str, *, option: str) -> int:
+    """Bytes from `2`, `1.5GiB`, `512 MiB` or `4GB`; a bare number is GiB."""
+    match = _SIZE.match(text)
+    if match is None:
+        raise InvalidInput(f"{option} {text!r} is not a size; write 2, 1.5GiB or 512MiB (a bare number is GiB)")
+    return int(float(match[1]) * _SIZE_UNITS[(match[2] or "gib").lower()])
+
+
+def fit_to_hardware(
+    choices: TrainingChoices, hardware: HardwareProfile, *, fixed: Iterable[str] = ()
+) -> tuple[TrainingChoices, list[str]]:
+    """The choices in a number format the device has, with a sentence for each change.
+
+    A precision that was asked for by name (`precision` in `fixed`) is never replaced: it is refused instead.
+    """
+    storage = choices.precision.removesuffix("-mixed")
+    if storage in hardware.dtypes:
+        return choices, []
+    instead = _supported_precision(choices, hardware)
+    has = " and ".join(hardware.dtypes)
+    if "precision" in set(fixed):
+        raise NotModelled(
+            f"--precision {choices.precision} does not run natively on {hardware.title} (it has {has}; PyTorch would "
+            f"emulate {storage} with other attention kernels, slowly, which is not modelled); use --precision {instead}"
+        )
+    why = {
+        "fp16": "fp16 weights under fp32 adapters, with loss scaling",
+        "fp16-mixed": "fp32 weights with fp16 autocast and loss scaling",
+        "fp32": "the one format left",
+    }.get(instead, "the format it has")
+    note = f"precision {instead} instead of {choices.precision}: {hardware.title} has {has} only ({why})."
+    return replace(choices, precision=instead), [note]
+
+
+def _supported_precision(choices: TrainingChoices, hardware: HardwareProfile) -> str:
+    """The best format the device has: bf16, else fp16 (never pure fp16 where the fp16 weights themselves train)."""
+    mixed = choices.precision.endswith("-mixed")
+    if "bf16" in hardware.dtypes:
+        return "bf16-mixed" if mixed else "bf16"
+    if "fp16" in hardware.dtypes:
+        # AdamW on fp16 weights loses updates and overflows; a frozen fp16 base under fp32 adapters does not.
+        return "fp16-mixed" if mixed or choices.method == "full" else "fp16"
+    return "fp32"
+
+
+def check_length(model: ModelSpec, choices: TrainingChoices) -> None:
+    """Refuses a length beyond the positions that the model has."""
+    if 0 < model.max_positions < choices.max_length:
+        raise InvalidInput(
+            f"--max-length {choices.max_length} is beyond the {model.max_positions} positions of {model.id}; "
+            f"use {model.max_positions} or less"
+        )
