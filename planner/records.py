@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from planner.errors import InvalidInput
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
@@ -225,3 +227,31 @@ class Observation(Record):
     notes: list[str] = []
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+def parse_plan(text: str, where: str) -> Plan:
+    """Plan from the text of a YAML or JSON plan file; `where` names the file in the one line of `InvalidInput`.
+
+    Stands here, beside the record, because planner and trainer both read plan files and share only the wire format.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it is neither YAML nor JSON"
+        raise InvalidInput(f"{where}{line}: not a plan file: {problem}") from None
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{where}: not a plan file: expected keys such as `model`, `gpu` and `settings`")
+    try:
+        return Plan.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "top level"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        problem = {"extra_forbidden": "this key is unknown", "missing": "this key is missing"}.get(
+            first["type"], f"{first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
+        )
+        raise InvalidInput(f"{where}: {key}: {problem}{more}") from None
