@@ -1,0 +1,167 @@
+"""One configuration judged: does it fit the budget, how tightly, how fast, why, and what would help.
+
+UI-free: the command line and the wizard both print what stands in the `CheckReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from planner.errors import NotModelled
+from planner.records import CheckReport, MemoryReport, ModelSummary, SpeedReport, Verdict
+from planner.settings import check_length, fit_to_hardware, to_settings
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.units import format_bytes
+
+TIGHT_SHARE = 0.95
+"""Share of the budget above which a peak counts as tight even where its interval fits: a rule of this tool.
+
+The interval covers the prediction's error, not what a desktop or a second process takes in the meantime."""
+
+INSTANT_TEXT = {
+    "load": "while the model is loaded",
+    "forward": "at the end of the forward pass",
+    "loss": "while the loss is computed",
+    "backward": "in the backward pass",
+    "optimizer": "in the optimizer's step",
+    "eval": "during evaluation",
+    "save": "while a checkpoint is saved",
+}
+
+COMPONENT_TEXT = {
+    "weights": "model weights",
+    "adapters": "adapters",
+    "gradients": "gradients",
+    "optimizer_state": "optimizer state",
+    "checkpoints": "saved layer inputs",
+    "layer_activations": "layer activations",
+    "attention": "attention",
+    "lora_activations": "adapter activations",
+    "logits_and_loss": "logits and loss",
+    "temporaries": "temporaries",
+    "context": "device context",
+    "fragmentation": "allocator rounding",
+}
+
+
+def component_text(name: str) -> str:
+    """A component's name as people read it."""
+    return COMPONENT_TEXT.get(name, name.replace("_", " "))
+
+
+def verdict_of(memory: MemoryReport) -> Verdict:
+    """fits: the interval's upper end is inside the budget; tight: only the peak is, or it passes 95 % of the budget."""
+    if memory.device_peak_bytes > memory.budget_bytes:
+        return "does_not_fit"
+    if memory.interval_bytes[1] > memory.budget_bytes or (
+        memory.device_peak_bytes > TIGHT_SHARE * memory.budget_bytes
+    ):
+        return "tight"
+    return "fits"
+
+
+def budget_of(
+    hardware: HardwareProfile, *, reserve_bytes: int | None = None, used_by_others_bytes: int = 0
+) -> int:
+    """Device bytes a run may use: total minus what others hold minus the reserve (the profile's unless given)."""
+    reserve = hardware.reserve_bytes if reserve_bytes is None else reserve_bytes
+    return max(0, hardware.total_bytes - used_by_others_bytes - reserve)
+
+
+def check(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    *,
+    budget_bytes: int | None = None,
+    tokens_per_epoch: int | None = None,
+    fixed: Iterable[str] = (),
+    tier: str | None = None,
+    with_remedies: bool = True,
+    notes: Iterable[str] = (),
+) -> CheckReport:
+    """Judges `choices`.
+
+    `budget_bytes`: device bytes the run may use; None is the profile's total minus its reserve.
+    `tokens_per_epoch`: tokens that pass through the model in one epoch, padding included; None: no epoch time.
+    `fixed`: choices the user named; remedies leave the model's and the data's meaning alone but may change these.
+    `notes`: sentences that open the reasons (which default was taken, which format was replaced).
+    Raises `InvalidInput` or `NotModelled` for a request without an answer; a configuration that does not fit is an
+    answer, not an error.
+    """
+    from planner import lora, memory
+
+    budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
+    check_length(model, choices)
+    choices, format_notes = fit_to_hardware(choices, hardware, fixed=fixed)
+    predicted = memory.predict(model, hardware, choices, budget_bytes=budget)
+    speed = predict_speed(model, hardware, choices, tokens_per_epoch)
+    verdict = verdict_of(predicted)
+    remedies = []
+    if with_remedies and verdict != "fits":
+        from planner.remedies import find_remedies
+
+        remedies = find_remedies(model, hardware, choices, predicted, speed)
+    return CheckReport(
+        tier=tier,
+        hardware=hardware_summary(hardware),
+        model=ModelSummary(
+            id=model.id, parameters=model.parameters, trainable_parameters=lora.trainable_parameters(model, choices)
+        ),
+        settings=to_settings(choices),
+        memory=predicted,
+        speed=speed,
+        verdict=verdict,
+        reasons=[*notes, *format_notes, *explain(predicted, verdict)],
+        remedies=remedies,
+    )
+
+
+def predict_speed(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, tokens_per_epoch: int | None = None
+) -> SpeedReport | None:
+    """Speed of one configuration, or None where no speed is modelled for it (memory still is)."""
+    from planner import speed
+
+    try:
+        return speed.predict(model, hardware, choices, tokens_per_epoch=tokens_per_epoch)
+    except NotModelled:
+        return None
+
+
+def hardware_summary(hardware: HardwareProfile) -> dict[str, Any]:
+    """What a report says of the device."""
+    return {
+        "name": hardware.name,
+        "title": hardware.title,
+        "kind": hardware.kind,
+        "total_bytes": hardware.total_bytes,
+        "reserve_bytes": hardware.reserve_bytes,
+    }
+
+
+def explain(memory: MemoryReport, verdict: Verdict) -> list[str]:
+    """Why the verdict is what it is: binding instant, largest components, what is left, how certain."""
+    where = INSTANT_TEXT.get(memory.binding_instant, f"at {memory.binding_instant}")
+    low, high = memory.interval_bytes
+    left = memory.budget_bytes - memory.device_peak_bytes
+    largest = sorted(memory.components.items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{component_text(name)} {format_bytes(size)}" for name, size in largest if size > 0)
+    sentences = [
+        f"Memory peaks {where}: {format_bytes(memory.device_peak_bytes)} on the device, "
+        f"{format_bytes(memory.allocated_peak_bytes)} of it in tensors.",
+        f"Most of it: {parts}.",
+    ]
+    budget = format_bytes(memory.budget_bytes)
+    if verdict == "does_not_fit":
+        sentences.append(f"The budget is {budget}: {format_bytes(-left)} are missing.")
+    else:
+        sentences.append(f"The budget is {budget}: {format_bytes(left)} are left.")
+    sentences.append(f"In 95 of 100 runs the peak lies between {format_bytes(low)} and {format_bytes(high)}.")
+    if verdict == "tight":
+        if high > memory.budget_bytes:
+            sentences.append("Tight: the upper end of that interval is beyond the budget.")
+        else:
+            sentences.append(f"Tight: the peak takes more than {TIGHT_SHARE:.0%} of the budget.")
+    return sentences

@@ -1,0 +1,268 @@
+"""What would make a configuration smaller, each change computed by running the prediction again.
+
+A change keeps the effective batch. Changes that leave the training's result alone (batch against accumulation,
+recomputation, chunked loss) come before changes of format, method, length or device, and the report says what each
+costs in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from planner.errors import TuneplanError
+from planner.records import MemoryReport, Remedy, SpeedReport
+from planner.settings import fit_to_hardware
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+
+Change = dict[str, Any]
+
+LENGTHS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 128)
+"""Lengths that are offered as shorter ones: those of the guides and the powers of two around them."""
+
+OTHER_DEVICES = 3
+"""How many other devices are named: the smallest ones on which the configuration fits as it is."""
+
+
+def find_remedies(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    memory: MemoryReport,
+    speed: SpeedReport | None,
+) -> list[Remedy]:
+    """Changes that save memory; those that fit the budget first, the least costly in time foremost.
+
+    `saves_bytes` is what the change frees of the device peak; for another device, what the headroom grows by.
+    """
+    budget = memory.budget_bytes
+    found: list[tuple[bool, Remedy]] = []
+    singles: list[tuple[Change, int]] = []
+    for change in _single_changes(model, hardware, choices, budget):
+        after = _predict(model, hardware, _apply(choices, change), budget)
+        if after is None:
+            continue
+        saves = memory.device_peak_bytes - after.device_peak_bytes
+        if saves <= 0:
+            continue
+        singles.append((change, saves))
+        found.append((_inside(after), _remedy(model, hardware, choices, change, saves, speed)))
+    if not any(fits for fits, _ in found):
+        combined = _combine(model, hardware, choices, singles, budget)
+        if combined is not None:
+            change, after = combined
+            saves = memory.device_peak_bytes - after.device_peak_bytes
+            found.append((_inside(after), _remedy(model, hardware, choices, change, saves, speed)))
+    found.sort(key=_order)
+    return [remedy for _, remedy in found] + _other_devices(model, hardware, choices, memory, speed)
+
+
+def _order(entry: tuple[bool, Remedy]) -> tuple[bool, float, int]:
+    fits, remedy = entry
+    cost = remedy.costs_seconds_per_step
+    if not fits:
+        return True, 0.0, -remedy.saves_bytes
+    return False, float("inf") if cost is None else cost, -remedy.saves_bytes
+
+
+def _inside(memory: MemoryReport) -> bool:
+    return memory.interval_bytes[1] <= memory.budget_bytes
+
+
+def _apply(choices: TrainingChoices, change: Change) -> TrainingChoices:
+    return replace(choices, **change)
+
+
+def _predict(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+) -> MemoryReport | None:
+    """None where the changed configuration is refused (not modelled on this model or device)."""
+    from planner import memory
+
+    try:
+        return memory.predict(model, hardware, choices, budget_bytes=budget)
+    except TuneplanError:
+        return None
+
+
+def _remedy(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    change: Change,
+    saves: int,
+    speed: SpeedReport | None,
+) -> Remedy:
+    from planner.check import predict_speed
+
+    cost = None
+    if speed is not None:
+        after = predict_speed(model, hardware, _apply(choices, change))
+        if after is not None:
+            cost = after.step_seconds - speed.step_seconds
+    return Remedy(change=_listed(change), saves_bytes=saves, costs_seconds_per_step=cost)
+
+
+def _listed(change: Change) -> Change:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in change.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The changes
+
+
+def _single_changes(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+) -> Iterator[Change]:
+    """Every change of one thing, in the order in which a combination takes them."""
+    yield from _batch_changes(model, hardware, choices, budget)
+    yield from _checkpoint_changes(model, hardware, choices, budget)
+    if choices.stack == "builtin" and choices.loss == "full":
+        yield {"loss": "chunked"}
+    if choices.stack == "peft" and not choices.keep_logits and choices.transformers_version is None:
+        yield {"stack": "builtin", "loss": "chunked"}
+    if choices.keep_logits:
+        yield {"keep_logits": False}
+    if choices.attention == "eager":
+        yield {"attention": "sdpa"}
+    if choices.method != "full" and choices.adapter_dtype == "fp32" and choices.precision == "bf16":
+        yield {"adapter_dtype": "bf16"}
+    if choices.optimizer == "adamw" and hardware.kind == "cuda":
+        yield {"optimizer": "adamw-8bit"}
+    if choices.method == "full":
+        yield {"method": "lora"}
+    if choices.method == "lora" and hardware.kind == "cuda":
+        yield {"method": "qlora"}
+    if choices.precision.endswith("-mixed") and choices.method != "full":
+        yield {"precision": choices.precision.removesuffix("-mixed")}
+    yield from _length_changes(model, hardware, choices, budget)
+
+
+def _batch_changes(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+) -> Iterator[Change]:
+    """The micro-batch halved (accumulation grows in step), and the largest one that fits."""
+    sequences = choices.batch_size * choices.gradient_accumulation_steps
+    smaller = [size for size in range(choices.batch_size - 1, 0, -1) if sequences % size == 0]
+    if not smaller:
+        return
+    halved = next(size for size in smaller if size <= max(1, choices.batch_size // 2))
+    fitting = next((size for size, upper in _uppers(model, hardware, choices, batches=smaller) if upper <= budget), 0)
+    for size in dict.fromkeys((halved, fitting)):
+        if size:
+            yield {"batch_size": size, "gradient_accumulation_steps": sequences // size}
+
+
+def _checkpoint_changes(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+) -> Iterator[Change]:
+    """All layers checkpointed, and on the builtin stack the fewest that fit."""
+    now = choices.checkpointed_layers(model.num_layers)
+    if now >= model.num_layers:
+        return
+    if choices.stack == "builtin":
+        layers = list(range(now + 1, model.num_layers))
+        fitting = next((n for n, upper in _uppers(model, hardware, choices, layers=layers) if upper <= budget), 0)
+        if fitting:
+            yield {"gradient_checkpointing": True, "checkpoint_layers": fitting}
+    yield {"gradient_checkpointing": True, "checkpoint_layers": None}
+
+
+def _length_changes(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+) -> Iterator[Change]:
+    """The longest usual length that fits, or else half of what was asked for."""
+    shorter = [length for length in LENGTHS if length < choices.max_length]
+    fitting = next((n for n, upper in _uppers(model, hardware, choices, lengths=shorter) if upper <= budget), 0)
+    length = fitting or choices.max_length // 2
+    if length >= 16:
+        yield {"max_length": length}
+
+
+def _uppers(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    *,
+    batches: list[int] | None = None,
+    lengths: list[int] | None = None,
+    layers: list[int] | None = None,
+) -> list[tuple[int, int]]:
+    """(value, upper end of the device peak in bytes) along the one axis that is given."""
+    import numpy as np
+
+    from planner import memory
+
+    axis = batches or lengths or layers or []
+    if not axis:
+        return []
+    here = np.ones(len(axis), dtype=np.int64)
+    grid = memory.predict_grid(
+        model,
+        hardware,
+        choices,
+        np.asarray(batches, dtype=np.int64) if batches else here * choices.batch_size,
+        np.asarray(lengths, dtype=np.int64) if lengths else here * choices.max_length,
+        np.asarray(layers, dtype=np.int64) if layers else here * choices.checkpointed_layers(model.num_layers),
+    )
+    return [(value, int(upper)) for value, upper in zip(axis, grid.upper, strict=True)]
+
+
+def _combine(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    singles: list[tuple[Change, int]],
+    budget: int,
+) -> tuple[Change, MemoryReport] | None:
+    """Changes added one after another, each only if it still saves, until the configuration fits; None if it never does."""
+    total: Change = {}
+    last: MemoryReport | None = _predict(model, hardware, choices, budget)
+    sequences = choices.batch_size * choices.gradient_accumulation_steps
+    # A micro-batch of one goes with every combination: it costs nothing of the result.
+    steps: list[Change] = [{"batch_size": 1, "gradient_accumulation_steps": sequences}] if choices.batch_size > 1 else []
+    steps += [change for change, _ in singles if "batch_size" not in change]
+    for change in steps:
+        after = _predict(model, hardware, _apply(choices, {**total, **change}), budget)
+        if after is None or (last is not None and after.device_peak_bytes >= last.device_peak_bytes):
+            continue
+        total, last = {**total, **change}, after
+        if _inside(after):
+            return (total, after) if len(total) > 1 else None
+    return None
+
+
+def _other_devices(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    memory: MemoryReport,
+    speed: SpeedReport | None,
+) -> list[Remedy]:
+    """The smallest other devices of the same make on which the configuration fits unchanged."""
+    from hardware_profiles.loader import all_profiles
+    from planner.check import predict_speed
+
+    kinds = {hardware.kind} if hardware.kind in ("mps", "rocm") else {"cuda"}
+    remedies: list[Remedy] = []
+    larger = [p for p in all_profiles() if p.kind in kinds and p.name != hardware.name]
+    larger.sort(key=lambda profile: (profile.budget_bytes, -profile.bandwidth_bytes_per_second))
+    needed = memory.allocated_peak_bytes
+    for profile in larger:
+        if profile.budget_bytes < needed:
+            continue
+        try:
+            there, _ = fit_to_hardware(choices, profile, fixed=("precision",))
+        except TuneplanError:
+            continue
+        after = _predict(model, profile, there, profile.budget_bytes)
+        if after is None or not _inside(after):
+            continue
+        saves = (after.budget_bytes - after.device_peak_bytes) - (memory.budget_bytes - memory.device_peak_bytes)
+        faster = predict_speed(model, profile, there)
+        cost = None if faster is None or speed is None else faster.step_seconds - speed.step_seconds
+        remedies.append(Remedy(change={"gpu": profile.name}, saves_bytes=saves, costs_seconds_per_step=cost))
+        if len(remedies) == OTHER_DEVICES:
+            break
+    return remedies
