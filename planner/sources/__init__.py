@@ -1,0 +1,150 @@
+"""A model's name or config.json to a `ModelSpec`: catalogue, local files, the hub's cache, the hub itself.
+
+`load_model` looks in this order: a path that exists, the catalogue, the local Hugging Face cache, the hub. Nothing of
+the model but its config.json is ever read, and no model code runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from planner import catalogue
+from planner.errors import InvalidInput, NotModelled, TuneplanError
+from planner.sources import hub
+from planner.sources.configs import complete, text_part
+from planner.sources.families.registry import DEFAULT_TASKS, builder
+from planner.sources.layout import parameter_shapes
+from planner.sources.reading import Reading
+from planner.spec import ModelSpec
+
+__all__ = ["from_config", "load_config", "load_model", "parameter_shapes"]
+
+_HEADS = {
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+    "ForMaskedLM": "masked",
+    "ForSequenceClassification": "classification",
+    "ForConditionalGeneration": "seq2seq",
+    "T5WithLMHeadModel": "seq2seq",
+}
+_NO_HEAD_OF_ITS_OWN = ("Model", "ForPreTraining", "PreTrainedModel")
+"""Class endings that leave the head to the family's default task."""
+
+
+def load_model(name_or_path: str, *, task: str | None = None) -> ModelSpec:
+    """The spec of a model given by catalogue name, hub id, config.json or a folder that holds one.
+
+    `task` replaces the head that the config names: `causal`, `masked`, `seq2seq` or `classification`.
+    """
+    config, identity, origin = load_config(name_or_path)
+    return from_config(config, identity, task=task, origin=origin)
+
+
+def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
+    """The raw config of a model, its id, and where it was found (for messages)."""
+    text = str(name_or_path).strip()
+    if not text:
+        raise InvalidInput("--model is empty; give a catalogue name, a hub id or the path of a config.json")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        file = path / "config.json"
+        if not file.is_file():
+            raise InvalidInput(f"{text}: the folder holds no config.json; give a folder or file that does")
+        return _read_file(file), text, str(file)
+    if path.is_file():
+        return _read_file(path), text, text
+    if path.suffix == ".json" or text.startswith((".", "/", "~")):
+        raise InvalidInput(f"{text}: no such file or folder")
+    known = catalogue.find(text)
+    if known is not None:
+        return dict(catalogue.entry(known).config), known, f"catalogue entry {known}"
+    if hub.is_hub_id(text):
+        cached = hub.cached_config(text)
+        if cached is not None:
+            return _read_file(cached), text, str(cached)
+        try:
+            return hub.fetch_config(text), text, f"{text}/config.json"
+        except hub.Unreachable as error:
+            raise InvalidInput(f"model {text!r} is not known here and {error}{_near(text)}; {_WAY_OUT}") from None
+    raise InvalidInput(f"model {text!r} is unknown{_near(text)}; {_WAY_OUT}")
+
+
+_WAY_OUT = "'plan models' lists all, and the path of a config.json is accepted too"
+
+
+def _near(name: str) -> str:
+    wanted = name.lower().rsplit("/", 1)[-1]
+    candidates = {spelling.rsplit("/", 1)[-1]: spelling for spelling in reversed(catalogue.spellings())}
+    close = difflib.get_close_matches(wanted, candidates, n=4, cutoff=0.6)
+    found = list(dict.fromkeys(catalogue.find(candidates[item]) or item for item in close))
+    return f"; near: {', '.join(found)}" if found else ""
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.__class__.__name__}: {error})") from None
+    return hub.parse_config(text, str(path))
+
+
+def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, origin: str | None = None) -> ModelSpec:
+    """The spec that a config.json's contents describe.
+
+    `origin` is the file or name that messages cite (default: `id`). Missing keys take the defaults of transformers'
+    config class; an architecture that isn't modelled is refused by name.
+    """
+    place = origin or id
+    if "model_type" not in config:
+        raise InvalidInput(f"{place}: key model_type is missing, so it is no transformers config.json")
+    raw = text_part(config)
+    model_type = raw["model_type"]
+    if not isinstance(model_type, str):
+        raise InvalidInput(f"{place}: model_type is {model_type!r}, but must be a name")
+    build = builder(model_type, place)
+    if raw.get("is_decoder") and DEFAULT_TASKS.get(model_type) == "masked":
+        raise NotModelled(f"{place}: {model_type} as a decoder (is_decoder) is not modelled")
+    chosen = task or _task(raw, model_type, place)
+    allowed = {DEFAULT_TASKS.get(model_type, "causal"), "classification"}
+    if chosen not in allowed:
+        raise NotModelled(
+            f"{place}: task {chosen!r} is not modelled for {model_type}; it does {', '.join(sorted(allowed))}"
+        )
+    try:
+        completed = complete(raw)
+        reading = Reading(config=completed, origin=place, given=frozenset(raw), task=chosen, labels=_labels(raw, place))
+        return build(reading, id)
+    except TuneplanError as error:
+        if str(error).startswith(place):
+            raise
+        raise type(error)(f"{place}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {error})") from error
+
+
+def _task(raw: Mapping[str, Any], model_type: str, place: str) -> str:
+    """Task by the head that `architectures` names, else the family's own."""
+    default = DEFAULT_TASKS.get(model_type, "causal")
+    named = raw.get("architectures") or []
+    if not isinstance(named, list) or not named:
+        return default
+    name = str(named[0])
+    for ending, task in _HEADS.items():
+        if name.endswith(ending):
+            return task
+    if name.endswith(_NO_HEAD_OF_ITS_OWN) and not name.endswith("EncoderModel"):
+        return default
+    raise NotModelled(f"{place}: head {name!r} is not modelled; {default} and classification heads are")
+
+
+def _labels(raw: Mapping[str, Any], place: str) -> int:
+    """Classes of a classification head, 2 where the config doesn't say."""
+    if isinstance(raw.get("id2label"), Mapping):
+        return max(1, len(raw["id2label"]))
+    count = raw.get("num_labels", 2)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InvalidInput(f"{place}: num_labels is {count!r}, but must be a whole number of at least 1")
+    return count
