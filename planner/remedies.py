@@ -74,9 +74,7 @@ def _apply(choices: TrainingChoices, change: Change) -> TrainingChoices:
     return replace(choices, **change)
 
 
-def _predict(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
-) -> MemoryReport | None:
+def _predict(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int) -> MemoryReport | None:
     """None where the changed configuration is refused (not modelled on this model or device)."""
     from planner import memory
 
@@ -216,12 +214,14 @@ def _combine(
     singles: list[tuple[Change, int]],
     budget: int,
 ) -> tuple[Change, MemoryReport] | None:
-    """Changes added one after another, each only if it still saves, until the configuration fits; None if it never does."""
+    """Changes added one after another while each still saves, until it fits; None if it never does."""
     total: Change = {}
     last: MemoryReport | None = _predict(model, hardware, choices, budget)
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     # A micro-batch of one goes with every combination: it costs nothing of the result.
-    steps: list[Change] = [{"batch_size": 1, "gradient_accumulation_steps": sequences}] if choices.batch_size > 1 else []
+    steps: list[Change] = (
+        [{"batch_size": 1, "gradient_accumulation_steps": sequences}] if choices.batch_size > 1 else []
+    )
     steps += [change for change, _ in singles if "batch_size" not in change]
     for change in steps:
         after = _predict(model, hardware, _apply(choices, {**total, **change}), budget)
@@ -242,6 +242,7 @@ def _other_devices(
 ) -> list[Remedy]:
     """The smallest other devices of the same make on which the configuration fits unchanged."""
     from hardware_profiles.loader import all_profiles
+
     from planner.check import predict_speed
 
     kinds = {hardware.kind} if hardware.kind in ("mps", "rocm") else {"cuda"}

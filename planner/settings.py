@@ -71,9 +71,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="How the optimizer's step runs.",
         allowed=("foreach", "fused", "forloop"),
     ),
-    Setting(
-        name="loss", kind=str, help="Whole logits at once, or in chunks that are never kept.", allowed=spec.LOSSES
-    ),
+    Setting(name="loss", kind=str, help="Whole logits at once, or in chunks that are never kept.", allowed=spec.LOSSES),
     Setting(name="attention", kind=str, help="Attention implementation.", allowed=spec.ATTENTIONS),
     Setting(name="padding", kind=str, help="How sequences of unequal length share a batch.", allowed=spec.PADDINGS),
     Setting(
@@ -101,7 +99,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def convert(name: str, value: Any, *, place: str = "") -> Any:
-    """A value from a command line, YAML or JSON as the field's type; `place` opens the error line where it came from."""
+    """A value from a command line, YAML or JSON as the field's type; `place` opens the error line."""
     setting = BY_NAME[name]
     where = f"{place}: " if place else ""
     if value is None:
@@ -126,9 +124,7 @@ def convert(name: str, value: Any, *, place: str = "") -> Any:
         return setting.kind(value)
     except (ValueError, TypeError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
-        raise InvalidInput(
-            f"{where}{setting.flag} must be {wanted.get(setting.kind, 'text')}, not {value!r}"
-        ) from None
+        raise InvalidInput(f"{where}{setting.flag} must be {wanted.get(setting.kind, 'text')}, not {value!r}") from None
 
 
 def choices_from(

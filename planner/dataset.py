@@ -1,0 +1,289 @@
+"""Length profile of a data set in tokens: what `max_length` cuts off, what padding wastes, how many steps an epoch has.
+
+Token counts are estimated from bytes, with an interval, or exact where the model's `tokenizer.json` and the light
+`tokenizers` package are at hand. Lengths are arrays of shape (examples,), in tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.dataset_formats import Example, read_rows, require_format, to_example
+from planner.errors import InvalidInput
+
+BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
+"""UTF-8 bytes per token of a sub-word vocabulary: estimate, low, high.
+
+Estimate: OpenAI, "What are tokens and how to count them?" (help.openai.com, 2023): one token is about four characters
+of English. The ends are this tool's assumption: program code and other languages make shorter tokens, prose under a
+vocabulary of 100,000 and more makes longer ones. A tokenizer.json beside the model removes the guess."""
+
+TEMPLATE_TOKENS_PER_TURN = 4
+"""What a chat template puts around one message: ChatML's <|im_start|>, role, newline, <|im_end|>."""
+
+BYTE_LEVEL_VOCABULARY = 512
+"""A vocabulary this small can hold little more than the 256 bytes, so one byte is one token."""
+
+EXACT_EXAMPLES = 20_000
+"""Up to so many examples every one is tokenised; beyond, a seeded sample of this size gives the ratio."""
+
+GROUP_BATCHES = 50
+"""Length grouping sorts within so many batches at a time (transformers' group_by_length does the same)."""
+
+Lengths = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DatasetProfile:
+    """What a plan needs to know of a data set."""
+
+    path: str
+    format: str
+    examples: int
+    text_bytes: int
+    """UTF-8 bytes of all texts that become tokens."""
+    lengths: Lengths
+    """Tokens of each example, in file order, before any cut."""
+    completion_tokens: int
+    """Tokens of the completions alone: those that carry loss by default."""
+    bytes_per_token: float
+    bytes_per_token_interval: tuple[float, float]
+    exact: bool
+    """Whether every length was counted by the model's own tokenizer (chat-template markers are always estimated)."""
+    basis: str
+    """Where the token counts come from, as a sentence."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples, before any cut."""
+        return int(self.lengths.sum())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(self.lengths.max())
+
+    @property
+    def longest_upper(self) -> int:
+        """Tokens of the longest example where the text makes the shortest tokens of the interval."""
+        return math.ceil(self.longest * self.bytes_per_token / self.bytes_per_token_interval[0])
+
+    def percentile(self, share: float) -> int:
+        """Smallest length that holds `share` (0..1) of the examples whole."""
+        return int(np.quantile(self.lengths, share, method="higher"))
+
+    def share_truncated(self, max_length: int) -> float:
+        """Share of examples longer than `max_length`."""
+        return float(np.mean(self.lengths > max_length))
+
+    def share_tokens_lost(self, max_length: int) -> float:
+        """Share of all tokens that `max_length` cuts off."""
+        return float(np.maximum(self.lengths - max_length, 0).sum() / max(1, self.tokens))
+
+    def tokens_per_epoch(
+        self,
+        max_length: int,
+        *,
+        batch_size: int = 1,
+        padding: str = "longest",
+        group_by_length: bool = True,
+        examples: int | None = None,
+        seed: int = 42,
+    ) -> int:
+        """Tokens that pass through the model in one epoch, padding included, over `examples` of the examples.
+
+        `packed`: rows are filled, only the last has a remainder; `max`: every row has `max_length`; `longest`: every
+        batch is padded to its longest row, rows of like length together with `group_by_length`.
+        """
+        lengths = np.minimum(self.lengths, max_length)
+        count = self.examples if examples is None else examples
+        share = count / self.examples
+        if padding == "packed":
+            return math.ceil(int(lengths.sum()) * share / max_length) * max_length
+        if padding == "max":
+            return count * max_length
+        order = np.random.default_rng(seed).permutation(len(lengths))
+        shuffled = lengths[order]
+        if group_by_length:
+            window = GROUP_BATCHES * batch_size
+            whole = len(shuffled) // window * window
+            shuffled = np.concatenate(
+                [np.sort(shuffled[:whole].reshape(-1, window), axis=1).ravel(), np.sort(shuffled[whole:])]
+            )
+        whole = len(shuffled) // batch_size * batch_size
+        padded = int(shuffled[:whole].reshape(-1, batch_size).max(axis=1).sum()) * batch_size if whole else 0
+        if whole < len(shuffled):
+            padded += int(shuffled[whole:].max()) * (len(shuffled) - whole)
+        return round(padded * share)
+
+    def padding_waste(
+        self, max_length: int, *, batch_size: int, padding: str = "longest", group_by_length: bool = True
+    ) -> float:
+        """Share of the tokens in the batches that is padding."""
+        through = self.tokens_per_epoch(
+            max_length, batch_size=batch_size, padding=padding, group_by_length=group_by_length
+        )
+        return 1 - int(np.minimum(self.lengths, max_length).sum()) / max(1, through)
+
+    def steps_per_epoch(self, effective_batch_size: int, *, validation_split: float = 0.0) -> int:
+        """Optimizer steps of one epoch over the training part."""
+        return max(1, math.ceil(self.training_examples(validation_split) / effective_batch_size))
+
+    def training_examples(self, validation_split: float) -> int:
+        """Examples left for training; the validation part has at least one where a split is asked for."""
+        if validation_split <= 0 or self.examples < 2:
+            return self.examples
+        return self.examples - max(1, round(self.examples * validation_split))
+
+    def histogram(self, bins: int = 16) -> list[tuple[int, int]]:
+        """(upper edge in tokens, examples) of equal-width bins from 0 to the longest."""
+        width = max(1, math.ceil(self.longest / bins))
+        counts, edges = np.histogram(self.lengths, bins=np.arange(0, width * bins + 1, width))
+        # The last edge is closed in numpy, so nothing is lost at the top.
+        return [(int(edge), int(count)) for edge, count in zip(edges[1:], counts, strict=True)]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready figures."""
+        low, high = self.bytes_per_token_interval
+        return {
+            "path": self.path,
+            "format": self.format,
+            "examples": self.examples,
+            "text_bytes": self.text_bytes,
+            "tokens": self.tokens,
+            "interval_tokens": [
+                int(self.tokens * self.bytes_per_token / high),
+                int(self.tokens * self.bytes_per_token / low),
+            ],
+            "completion_tokens": self.completion_tokens,
+            "longest": self.longest,
+            "percentiles": {f"p{round(100 * share)}": self.percentile(share) for share in (0.5, 0.9, 0.95, 0.99)},
+            "histogram": [list(entry) for entry in self.histogram()],
+            "exact": self.exact,
+            "basis": self.basis,
+        }
+
+
+def profile(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    tokenizer: str | Path | None = None,
+    vocab_size: int | None = None,
+    max_examples: int | None = None,
+) -> DatasetProfile:
+    """Reads a data set and measures its lengths.
+
+    `tokenizer`: a `tokenizer.json`, or a folder that may hold one (the model's); used where `tokenizers` is installed.
+    `vocab_size`: the model's; a byte-level one makes counts exact without a tokenizer.
+    Raises `InvalidInput` naming file and line for anything that cannot be read.
+    """
+    examples = read_examples(path, format=format, columns=columns, max_examples=max_examples)
+    texts = examples[1]
+    prompt_bytes = np.fromiter((len(e.prompt.encode("utf-8", "replace")) for e in texts), np.int64, len(texts))
+    completion_bytes = np.fromiter((len(e.completion.encode("utf-8", "replace")) for e in texts), np.int64, len(texts))
+    turns = np.fromiter((e.turns for e in texts), np.int64, len(texts))
+    total = prompt_bytes + completion_bytes
+    # One more for the end-of-text token that every example is closed with.
+    overhead = turns * TEMPLATE_TOKENS_PER_TURN + 1
+    counted = _count_tokens(texts, tokenizer) if tokenizer is not None else None
+    if counted is not None and counted.whole:
+        lengths, exact = counted.lengths + overhead, True
+        ratio = float(total.sum() / max(1, counted.lengths.sum()))
+        interval, basis = (ratio, ratio), f"counted with {counted.name}"
+    elif counted is not None:
+        ratio, exact = counted.ratio, False
+        interval = (ratio * 0.95, ratio * 1.05)
+        lengths = np.ceil(total / ratio).astype(np.int64) + overhead
+        basis = f"{ratio:.2f} bytes per token, measured with {counted.name} on {EXACT_EXAMPLES} examples"
+    elif vocab_size is not None and vocab_size <= BYTE_LEVEL_VOCABULARY:
+        ratio, interval, exact = 1.0, (1.0, 1.0), True
+        lengths, basis = total + overhead, f"one byte is one token in a vocabulary of {vocab_size}"
+    else:
+        ratio, low, high = BYTES_PER_TOKEN
+        interval, exact = (low, high), False
+        lengths = np.ceil(total / ratio).astype(np.int64) + overhead
+        basis = f"estimated at {ratio:g} bytes per token ({low:g} to {high:g}); exact with the model's tokenizer.json"
+    return DatasetProfile(
+        path=str(path),
+        format=examples[0],
+        examples=len(texts),
+        text_bytes=int(total.sum()),
+        lengths=lengths,
+        completion_tokens=int(completion_bytes.sum() / ratio) + len(texts),
+        bytes_per_token=ratio,
+        bytes_per_token_interval=interval,
+        exact=exact,
+        basis=basis,
+    )
+
+
+def read_examples(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    max_examples: int | None = None,
+) -> tuple[str, list[Example]]:
+    """The recognised format and every example; the first one decides the format, the others must keep it."""
+    remap = dict(columns or {})
+    kind = format
+    found: list[Example] = []
+    for row in read_rows(Path(path)):
+        if not found:
+            kind = require_format(row, format, remap)
+        found.append(to_example(row, kind, remap))
+        if max_examples is not None and len(found) >= max_examples:
+            break
+    if not found:
+        raise InvalidInput(f"{path}: holds no example")
+    if not any(example.completion for example in found):
+        raise InvalidInput(f"{path}: every completion is empty, so there is nothing to learn from")
+    return kind, found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Counted:
+    lengths: Lengths
+    ratio: float
+    """UTF-8 bytes per token over the counted examples."""
+    whole: bool
+    """Whether every example was counted."""
+    name: str
+
+
+def _count_tokens(examples: list[Example], tokenizer: str | Path) -> _Counted | None:
+    """Token counts by a tokenizer.json; None where there is none or `tokenizers` is not installed."""
+    file = Path(tokenizer)
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file():
+        return None
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return None
+    try:
+        reader = Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises bare Exception
+        raise InvalidInput(f"{file}: not a readable tokenizer ({str(error).splitlines()[0]})") from None
+    reader.no_truncation()
+    reader.no_padding()
+    whole = len(examples) <= EXACT_EXAMPLES
+    chosen = examples
+    if not whole:
+        picks = np.random.default_rng(42).choice(len(examples), EXACT_EXAMPLES, replace=False)
+        chosen = [examples[int(index)] for index in picks]
+    texts = [example.prompt + example.completion for example in chosen]
+    lengths = np.fromiter(
+        (len(encoding.ids) for encoding in reader.encode_batch(texts, add_special_tokens=False)), np.int64, len(texts)
+    )
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return _Counted(lengths=lengths, ratio=size / max(1, int(lengths.sum())), whole=whole, name=file.name)
