@@ -1,0 +1,22 @@
+"""The pieces of the training step that both the real trainer and the trace run, so that they cannot drift apart."""
+
+from trainer.modeling.adapters import attach_adapters
+from trainer.modeling.build import build, weights_dtype
+from trainer.modeling.checkpointing import apply_checkpointing, checkpointable_layers
+from trainer.modeling.loss import compute_loss, use_loss_version
+from trainer.modeling.optimizers import build_optimizer
+from trainer.modeling.precision import autocast_dtype, precision_context, wrap_forward
+
+__all__ = [
+    "apply_checkpointing",
+    "attach_adapters",
+    "autocast_dtype",
+    "build",
+    "build_optimizer",
+    "checkpointable_layers",
+    "compute_loss",
+    "precision_context",
+    "use_loss_version",
+    "weights_dtype",
+    "wrap_forward",
+]

@@ -1,0 +1,109 @@
+"""Attaches LoRA, rsLoRA or DoRA adapters by PEFT, with the adapter dtype that the choices name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from planner.errors import InvalidInput
+from planner.spec import TrainingChoices
+
+ATTENTION_LEAVES = frozenset(
+    "q_proj k_proj v_proj o_proj out_proj qkv_proj c_attn query_key_value query key value q k v o "
+    "q_lin k_lin v_lin out_lin Wqkv".split()
+)
+"""Leaf names of attention projections over the supported architectures; `dense` and `c_proj` count by their parent."""
+
+
+def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
+    """Full module paths that the target names or sets stand for; raises InvalidInput when one matches nothing."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
+    chosen: list[str] = []
+    for target in targets:
+        if target == "all-linear":
+            found = [n for n, m in linears.items() if m is not head]
+        elif target == "attention":
+            found = [n for n in linears if _is_attention(n)]
+        else:
+            found = [n for n in linears if n == target or n.endswith("." + target)]
+            if not found:
+                found = [
+                    n
+                    for n, m in model.named_modules()
+                    if isinstance(m, torch.nn.Embedding) and (n == target or n.endswith("." + target))
+                ]
+        if not found:
+            leaves = ", ".join(sorted({n.rsplit(".", 1)[-1] for n in linears}))
+            raise InvalidInput(f"--lora-targets {target!r} matches no linear module; this model has {leaves}")
+        chosen += found
+    return list(dict.fromkeys(chosen))
+
+
+def _is_attention(path: str) -> bool:
+    parent, _, leaf = path.rpartition(".")
+    if leaf in ATTENTION_LEAVES:
+        return True
+    owner = parent.lower()
+    return leaf in ("dense", "c_proj") and ("attn" in owner or "attention" in owner)
+
+
+def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: bool = False) -> Any:
+    """The model with adapters (a PeftModel), or unchanged under method `full`.
+
+    PEFT's own default keeps adapters in fp32 over half-precision weights (`adapter_dtype=fp32`); `bf16` leaves them in
+    the weights' dtype. `low_cpu_mem_usage` creates them on `meta`.
+    """
+    if choices.method == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=choices.lora_r,
+        lora_alpha=choices.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=choices.lora_dropout,
+        target_modules=target_paths(model, choices.lora_targets),
+        modules_to_save=list(choices.modules_to_save) or None,
+        use_rslora=choices.lora_variant == "rslora",
+        use_dora=choices.lora_variant == "dora",
+        bias="none",
+        fan_in_fan_out=_has_conv1d(model),
+        task_type=_task_type(model),
+    )
+    adapted = get_peft_model(
+        model,
+        config,
+        autocast_adapter_dtype=choices.adapter_dtype == "fp32",
+        low_cpu_mem_usage=low_cpu_mem_usage,
+    )
+    if choices.adapter_dtype == "bf16":
+        _cast_adapters(adapted)
+    adapted.train()
+    return adapted
+
+
+def _has_conv1d(model: Any) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def _task_type(model: Any) -> str | None:
+    name = type(model).__name__
+    if name.endswith("ForCausalLM") or name.endswith("LMHeadModel"):
+        return "CAUSAL_LM"
+    if name.endswith("ForConditionalGeneration"):
+        return "SEQ_2_SEQ_LM"
+    if name.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    return None
+
+
+def _cast_adapters(model: Any) -> None:
+    """bf16 adapters whatever dtype the base weights have."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ("lora_" in name) and parameter.dtype == torch.float32:
+            parameter.data = parameter.data.to(torch.bfloat16)

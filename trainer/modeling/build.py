@@ -1,0 +1,102 @@
+"""Builds the network: random weights from a config, or trained weights from a folder or the hub."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from planner.errors import InvalidInput, NotModelled
+
+WEIGHT_DTYPES: dict[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "bf16-mixed": torch.float32,
+    "fp16-mixed": torch.float32,
+}
+"""Dtype of the stored weights by precision; the mixed modes keep fp32 weights and compute under autocast."""
+
+ATTENTION_IMPLEMENTATIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+_MASKED = ("bert", "distilbert", "roberta", "albert", "electra", "modernbert", "xlm-roberta", "deberta-v2")
+_SEQ2SEQ = ("t5", "mt5", "bart", "umt5")
+
+
+def weights_dtype(precision: str) -> torch.dtype:
+    """Dtype of the stored weights under a precision of `TrainingChoices`."""
+    return WEIGHT_DTYPES[precision]
+
+
+def auto_class(config: dict[str, Any]) -> Any:
+    """The transformers auto class whose head the config asks for (`architectures`, else the type's usual one)."""
+    import transformers
+
+    architecture = (config.get("architectures") or [""])[0]
+    model_type = config.get("model_type", "")
+    if architecture.endswith("ForSequenceClassification"):
+        return transformers.AutoModelForSequenceClassification
+    if architecture.endswith("ForConditionalGeneration") or model_type in _SEQ2SEQ:
+        return transformers.AutoModelForSeq2SeqLM
+    if architecture.endswith("ForMaskedLM") or model_type in _MASKED:
+        return transformers.AutoModelForMaskedLM
+    return transformers.AutoModelForCausalLM
+
+
+def as_config(config: dict[str, Any]) -> Any:
+    """A transformers config object from the content of a config.json; raises NotModelled for an unknown type."""
+    from transformers import AutoConfig
+
+    values = copy.deepcopy(config)
+    model_type = values.pop("model_type", None)
+    if not model_type:
+        raise InvalidInput("the model's config.json has no `model_type`; add it or choose another model")
+    try:
+        made = AutoConfig.for_model(model_type, **values)
+    except (KeyError, ValueError) as error:
+        raise NotModelled(f"model type {model_type!r} is unknown to the installed transformers: {error}") from error
+    made.use_cache = False  # as the transformers Trainer sets it: keys and values are not kept for generation
+    return made
+
+
+def build(
+    config: dict[str, Any],
+    *,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+    device: str | torch.device = "cpu",
+    seed: int = 42,
+    weights: str | None = None,
+    implementation: str | None = None,
+) -> Any:
+    """The transformers model of `config` in training mode.
+
+    `weights` (a folder or a hub id) loads trained weights from safetensors, never running code that comes with them;
+    without it weights are random from `seed`. Weights are stored as `dtype` on `device` (`meta` allocates nothing).
+    `attention` is a choice of `TrainingChoices`; `implementation` overrides the transformers name it stands for.
+    An architecture without the asked kernel (gemma2's soft cap under sdpa) falls back to eager, as transformers does
+    by default.
+    """
+    made = as_config(config)
+    chosen = implementation or ATTENTION_IMPLEMENTATIONS[attention]
+    cls = auto_class(config)
+    torch.manual_seed(seed)
+    try:
+        return _build(cls, made, chosen, dtype, device, weights)
+    except ValueError as error:
+        if chosen != "sdpa" or "scaled_dot_product_attention" not in str(error):
+            raise
+        return _build(cls, as_config(config), "eager", dtype, device, weights)
+
+
+def _build(cls: Any, config: Any, attention: str, dtype: torch.dtype, device: Any, weights: str | None) -> Any:
+    if weights is not None:
+        model = cls.from_pretrained(
+            weights, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+        ).to(device)
+        model.config.use_cache = False
+    else:
+        with torch.device(device):
+            model = cls.from_config(config, dtype=dtype, attn_implementation=attention)
+    model.train()
+    return model

@@ -1,0 +1,46 @@
+"""Gradient checkpointing of every layer or of the first N, through transformers' own per-layer switch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from planner.errors import NotModelled
+from planner.spec import TrainingChoices
+
+
+def base_model(model: Any) -> Any:
+    """The transformers model inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def checkpointable_layers(model: Any) -> list[Any]:
+    """The repeated layers that carry a checkpointing switch, in forward order (t5: encoder, then decoder)."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in base_model(model).modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def apply_checkpointing(model: Any, choices: TrainingChoices) -> int:
+    """Switches checkpointing on as chosen; returns how many layers recompute.
+
+    Also makes the embeddings' output require gradients, as the transformers Trainer does: without it frozen weights
+    would cut the graph before the first checkpointed layer.
+    """
+    base = base_model(model)
+    layers = checkpointable_layers(model)
+    count = choices.checkpointed_layers(len(layers))
+    if count == 0:
+        return 0
+    if not layers:
+        raise NotModelled(f"{type(base).__name__} has no layers that can be checkpointed")
+    options = {"use_reentrant": choices.checkpoint_reentrant}
+    if hasattr(base, "activation_checkpointing_enable"):
+        extra = {"offload": True} if choices.checkpoint_offload else {}
+        base.activation_checkpointing_enable(options, **extra)
+    elif choices.checkpoint_offload:
+        raise NotModelled("--checkpoint-offload needs a newer transformers")
+    else:
+        base.gradient_checkpointing_enable(options)
+    for index, layer in enumerate(layers):
+        layer.gradient_checkpointing = index < count
+    return count

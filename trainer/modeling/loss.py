@@ -1,0 +1,121 @@
+"""The loss of one micro-batch: the model's own (today's or an older release's), or chunked over the vocabulary head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from planner.errors import InvalidInput, NotModelled
+from planner.spec import TrainingChoices
+from trainer.modeling.checkpointing import base_model
+
+IGNORE = -100
+LEGACY_VERSIONS = ("4.45", "4.48", "no-upcast")
+"""Loss code that can be asked for by `transformers_version` besides today's."""
+
+
+def _reduced(logits: torch.Tensor, labels: torch.Tensor, num_items: Any) -> torch.Tensor:
+    reduction = "mean" if num_items is None else "sum"
+    loss = functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction=reduction)
+    return loss if num_items is None else loss / num_items
+
+
+def shifted_copy_loss(
+    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: Any
+) -> torch.Tensor:
+    """Causal loss of transformers 4.46 to 4.49: fp32 copy, then a contiguous copy of all but the last position.
+
+    Both live until the cross-entropy is done; the caller holds the half-precision logits besides.
+    """
+    logits = logits.float()
+    shifted = logits[..., :-1, :].contiguous()
+    targets = labels[..., 1:].contiguous()
+    return _reduced(shifted.view(-1, vocab_size), targets.view(-1).to(shifted.device), num_items_in_batch)
+
+
+def unconverted_loss(
+    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: Any
+) -> torch.Tensor:
+    """Causal loss without conversion to fp32 (older GPT-2-like models): shifted copy in the logits' own dtype."""
+    shifted = logits[..., :-1, :].contiguous()
+    targets = labels[..., 1:].contiguous()
+    return _reduced(shifted.view(-1, vocab_size), targets.view(-1).to(shifted.device), num_items_in_batch)
+
+
+def _version(choices: TrainingChoices) -> str | None:
+    """Which loss code is asked for: one of LEGACY_VERSIONS, or None for the installed transformers'."""
+    asked = choices.transformers_version
+    if asked is None:
+        return None
+    if asked == "no-upcast":
+        return asked
+    try:
+        major, minor = (int(part) for part in asked.split(".")[:2])
+    except ValueError:
+        raise InvalidInput(f"--transformers-version must look like 4.48, not {asked!r}") from None
+    if (major, minor) <= (4, 45):
+        return "4.45"
+    # From 4.50 on the labels are padded and shifted, and the logits are not copied a second time.
+    return "4.48" if (major, minor) < (4, 50) else None
+
+
+def use_loss_version(model: Any, choices: TrainingChoices) -> None:
+    """Makes the model compute its full loss with the code of the transformers release that the choices name."""
+    version = _version(choices)
+    if version is None:
+        return
+    base = base_model(model)
+    if not type(base).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        raise NotModelled(f"--transformers-version {choices.transformers_version} is modelled for causal models only")
+    if version == "no-upcast":
+        base.loss_function = unconverted_loss
+    elif version == "4.48":
+        base.loss_function = shifted_copy_loss
+    else:
+        head = base.get_output_embeddings()
+        # 4.45 rebinds the name to the fp32 copy before the loss: the half-precision logits are gone by then, and the
+        # output holds the fp32 ones. Converting what the head returns has the same tensors alive.
+        head.register_forward_hook(lambda module, inputs, output: output.float())
+        base.loss_function = shifted_copy_loss
+
+
+def compute_loss(
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    choices: TrainingChoices,
+    *,
+    num_items: torch.Tensor | int | None = None,
+) -> tuple[torch.Tensor, Any]:
+    """Loss of one micro-batch and what must stay alive through backward (the output under `keep_logits`, else None).
+
+    `batch` holds input_ids, labels (both int64, batch x length) and maybe attention_mask and position_ids. With
+    `num_items` (targets in the whole effective batch) the sum is divided by it, so that micro-batches add up to the
+    mean over all targets; without it the micro-batch's own mean is taken.
+    """
+    if choices.loss == "chunked":
+        from trainer.modeling.chunked import chunked_loss
+
+        return chunked_loss(model, batch, choices, num_items=num_items), None
+    if num_items is not None and accepts_num_items(model):
+        output = model(**batch, num_items_in_batch=num_items)
+        loss = output.loss
+    else:
+        output = model(**batch)
+        loss = output.loss
+        if choices.gradient_accumulation_steps > 1:
+            loss = loss / choices.gradient_accumulation_steps
+    return loss, (output if choices.keep_logits else None)
+
+
+def accepts_num_items(model: Any) -> bool:
+    """Whether the model's own loss takes `num_items_in_batch` (the test that the transformers Trainer makes)."""
+    import inspect
+
+    base = base_model(model)
+    if hasattr(base, "accepts_loss_kwargs"):
+        return bool(base.accepts_loss_kwargs)
+    return any(
+        p.kind == inspect.Parameter.VAR_KEYWORD for p in inspect.signature(type(base).forward).parameters.values()
+    )

@@ -1,0 +1,6 @@
+"""The fake-tensor reference: what one training step allocates, at full size, without weights and without the device."""
+
+from trainer.trace.result import TraceResult, explain
+from trainer.trace.run import trace
+
+__all__ = ["TraceResult", "explain", "trace"]

@@ -1,0 +1,10 @@
+"""`python -m trainer.trace`: one JSON object with the memory of a traced step. See docs/trace.md."""
+
+from __future__ import annotations
+
+import sys
+
+from trainer.trace.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

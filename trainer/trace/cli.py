@@ -1,0 +1,106 @@
+"""Command line of the trace: settings as in `plan check`, one JSON object on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from planner.errors import InvalidInput, TuneplanError
+from planner.spec import TrainingChoices
+
+_TUPLES = ("lora_targets", "modules_to_save")
+_INTEGERS = ("checkpoint_layers", "eval_batch_size")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments: the settings of `TrainingChoices` (hyphens or underscores) and those of the trace itself."""
+    made = argparse.ArgumentParser(prog="python -m trainer.trace", description=__doc__)
+    made.add_argument("--config", required=True, help="config.json, a folder holding one, or - for stdin")
+    made.add_argument("--target", choices=("cuda", "cpu", "mps"), default="cuda")
+    made.add_argument("--padded", action="store_true", help="some tokens of the batch are padding")
+    made.add_argument("--kernel", default="auto", choices=("auto", "flash", "efficient", "math", "cudnn"))
+    made.add_argument("--cublas-workspace-bytes", type=int, help="all cuBLAS workspaces together")
+    made.add_argument("--json", action="store_true")
+    made.add_argument("--explain", action="store_true", help="the largest groups of live storages, on stderr")
+    made.add_argument("--events", action="store_true", help="include every allocation and release")
+    for field in fields(TrainingChoices):
+        name = "--" + field.name.replace("_", "-")
+        aliases = [name] if "_" not in field.name else [name, "--" + field.name]
+        if isinstance(field.default, bool):
+            made.add_argument(*aliases, action=argparse.BooleanOptionalAction, dest=field.name, default=None)
+        else:
+            made.add_argument(*aliases, dest=field.name, default=None)
+    return made
+
+
+def choices_from(arguments: argparse.Namespace) -> TrainingChoices:
+    """The settings that were given, checked; raises InvalidInput."""
+    values: dict[str, Any] = {}
+    for field in fields(TrainingChoices):
+        given = getattr(arguments, field.name)
+        if given is None:
+            continue
+        try:
+            if field.name in _TUPLES:
+                given = tuple(part for part in given.split(",") if part)
+            elif field.name in _INTEGERS or (isinstance(field.default, int) and not isinstance(field.default, bool)):
+                given = int(given)
+            elif isinstance(field.default, float):
+                given = float(given)
+            elif field.name == "lora_alpha":
+                given = float(given)
+        except ValueError:
+            raise InvalidInput(f"--{field.name.replace('_', '-')} must be a number, not {given!r}") from None
+        values[field.name] = given
+    return TrainingChoices(**values)
+
+
+def read_config(where: str) -> dict[str, Any]:
+    """The content of a config.json (or of a catalogue entry that holds one under `config`)."""
+    try:
+        if where == "-":
+            content = json.load(sys.stdin)
+        else:
+            path = Path(where)
+            content = json.loads((path / "config.json" if path.is_dir() else path).read_text())
+    except OSError as error:
+        raise InvalidInput(f"--config {where}: cannot be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--config {where}: not JSON, line {error.lineno}: {error.msg}") from error
+    if isinstance(content, dict) and isinstance(content.get("config"), dict):
+        content = content["config"]
+    if not isinstance(content, dict):
+        raise InvalidInput(f"--config {where}: a JSON object is expected")
+    return content
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one trace; returns the process exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        choices, config = choices_from(arguments), read_config(arguments.config)
+        from trainer.trace import explain, trace
+
+        extra = {}
+        if arguments.cublas_workspace_bytes is not None:
+            extra["cublas_workspace_bytes"] = arguments.cublas_workspace_bytes
+        result = trace(
+            config,
+            choices,
+            target=arguments.target,
+            padded=arguments.padded,
+            kernel=arguments.kernel,
+            events=arguments.events,
+            **extra,
+        )
+    except TuneplanError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if arguments.explain:
+        print(explain(result), file=sys.stderr)
+    print(json.dumps(result.to_json()))
+    return 0

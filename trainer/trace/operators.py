@@ -1,0 +1,227 @@
+"""The memory behaviour of a device's own operators, for a step that is traced on fake CPU tensors.
+
+What differs between devices is which tensors an operator keeps for backward and what it holds while it runs. Functions
+are replaced rather than intercepted, because a recomputation inside backward does not see function modes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+aten = torch.ops.aten
+HALF = (torch.float16, torch.bfloat16)
+KERNELS = ("auto", "flash", "efficient", "math", "cudnn")
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+# -- attention ----------------------------------------------------------------------------------------------------------
+
+
+def choose_kernel(query: Any, key: Any, value: Any, mask: Any, requested: str = "auto") -> str:
+    """Which CUDA kernel PyTorch's `scaled_dot_product_attention` would take (order flash, efficient, math)."""
+    if requested != "auto":
+        if requested in ("flash", "cudnn") and mask is not None:
+            return "efficient"
+        return requested
+    width = query.shape[-1]
+    same = query.shape[-1] == key.shape[-1] == value.shape[-1]
+    if mask is None and query.dtype in HALF and same and width <= 256:
+        return "flash"
+    grouped = query.shape[1] != key.shape[1]
+    if query.dtype in (*HALF, torch.float32) and query.shape[-1] == key.shape[-1] and not grouped:
+        return "efficient"
+    return "math"
+
+
+def _padded(tensor: Any, multiple: int) -> Any:
+    missing = -tensor.shape[-1] % multiple
+    return functional.pad(tensor, (0, missing)) if missing else tensor
+
+
+def _flash(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> Any:
+    width = query.shape[-1]
+    scale = width**-0.5 if scale is None else scale
+    query, key, value = _padded(query, 8), _padded(key, 8), _padded(value, 8)
+    out = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+    return out[..., :width]
+
+
+def _efficient(query: Any, key: Any, value: Any, mask: Any, dropout_p: float, is_causal: bool, scale: Any) -> Any:
+    width = query.shape[-1]
+    scale = width**-0.5 if scale is None else scale
+    needs = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, key, value, mask))
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            additive = torch.full((), float("-inf"), dtype=query.dtype)
+            mask = torch.where(mask, torch.zeros((), dtype=query.dtype), additive)
+        missing = -mask.shape[-1] % 16
+        if missing:
+            mask = functional.pad(mask, (0, missing))[..., : mask.shape[-1]]
+        mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    out = aten._scaled_dot_product_efficient_attention(
+        query, key, value, mask, needs, dropout_p, is_causal, scale=scale
+    )[0]
+    return out
+
+
+def _cudnn(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> Any:
+    needs = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    return aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, needs, dropout_p, is_causal, False, scale=scale
+    )[0]
+
+
+def cuda_attention(requested: str) -> Callable[..., Any]:
+    """A stand-in for `scaled_dot_product_attention` that keeps what the CUDA kernels keep."""
+
+    def attention(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        kernel = choose_kernel(query, key, value, attn_mask, requested)
+        if kernel == "flash":
+            return _flash(query, key, value, dropout_p, is_causal, scale)
+        if kernel == "cudnn":
+            return _cudnn(query, key, value, dropout_p, is_causal, scale)
+        if kernel == "efficient":
+            return _efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
+        return aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+        )[0]
+
+    return attention
+
+
+def math_attention() -> Callable[..., Any]:
+    """Stand-in on Apple's MPS in training: the composite of matrix products and a softmax."""
+
+    def attention(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        return aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+        )[0]
+
+    return attention
+
+
+# -- what kernels hold while they run -----------------------------------------------------------------------------------
+
+
+def flash_backward_scratch(args: Any, out: Any) -> list[int]:
+    """fp32 accumulator of dq (rows to 128, width to 32), row sums of fp32, and expanded dk and dv under GQA."""
+    grad_out, query, key = args[0], args[1], args[2]
+    batch, heads, rows, width = query.shape
+    columns, groups = key.shape[2], key.shape[1]
+    rows_rounded = _round_up(rows, 128)
+    width_rounded = _round_up(width, 32) if width <= 192 else 256
+    sizes = [
+        batch * heads * rows_rounded * width_rounded * 4,
+        batch * heads * rows_rounded * 4,
+    ]
+    if groups != heads:
+        sizes += [batch * columns * heads * width * query.element_size()] * 2
+    # The kernel wants (batch, rows, heads, width) contiguous; another layout is copied first.
+    if not grad_out.transpose(1, 2).is_contiguous():
+        sizes.append(grad_out.numel() * grad_out.element_size())
+    return sizes
+
+
+def efficient_backward_scratch(args: Any, out: Any) -> list[int]:
+    """Row sums of fp32 (delta), and the copy of a gradient that is not laid out as (batch, rows, heads, width)."""
+    grad_out, query = args[0], args[1]
+    batch, heads, rows, width = query.shape
+    sizes = [batch * heads * rows * 4]
+    if not grad_out.transpose(1, 2).is_contiguous():
+        sizes.append(grad_out.numel() * grad_out.element_size())
+    return sizes
+
+
+CUDA_SCRATCH: dict[Any, Any] = {
+    aten._scaled_dot_product_flash_attention_backward.default: flash_backward_scratch,
+    aten._scaled_dot_product_efficient_attention_backward.default: efficient_backward_scratch,
+}
+
+
+# -- dropout --------------------------------------------------------------------------------------------------------------
+
+
+def fused_dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """CUDA's dropout: the output and a mask of one byte per element."""
+    if not training or p == 0.0:
+        return input
+    return torch.native_dropout(input, p, True)[0]
+
+
+# -- putting it in place ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replaced(changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Sets attributes of modules and puts them back afterwards."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    for owner, name, value in changes:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def device_operators(target: str, kernel: str) -> list[tuple[Any, str, Any]]:
+    """Replacements that give fake CPU tensors the memory behaviour of `target`."""
+    if target == "cuda":
+        return [
+            (functional, "scaled_dot_product_attention", cuda_attention(kernel)),
+            (functional, "dropout", fused_dropout),
+        ]
+    if target == "mps":
+        return [(functional, "scaled_dot_product_attention", math_attention())]
+    return []
+
+
+def mask_creation(padded: bool) -> list[tuple[Any, str, Any]]:
+    """Decides the data-dependent branches of transformers' mask creation as a real batch would.
+
+    With no padded token a real run finds the mask to be all ones and builds none; fake tensors have no values to look
+    at, so transformers would take the general path.
+    """
+    from transformers import masking_utils as masks
+
+    changes: list[tuple[Any, str, Any]] = [(masks, "find_packed_sequence_indices", lambda position_ids: None)]
+    if not padded:
+        causal, both = masks._ignore_causal_mask_sdpa, masks._ignore_bidirectional_mask_sdpa
+
+        def ignore_causal(padding_mask: Any, *args: Any, **kwargs: Any) -> bool:
+            return causal(None, *args, **kwargs)
+
+        def ignore_both(padding_mask: Any, *args: Any, **kwargs: Any) -> bool:
+            return both(None, *args, **kwargs)
+
+        changes += [
+            (masks, "_ignore_causal_mask_sdpa", ignore_causal),
+            (masks, "_ignore_bidirectional_mask_sdpa", ignore_both),
+        ]
+    return changes

@@ -1,0 +1,175 @@
+"""Traces one training step at full size without weights and without the device."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from planner.errors import NotModelled
+from planner.records import Hyperparameters
+from planner.spec import TrainingChoices
+from trainer import modeling
+from trainer.modeling.checkpointing import base_model, checkpointable_layers
+from trainer.trace import operators
+from trainer.trace.fakes import make_fake
+from trainer.trace.recorder import Recorder
+from trainer.trace.result import TraceResult, summarise
+from trainer.trace.step import make_optimizer_state, run_step
+
+CUBLAS_WORKSPACES = 2
+CUBLAS_WORKSPACE_BYTES = 8519680
+"""One cuBLAS workspace on Ampere and Ada: 8.125 MiB; two handles make one each (32 MiB each on Hopper)."""
+CUDA_GRANULARITY = 512
+"""The CUDA caching allocator counts blocks in multiples of this."""
+TARGETS = ("cuda", "cpu", "mps")
+
+
+def make_batch(config: Any, choices: TrainingChoices, *, padded: bool) -> dict[str, torch.Tensor]:
+    """What the collator hands over: int64 input_ids, labels and, unless packed, attention_mask (batch x length)."""
+    shape = (choices.batch_size, choices.max_length)
+    batch = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(shape, dtype=torch.int64)}
+    if choices.padding != "packed":
+        batch["attention_mask"] = torch.ones(shape, dtype=torch.int64)
+    else:
+        batch["position_ids"] = torch.zeros(shape, dtype=torch.int64)
+    return batch
+
+
+def trace(
+    config: dict[str, Any],
+    choices: TrainingChoices,
+    *,
+    target: str = "cuda",
+    padded: bool = False,
+    cublas_workspace_bytes: int = CUBLAS_WORKSPACES * CUBLAS_WORKSPACE_BYTES,
+    kernel: str = "auto",
+    autocast: torch.dtype | None = None,
+    hyperparameters: Hyperparameters | None = None,
+    events: bool = False,
+) -> TraceResult:
+    """Allocated bytes of one steady-state step of `choices` on the model of `config`.
+
+    target: whose operators run (`cuda`, `cpu`, `mps`). padded: whether some token of the batch is padding, so that a
+    mask is built and another attention kernel runs. cublas_workspace_bytes: all workspaces together, counted as
+    allocated on cuda. kernel: forces the attention kernel. autocast: computes in this dtype over the weights' dtype
+    (frameworks that combine half-precision weights with autocast); by default only the mixed precisions do.
+    Raises NotModelled for what cannot be traced.
+    """
+    if target not in TARGETS:
+        raise NotModelled(f"no operators are known for target {target!r}; choose one of {', '.join(TARGETS)}")
+    began = time.perf_counter()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    recorder = Recorder(
+        granularity=CUDA_GRANULARITY if target == "cuda" else 1,
+        constant_bytes=cublas_workspace_bytes if target == "cuda" else 0,
+    )
+    if target == "cuda":
+        recorder.scratch_for(operators.CUDA_SCRATCH)
+        kernel = "flash" if choices.attention == "flash" and kernel == "auto" else kernel
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, optimizer = _prepare(config, choices, fake_mode, recorder, hyperparameters, autocast)
+        changes = (
+            operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices)
+        )
+        with operators.replaced(changes), contextlib.ExitStack() as stack:
+            stack.enter_context(fake_mode)
+            stack.enter_context(recorder)
+            stack.enter_context(recorder.naming(_names(model)))
+            _watch(model, recorder, choices)
+            batch = make_batch(config, choices, padded=padded)
+            num_items = torch.ones((), dtype=torch.int64)
+            for tensor in (*batch.values(), num_items):
+                recorder.mark(tensor, "batch")
+            make_optimizer_state(optimizer)
+            for state in optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, torch.Tensor):
+                        recorder.mark(value, "optimizer_state")
+            recorder.peaks.clear()
+            run_step(
+                model,
+                batch,
+                choices,
+                optimizer,
+                phase=recorder.enter,
+                num_items=num_items,
+                accumulating=choices.gradient_accumulation_steps > 1,
+            )
+    result = summarise(recorder, choices, target=target, seconds=time.perf_counter() - began, events=events)
+    recorder.forget()
+    return result
+
+
+def _prepare(
+    config: dict[str, Any],
+    choices: TrainingChoices,
+    fake_mode: FakeTensorMode,
+    recorder: Recorder,
+    hyperparameters: Hyperparameters | None,
+    autocast: torch.dtype | None,
+) -> tuple[Any, torch.optim.Optimizer]:
+    model = modeling.build(
+        config,
+        dtype=modeling.weights_dtype(choices.precision),
+        device="meta",
+        implementation="eager" if choices.attention == "eager" else "sdpa",
+    )
+    model = modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
+    make_fake(model, fake_mode)
+    adapted = choices.method != "full"
+    for name, parameter in model.named_parameters():
+        trained = adapted and parameter.requires_grad
+        recorder.adopt(parameter, "adapters" if trained else "weights", name)
+    for name, buffer in model.named_buffers():
+        recorder.adopt(buffer, "weights", name)
+    modeling.use_loss_version(model, choices)
+    modeling.apply_checkpointing(model, choices)
+    modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
+    with fake_mode:
+        optimizer = modeling.build_optimizer(model, choices, hyperparameters)
+    return model, optimizer
+
+
+def _names(model: Any) -> dict[int, str]:
+    base = base_model(model)
+    return {id(module): name for name, module in base.named_modules()}
+
+
+def _watch(model: Any, recorder: Recorder, choices: TrainingChoices) -> None:
+    """Hooks that tell gradients, layer inputs under checkpointing, and the start of the loss."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda p: recorder.mark(p.grad, "gradients"))
+
+    def on_layer(layer: Any, args: Any) -> None:
+        if layer.gradient_checkpointing and args and recorder.phase == "forward" and recorder.role_of(args[0]) == "":
+            recorder.mark(args[0], "checkpoints")
+
+    for layer in checkpointable_layers(model):
+        layer.register_forward_pre_hook(on_layer)
+    head = base_model(model).get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(lambda module, args: recorder.enter("loss"))
+
+
+def _values_unknown(choices: TrainingChoices) -> list[tuple[Any, str, Any]]:
+    """Places that read a tensor's value: a fake has none, and memory does not depend on it."""
+    from trainer.modeling import chunked
+
+    changes: list[tuple[Any, str, Any]] = [
+        (chunked, "valid_rows", lambda labels: torch.arange(choices.batch_size * (choices.max_length - 1))),
+    ]
+    for name in ("adam", "sgd"):
+        module = importlib.import_module(f"torch.optim.{name}")
+        if hasattr(module, "_get_value"):
+            changes.append((module, "_get_value", lambda x: 1.0))
+    return changes
