@@ -163,6 +163,8 @@ class HardwareProfile:
     cublas_workspace_bytes: int = 0
     """Bytes of one cuBLAS workspace; counts as allocated (PyTorch: 8.125 MiB, 32 MiB on Hopper)."""
     aliases: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a person should know before using this device: missing dtypes, builds without its kernels, swap limits."""
     facts: dict[str, Fact] = field(default_factory=dict, repr=False)
     """Every fact with unit, source and date, by its key in the TOML."""
 
