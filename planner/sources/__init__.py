@@ -15,7 +15,7 @@ from planner import catalogue
 from planner.errors import InvalidInput, NotModelled, TuneplanError
 from planner.sources import hub
 from planner.sources.configs import complete, text_part
-from planner.sources.families.registry import DEFAULT_TASKS, builder
+from planner.sources.families.registry import DEFAULT_TASKS, WITHOUT_CLASSIFIER, builder
 from planner.sources.layout import parameter_shapes
 from planner.sources.reading import Reading
 from planner.spec import ModelSpec
@@ -108,7 +108,9 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
     if raw.get("is_decoder") and DEFAULT_TASKS.get(model_type) == "masked":
         raise NotModelled(f"{place}: {model_type} as a decoder (is_decoder) is not modelled")
     chosen = task or _task(raw, model_type, place)
-    allowed = {DEFAULT_TASKS.get(model_type, "causal"), "classification"}
+    allowed = {DEFAULT_TASKS.get(model_type, "causal")}
+    if model_type not in WITHOUT_CLASSIFIER:
+        allowed.add("classification")
     if chosen not in allowed:
         raise NotModelled(
             f"{place}: task {chosen!r} is not modelled for {model_type}; it does {', '.join(sorted(allowed))}"

@@ -27,6 +27,9 @@ DEFAULT_TASKS: dict[str, str] = {
 }
 """Task of a config that names no head; every other model type is `causal`."""
 
+WITHOUT_CLASSIFIER = frozenset({"granite"})
+"""Model types for which transformers has no sequence classification."""
+
 
 def supported() -> tuple[str, ...]:
     """Model types that can be planned, sorted."""
