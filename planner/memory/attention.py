@@ -1,0 +1,101 @@
+"""Attention cores: what each kernel saves and needs. q, k, v enter as (batch, heads, length, head_dim) views.
+
+Sources: PyTorch aten/src/ATen/native/transformers/cuda/{attention,attention_backward}.cu, flash_attn/flash_api.cpp and
+aten/src/ATen/native/transformers/attention.cpp; transformers' integrations/sdpa_attention.py (read 2026-11).
+"""
+
+from __future__ import annotations
+
+from planner.memory import ops
+from planner.memory.ops import FP32, HALF
+from planner.memory.tape import BSS, TR, Gradients, T, Tape, Tensor
+
+
+def flash(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, head_dim: int) -> Tensor:
+    """Flash attention: output tokens·H·D·w and log-sum-exp 4·tokens·H; saves q, k, v, output, log-sum-exp.
+
+    Backward: dQ, dK, dV; an fp32 accumulator of dQ and the row sums, with length rounded up to 128 and the head to 32;
+    with grouped queries dK and dV at the full number of heads first.
+    """
+    out = tape.like(q)
+    lse = tape.new(T, heads, FP32)
+    size_q, size_k, width = q.elements, k.elements, q.itemsize
+    rounded = -(-head_dim // 32) * 32 if head_dim <= 192 else 256
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        row_sums = tape.new(TR, heads, FP32)
+        accumulator = tape.new(TR, heads * rounded, FP32)
+        dq = tape.new(T, size_q, width)
+        dk, dv = tape.new(T, size_k, width), tape.new(T, size_k, width)
+        if kv_heads != heads:
+            wide_k, wide_v = tape.new(T, size_q, width), tape.new(T, size_q, width)
+            del wide_k, wide_v
+        del row_sums, accumulator
+        return [dq, dk, dv]
+
+    return tape.record(out, (q, k, v), (q, k, v, out.alias(), lse), backward)
+
+
+def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, head_dim: int) -> Tensor:
+    """Memory-efficient attention (the kernel that takes a mask): output and log-sum-exp as flash; also saves the mask.
+
+    Backward: dQ, dK, dV, the row sums, and an fp32 workspace of dQ where the inputs are 16-bit.
+    """
+    out = tape.like(q)
+    lse = tape.new(T, heads, FP32)
+    size_q, size_k, width = q.elements, k.elements, q.itemsize
+    saved = [q, k, v, out.alias(), lse]
+    if mask is not None:
+        saved.append(mask)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        dq, dk, dv = tape.new(T, size_q, width), tape.new(T, size_k, width), tape.new(T, size_k, width)
+        row_sums = tape.new(T, heads, FP32)
+        workspace = tape.new(T, size_q, FP32) if width == HALF else None
+        del row_sums, workspace
+        return [dq, dk, dv]
+
+    return tape.record(out, (q, k, v), saved, backward)
+
+
+def repeat_kv(tape: Tape, x: Tensor, groups: int) -> Tensor:
+    """Key or value heads copied to every query head; backward sums them: the copy's gradient is a view, then n·w."""
+    if groups == 1:
+        return x
+    size, width = x.elements, x.itemsize
+    out = tape.new(x.monomial, x.elements * groups, x.itemsize)
+    return tape.record(out, (x,), (), lambda g, s: (tape.new(T, size, width),))
+
+
+def eager(
+    tape: Tape,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    dropout: float,
+    softcap: bool = False,
+    scaled: bool = True,
+    fp32_softmax: bool = True,
+) -> Tensor:
+    """Attention as transformers writes it out: scores, scaling, mask, fp32 softmax, dropout, product, copy."""
+    groups = heads // kv_heads
+    keys = repeat_kv(tape, k, groups)
+    values = repeat_kv(tape, v, groups)
+    weights = ops.matmul(tape, q, keys, BSS, heads, copy_a=True, copy_b=groups == 1)
+    if scaled:
+        weights = ops.scale(tape, weights)
+    if softcap:
+        weights = ops.scale(tape, weights)
+        weights = ops.pointwise(tape, weights, save="output")
+        weights = ops.scale(tape, weights)
+    if mask is not None:
+        weights = ops.add(tape, weights, mask)
+    weights = ops.softmax_fp32(tape, weights) if fp32_softmax else ops.softmax(tape, weights)
+    weights = ops.dropout(tape, weights, dropout)
+    out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
+    return ops.contiguous(tape, out)

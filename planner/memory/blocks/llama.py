@@ -1,0 +1,63 @@
+"""llama and its kin: mistral, qwen2, qwen3, granite, smollm3 (rotary, RMSNorm, gated MLP, pre-norm)."""
+
+from __future__ import annotations
+
+from planner.memory import ops
+from planner.memory.net import Net
+from planner.memory.tape import Tensor
+
+
+def layer(net: Net, x: Tensor, index: int) -> Tensor:
+    """One decoder layer (transformers models/llama/modeling_llama.py, LlamaDecoderLayer)."""
+    tape = net.tape
+    granite = net.spec.architecture == "granite"
+    residual = x
+    hidden = net.norm("input_layernorm", x, style="llama")
+    hidden = _attention(net, hidden, index)
+    hidden = ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
+    residual = hidden
+    hidden = net.norm("post_attention_layernorm", hidden, style="llama")
+    hidden = gated_mlp(net, hidden)
+    return ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
+
+
+def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
+    tape, spec = net.tape, net.spec
+    with tape.scope("attention"):
+        query = net.linear("self_attn.q_proj", hidden)
+        if "self_attn.q_norm" in net.by_path:
+            query = net.norm("self_attn.q_norm", query, width=spec.head_dim, style="llama")
+        key = net.linear("self_attn.k_proj", hidden)
+        if "self_attn.k_norm" in net.by_path:
+            key = net.norm("self_attn.k_norm", key, width=spec.head_dim, style="llama")
+        value = net.linear("self_attn.v_proj", hidden)
+        if uses_rotary(net, index):
+            query, key = apply_rotary(net, query, key)
+        mixed = net.attend(query, key, value, mask=net.window_mask if index in spec.sliding_layers else None)
+        return net.linear("self_attn.o_proj", mixed)
+
+
+def uses_rotary(net: Net, index: int) -> bool:
+    """smollm3 leaves the rotary embedding out of some layers (`no_rope_layers`: 1 = rotary)."""
+    layers = net.spec.config.get("no_rope_layers")
+    return not layers or bool(layers[index])
+
+
+def apply_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotates query and key; both old tensors live until both new ones are there."""
+    assert net.cos is not None and net.sin is not None
+    rotated = ops.rotary(net.tape, query, net.cos, net.sin)
+    return rotated, ops.rotary(net.tape, key, net.cos, net.sin)
+
+
+def gated_mlp(net: Net, x: Tensor) -> Tensor:
+    """down(act(gate(x)) · up(x))."""
+    tape = net.tape
+    return net.linear(
+        "mlp.down_proj",
+        ops.mul(
+            tape,
+            ops.activation(tape, net.linear("mlp.gate_proj", x), net.spec.activation),
+            net.linear("mlp.up_proj", x),
+        ),
+    )

@@ -1,0 +1,197 @@
+"""Peaks of configurations: the tapes of their cases, cached, evaluated at batch, length and checkpointed layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.errors import InvalidInput
+from planner.memory import device
+from planner.memory.blocks import registry
+from planner.memory.layout import symbolic_range
+from planner.memory.net import Net
+from planner.memory.peak import Array, Envelope, envelope, evaluate, multipliers
+from planner.memory.program import Case, run
+from planner.memory.tape import Tape
+from planner.records import MemoryReport
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Peaks of many configurations; every array has one entry per configuration, in bytes."""
+
+    allocated: Array
+    reserved: Array
+    device: Array
+    upper: Array
+    """Upper end of the device peak's interval."""
+    binding: npt.NDArray[np.str_]
+    """Name of the instant that sets the allocated peak."""
+
+
+_ENVELOPES: dict[tuple[int, Case], tuple[ModelSpec, Envelope]] = {}
+_CACHE_LIMIT = 512
+
+
+def _case(
+    spec: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, checkpointed: int | None, length: int
+) -> Case:
+    """The case of a configuration; what stays symbolic is set to one value, so that equal cases are equal."""
+    plain = replace(
+        choices,
+        batch_size=1,
+        max_length=1,
+        gradient_accumulation_steps=min(choices.gradient_accumulation_steps, 2),
+        gradient_checkpointing=checkpointed != 0,
+        checkpoint_layers=None,
+        eval_batch_size=None,
+        lora_alpha=1,
+    )
+    windowed = bool(spec.sliding_layers) and spec.sliding_window is not None and length >= spec.sliding_window
+    target = "cuda" if hardware.kind in ("cuda", "rocm") else hardware.kind
+    return Case(spec, plain, checkpointed, choices.padding == "max", windowed, target)
+
+
+def _envelope(case: Case) -> Envelope:
+    key = (id(case.spec), case)
+    found = _ENVELOPES.get(key)
+    if found is None:
+        if len(_ENVELOPES) >= _CACHE_LIMIT:
+            _ENVELOPES.clear()
+        found = _ENVELOPES[key] = (case.spec, envelope(run(case)))
+    return found[1]
+
+
+def _symbolic(spec: ModelSpec, choices: TrainingChoices) -> range:
+    net = Net(tape=Tape(), spec=spec, choices=choices, padded=False)
+    kind = registry.program(spec).kind
+    return symbolic_range([kind(net, index) for index in range(spec.num_layers)])
+
+
+def predict_grid(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    batch_size: npt.ArrayLike,
+    length: npt.ArrayLike,
+    checkpointed_layers: npt.ArrayLike,
+) -> Grid:
+    """Peaks for arrays of micro-batch, tokens per sequence and number of checkpointed layers (broadcast together).
+
+    Everything else is taken from `choices`. Raises `NotModelled` for what has no program.
+    """
+    batches, lengths, layers = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(x, dtype=np.int64)) for x in (batch_size, length, checkpointed_layers))
+    )
+    allocated = np.zeros(batches.shape, dtype=np.int64)
+    persistent = np.zeros_like(allocated)
+    binding = np.full(batches.shape, "", dtype="<U12")
+    symbolic = _symbolic(model, choices)
+    covered = (layers >= symbolic.start) & (layers < symbolic.stop) if len(symbolic) else np.zeros(layers.shape, bool)
+    edge = model.sliding_window if model.sliding_layers and model.sliding_window else np.iinfo(np.int64).max
+    key = np.where(covered, -1, layers) * 2 + (lengths >= edge)
+    for value in np.unique(key):
+        chosen = key == value
+        number = int(value) // 2
+        case = _case(model, hardware, choices, None if number < 0 else number, int(lengths[chosen][0]))
+        found = _envelope(case)
+        values = multipliers(batches[chosen], lengths[chosen], layers[chosen])
+        peak, rows = evaluate(found, values)
+        allocated[chosen] = peak
+        persistent[chosen] = _persistent(found)
+        binding[chosen] = np.array(found.instants)[rows]
+    allocated += device.workspace_bytes(hardware)
+    reserved = device.reserved(allocated, persistent)
+    total = reserved + hardware.context_bytes
+    return Grid(allocated, reserved, total, device.upper(total, allocated, persistent), binding)
+
+
+def _persistent(found: Envelope) -> int:
+    return int(found.coefficients[found.instants.index("load")][0])
+
+
+def predict(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, *, budget_bytes: int | None = None
+) -> MemoryReport:
+    """Peaks by instant and component of one configuration on one device.
+
+    Raises `NotModelled` for what has no program, `InvalidInput` for more checkpointed layers than there are.
+    """
+    if choices.checkpoint_layers is not None and choices.checkpoint_layers > model.num_layers:
+        raise InvalidInput(
+            f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.num_layers} layers of {model.id}"
+        )
+    layers = choices.checkpointed_layers(model.num_layers)
+    case = _case(model, hardware, choices, layers, choices.max_length)
+    found = _envelope(case)
+    values = multipliers(np.array([choices.batch_size]), np.array([choices.max_length]), np.array([layers]))
+    live = (values @ found.coefficients.T.astype(np.float64))[0]
+    workspaces = device.workspace_bytes(hardware)
+    instants: dict[str, int] = {}
+    for name, size in zip(found.instants, live, strict=True):
+        instants[name] = max(instants.get(name, 0), round(float(size)) + workspaces)
+    instants["eval"] = _eval_peak(case, choices) + workspaces
+    instants["save"] = instants["load"]
+    allocated = max(instants.values())
+    binding = max(instants, key=lambda name: instants[name])
+    components = _components(case, found, values, live, binding, choices)
+    components["workspaces"] = workspaces
+    persistent = _persistent(found)
+    reserved = int(device.reserved(np.array([allocated]), np.array([persistent]))[0])
+    total = reserved + hardware.context_bytes
+    components["fragmentation"] = reserved - allocated
+    components["context"] = hardware.context_bytes
+    upper = int(device.upper(np.array([total]), np.array([allocated]), np.array([persistent]))[0])
+    lower = int(device.lower(np.array([total]), np.array([allocated]), np.array([persistent]))[0])
+    return MemoryReport(
+        allocated_peak_bytes=allocated,
+        reserved_peak_bytes=reserved,
+        device_peak_bytes=total,
+        interval_bytes=(lower, upper),
+        budget_bytes=hardware.budget_bytes if budget_bytes is None else budget_bytes,
+        binding_instant=binding,
+        instants=instants,
+        components={name: size for name, size in components.items() if size},
+    )
+
+
+def _eval_case(case: Case) -> Case:
+    return replace(case, checkpointed=0, evaluating=True)
+
+
+def _eval_values(choices: TrainingChoices) -> npt.NDArray[np.float64]:
+    batch = choices.eval_batch_size or choices.batch_size
+    return multipliers(np.array([batch]), np.array([choices.max_length]), np.array([0]))
+
+
+def _eval_peak(case: Case, choices: TrainingChoices) -> int:
+    peak, _ = evaluate(_envelope(_eval_case(case)), _eval_values(choices))
+    return int(peak[0])
+
+
+def _components(
+    case: Case,
+    found: Envelope,
+    values: npt.NDArray[np.float64],
+    live: npt.NDArray[np.float64],
+    binding: str,
+    choices: TrainingChoices,
+) -> dict[str, int]:
+    """Live bytes by component at the event that sets the peak: the tape is run again and watched there."""
+    if binding == "eval":
+        case, found, values = _eval_case(case), _envelope(_eval_case(case)), _eval_values(choices)
+        live = (values @ found.coefficients.T.astype(np.float64))[0]
+    rows = [row for row, name in enumerate(found.instants) if name == binding] or [int(live.argmax())]
+    row = max(rows, key=lambda index: live[index])
+    segment, event, offset = found.where[row]
+    tape = run(case, (segment, event))
+    assert tape.watched is not None
+    parts = {name: round(float(values[0] @ np.array(vector, float))) for name, vector in tape.watched.items()}
+    if offset:
+        moved = tape.segments[segment].parts[offset]
+        for name, vector in moved.items():
+            parts[name] = parts.get(name, 0) + round(float(values[0] @ np.array(vector, float)))
+    return parts

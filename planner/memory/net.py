@@ -1,0 +1,216 @@
+"""The network on a tape: its weights and adapters, its linear layers as the chosen stack runs them, its attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from planner.errors import NotModelled
+from planner.lora import adapter_modules
+from planner.memory import attention, ops
+from planner.memory.ops import BYTE, FP32, HALF, Weight
+from planner.memory.tape import BSS, ONE, SS, Parameter, S, T, Tape, Tensor
+from planner.spec import Module, ModelSpec, TrainingChoices
+
+WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32}
+
+
+@dataclass(slots=True)
+class Adapter:
+    """LoRA matrices of one module: A (r, in), B (out, r)."""
+
+    a: Weight
+    b: Weight
+    rank: int
+
+
+@dataclass(slots=True)
+class Net:
+    """What the layer programs of `planner.memory.blocks` work with.
+
+    The bytes of all weights stand on the tape once, as blobs; the `Weight`s that programs read have no bytes of their
+    own, only a gradient where they train.
+    """
+
+    tape: Tape
+    spec: ModelSpec
+    choices: TrainingChoices
+    padded: bool
+    """Whether the batch holds padding, so that an attention mask exists."""
+    itemsize: int = HALF
+    """Bytes per element of the activations."""
+    by_path: dict[str, Module] = field(default_factory=dict)
+    targeted: frozenset[str] = frozenset()
+    null: Tensor | None = None
+    mask: Tensor | None = None
+    window_mask: Tensor | None = None
+    cos: Tensor | None = None
+    sin: Tensor | None = None
+    adapters_on: bool = True
+    accumulating: bool = False
+    """Whether gradients of an earlier micro-batch are there already."""
+    windowed: bool = False
+    """Whether the length reaches the sliding window, so that its layers need a mask of their own."""
+    parameters: list[Parameter] = field(default_factory=list)
+    """Every trainable leaf that a program touched, so that its gradient lives until the optimizer ran."""
+
+    @classmethod
+    def build(cls, tape: Tape, spec: ModelSpec, choices: TrainingChoices, *, padded: bool, windowed: bool) -> Net:
+        """The network of `spec` under `choices` on `tape`, its adapters placed."""
+        net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
+        net.accumulating = choices.gradient_accumulation_steps > 1
+        net.targeted = targeted_paths(spec, choices)
+        net.itemsize = WEIGHT_BYTES[choices.precision]
+        net.by_path = {_short(module.path): module for module in spec.modules}
+        with tape.scope("weights"):
+            net.null = tape.new(ONE, 0, net.itemsize)
+        return net
+
+    def config(self, key: str, default: object = None) -> object:
+        """A key of the model's config."""
+        return self.spec.config.get(key, default)
+
+    # ---- parameters ------------------------------------------------------------------------------------------------
+
+    def weight(self, elements: int, itemsize: int, *, trainable: bool) -> Weight:
+        """A weight without bytes of its own (they stand in the blobs), with a gradient leaf where it trains."""
+        assert self.null is not None
+        weight = Weight.__new__(Weight)
+        weight.tensor = self.null.alias(elements)
+        weight.tensor.itemsize = itemsize
+        weight.parameter = None
+        if trainable:
+            weight.parameter = Parameter(elements, itemsize)
+            if self.accumulating:
+                weight.parameter.grad = self.null.alias()
+            weight.tensor.node = weight.parameter
+            self.parameters.append(weight.parameter)
+        return weight
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the base weights are trained (full fine-tuning)."""
+        return self.choices.method == "full"
+
+    def base_weight(self, elements: int) -> Weight:
+        """A weight of the base model."""
+        return self.weight(elements, self.itemsize, trainable=self.trains_base)
+
+    # ---- layers ----------------------------------------------------------------------------------------------------
+
+    def linear(self, path: str, x: Tensor) -> Tensor:
+        """The linear (or GPT-2 conv1d) module at `path` (inside its layer: `self_attn.q_proj`), with its adapter if any."""
+        module = self.by_path[path]
+        tape, rank = self.tape, self.choices.lora_r
+        weight = self.base_weight(module.in_features * module.out_features)
+        bias = self.base_weight(module.out_features) if module.bias else None
+        result = ops.linear(tape, x, weight, module.out_features, module.in_features, bias)
+        if module.path not in self.targeted:
+            return result
+        width = FP32 if self.choices.adapter_dtype == "fp32" else HALF
+        a = self.weight(rank * module.in_features, width, trainable=True)
+        b = self.weight(rank * module.out_features, width, trainable=True)
+        narrow = result.itemsize
+        with tape.scope("lora_activations"):
+            wide = ops.to(tape, x, width)
+            result = ops.add(
+                tape,
+                result,
+                ops.scale(
+                    tape,
+                    ops.linear(
+                        tape,
+                        ops.linear(
+                            tape, ops.dropout(tape, wide, self.choices.lora_dropout), a, rank, module.in_features
+                        ),
+                        b,
+                        module.out_features,
+                        rank,
+                    ),
+                ),
+            )
+        return ops.to(tape, result, narrow)
+
+    def norm(self, path: str, x: Tensor, *, width: int | None = None, style: str | None = None) -> Tensor:
+        """The norm module at `path`: LayerNorm where `style` is None, else the RMSNorm of that style."""
+        module = self.by_path.get(path)
+        assert module is not None, path
+        size = width or module.shape[0]
+        weight = self.base_weight(module.shape[0])
+        if style is None:
+            bias = self.base_weight(module.shape[0]) if module.bias else None
+            return ops.layer_norm(self.tape, x, weight, bias, size)
+        return ops.rms_norm(self.tape, x, weight, size, style=style)
+
+    def embed(self, path: str, monomial: int = T) -> Tensor:
+        """Rows of an embedding table for every token (`T`) or position (`S`)."""
+        module = self.by_path[path]
+        return ops.embedding(self.tape, self.base_weight(module.shape[0] * module.shape[1]), module.shape[1], monomial)
+
+    # ---- attention -------------------------------------------------------------------------------------------------
+
+    def prepare(self, head_dim: int, *, rotary: bool) -> None:
+        """The tensors that all layers share: rotary tables (1, length, head_dim) and, with padding, the masks."""
+        tape = self.tape
+        with tape.scope("attention"):
+            if self.padded:
+                self.mask = tape.new(BSS, 1, BYTE if self.choices.attention == "sdpa" else self.itemsize)
+            elif self.choices.attention == "eager":
+                self.mask = tape.new(SS, 1, self.itemsize)
+            if rotary:
+                frequencies = tape.new(S, head_dim // 2, FP32)
+                table = tape.new(S, head_dim, FP32)
+                del frequencies
+                wide_cos, wide_sin = tape.new(S, head_dim, FP32), tape.new(S, head_dim, FP32)
+                self.cos, self.sin = tape.new(S, head_dim, self.itemsize), tape.new(S, head_dim, self.itemsize)
+                del table, wide_cos, wide_sin
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        mask: Tensor | None = None,
+        softcap: bool = False,
+        causal: bool = True,
+        dropout: float | None = None,
+    ) -> Tensor:
+        """Attention over q, k, v by the chosen implementation; `mask` replaces the shared one."""
+        spec, tape = self.spec, self.tape
+        heads = heads or spec.num_heads
+        kv_heads = kv_heads or spec.num_kv_heads
+        head_dim = head_dim or spec.head_dim
+        mask = mask if mask is not None else self.mask
+        probability = spec.attention_dropout if dropout is None else dropout
+        kind = self.choices.attention
+        with tape.scope("attention"):
+            if kind == "eager":
+                return attention.eager(
+                    tape, q, k, v, mask, heads, kv_heads, head_dim, dropout=probability, softcap=softcap
+                )
+            if kind == "flash" or (mask is None and head_dim <= 256 and self.itemsize == HALF):
+                return attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
+            if kv_heads != heads and (mask is not None or head_dim > 256):
+                k = attention.repeat_kv(tape, k, heads // kv_heads)
+                v = attention.repeat_kv(tape, v, heads // kv_heads)
+            return attention.efficient(tape, q, k, v, mask, heads, head_dim)
+
+
+def _short(path: str) -> str:
+    """The path inside the layer (`self_attn.q_proj`), or the leaf path of a module outside the stack."""
+    return path.split("{}.", 1)[1] if "{}." in path else path
+
+
+def unmodelled(what: str) -> NotModelled:
+    """The refusal of something that has no program yet."""
+    return NotModelled(f"{what} is not modelled; no number is given rather than a guess")
+
+
+def targeted_paths(spec: ModelSpec, choices: TrainingChoices) -> frozenset[str]:
+    """Paths of the modules that carry an adapter."""
+    if choices.method == "full":
+        return frozenset()
+    return frozenset(module.path for module in adapter_modules(spec, choices))

@@ -1,0 +1,506 @@
+"""A tensor library without tensors: sizes, lifetimes and autograd, nothing else.
+
+The memory model runs the *program* of a training step on these objects. A `Tensor` knows how many bytes it has as a
+polynomial in batch and length, who keeps it alive is decided by Python's own reference counts and by the autograd
+`Node`s that saved it, exactly as in PyTorch. What comes out is, for every allocation of the step, the polynomial of the
+bytes that are live just after it; the peak of a configuration is the largest of them at its batch and length.
+
+Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk), B,
+TR = B·(S rounded up to 128).
+Every coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed
+layers, so that one run covers every N.
+
+Engine rules follow PyTorch's (torch/csrc/autograd/engine.cpp, input_buffer.cpp, accumulate_grad.cpp; read 2026-11):
+nodes run in falling order of creation; a node's saved tensors are released after it ran; incoming gradients live as
+long as the node runs; a second gradient for the same input is added in place if the first is held by nobody else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR")
+ONE, S, T, SS, BSS, C, B, TR = range(len(BASIS))
+WIDTH = len(BASIS)
+
+Vector = tuple[int, ...]
+"""2·WIDTH coefficients in bytes: WIDTH constants, then WIDTH factors of N."""
+
+
+class StopRecompute(Exception):
+    """Raised when a checkpointed region has recomputed its last saved tensor (PyTorch's early stop)."""
+
+
+class Storage:
+    """Bytes that are live from construction until the last reference is gone."""
+
+    __slots__ = ("component", "monomial", "size", "tape")
+
+    def __init__(self, tape: Tape, monomial: int, size: int, component: str) -> None:
+        self.tape = tape
+        self.monomial = monomial
+        self.size = size
+        self.component = component
+        tape.grow(monomial, size, component)
+
+    def __del__(self) -> None:
+        self.tape.shrink(self.monomial, self.size, self.component)
+
+
+class Tensor:
+    """A view of a storage: `elements` per unit of `monomial`, `itemsize` bytes each.
+
+    `node` and `slot` name the autograd output it is, where a gradient flows. Every holder has its own `Tensor`, so that
+    the storage's reference count says who else holds the bytes.
+    """
+
+    __slots__ = ("elements", "itemsize", "monomial", "node", "slot", "storage")
+
+    def __init__(self, storage: Storage, monomial: int, elements: int, itemsize: int) -> None:
+        self.storage = storage
+        self.monomial = monomial
+        self.elements = elements
+        self.itemsize = itemsize
+        self.node: Node | None = None
+        self.slot = 0
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient flows back through this tensor."""
+        return self.node is not None
+
+    def alias(self, elements: int | None = None) -> Tensor:
+        """Another tensor on the same storage, outside autograd (as `detach`); `elements` where it is a part."""
+        return Tensor(self.storage, self.monomial, self.elements if elements is None else elements, self.itemsize)
+
+    def same(self) -> Tensor:
+        """Another handle on the same tensor, the autograd edge included (as `view`, whose node keeps nothing)."""
+        other = self.alias()
+        other.node, other.slot = self.node, self.slot
+        return other
+
+
+Gradients = list["Tensor | None"]
+Backward = Callable[[Gradients, "tuple[Tensor, ...]"], "Sequence[Tensor | None]"]
+"""Gets the gradients of the outputs and the saved tensors; returns a gradient (or None) for every input edge."""
+
+
+class Node:
+    """One autograd node: edges to the nodes of its inputs, the tensors it saved, the rule of its backward."""
+
+    __slots__ = ("backward", "component", "edges", "layer", "pending", "received", "region", "saved", "sequence")
+
+    def __init__(
+        self,
+        sequence: int,
+        edges: tuple[tuple[Node, int] | None, ...],
+        saved: tuple[Tensor, ...],
+        backward: Backward | None,
+        outputs: int = 1,
+    ) -> None:
+        self.sequence = sequence
+        self.edges = edges
+        self.saved: tuple[Tensor, ...] | None = saved
+        self.backward = backward
+        self.received: Gradients = [None] * outputs
+        self.component = "temporaries"
+        self.pending = 0
+        self.layer = 0
+        self.region: Region | None = None
+
+
+class Parameter(Node):
+    """The accumulating leaf of a trainable tensor; its gradient, once born, stays until `Tape.zero_grad`."""
+
+    __slots__ = ("component", "elements", "grad", "itemsize")
+
+    def __init__(self, elements: int, itemsize: int) -> None:
+        super().__init__(1 << 62, (), (), None)
+        self.elements = elements
+        self.itemsize = itemsize
+        self.grad: Tensor | None = None
+
+
+class Region:
+    """A checkpointed stretch: its nodes keep no tensors until the first of them runs backward and all are recomputed."""
+
+    __slots__ = ("cursor", "last", "nodes", "recompute")
+
+    def __init__(self, recompute: Callable[[], object]) -> None:
+        self.recompute: Callable[[], object] | None = recompute
+        self.nodes: list[Node] = []
+        self.cursor = 0
+        self.last = -1
+
+
+class Segment:
+    """Events of one stretch that repeats: recorded once, valid again at each of `offsets`."""
+
+    __slots__ = ("events", "name", "offsets", "parts")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.events: list[Vector] = []
+        self.offsets: list[Vector] = [ZERO]
+        self.parts: list[dict[str, Vector]] = [{}]
+        """The offsets by component."""
+
+
+ZERO: Vector = (0,) * (2 * WIDTH)
+
+
+def add(left: Vector, right: Sequence[int], factor: int = 1) -> Vector:
+    """left + factor · right, coefficient by coefficient."""
+    return tuple(x + factor * y for x, y in zip(left, right, strict=True))
+
+
+def times_copies(delta: Vector, constant: int, per_n: int) -> Vector:
+    """delta · (constant + per_n · N), for a delta without N part or a count without one."""
+    fixed, slope = delta[:WIDTH], delta[WIDTH:]
+    if per_n and any(slope):
+        raise AssertionError("a repeated stretch inside a repeated stretch cannot both depend on N")
+    return tuple(x * constant for x in fixed) + tuple(
+        x * per_n + y * constant for x, y in zip(fixed, slope, strict=True)
+    )
+
+
+class Tape:
+    """Live bytes, their history, and the autograd graph of one run."""
+
+    def __init__(self, watch: tuple[int, int] | None = None, target: str = "cuda") -> None:
+        self.target = target
+        self.live = [0] * (2 * WIDTH)
+        self.by_component: dict[str, list[int]] = {}
+        self.component = "temporaries"
+        self.instant = "load"
+        self.segments: list[Segment] = [Segment("load")]
+        self.sequence = 0
+        self.watch = watch
+        self.watched: dict[str, list[int]] | None = None
+        self.saving: Region | None = None
+        self.refilling: Region | None = None
+        self.grad_enabled = True
+        self.layer = 0
+        self.groups: list[LayerGroup] = []
+        self.closed = False
+
+    # ---- bytes -----------------------------------------------------------------------------------------------------
+
+    def grow(self, monomial: int, size: int, component: str) -> None:
+        """An allocation: counts it and records what is live now."""
+        self.live[monomial] += size
+        counts = self.by_component.get(component)
+        if counts is None:
+            counts = self.by_component[component] = [0] * (2 * WIDTH)
+        counts[monomial] += size
+        segment = self.segments[-1]
+        segment.events.append(tuple(self.live))
+        if self.watch is not None and self.watch == (len(self.segments) - 1, len(segment.events) - 1):
+            self.watched = {name: list(values) for name, values in self.by_component.items()}
+
+    def shrink(self, monomial: int, size: int, component: str) -> None:
+        """A release."""
+        if self.closed:
+            return
+        self.live[monomial] -= size
+        self.by_component[component][monomial] -= size
+
+    def shift(self, delta: Sequence[int], by_component: dict[str, Vector]) -> None:
+        """Adds the bytes that the copies of a repeated stretch hold, without an event of their own."""
+        for index, value in enumerate(delta):
+            self.live[index] += value
+        for name, values in by_component.items():
+            counts = self.by_component.setdefault(name, [0] * (2 * WIDTH))
+            for index, value in enumerate(values):
+                counts[index] += value
+
+    def begin(self, instant: str) -> None:
+        """Starts a segment whose events belong to `instant`."""
+        self.instant = instant
+        self.segments.append(Segment(instant))
+
+    def mark(self) -> None:
+        """An event without an allocation: what is live now counts for the current instant."""
+        self.segments[-1].events.append(tuple(self.live))
+        if self.watch is not None and self.watch == (len(self.segments) - 1, len(self.segments[-1].events) - 1):
+            self.watched = {name: list(values) for name, values in self.by_component.items()}
+
+    def new(self, monomial: int, elements: int, itemsize: int) -> Tensor:
+        """A fresh tensor outside autograd."""
+        return Tensor(Storage(self, monomial, elements * itemsize, self.component), monomial, elements, itemsize)
+
+    def like(self, tensor: Tensor, itemsize: int | None = None) -> Tensor:
+        """A fresh tensor of the same shape, outside autograd."""
+        return self.new(tensor.monomial, tensor.elements, itemsize or tensor.itemsize)
+
+    @contextmanager
+    def scope(self, component: str) -> Iterator[None]:
+        """What is allocated inside counts for `component`."""
+        previous, self.component = self.component, component
+        try:
+            yield
+        finally:
+            self.component = previous
+
+    @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """Nothing inside is recorded for backward."""
+        previous, self.grad_enabled = self.grad_enabled, False
+        try:
+            yield
+        finally:
+            self.grad_enabled = previous
+
+    # ---- autograd --------------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        output: Tensor,
+        inputs: Sequence[Tensor | None],
+        saved: Sequence[Tensor],
+        backward: Backward,
+    ) -> Tensor:
+        """Makes `output` the result of an op on `inputs` that saved `saved`; returns it."""
+        self.record_many((output,), inputs, saved, backward)
+        return output
+
+    def record_many(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor | None],
+        saved: Sequence[Tensor],
+        backward: Backward,
+    ) -> None:
+        """The same for an op with several outputs (split, unbind)."""
+        if not self.grad_enabled or all(tensor is None or tensor.node is None for tensor in inputs):
+            return
+        region = self.refilling
+        if region is not None:
+            node = region.nodes[region.cursor]
+            region.cursor += 1
+            for slot, output in enumerate(outputs):
+                output.node, output.slot = node, slot
+            if saved:
+                node.saved = tuple(saved)
+                node.backward = backward
+                if region.cursor - 1 == region.last:
+                    raise StopRecompute
+            return
+        edges = tuple(None if t is None or t.node is None else (t.node, t.slot) for t in inputs)
+        self.sequence += 1
+        node = Node(self.sequence, edges, tuple(saved), backward, len(outputs))
+        node.layer = self.layer
+        if self.component == "logits_and_loss":
+            node.component = self.component
+        if self.saving is not None:
+            region = self.saving
+            if saved:
+                region.last = len(region.nodes)
+                node.region = region
+                node.saved = None
+            region.nodes.append(node)
+        for slot, output in enumerate(outputs):
+            output.node, output.slot = node, slot
+
+    def checkpoint(self, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
+        """`function(argument)`, its saved tensors dropped and recomputed in backward (non-reentrant checkpoint)."""
+        if not self.grad_enabled:
+            return function(argument)
+        self.retag(argument, "checkpoints")
+        region = Region(partial(function, argument))
+        self.saving = region
+        try:
+            output = function(argument)
+        finally:
+            self.saving = None
+        return output
+
+    def _refill(self, region: Region) -> None:
+        recompute = region.recompute
+        assert recompute is not None
+        self.refilling = region
+        component, layer = self.component, self.layer
+        try:
+            recompute()
+        except StopRecompute as stop:
+            stop.__traceback__ = None  # its frames would keep the recomputed tensors alive
+        finally:
+            self.refilling = None
+            self.component, self.layer = component, layer
+            region.nodes = []
+
+    def backward(self, root: Tensor, gradient: Tensor) -> None:
+        """Runs the graph backward from `root`, in PyTorch's order; parameters' gradients are born or added to."""
+        start = root.node
+        assert start is not None
+        root.node = None
+        _count_dependencies(start)
+        start.received[0] = gradient
+        del gradient
+        queue: list[tuple[int, Node]] = [(-start.sequence, start)]
+        previous_layer = start.layer
+        del start
+        while queue:
+            _, node = heapq.heappop(queue)
+            if node.layer != previous_layer:
+                self._cross(previous_layer, node.layer)
+                previous_layer = node.layer
+            results = self._run(node)
+            for index, edge in enumerate(node.edges):
+                if edge is None:
+                    continue
+                target, slot = edge
+                target.pending -= 1
+                value = results[index]
+                results[index] = None
+                if value is not None:
+                    self._receive(target, slot, value)
+                    value = None
+                if target.pending == 0:
+                    if isinstance(target, Parameter):
+                        self._accumulate(target)
+                    else:
+                        heapq.heappush(queue, (-target.sequence, target))
+            node.edges = ()
+            del results, node
+        self._cross(previous_layer, 0)
+
+    def _run(self, node: Node) -> Gradients:
+        incoming = node.received
+        node.received = []
+        if all(gradient is None for gradient in incoming):
+            node.saved = ()
+            node.region = None
+            return [None] * len(node.edges)
+        if node.saved is None:
+            assert node.region is not None
+            self._refill(node.region)
+        saved = node.saved
+        assert saved is not None
+        assert node.backward is not None
+        enabled, component = self.grad_enabled, self.component
+        self.grad_enabled, self.component = False, node.component
+        gradients = list(node.backward(incoming, saved))
+        self.grad_enabled, self.component = enabled, component
+        node.saved = ()
+        node.region = None
+        node.backward = None
+        return gradients
+
+    def _receive(self, node: Node, slot: int, value: Tensor) -> None:
+        held = node.received[slot]
+        if held is None:
+            node.received[slot] = value
+        elif sys.getrefcount(held.storage) > 2:
+            # Somebody else holds the first gradient: the sum is a new tensor. Otherwise it is added in place.
+            node.received[slot] = self.like(held)
+
+    def _accumulate(self, parameter: Parameter) -> None:
+        value = parameter.received[0]
+        parameter.received = [None]
+        if value is None or parameter.grad is not None:
+            return
+        if value.itemsize != parameter.itemsize or sys.getrefcount(value.storage) > 2:
+            with self.scope("gradients"):
+                parameter.grad = self.new(ONE, parameter.elements, parameter.itemsize)
+        else:
+            self.retag(value, "gradients")
+            parameter.grad = value
+
+    def retag(self, tensor: Tensor, component: str) -> None:
+        """Counts the tensor's storage for another component from now on."""
+        storage = tensor.storage
+        if storage.component == component:
+            return
+        self.by_component[storage.component][storage.monomial] -= storage.size
+        storage.component = component
+        counts = self.by_component.setdefault(component, [0] * (2 * WIDTH))
+        counts[storage.monomial] += storage.size
+
+    # ---- repeated layers -------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> tuple[Vector, dict[str, Vector]]:
+        """What is live now, in total and by component."""
+        return tuple(self.live), {name: tuple(values) for name, values in self.by_component.items()}
+
+    @contextmanager
+    def group(self, copies: int, copies_per_n: int = 0) -> Iterator[None]:
+        """A stretch of layers that stands for `copies + copies_per_n · N` equal ones, run once.
+
+        What one copy leaves behind is added for the others; the events of the last copy in forward and of the first
+        and the last in backward are the extremes, since live bytes change by the same amount from copy to copy.
+        """
+        group = LayerGroup(len(self.groups) + 1, copies, copies_per_n)
+        self.groups.append(group)
+        previous, self.layer = self.layer, group.index
+        instant = self.instant
+        before = self.snapshot()
+        self.begin(instant)
+        segment = self.segments[-1]
+        yield
+        after = self.snapshot()
+        change, parts = _difference(after, before)
+        self._repeat(segment, change, parts, copies - 1, copies_per_n)
+        self.layer = previous
+        self.begin(instant)
+
+    def _repeat(
+        self, segment: Segment, change: Vector, parts: dict[str, Vector], copies: int, copies_per_n: int
+    ) -> None:
+        """Counts a stretch's change for its other copies, and its events once more with it."""
+        offset = times_copies(change, copies, copies_per_n)
+        moved = {name: times_copies(values, copies, copies_per_n) for name, values in parts.items()}
+        segment.offsets.append(offset)
+        segment.parts.append(moved)
+        self.shift(offset, moved)
+
+    def _cross(self, old: int, new: int) -> None:
+        if old == new:
+            return
+        if old:
+            group = self.groups[old - 1]
+            assert group.entered is not None and group.segment is not None
+            change, parts = _difference(self.snapshot(), group.entered)
+            self._repeat(group.segment, change, parts, group.copies - 1, group.copies_per_n)
+        self.begin(self.instant)
+        if new:
+            group = self.groups[new - 1]
+            group.entered = self.snapshot()
+            group.segment = self.segments[-1]
+
+
+class LayerGroup:
+    """Bookkeeping of one repeated stretch."""
+
+    __slots__ = ("copies", "copies_per_n", "entered", "index", "segment")
+
+    def __init__(self, index: int, copies: int, copies_per_n: int) -> None:
+        self.index = index
+        self.copies = copies
+        self.copies_per_n = copies_per_n
+        self.entered: tuple[Vector, dict[str, Vector]] | None = None
+        self.segment: Segment | None = None
+
+
+def _difference(
+    after: tuple[Vector, dict[str, Vector]], before: tuple[Vector, dict[str, Vector]]
+) -> tuple[Vector, dict[str, Vector]]:
+    parts = {name: add(values, before[1].get(name, ZERO), -1) for name, values in after[1].items()}
+    return add(after[0], before[0], -1), {name: values for name, values in parts.items() if any(values)}
+
+
+def _count_dependencies(start: Node) -> None:
+    stack, seen = [start], {id(start)}
+    while stack:
+        for edge in stack.pop().edges:
+            if edge is None:
+                continue
+            node = edge[0]
+            node.pending += 1
+            if id(node) not in seen:
+                seen.add(id(node))
+                stack.append(node)
