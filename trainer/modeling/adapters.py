@@ -10,10 +10,10 @@ from planner.errors import InvalidInput
 from planner.spec import TrainingChoices
 
 ATTENTION_LEAVES = frozenset(
-    "q_proj k_proj v_proj o_proj out_proj qkv_proj c_attn query_key_value query key value q k v o "
-    "q_lin k_lin v_lin out_lin Wqkv".split()
+    "q_proj,k_proj,v_proj,o_proj,out_proj,qkv_proj,c_attn,query_key_value,Wqkv,"
+    "query,key,value,q,k,v,o,q_lin,k_lin,v_lin,out_lin".split(",")  # noqa: SIM905
 )
-"""Leaf names of attention projections over the supported architectures; `dense` and `c_proj` count by their parent."""
+"""Leaf names of attention projections; `dense` and `c_proj` count when they stand below an attention module."""
 
 
 def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
@@ -93,7 +93,7 @@ def _has_conv1d(model: Any) -> bool:
 
 def _task_type(model: Any) -> str | None:
     name = type(model).__name__
-    if name.endswith("ForCausalLM") or name.endswith("LMHeadModel"):
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"
     if name.endswith("ForConditionalGeneration"):
         return "SEQ_2_SEQ_LM"

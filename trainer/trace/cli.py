@@ -49,9 +49,7 @@ def choices_from(arguments: argparse.Namespace) -> TrainingChoices:
                 given = tuple(part for part in given.split(",") if part)
             elif field.name in _INTEGERS or (isinstance(field.default, int) and not isinstance(field.default, bool)):
                 given = int(given)
-            elif isinstance(field.default, float):
-                given = float(given)
-            elif field.name == "lora_alpha":
+            elif isinstance(field.default, float) or field.name == "lora_alpha":
                 given = float(given)
         except ValueError:
             raise InvalidInput(f"--{field.name.replace('_', '-')} must be a number, not {given!r}") from None

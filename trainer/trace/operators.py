@@ -22,7 +22,7 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-# -- attention ----------------------------------------------------------------------------------------------------------
+# -- attention
 
 
 def choose_kernel(query: Any, key: Any, value: Any, mask: Any, requested: str = "auto") -> str:
@@ -126,7 +126,7 @@ def math_attention() -> Callable[..., Any]:
     return attention
 
 
-# -- what kernels hold while they run -----------------------------------------------------------------------------------
+# -- what kernels hold while they run
 
 
 def flash_backward_scratch(args: Any, out: Any) -> list[int]:
@@ -149,10 +149,20 @@ def flash_backward_scratch(args: Any, out: Any) -> list[int]:
 
 
 def efficient_backward_scratch(args: Any, out: Any) -> list[int]:
-    """Row sums of fp32 (delta), and the copy of a gradient that is not laid out as (batch, rows, heads, width)."""
-    grad_out, query = args[0], args[1]
+    """Row sums of fp32, the fp32 accumulator of dq, those of dk and dv for wide heads, and a copied gradient.
+
+    The kernel of compute capability 8.0 works in tiles of 64 rows; heads wider than 128 do not fit its registers, and
+    dk and dv are then accumulated in memory too. For fp32 inputs the row sums are made by a product of full size.
+    """
+    grad_out, query, key = args[0], args[1], args[2]
     batch, heads, rows, width = query.shape
-    sizes = [batch * heads * rows * 4]
+    columns = key.shape[2]
+    tile = _round_up(rows, 64) * _round_up(width, 64)
+    sizes = [batch * heads * rows * 4, batch * heads * tile * 4]
+    if width > 128 and query.dtype in HALF:
+        sizes += [batch * heads * _round_up(columns, 64) * _round_up(width, 64) * 4] * 2
+    if query.dtype == torch.float32:
+        sizes.append(grad_out.numel() * 4)
     if not grad_out.transpose(1, 2).is_contiguous():
         sizes.append(grad_out.numel() * grad_out.element_size())
     return sizes
@@ -164,7 +174,7 @@ CUDA_SCRATCH: dict[Any, Any] = {
 }
 
 
-# -- dropout --------------------------------------------------------------------------------------------------------------
+# -- dropout
 
 
 def fused_dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
@@ -174,7 +184,72 @@ def fused_dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bo
     return torch.native_dropout(input, p, True)[0]
 
 
-# -- putting it in place ------------------------------------------------------------------------------------------------
+# -- softmax
+
+
+_softmax = functional.softmax
+
+
+def half_softmax(input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    """CUDA's softmax of fp16 into fp32 converts as it goes, without an fp32 copy of its input."""
+    if dim is not None and input.dtype == torch.float16 and dtype == torch.float32:
+        return aten._softmax(input, dim, True)
+    return _softmax(input, dim, _stacklevel, dtype)
+
+
+# -- the flash-attention package
+
+
+FLASH = "tuneplan_fused"
+"""Name under which transformers knows it; a name with `flash` in it would be looked up on the hub."""
+
+
+def register_flash(padded: bool) -> str:
+    """Registers an attention function with transformers that keeps what the flash-attention package keeps.
+
+    Without padding it is the flash kernel, with windows and soft caps handled inside. With padding the tokens are first
+    gathered into one row without gaps (copies of query, key and value) and the output is spread out again.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    def attention(
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        **_: Any,
+    ) -> tuple[Any, None]:
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        if query.dtype == torch.float32:  # the package runs in half precision only
+            query, key, value = (t.to(torch.bfloat16) for t in (query, key, value))
+        if padded:
+            query, key, value = (_gathered(t) for t in (query, key, value))
+        out = _flash(query, key, value, dropout, causal and query.shape[2] > 1, scaling)
+        if padded:
+            out = _gathered(out)
+        return out.transpose(1, 2), None
+
+    def mask(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    AttentionInterface.register(FLASH, attention)
+    AttentionMaskInterface.register(FLASH, mask)
+    return FLASH
+
+
+def _gathered(tensor: Any) -> Any:
+    """A copy of all tokens, taken by index: (batch, heads, rows, width) laid out as (batch * rows, heads, width)."""
+    batch, heads, rows, width = tensor.shape
+    flat = tensor.transpose(1, 2).reshape(batch * rows, heads, width)
+    taken = flat.index_select(0, torch.arange(batch * rows))
+    return taken.view(batch, rows, heads, width).transpose(1, 2)
+
+
+# -- putting it in place
 
 
 @contextlib.contextmanager
@@ -196,6 +271,7 @@ def device_operators(target: str, kernel: str) -> list[tuple[Any, str, Any]]:
         return [
             (functional, "scaled_dot_product_attention", cuda_attention(kernel)),
             (functional, "dropout", fused_dropout),
+            (functional, "softmax", half_softmax),
         ]
     if target == "mps":
         return [(functional, "scaled_dot_product_attention", math_attention())]

@@ -6,14 +6,14 @@ until nothing refers to it. It holds weak references only, and its own lists are
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainer.meter import StorageMeter
 
 NEVER = 1 << 62
 
@@ -37,25 +37,22 @@ class Storage:
     """Made by a backward operator (not by a forward or a recomputation inside backward)."""
 
 
-class Recorder(TorchDispatchMode):
-    """Dispatch mode that keeps the list of storages; `phase` is set by the step as it goes along."""
+class Recorder(StorageMeter):
+    """A storage meter that keeps every storage's life and origin; `phase` is set by the step as it goes along."""
 
     def __init__(self, *, granularity: int = 1, constant_bytes: int = 0) -> None:
-        super().__init__()
-        self.granularity = granularity
-        self.constant_bytes = constant_bytes
-        self.phase = "load"
-        self.current = constant_bytes
+        super().__init__(granularity=granularity, constant_bytes=constant_bytes)
         self.clock = 0
         self.storages: list[Storage] = []
-        self.peaks: dict[str, tuple[int, int]] = {}
+        self.peak_clock: dict[str, int] = {}
+        """Event number of each phase's peak."""
         self.modules: list[str] = []
         self.ignoring = 0
-        self._live: dict[int, tuple[weakref.ref[Any], Storage]] = {}
         self._module_of_node: dict[int, str] = {}
         self._scratch: dict[Any, Any] = {}
+        self._module, self._backward = "", False
 
-    # -- what the step tells ------------------------------------------------------------------------------------------
+    # What the step tells.
 
     def scratch_for(self, rules: dict[Any, Any]) -> None:
         """Rules by operator overload: `rule(args, outputs) -> list[bytes]` that the kernel holds while it runs."""
@@ -70,11 +67,6 @@ class Recorder(TorchDispatchMode):
         finally:
             self.ignoring -= 1
 
-    def enter(self, phase: str) -> None:
-        """Starts a phase; its peak starts from what is alive now."""
-        self.phase = phase
-        self._note_peak()
-
     def mark(self, tensor: torch.Tensor, role: str) -> None:
         """Says what a tensor's storage is."""
         entry = self._live.get(tensor.untyped_storage()._cdata)
@@ -86,102 +78,80 @@ class Recorder(TorchDispatchMode):
         entry = self._live.get(tensor.untyped_storage()._cdata)
         return None if entry is None else entry[1].role
 
-    def adopt(self, tensor: torch.Tensor, role: str, module: str) -> None:
+    def take(self, tensor: torch.Tensor, role: str, module: str) -> None:
         """Counts a tensor that was made outside (a weight)."""
-        self._register(tensor, "parameter", module)
+        self._module = module
+        self._see(tensor, "parameter")
         self.mark(tensor, role)
 
-    # -- recording ----------------------------------------------------------------------------------------------------
+    # Recording.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        in_backward = False
-        if self.modules:
-            module = self.modules[-1]
-            if torch.is_grad_enabled():
-                self._module_of_node[torch.autograd._get_sequence_nr() - 1] = module
-        else:
-            node = torch._C._current_autograd_node()
-            module = ""
-            if node is not None:
-                in_backward = True
-                module = self._module_of_node.get(node._sequence_nr(), "")
-            elif torch.is_grad_enabled():
-                self._module_of_node[torch.autograd._get_sequence_nr() - 1] = ""
-        if isinstance(out, torch.Tensor):
-            self._register(out, func, module, in_backward)
-        elif isinstance(out, (tuple, list)):
-            for item in out:
-                if isinstance(item, torch.Tensor):
-                    self._register(item, func, module, in_backward)
-                elif isinstance(item, (tuple, list)):
-                    for inner in item:
-                        if isinstance(inner, torch.Tensor):
-                            self._register(inner, func, module, in_backward)
+        self._locate()
+        self._see_all(out, func)
         rule = self._scratch.get(func)
         if rule is not None:
-            self._hold_scratch(func, module, rule(args, out))
+            self._hold(func, rule(args, out))
         return out
 
-    def _rounded(self, size: int) -> int:
-        step = self.granularity
-        return -(-size // step) * step
+    def _locate(self) -> None:
+        """Finds the module that runs: the innermost call, or in backward the one whose forward made the node."""
+        self._backward = False
+        if self.modules:
+            self._module = self.modules[-1]
+        else:
+            node = torch._C._current_autograd_node()
+            if node is not None:
+                self._backward = True
+                self._module = self._module_of_node.get(node._sequence_nr(), "")
+                return
+            self._module = ""
+        if torch.is_grad_enabled():
+            self._module_of_node[torch.autograd._get_sequence_nr() - 1] = self._module
 
-    def _register(self, tensor: torch.Tensor, op: Any, module: str, backward: bool = False) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._live or self.ignoring:
-            return
-        size = storage.nbytes()
-        if size == 0:
-            return
+    def _counts(self, tensor: torch.Tensor) -> bool:
+        return not self.ignoring
+
+    def _born(self, tensor: torch.Tensor, size: int, origin: Any) -> Storage:
         self.clock += 1
         record = Storage(
-            self._rounded(size),
-            self.clock,
-            self.phase,
-            op if isinstance(op, str) else op.__name__,
-            module,
-            str(tensor.dtype)[6:],
-            tuple(tensor.shape),
-            backward=backward,
+            size=size,
+            born=self.clock,
+            phase=self.phase,
+            op=origin if isinstance(origin, str) else origin.__name__,
+            module=self._module,
+            dtype=str(tensor.dtype)[6:],
+            shape=tuple(tensor.shape),
+            backward=self._backward,
         )
         self.storages.append(record)
+        return record
 
-        def on_death(_: Any, key: int = key, record: Storage = record) -> None:
-            if self._live.pop(key, None) is not None:
-                self.clock += 1
-                record.died = self.clock
-                self.current -= record.size
+    def _died(self, token: Storage) -> None:
+        self.clock += 1
+        token.died = self.clock
 
-        self._live[key] = (weakref.ref(storage, on_death), record)
-        self.current += record.size
-        self._note_peak()
+    def _at_peak(self) -> None:
+        self.peak_clock[self.phase] = self.clock
 
-    def _hold_scratch(self, op: Any, module: str, sizes: list[int]) -> None:
+    def _hold(self, op: Any, sizes: list[int]) -> None:
         held = []
         for size in sizes:
-            if size <= 0:
-                continue
-            self.clock += 1
-            record = Storage(self._rounded(size), self.clock, self.phase, f"{op.__name__} scratch", module, "", (size,))
-            record.role = "temporaries"
-            self.storages.append(record)
-            held.append(record)
-            self.current += record.size
-        if held:
-            self._note_peak()
+            if size > 0:
+                self.clock += 1
+                rounded = -(-size // self.granularity) * self.granularity
+                name = f"{op.__name__} scratch"
+                record = Storage(
+                    rounded, self.clock, self.phase, name, self._module, "", (size,), role="temporaries", backward=True
+                )
+                self.storages.append(record)
+                held.append(record)
+                self.current += rounded
+        self._note_peak()
         for record in held:
-            self.clock += 1
-            record.died = self.clock
             self.current -= record.size
-
-    def _note_peak(self) -> None:
-        best = self.peaks.get(self.phase)
-        if best is None or self.current > best[0]:
-            self.peaks[self.phase] = (self.current, self.clock)
-
-    # -- modules ------------------------------------------------------------------------------------------------------
+            self._died(record)
 
     @contextmanager
     def naming(self, names: dict[int, str]) -> Iterator[None]:
@@ -203,7 +173,3 @@ class Recorder(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
-
-    def forget(self) -> None:
-        """Drops the weak references, so that storages that outlive the recorder do not call back."""
-        self._live.clear()

@@ -141,9 +141,8 @@ def summarise(
     length = choices.max_length
     instants, at_instant = {}, {}
     for name in INSTANTS:
-        if name in recorder.peaks:
-            size, clock = recorder.peaks[name]
-            instants[name] = size
+        if name in recorder.instants:
+            instants[name], clock = recorder.instants[name], recorder.peak_clock[name]
             at_instant[name] = group([r for r in recorder.storages if r.born <= clock < r.died], length)
     instants["load"] = recorder.constant_bytes + sum(
         r.size for r in recorder.storages if r.role in ("weights", "adapters")

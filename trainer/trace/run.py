@@ -73,10 +73,9 @@ def trace(
     )
     if target == "cuda":
         recorder.scratch_for(operators.CUDA_SCRATCH)
-        kernel = "flash" if choices.attention == "flash" and kernel == "auto" else kernel
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, optimizer = _prepare(config, choices, fake_mode, recorder, hyperparameters, autocast)
+        model, optimizer = _prepare(config, choices, fake_mode, recorder, hyperparameters, autocast, target, padded)
         changes = (
             operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices)
         )
@@ -94,7 +93,7 @@ def trace(
                 for value in state.values():
                     if isinstance(value, torch.Tensor):
                         recorder.mark(value, "optimizer_state")
-            recorder.peaks.clear()
+            recorder.reset_peaks()
             run_step(
                 model,
                 batch,
@@ -116,21 +115,27 @@ def _prepare(
     recorder: Recorder,
     hyperparameters: Hyperparameters | None,
     autocast: torch.dtype | None,
+    target: str,
+    padded: bool,
 ) -> tuple[Any, torch.optim.Optimizer]:
+    flash = choices.attention == "flash"
+    if flash and target != "cuda":
+        raise NotModelled(f"--attention flash exists on cuda only, not on {target}")
     model = modeling.build(
         config,
         dtype=modeling.weights_dtype(choices.precision),
+        attention=choices.attention,
         device="meta",
-        implementation="eager" if choices.attention == "eager" else "sdpa",
+        implementation=operators.register_flash(padded) if flash else None,
     )
     model = modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
     make_fake(model, fake_mode)
     adapted = choices.method != "full"
     for name, parameter in model.named_parameters():
         trained = adapted and parameter.requires_grad
-        recorder.adopt(parameter, "adapters" if trained else "weights", name)
+        recorder.take(parameter, "adapters" if trained else "weights", name)
     for name, buffer in model.named_buffers():
-        recorder.adopt(buffer, "weights", name)
+        recorder.take(buffer, "weights", name)
     modeling.use_loss_version(model, choices)
     modeling.apply_checkpointing(model, choices)
     modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")

@@ -32,7 +32,7 @@ def run_step(
 ) -> None:
     """Forward, loss, backward, clipping, update and release of the gradients, in the transformers Trainer's order.
 
-    `phase` is called at the start of forward, backward and optimizer (the loss starts at the vocabulary head, by a hook).
+    `phase` is called at the start of forward, backward and optimizer (the loss starts at the head, by a hook).
     With `accumulating` the gradients of earlier micro-batches exist already: the last micro-batch of a step, which sets
     its peak.
     """

@@ -1,0 +1,246 @@
+"""Peaks of memory by instant of a training step: from tensor storages, from the device's counters, or from the process.
+
+`StorageMeter` counts the storages of tensors themselves and works everywhere, also on fake tensors. `peak_meter` reads
+the counters that a device keeps anyway, at no cost.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class StorageMeter(TorchDispatchMode):
+    """Counts live tensor storages from each operator's outputs; `enter(phase)` starts an instant.
+
+    A dispatch mode sees operators below autograd: what an operator makes and frees inside itself stays unseen. It holds
+    weak references only. Tensors that exist already (weights, optimizer state, the batch) are taken in by `adopt`.
+    """
+
+    def __init__(self, *, granularity: int = 1, constant_bytes: int = 0) -> None:
+        super().__init__()
+        self.granularity = granularity
+        """Every storage is counted in multiples of this many bytes (512 in the CUDA caching allocator)."""
+        self.constant_bytes = constant_bytes
+        self.phase = "load"
+        self.current = constant_bytes
+        self.instants: dict[str, int] = {}
+        """Peak bytes by phase."""
+        self._live: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+    def enter(self, phase: str) -> None:
+        """Starts a phase; its peak starts from what is alive now."""
+        self.phase = phase
+        self._note_peak()
+
+    def reset_peaks(self) -> None:
+        """Forgets the peaks seen so far."""
+        self.instants.clear()
+
+    def adopt(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Takes in tensors that were made before the meter ran."""
+        for tensor in tensors:
+            self._see(tensor, None)
+
+    def adopt_training(self, model: Any, optimizer: Any, batch: Iterable[torch.Tensor] = ()) -> None:
+        """Takes in a model's parameters, buffers and gradients, an optimizer's state and a batch."""
+        self.adopt(model.parameters())
+        self.adopt(model.buffers())
+        self.adopt(p.grad for p in model.parameters() if p.grad is not None)
+        self.adopt(v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+        self.adopt(batch)
+
+    def forget(self) -> None:
+        """Drops the weak references, so that storages which outlive the meter do not call back."""
+        self._live.clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._see_all(out, func)
+        return out
+
+    def _see_all(self, out: Any, origin: Any) -> None:
+        if isinstance(out, torch.Tensor):
+            self._see(out, origin)
+        elif isinstance(out, (tuple, list)):
+            for item in out:
+                self._see_all(item, origin)
+
+    def _see(self, tensor: torch.Tensor, origin: Any) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        size = storage.nbytes()
+        if size == 0 or not self._counts(tensor):
+            return
+        size = -(-size // self.granularity) * self.granularity
+        token = self._born(tensor, size, origin)
+
+        def on_death(_: Any) -> None:
+            if self._live.pop(key, None) is not None:
+                self.current -= size
+                self._died(token)
+
+        self._live[key] = (weakref.ref(storage, on_death), token)
+        self.current += size
+        self._note_peak()
+
+    def _note_peak(self) -> None:
+        if self.current > self.instants.get(self.phase, -1):
+            self.instants[self.phase] = self.current
+            self._at_peak()
+
+    # What a meter that records more than sizes adds.
+
+    def _counts(self, tensor: torch.Tensor) -> bool:
+        return True
+
+    def _born(self, tensor: torch.Tensor, size: int, origin: Any) -> Any:
+        return None
+
+    def _died(self, token: Any) -> None:
+        pass
+
+    def _at_peak(self) -> None:
+        pass
+
+
+class PeakMeter:
+    """Peaks by instant from a device's own counters; `enter` closes the running instant and starts the next."""
+
+    def __init__(self) -> None:
+        self.instants: dict[str, int] = {}
+        """Allocated bytes at the peak within each instant (process memory on cpu)."""
+        self.reserved: dict[str, int] = {}
+        self.device_bytes: int = 0
+        """Largest value of what the device shows for this process, as far as it can be read."""
+        self.phase: str | None = None
+
+    def enter(self, phase: str) -> None:
+        """Ends the running phase and starts `phase`; an instant met twice keeps its larger peak."""
+        self._close()
+        self.phase = phase
+        self._open()
+
+    def stop(self) -> dict[str, int]:
+        """Ends the running phase and returns the peaks."""
+        self._close()
+        self.phase = None
+        return self.instants
+
+    def _keep(self, table: dict[str, int], value: int) -> None:
+        if self.phase is not None:
+            table[self.phase] = max(value, table.get(self.phase, 0))
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+
+class CudaPeakMeter(PeakMeter):
+    """CUDA memory statistics, reset at each phase. Kernels run later than Python, but allocation does not."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def _open(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _close(self) -> None:
+        if self.phase is None:
+            return
+        self._keep(self.instants, torch.cuda.max_memory_allocated(self.device))
+        self._keep(self.reserved, torch.cuda.max_memory_reserved(self.device))
+        free, total = torch.cuda.mem_get_info(self.device)
+        self.device_bytes = max(self.device_bytes, total - free)
+
+
+class SampledPeakMeter(PeakMeter):
+    """A counter without a peak of its own, sampled by a thread every few milliseconds (mps, cpu)."""
+
+    interval_seconds = 0.005
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._peak = self._held = 0
+        self._lock = threading.Lock()
+        self._stop: threading.Event | None = None
+
+    def read(self) -> tuple[int, int]:
+        """(allocated bytes, bytes held from the system) now."""
+        raise NotImplementedError
+
+    def _sample(self) -> None:
+        allocated, held = self.read()
+        with self._lock:
+            self._peak, self._held = max(self._peak, allocated), max(self._held, held)
+
+    def _open(self) -> None:
+        with self._lock:
+            self._peak = self._held = 0
+        self._sample()
+        if self._stop is None:
+            self._stop = threading.Event()
+            threading.Thread(target=self._watch, args=(self._stop,), daemon=True).start()
+
+    def _watch(self, stop: threading.Event) -> None:
+        while not stop.wait(self.interval_seconds):
+            self._sample()
+
+    def _close(self) -> None:
+        if self.phase is None:
+            return
+        self._sample()
+        with self._lock:
+            self._keep(self.instants, self._peak)
+            self._keep(self.reserved, self._held)
+            self.device_bytes = max(self.device_bytes, self._held)
+
+    def stop(self) -> dict[str, int]:
+        """Ends the running phase and the sampling thread, and returns the peaks."""
+        found = super().stop()
+        if self._stop is not None:
+            self._stop.set()
+            self._stop = None
+        return found
+
+
+class MpsPeakMeter(SampledPeakMeter):
+    """Metal: bytes in tensors, and bytes that the driver holds for the process."""
+
+    def read(self) -> tuple[int, int]:
+        return int(torch.mps.current_allocated_memory()), int(torch.mps.driver_allocated_memory())
+
+
+class HostPeakMeter(SampledPeakMeter):
+    """Resident memory of the process, Python and libraries included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import psutil
+
+        self._process = psutil.Process(os.getpid())
+
+    def read(self) -> tuple[int, int]:
+        resident = int(self._process.memory_info().rss)
+        return resident, resident
+
+
+def peak_meter(device: str | torch.device) -> PeakMeter:
+    """The meter that fits a device: `cuda`, `mps` or `cpu`."""
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        return CudaPeakMeter(chosen)
+    if chosen.type == "mps":
+        return MpsPeakMeter()
+    return HostPeakMeter()
