@@ -1,0 +1,328 @@
+"""The wizard: hardware, model, data, plan, run. Holds the snapshots and hands them to the screens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.reactive import reactive
+from textual.screen import Screen
+
+from planner.errors import TuneplanError
+from planner.spec import HardwareProfile
+from planner.tui import messages, state, work as questions
+from planner.tui.running import RunControl
+from planner.tui.screens.base import WizardScreen
+from planner.tui.screens.data import DataScreen
+from planner.tui.screens.end import EndScreen
+from planner.tui.screens.hardware import HardwareScreen
+from planner.tui.screens.live import LiveScreen
+from planner.tui.screens.modals import HelpScreen, QuitScreen
+from planner.tui.screens.model import ModelScreen
+from planner.tui.screens.plan import PlanScreen
+from planner.tui.state import WizardState
+from planner.tui.work import Evaluation, Recommendation
+
+ORDER = ("hardware", "model", "data", "plan")
+
+
+class TuneplanApp(RunControl, App[int]):
+    """Every start value may be given; what is given is chosen already, and the wizard opens at the first open step."""
+
+    TITLE = "tuneplan"
+    CSS_PATH = "wizard.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]
+    SCREENS = {
+        "hardware": HardwareScreen,
+        "model": ModelScreen,
+        "data": DataScreen,
+        "plan": PlanScreen,
+        "live": LiveScreen,
+        "end": EndScreen,
+    }
+    BINDINGS = [
+        Binding("f1", "help", "Help", show=False, id="app.help", tooltip="Keys and words"),
+        Binding("ctrl+q,ctrl+c", "request_quit", "Quit", show=False, priority=True, id="app.quit",
+                tooltip="Leave; asks while a run goes on"),
+    ]  # fmt: skip
+
+    wizard: reactive[WizardState] = reactive(WizardState, init=False)
+    evaluation: reactive[Evaluation | None] = reactive(None, init=False)
+    recommendation: reactive[Recommendation | None] = reactive(None, init=False)
+
+    def __init__(
+        self,
+        *,
+        gpu: str | HardwareProfile | None = None,
+        model: str | None = None,
+        data: str | Path | None = None,
+        output: str | Path = "runs",
+        start_folder: str | Path = ".",
+        settings: Mapping[str, Any] | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        reserve_bytes: int | None = None,
+    ) -> None:
+        """Raises `TuneplanError` for a start value that is wrong.
+
+        `output`: folder that gets one folder per run; `start_folder`: where the directory tree opens;
+        `settings`, `hyperparameters`: values that count as set by the person.
+        """
+        super().__init__()
+        self.output = Path(output)
+        self.start_folder = str(Path(start_folder).absolute())
+        self.profiles: tuple[HardwareProfile, ...] = ()
+        self._busy: dict[str, bool] = {}
+        self._again: set[str] = set()
+        start = state.preset(settings or {}, hyperparameters or {}, reserve_bytes)
+        if gpu is not None:
+            start = state.with_hardware(start, self.find_hardware(gpu) if isinstance(gpu, str) else gpu)
+        if model is not None:
+            found = questions.read_model(model, final=True)
+            if found.model is None:
+                raise state.InvalidInput(found.error or f"{model}: not a model")
+            start = state.with_model(start, found.model, model)
+        if data is not None:
+            measured = questions.read_data(str(data), start, final=True)
+            if measured.dataset is None:
+                raise state.InvalidInput(measured.error or f"{data}: not a data set")
+            start = state.with_dataset(start, measured.dataset)
+        self.set_reactive(TuneplanApp.wizard, start)
+
+    # ------------------------------------------------------------------------------------------------------- start
+
+    def on_mount(self) -> None:
+        from hardware_profiles.loader import all_profiles
+
+        self.profiles = all_profiles()
+        self.look_at_machine()
+        first = self.wizard
+        done = {"hardware": first.hardware, "model": first.model, "data": first.dataset}
+        self.push_screen(next((name for name in ORDER if not done.get(name)), "plan"))
+        if first.hardware and first.model:
+            self.update(first)
+
+    def find_hardware(self, name: str) -> HardwareProfile:
+        """A device by name or alias, `auto` for this machine's; `InvalidInput` with near names."""
+        from planner import hardware
+
+        return hardware.find(name)
+
+    def model_entries(self) -> list[tuple[str, str, str]]:
+        """The catalogue as (name, row, words that also match)."""
+        from planner import catalogue
+
+        rows = []
+        for entry in catalogue.entries():
+            size = questions.figures.parameters(entry.published_parameters) if entry.published_parameters else ""
+            rows.append((entry.name, f"{entry.name:<25}{size:>7}", f"{entry.hub_id} {' '.join(entry.aliases)}"))
+        return rows
+
+    # ----------------------------------------------------------------------------------------------------- choosing
+
+    def update(self, new: WizardState) -> None:
+        """The next state; figures, tiers and advice follow."""
+        self.wizard = new
+        if new.hardware and new.model:
+            self._ask("evaluate")
+            self._ask("recommend")
+
+    def choose_hardware(self, profile: HardwareProfile) -> None:
+        """Takes a device."""
+        self.update(state.with_hardware(self.wizard, profile))
+
+    def choose_data(self, dataset: Any) -> None:
+        """Takes a measured data set, or none."""
+        self.update(state.with_dataset(self.wizard, dataset))
+
+    def go(self, name: str) -> None:
+        """Shows a step."""
+        self.switch_screen(name)
+
+    def action_back(self) -> None:
+        """The step before; on the first one nothing happens."""
+        place = self.screen.PLACE if isinstance(self.screen, WizardScreen) else 0
+        if place > 0:
+            self.go(ORDER[place - 1])
+
+    # ------------------------------------------------------------------------------------------------------ workers
+
+    @property
+    def idle(self) -> bool:
+        """Whether every question that was asked has been answered (runs aside)."""
+        return not any(self._busy.values()) and not self._again
+
+    def _ask(self, question: str) -> None:
+        """One thread per question at a time; asked again meanwhile, it is asked once more with the newest state."""
+        if self._busy.get(question):
+            self._again.add(question)
+            return
+        self._busy[question] = True
+        snapshot = self.wizard
+        if question == "evaluate":
+            self._evaluate(snapshot)
+        else:
+            self._recommend(snapshot)
+
+    def _answered(self, question: str) -> bool:
+        """Notes an answer; True when it is still about the newest state."""
+        self._busy[question] = False
+        if question in self._again:
+            self._again.discard(question)
+            self._ask(question)
+            return False
+        return True
+
+    @work(thread=True, group="evaluate", exit_on_error=False)
+    def _evaluate(self, snapshot: WizardState) -> None:
+        self.post_message(messages.Evaluated(questions.evaluate(snapshot)))
+
+    @work(thread=True, group="recommend", exit_on_error=False)
+    def _recommend(self, snapshot: WizardState) -> None:
+        self.post_message(messages.Recommended(questions.recommend(snapshot)))
+
+    @work(thread=True, group="machine", exit_on_error=False)
+    def look_at_machine(self) -> None:
+        """Asks which device this machine has."""
+        self.post_message(messages.HardwareReady(questions.look_at_machine()))
+
+    @work(thread=True, group="model", exit_on_error=False)
+    def read_model(self, name: str, final: bool) -> None:
+        """Reads a model; `final` means that it was chosen."""
+        self.post_message(messages.ModelReady(questions.read_model(name, final=final)))
+
+    @work(thread=True, group="data", exit_on_error=False)
+    def read_data(self, path: str) -> None:
+        """Measures a data set."""
+        self.post_message(messages.DataReady(questions.read_data(path, self.wizard, final=False)))
+
+    # ------------------------------------------------------------------------------------------------------ answers
+
+    def on_evaluated(self, message: messages.Evaluated) -> None:
+        """Figures arrived. Older ones are shown too: they are nearer than those on the screen."""
+        self.evaluation = message.evaluation
+        self._answered("evaluate")
+
+    def on_recommended(self, message: messages.Recommended) -> None:
+        """Tiers and advice arrived; once per device, model and data they are taken over."""
+        self.recommendation = message.recommendation
+        if self._answered("recommend"):
+            adopted = questions.adopt(self.wizard, message.recommendation)
+            if adopted is not self.wizard:
+                self.update(adopted)
+
+    def on_hardware_ready(self, message: messages.HardwareReady) -> None:
+        """This machine's device is known."""
+        found = message.found
+        if found.profile is None:
+            if isinstance(self.screen, WizardScreen):
+                self.screen.say(found.error or "this machine's device was not found", error=True)
+            return
+        own = found.profile
+        others = tuple(profile for profile in self.profiles if profile.name != own.name)
+        self.profiles = (own, *others)
+        known = replace(
+            self.wizard, this_machine=own.name, used_by_others_bytes=found.used_by_others_bytes, note=found.note
+        )
+        if known.hardware is not None and known.hardware.name == own.name:
+            known = replace(known, hardware=own)
+        self.update(known)
+
+    def on_model_ready(self, message: messages.ModelReady) -> None:
+        """A model was read."""
+        found = message.found
+        screen = self.screen
+        if found.final and found.model is not None:
+            if isinstance(screen, WizardScreen):
+                screen.say()
+            self.update(state.with_model(self.wizard, found.model, found.name))
+            if isinstance(screen, ModelScreen):
+                self.go("data")
+        elif isinstance(screen, ModelScreen):
+            screen.show(found)
+
+    def on_data_ready(self, message: messages.DataReady) -> None:
+        """A data set was measured."""
+        if isinstance(self.screen, DataScreen):
+            self.screen.show(message.found)
+
+    # ---------------------------------------------------------------------------------------------- help, quitting
+
+    def action_help(self) -> None:
+        """What this step is for, and its keys."""
+        screen = self.screen
+        if not isinstance(screen, WizardScreen):
+            return
+        keys: dict[str, tuple[str, str, str]] = {}
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if not binding.system and binding.description:
+                shown = self.get_key_display(binding)
+                keys.setdefault(binding.action, (shown, binding.description, binding.tooltip))
+        self.push_screen(HelpScreen(screen.HELP_TEXT, list(keys.values())))
+
+    def action_request_quit(self) -> None:
+        """Leaves; while a run goes on it asks what shall become of it."""
+        if not self.running:
+            self.exit(self.exit_code)
+        elif not isinstance(self.screen, QuitScreen):
+            self.push_screen(QuitScreen(self.run_folder), self._quit_answered)
+
+    async def action_quit(self) -> None:
+        """The palette's Quit asks as well."""
+        self.action_request_quit()
+
+    def action_help_quit(self) -> None:
+        """Ctrl-C in a place that binds it itself."""
+        self.action_request_quit()
+
+    def _quit_answered(self, answer: str | None) -> None:
+        if answer == "leave":
+            self.leave_run()
+            self.exit(0, message=f"The run goes on in {self.run_folder}")
+        elif answer == "stop":
+            self.stop_and_quit()
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Every step and every action of the step by name, in the command palette."""
+        if isinstance(screen, WizardScreen):
+            for active in screen.active_bindings.values():
+                binding = active.binding
+                if binding.tooltip and binding.id and binding.id.split(".")[0] in self.SCREENS and active.enabled:
+                    yield SystemCommand(
+                        binding.description, binding.tooltip, lambda action=binding.action: self._run_on_screen(action)
+                    )
+            if not self.running:
+                for name in ORDER:
+                    yield SystemCommand(f"Go to {name}", f"Shows the step {name}", lambda name=name: self.go(name))
+        yield from super().get_system_commands(screen)
+
+    def _run_on_screen(self, action: str) -> None:
+        self.call_later(self.run_action, action, self.screen)
+
+    def _fatal_error(self) -> None:
+        """A bug: one line on the terminal instead of a traceback, the rest goes to a file."""
+        from planner.tui.crash import record
+
+        self.bell()
+        self._exit_renderables.append(record(sys.exc_info()[1]))
+        self._close_messages_no_wait()
+
+
+def run(plan_defaults: Mapping[str, Any] | None = None) -> int:
+    """Opens the wizard in this terminal; `plan_defaults` are `TuneplanApp`'s arguments. Returns the exit code."""
+    try:
+        app = TuneplanApp(**(plan_defaults or {}))
+    except TuneplanError as error:
+        print(f"plan: {error}", file=sys.stderr)
+        return error.exit_code
+    result = app.run()
+    if app.return_code:
+        return app.return_code
+    return result or 0

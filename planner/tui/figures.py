@@ -1,0 +1,172 @@
+"""Numbers turned into what a terminal shows: bars in whole cells, short texts. UI-free, no widget, no style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.records import CheckReport, MemoryReport
+from planner.units import format_bytes, format_duration
+
+VERDICTS = {"fits": "FITS", "tight": "TIGHT", "does_not_fit": "DOES NOT FIT"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """A stacked bar: cells per component, then empty cells; where the budget and the upper interval end stand."""
+
+    segments: tuple[tuple[str, int], ...]
+    """Component name and its whole cells, largest component first."""
+    used_cells: int
+    budget_cell: int
+    """Cell in which the budget ends; equal to `width` where it ends at the bar's end."""
+    upper_cell: int
+    width: int
+
+
+def memory_bar(memory: MemoryReport, width: int) -> Bar:
+    """The peak's components against the budget in `width` cells; the scale is the larger of the two."""
+    scale = max(memory.budget_bytes, memory.device_peak_bytes, 1)
+    parts = sorted(((n, b) for n, b in memory.components.items() if b > 0), key=lambda part: -part[1])
+    used = min(width, max(1, round(memory.device_peak_bytes / scale * width)))
+    cells = apportion([size for _, size in parts], used)
+    return Bar(
+        segments=tuple((name, count) for (name, _), count in zip(parts, cells, strict=True) if count),
+        used_cells=used,
+        budget_cell=round(memory.budget_bytes / scale * width),
+        upper_cell=min(width, round(memory.interval_bytes[1] / scale * width)),
+        width=width,
+    )
+
+
+def apportion(weights: Sequence[float], cells: int) -> list[int]:
+    """Whole cells in proportion to the weights, by largest remainder, summing to `cells`."""
+    total = sum(weights)
+    if not total:
+        return [0] * len(weights)
+    exact = [weight / total * cells for weight in weights]
+    whole = [int(share) for share in exact]
+    order = sorted(range(len(exact)), key=lambda index: whole[index] - exact[index])
+    for index in order[: cells - sum(whole)]:
+        whole[index] += 1
+    return whole
+
+
+def filled(value: float, full: float, width: int) -> int:
+    """Cells of a plain bar, 0..width."""
+    return 0 if full <= 0 else max(0, min(width, round(value / full * width)))
+
+
+def components(memory: MemoryReport) -> list[tuple[str, int, float]]:
+    """Name, bytes and share of the peak of every component, largest first."""
+    peak = max(memory.device_peak_bytes, 1)
+    parts = sorted(memory.components.items(), key=lambda part: -part[1])
+    return [(name, size, size / peak) for name, size in parts if size]
+
+
+def instants(memory: MemoryReport) -> list[tuple[str, int, bool]]:
+    """Name, allocated bytes and whether it binds, in the order of a step."""
+    return [(name, size, name == memory.binding_instant) for name, size in memory.instants.items()]
+
+
+SHORT_NAMES = {
+    "optimizer_state": "optimizer",
+    "layer_activations": "layers",
+    "lora_activations": "lora",
+    "logits_and_loss": "logits",
+    "fragmentation": "allocator",
+    "checkpoints": "checkpoints",
+}
+
+
+def short_name(component: str) -> str:
+    """A component in eleven letters at most."""
+    return SHORT_NAMES.get(component, component.replace("_", " "))[:11]
+
+
+def short_bytes(size_bytes: float) -> str:
+    """Bytes with the binary prefix alone, for narrow columns: `15.8Gi`."""
+    return format_bytes(size_bytes).removesuffix("B").replace(" ", "")
+
+
+def byte_range(low: int, high: int) -> str:
+    """Two sizes with the unit once where it is the same: `15.5–16.4 GiB`."""
+    first, second = format_bytes(low), format_bytes(high)
+    if first.split()[-1] == second.split()[-1]:
+        first = first.split()[0]
+    return f"{first}–{second}"
+
+
+def speed_line(report: CheckReport) -> str:
+    """Tokens per second, step and epoch time in one line."""
+    speed = report.speed
+    if speed is None:
+        return "speed not known for this device"
+    parts = [f"{speed.tokens_per_second:,.0f} tokens/s", f"step {format_duration(speed.step_seconds)}"]
+    if speed.epoch_seconds is not None:
+        parts.append(f"epoch {format_duration(speed.epoch_seconds)}")
+    return " · ".join(parts)
+
+
+def total_time(report: CheckReport, epochs: float, max_steps: int | None) -> str | None:
+    """How long the whole run takes, where the data or the number of steps is known."""
+    speed = report.speed
+    if speed is None:
+        return None
+    by_epochs = None if speed.epoch_seconds is None else speed.epoch_seconds * epochs
+    by_steps = None if max_steps is None else speed.step_seconds * max_steps
+    known = [seconds for seconds in (by_epochs, by_steps) if seconds is not None]
+    return format_duration(min(known)) if known else None
+
+
+def tier_line(report: CheckReport) -> tuple[str, str, str, str]:
+    """Tier name, shape, device peak and speed of one recommended configuration."""
+    s = report.settings
+    layers = s.get("checkpoint_layers")
+    checkpointing = "ck" if s["gradient_checkpointing"] and layers is None else ""
+    if s["gradient_checkpointing"] and layers is not None:
+        checkpointing = f"ck{layers}"
+    shape = f"{s['batch_size']}×{s['gradient_accumulation_steps']} {s['max_length']} {checkpointing}".strip()
+    speed = f"{report.speed.tokens_per_second:,.0f}/s" if report.speed else "–"
+    return report.tier or "", shape, short_bytes(report.memory.device_peak_bytes), speed
+
+
+def remedy_line(change: dict[str, object], saves_bytes: int, costs_seconds: float | None) -> str:
+    """One remedy: what to change, what it frees, what it costs."""
+    what = ", ".join(f"{name.replace('_', ' ')} → {word(value)}" for name, value in change.items())
+    cost = "" if not costs_seconds else f", {'+' if costs_seconds > 0 else '−'}{format_duration(abs(costs_seconds))}/step"
+    return f"{what}: frees {format_bytes(saves_bytes)}{cost}"
+
+
+def word(value: object) -> str:
+    """Any value of a setting as a person reads it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (tuple, list)):
+        return " ".join(str(item) for item in value)
+    return "auto" if value is None else str(value)
+
+
+def histogram(bins: Sequence[tuple[int, int]], width: int) -> list[tuple[str, int, int]]:
+    """Label, count and bar cells of every bin; `bins` are (upper edge, count)."""
+    top = max((count for _, count in bins), default=0)
+    lows = [0, *(edge for edge, _ in bins)]
+    return [
+        (f"{low:,}–{edge:,}", count, filled(count, top, width)) for low, (edge, count) in zip(lows, bins, strict=False)
+    ]
+
+
+def parameters(count: int) -> str:
+    """A number of parameters: 2.78 B, 494 M, 86 k."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+def rate(per_second: float, unit: str) -> str:
+    """A rate with its decimal prefix: `600 GB/s`, `125 TFLOP/s`."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if per_second >= size:
+            return f"{per_second / size:.3g} {prefix}{unit}/s"
+    return f"{per_second:.3g} {unit}/s"

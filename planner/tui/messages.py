@@ -1,0 +1,66 @@
+"""What workers tell the app: typed messages that carry finished snapshots. Workers never touch a widget."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+from planner.records import Event
+from planner.tui.work import DataFound, Evaluation, HardwareFound, ModelFound, Recommendation
+
+
+class HardwareReady(Message):
+    """This machine was looked at."""
+
+    def __init__(self, found: HardwareFound) -> None:
+        self.found = found
+        super().__init__()
+
+
+class ModelReady(Message):
+    """A model was read, or the reason why not."""
+
+    def __init__(self, found: ModelFound) -> None:
+        self.found = found
+        super().__init__()
+
+
+class DataReady(Message):
+    """A data set was profiled, or the reason why not."""
+
+    def __init__(self, found: DataFound) -> None:
+        self.found = found
+        super().__init__()
+
+
+class Evaluated(Message):
+    """The current configuration was judged."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        super().__init__()
+
+
+class Recommended(Message):
+    """Tiers and advice for the current model, device and data."""
+
+    def __init__(self, recommendation: Recommendation) -> None:
+        self.recommendation = recommendation
+        super().__init__()
+
+
+class RunEvent(Message):
+    """The trainer wrote one event."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        super().__init__()
+
+
+class RunEnded(Message):
+    """The trainer's process has ended, or could not be started."""
+
+    def __init__(self, exit_code: int | None, tail: str = "", error: str | None = None) -> None:
+        self.exit_code = exit_code
+        self.tail = tail
+        self.error = error
+        super().__init__()

@@ -1,0 +1,191 @@
+"""The part of the app that owns a run: writes the plan, starts the trainer, follows its events, pauses and stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual import work
+from textual.app import App
+from textual.reactive import reactive
+
+from planner.errors import RunFailed
+from planner.tui import live, messages, state, work as questions
+from planner.tui.live import RunSnapshot
+from planner.tui.state import Doubt, WizardState
+
+if TYPE_CHECKING:
+    from planner.records import Plan
+    from planner.runs import Run
+    from planner.tui.work import Evaluation, Recommendation
+
+
+class RunControl(App[int]):
+    """One run at a time. The trainer outlives the wizard where the person wants that."""
+
+    run_snapshot: reactive[RunSnapshot | None] = reactive(None, init=False)
+
+    wizard: reactive[WizardState]
+    evaluation: reactive[Evaluation | None]
+    recommendation: reactive[Recommendation | None]
+    output: Path
+
+    exit_code = 0
+    run_folder = ""
+    _run: Run | None = None
+    _quit_when_over = False
+    _plan_path: Path | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a trainer that this wizard started has not ended yet."""
+        return self._run is not None and self.run_snapshot is not None and not self.run_snapshot.over
+
+    # ----------------------------------------------------------------------------------------------------- starting
+
+    def doubt(self) -> Doubt | None:
+        """What speaks against starting now."""
+        now = self.evaluation
+        return state.doubt(self.wizard, now.report if now else None, now.error if now else None)
+
+    def _plan(self) -> Plan:
+        evaluation = questions.evaluate(self.wizard)
+        return questions.make_plan(self.wizard, evaluation, self.recommendation)
+
+    def save_plan(self) -> Path:
+        """Writes the plan file beside the runs, without starting anything."""
+        from planner import plans
+
+        name = questions.run_folder(self.wizard, self.output).name
+        return plans.save(self._plan(), self.output / f"{name}.yaml")
+
+    def start_training(self) -> None:
+        """Writes the plan into a folder of its own and starts the trainer on it."""
+        from planner import plans
+
+        plan = self._plan()
+        folder = questions.run_folder(self.wizard, self.output)
+        self._plan_path = plans.save(plan, folder / "plan.yaml")
+        self.run_folder = str(folder)
+        self._begin(plan, resume=False)
+
+    def resume_run(self) -> None:
+        """Starts the trainer again on the same plan and folder, from its last checkpoint."""
+        from planner import plans
+
+        if self._plan_path is not None:
+            self._begin(plans.load(self._plan_path), resume=True)
+
+    def _begin(self, plan: Plan, *, resume: bool) -> None:
+        from planner import runs
+
+        assert self._plan_path is not None
+        self.exit_code = 0
+        self.run_snapshot = live.begin(plan)
+        try:
+            self._run = runs.start(self._plan_path, output=self.run_folder, resume=resume)
+        except OSError as error:
+            raise RunFailed(f"the trainer can't be started: {error.strerror or error}") from None
+        self.switch_screen("live")
+        self._follow(self._run)
+
+    @work(thread=True, group="run", exit_on_error=False)
+    def _follow(self, run: Run) -> None:
+        """Turns what the trainer writes into messages until it ends."""
+        try:
+            for event in run.events():
+                self.post_message(messages.RunEvent(event))
+            code = run.wait()
+        except Exception as error:
+            self.post_message(messages.RunEnded(None, error=questions.error_line(error)))
+            return
+        self.post_message(messages.RunEnded(code, run.error_tail()))
+
+    # ---------------------------------------------------------------------------------------------------- following
+
+    def on_run_event(self, message: messages.RunEvent) -> None:
+        """The trainer said something."""
+        if self.run_snapshot is not None:
+            self.run_snapshot = live.reduce(self.run_snapshot, message.event)
+
+    def on_run_ended(self, message: messages.RunEnded) -> None:
+        """The trainer has ended, one way or another."""
+        if self.run_snapshot is None:
+            return
+        if message.error is not None:
+            self.run_snapshot = live.fail(self.run_snapshot, message.error)
+        else:
+            self.run_snapshot = live.ended(self.run_snapshot, message.exit_code, message.tail)
+        self.exit_code = RunFailed.exit_code if self.run_snapshot.phase == "failed" else 0
+        self._run = None
+        if self._quit_when_over:
+            self.exit(self.exit_code, message=f"The run is {self.run_snapshot.doing}: {self.run_folder}")
+        else:
+            while len(self.screen_stack) > 2:
+                self.pop_screen()
+            self.switch_screen("end")
+
+    # -------------------------------------------------------------------------------------------------- controlling
+
+    def pause_or_resume(self) -> None:
+        """Pauses after the step; a paused run goes on."""
+        if self._run is None or self.run_snapshot is None:
+            return
+        if self.run_snapshot.phase == "paused":
+            self._command("resume")
+        else:
+            self._command("pause")
+            self.run_snapshot = live.note(self.run_snapshot, self.run_snapshot.phase, "pausing after this step")
+
+    def stop_run(self) -> None:
+        """Stops after the step, with a checkpoint."""
+        if self._run is not None and self.run_snapshot is not None:
+            self._command("stop")
+            self.run_snapshot = live.note(self.run_snapshot, "stopping", "stopping after this step")
+
+    def stop_and_quit(self) -> None:
+        """Stops the run and leaves once it has ended."""
+        self._quit_when_over = True
+        if self.running:
+            self.stop_run()
+        else:
+            self.exit(self.exit_code)
+
+    def leave_run(self) -> None:
+        """Lets the trainer go on alone."""
+        if self._run is not None:
+            self._run.detach()
+            self._run = None
+
+    def _command(self, command: str) -> None:
+        """Tells the trainer something; one that is gone will be noticed by its end."""
+        try:
+            getattr(self._run, command)()
+        except (OSError, RunFailed):
+            return
+
+    # ------------------------------------------------------------------------------------------------------- ending
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether the run that ended left something to go on from."""
+        run = self.run_snapshot
+        if run is None or not run.over or self._plan_path is None:
+            return False
+        stopped = (run.result or {}).get("reason") == "stopped"
+        return (run.phase == "failed" or stopped) and run.checkpoint is not None
+
+    def next_commands(self) -> list[tuple[str, str]]:
+        """What to type after the run: (why, command)."""
+        run = self.run_snapshot
+        if run is None:
+            return []
+        found: list[tuple[str, str]] = []
+        result: dict[str, Any] = run.result or {}
+        if result.get("adapter_path"):
+            found.append(("generate with it:", f"python -m trainer generate {result['adapter_path']} --prompt '…'"))
+        if self.may_resume:
+            found.append(("go on from the last checkpoint (or press r):", f"plan train {self._plan_path} --resume"))
+        elif run.phase == "failed":
+            found.append(("no checkpoint was saved; start again with:", f"plan train {self._plan_path}"))
+        return found

@@ -1,0 +1,1 @@
+"""The wizard's screens, in the order in which they follow one another."""

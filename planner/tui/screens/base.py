@@ -1,0 +1,53 @@
+"""What all steps of the wizard share: the line at the top, the footer, one line for errors, and the keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from planner.tui.widgets.steps import StepBar
+
+if TYPE_CHECKING:
+    from planner.tui.app import TuneplanApp
+
+
+class WizardScreen(Screen[None]):
+    """A step; `PLACE` is its number in the line at the top, `HELP_TEXT` what `?` says before the keys."""
+
+    PLACE: ClassVar[int] = 0
+    HELP_TEXT: ClassVar[str] = ""
+    BINDINGS = [
+        Binding("escape", "app.back", "Back", id="wizard.back", tooltip="To the step before"),
+        Binding("question_mark", "app.help", "Help", key_display="?", id="wizard.help", tooltip="Keys and words"),
+        Binding("q", "app.request_quit", "Quit", id="wizard.quit", tooltip="Leave; asks while a run goes on"),
+    ]
+
+    @property
+    def wizard_app(self) -> TuneplanApp:
+        """The app, typed."""
+        return cast("TuneplanApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield StepBar(self.PLACE)
+        yield from self.body()
+        yield Static("", id="message")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def body(self) -> ComposeResult:
+        """The panes between the line at the top and the footer."""
+        yield from ()
+
+    def on_resize(self) -> None:
+        """A wide terminal has room to name the command palette's key."""
+        self.query_one(Footer).show_command_palette = self.size.width >= 110
+
+    def say(self, text: str = "", *, error: bool = False) -> None:
+        """One line above the footer; empty hides it."""
+        line = self.query_one("#message", Static)
+        line.update(text)
+        line.set_class(bool(text), "shown")
+        line.set_class(error, "error")

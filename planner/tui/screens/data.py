@@ -1,0 +1,150 @@
+"""Step 3: the data set, picked from the tree or typed; may be skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from planner.dataset import DatasetProfile
+from planner.tui import figures
+from planner.tui.screens.base import WizardScreen
+from planner.tui.widgets.data_tree import DataTree
+from planner.tui.widgets.filter_list import LineInput
+from planner.tui.work import DataFound, expand
+
+HISTOGRAM_BINS = 10
+
+
+class DataScreen(WizardScreen):
+    """Directory tree and path line at the left, what the file holds at the right."""
+
+    PLACE = 2
+    HELP_TEXT = (
+        "The examples to learn from: JSONL, JSON, CSV, TSV or parquet, in the shapes messages, prompt + completion, "
+        "instruction/input/output, ShareGPT conversations or text; the shape is found by itself. Enter on a file reads "
+        "it, Enter again takes it. Tab moves between the path line, the tree and the details.\n\nWithout data a plan "
+        "still stands, but says nothing of the length of an epoch, and nothing can be trained."
+    )
+    BINDINGS = [
+        Binding("ctrl+n", "next", "Next / skip", key_display="^n", id="data.next", tooltip="Go on, with data or without"),
+        Binding("ctrl+r", "drop", "Remove", key_display="^r", id="data.drop", tooltip="Plan without data"),
+    ]
+
+    def body(self) -> ComposeResult:
+        with Horizontal(classes="panes"):
+            with Vertical(id="files", classes="pane"):
+                yield LineInput(placeholder="type a path, or pick below", compact=True, id="path", select_on_focus=False)
+                yield DataTree(self.wizard_app.start_folder, id="tree")
+            with VerticalScroll(id="facts", classes="pane"):
+                yield Static("", id="facts-text", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#files").border_title = "Data"
+        self.query_one("#facts").border_title = "What it holds"
+        self.query_one(DataTree).focus()
+        self.refresh_choice()
+
+    def refresh_choice(self) -> None:
+        """Shows the data set that is chosen, if any."""
+        wizard = self.wizard_app.wizard
+        if wizard.dataset is not None:
+            self.show(DataFound(path=wizard.dataset.path, dataset=wizard.dataset))
+            with self.prevent(Input.Changed):
+                self.query_one("#path", Input).value = wizard.data.path or ""
+        else:
+            self._found: DataFound | None = None
+            self.query_one("#facts-text", Static).update(
+                Content.styled("No data yet. Pick a file, or skip with ^n: the plan then knows no epoch.", "dim")
+            )
+
+    @on(DataTree.FileSelected)
+    def _picked(self, event: DataTree.FileSelected) -> None:
+        event.stop()
+        with self.prevent(Input.Changed):
+            self.query_one("#path", Input).value = str(event.path)
+        self._read_or_take(str(event.path))
+
+    @on(Input.Submitted, "#path")
+    def _typed(self, event: Input.Submitted) -> None:
+        event.stop()
+        if not event.value.strip():
+            self.action_next()
+            return
+        self._read_or_take(event.value.strip())
+
+    def _read_or_take(self, path: str) -> None:
+        if self._found is not None and self._found.dataset is not None and self._found.path == path:
+            self._take()
+            return
+        self.say(f"reading {Path(path).name} …")
+        self.wizard_app.read_data(path)
+
+    def _take(self) -> None:
+        assert self._found is not None
+        assert self._found.dataset is not None
+        self.say()
+        self.wizard_app.choose_data(self._found.dataset)
+        self.wizard_app.go("plan")
+
+    def show(self, found: DataFound) -> None:
+        """A data set was read: its figures, or what was wrong with it."""
+        if found.dataset is None:
+            self._found = None
+            self.say(found.error or "this file can't be read", error=True)
+            self.query_one("#facts-text", Static).update("")
+            return
+        self._found = found
+        chosen = self.wizard_app.wizard.dataset is found.dataset
+        self.say("" if chosen else "Enter takes this data set")
+        length = self.wizard_app.wizard.choices.max_length
+        self.query_one("#facts-text", Static).update(data_text(found.dataset, length))
+        self.query_one("#facts").scroll_home(animate=False)
+
+    def action_next(self) -> None:
+        """Goes on: with the data set shown, or without one."""
+        typed = self.query_one("#path", Input).value.strip()
+        if self._found is not None:
+            self._take()
+        elif typed and expand(typed) != (self.wizard_app.wizard.data.path or ""):
+            self._read_or_take(typed)
+        else:
+            self.say()
+            self.wizard_app.go("plan")
+
+    def action_drop(self) -> None:
+        """Forgets the data set."""
+        self.wizard_app.choose_data(None)
+        self.query_one("#path", Input).value = ""
+        self.say()
+        self.refresh_choice()
+
+
+def data_text(data: DatasetProfile, max_length: int) -> Content:
+    """Format, size, lengths and what the current length cuts."""
+    exact = "" if data.exact else "about "
+    rows = [
+        ("format", data.format),
+        ("examples", f"{data.examples:,}"),
+        ("tokens", f"{exact}{data.tokens:,}"),
+        ("half up to", f"{exact}{data.percentile(0.5):,} tokens"),
+        ("95 % up to", f"{exact}{data.percentile(0.95):,} tokens"),
+        ("longest", f"{exact}{data.longest:,} tokens"),
+        (
+            f"cut at {max_length:,}",
+            f"{data.share_truncated(max_length):.1%} of the examples, {data.share_tokens_lost(max_length):.1%} of tokens",
+        ),
+    ]
+    parts: list[Content | str | tuple[str, str]] = [(Path(data.path).name, "bold"), "\n"]
+    for name, text in rows:
+        parts += [(f"{name:<14}", "dim"), text, "\n"]
+    parts += ["\n", ("Lengths in tokens\n", "bold underline")]
+    for label, count, cells in figures.histogram(data.histogram(HISTOGRAM_BINS), 18):
+        parts += [(f"{label:>13} ", "dim"), ("█" * cells or ("▏" if count else ""), "$accent"), f" {count:,}\n"]
+    parts += [("\n" + data.basis, "dim")]
+    return Content.assemble(*parts)

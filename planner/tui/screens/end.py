@@ -1,0 +1,79 @@
+"""The end of a run: what came of it, or why it failed and how to go on."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from planner.tui import live
+from planner.tui.screens.base import WizardScreen
+from planner.tui.widgets.charts import Curves
+
+
+class EndScreen(WizardScreen):
+    """Adapter, losses, predicted against measured, and the next command; after a failure, how to resume."""
+
+    PLACE = 4
+    HELP_TEXT = (
+        "The run has ended. The adapter is in PEFT's format and loads with plain PEFT. The observation holds predicted "
+        "and measured peaks; later plans on this machine learn from it. r resumes a run that stopped or failed from "
+        "its last checkpoint, n goes back to the plan for another run."
+    )
+    BINDINGS = [
+        Binding("r", "resume", "Resume", id="end.resume", tooltip="Go on from the last checkpoint"),
+        Binding("n", "app.back", "New run", id="end.new", tooltip="Back to the plan"),
+        Binding("c", "curve", "Curve", id="end.curve", tooltip="Loss, learning rate, tokens/s"),
+        Binding("escape", "app.back", "Plan", show=False, id="end.back", tooltip="Back to the plan"),
+    ]
+
+    def body(self) -> ComposeResult:
+        with VerticalScroll(id="outcome", classes="pane"):
+            yield Static("", id="outcome-text", markup=False)
+        yield Curves(id="curves")
+
+    def on_mount(self) -> None:
+        self.watch(self.app, "run_snapshot", self._show)
+
+    def on_screen_resume(self) -> None:
+        """Shows the run that has just ended."""
+        self.query_one("#outcome").focus()
+        self._show()
+        self.refresh_bindings()
+
+    def _show(self) -> None:
+        run = self.wizard_app.run_snapshot
+        if run is None or not run.over:
+            return
+        failed = run.phase == "failed"
+        self.query_one("#outcome").border_title = "The run failed" if failed else f"The run is {run.doing}"
+        self.query_one("#outcome").set_class(failed, "failed")
+        parts: list[str | tuple[str, str]] = []
+        if failed:
+            parts += [(f"{run.failure}\n\n", "bold $text-error")]
+            for line in run.log[-4:-1]:
+                parts += [(f"{line}\n", "dim")]
+            parts.append("\n" if len(run.log) > 1 else "")
+        else:
+            for name, text in live.outcome(run):
+                parts += [(f"{name:<27}", "dim"), (f"{text}\n", "bold")]
+        for title, command in self.wizard_app.next_commands():
+            parts += [(f"\n{title}\n", "dim"), (f"  {command}\n", "bold $accent")]
+        self.query_one("#outcome-text", Static).update(Content.assemble(*parts))
+        self.query_one(Curves).run = run
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Resume is offered where there is something to resume."""
+        if action == "resume":
+            return self.wizard_app.may_resume
+        return True
+
+    def action_resume(self) -> None:
+        """Starts the trainer again from its last checkpoint."""
+        self.wizard_app.resume_run()
+
+    def action_curve(self) -> None:
+        """The next curve."""
+        self.query_one(Curves).next_view()

@@ -1,0 +1,119 @@
+"""Step 1: the device, found by itself and changeable."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from planner.errors import TuneplanError
+from planner.spec import HardwareProfile
+from planner.tui import figures
+from planner.tui.screens.base import WizardScreen
+from planner.tui.widgets.filter_list import FilterList
+from planner.units import format_bytes
+
+
+class HardwareScreen(WizardScreen):
+    """A filterable list of devices and the facts of the one under the cursor."""
+
+    PLACE = 0
+    HELP_TEXT = (
+        "The device that the training will run on. This machine's own is found by itself and stands first; any other "
+        "may be planned for. Type to narrow the list, ↑ ↓ to move, Enter to choose. Tab goes to the facts, where ↑ ↓ "
+        "scroll.\n\nbudget: the bytes a run may use = total − what other processes hold − the reserve that stays free."
+    )
+    BINDINGS = [Binding("enter", "choose", "Choose", key_display="⏎", id="hardware.choose", tooltip="Take this device")]
+
+    def body(self) -> ComposeResult:
+        with Horizontal(classes="panes"):
+            yield FilterList("type to filter: a10g, 4090, m3 …", id="devices")
+            with VerticalScroll(id="facts", classes="pane"):
+                yield Static("", id="facts-text", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#devices").border_title = "Hardware"
+        self.query_one("#facts").border_title = "Facts"
+        self.watch(self.app, "wizard", self._fill)
+        self.query_one(FilterList).focus_filter()
+
+    def _fill(self) -> None:
+        wizard = self.wizard_app.wizard
+        entries = []
+        for profile in self.wizard_app.profiles:
+            here = profile.name == wizard.this_machine
+            size = f"{profile.total_bytes / 2**30:.0f} GiB"
+            row = f"{'★ ' if here else '  '}{profile.name:<18}{size:>8}"
+            entries.append((here, (profile.name, row, f"{profile.title} {' '.join(profile.aliases)}")))
+        entries.sort(key=lambda entry: not entry[0])
+        chosen = wizard.hardware.name if wizard.hardware else wizard.this_machine
+        if entries == getattr(self, "_shown", None):
+            return
+        self._shown = entries
+        self.query_one(FilterList).fill([entry for _, entry in entries], select=chosen)
+        self.query_one("#devices").border_subtitle = "★ this machine" if wizard.this_machine else "looking …"
+
+    @on(FilterList.Highlighted)
+    def _highlighted(self, event: FilterList.Highlighted) -> None:
+        profile = self._profile(event.key)
+        text = facts_text(profile, self._used(profile)) if profile else Content.styled("no such device is known", "dim")
+        if profile and profile.name == self.wizard_app.wizard.this_machine and self.wizard_app.wizard.note:
+            text = Content.assemble(text, "\n\n", self.wizard_app.wizard.note)
+        self.query_one("#facts-text", Static).update(text)
+        self.query_one("#facts").scroll_home(animate=False)
+
+    @on(FilterList.Chosen)
+    def _chosen(self, event: FilterList.Chosen) -> None:
+        profile = self._profile(event.key)
+        if profile is None:
+            try:
+                profile = self.wizard_app.find_hardware(event.text)
+            except TuneplanError as error:
+                self.say(str(error), error=True)
+                return
+        self.say()
+        self.wizard_app.choose_hardware(profile)
+        self.wizard_app.go("model")
+
+    def action_choose(self) -> None:
+        """Takes the device under the cursor, wherever the focus is."""
+        listing = self.query_one(FilterList)
+        self._chosen(FilterList.Chosen(listing.current, listing.text))
+
+    def _profile(self, key: str | None) -> HardwareProfile | None:
+        return next((profile for profile in self.wizard_app.profiles if profile.name == key), None)
+
+    def _used(self, profile: HardwareProfile | None) -> int:
+        wizard = self.wizard_app.wizard
+        return wizard.used_by_others_bytes if profile and profile.name == wizard.this_machine else 0
+
+
+def facts_text(profile: HardwareProfile, used_by_others_bytes: int = 0) -> Content:
+    """Everything known of a device, each fact with its source and date."""
+    reserve = profile.reserve_bytes
+    rows = [
+        ("total", format_bytes(profile.total_bytes)),
+        ("reserve", format_bytes(reserve)),
+        ("held by others", format_bytes(used_by_others_bytes) if used_by_others_bytes else "nothing known"),
+        ("budget", format_bytes(max(0, profile.budget_bytes - used_by_others_bytes))),
+        ("bandwidth", figures.rate(profile.bandwidth_bytes_per_second, "B")),
+        ("dtypes", " ".join(profile.dtypes)),
+    ]
+    rows += [(f"peak {name}", figures.rate(rate, "FLOP")) for name, rate in profile.flops_per_second.items()]
+    if profile.compute_capability:
+        rows.append(("capability", ".".join(str(part) for part in profile.compute_capability)))
+    rows.append(("context", format_bytes(profile.context_bytes)))
+    rows.append(("memory", "shared with the CPU" if profile.unified_memory else "the device's own"))
+    if profile.aliases:
+        rows.append(("also", ", ".join(profile.aliases)))
+    parts: list[Content | str | tuple[str, str]] = [(profile.title, "bold"), "\n"]
+    for name, text in rows:
+        parts += [(f"{name:<15}", "dim"), text, "\n"]
+    if profile.facts:
+        parts += ["\n", ("Sources\n", "bold underline")]
+        for name, fact in profile.facts.items():
+            parts += [f"{name} ", (f"{fact.value:g} {fact.unit}\n", "bold"), (f"  {fact.source}, {fact.date}\n", "dim")]
+    return Content.assemble(*parts)

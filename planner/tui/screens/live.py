@@ -1,0 +1,137 @@
+"""Step 5: the run. Curves, numbers, memory, log and sample; pause, resume and stop."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Log, Static
+
+from planner.tui import figures, live
+from planner.tui.live import RunSnapshot
+from planner.tui.screens.base import WizardScreen
+from planner.tui.widgets.charts import Curves
+from planner.units import format_bytes
+
+PHASE_STYLES = {"paused": "bold $text-warning", "stopping": "bold $text-warning", "failed": "bold $text-error"}
+BAR_WIDTH = 12
+
+
+class LiveScreen(WizardScreen):
+    """Shows the run's snapshot as it grows."""
+
+    PLACE = 4
+    HELP_TEXT = (
+        "The run. The trainer is a process of its own: p pauses it after the step and lets it go on, s stops it after "
+        "the step with a checkpoint. c shows the next curve (loss, learning rate, tokens/s), l changes between log and "
+        "sample where both have no room. Leaving with q asks whether the run shall go on.\n\npredicted and measured are "
+        "both the peak of allocated bytes; device is what the whole process holds."
+    )
+    BINDINGS = [
+        Binding("p", "pause", "Pause/resume", id="live.pause", tooltip="Pause after the step, or go on"),
+        Binding("s", "stop", "Stop", id="live.stop", tooltip="Stop after the step, with a checkpoint"),
+        Binding("c", "curve", "Curve", id="live.curve", tooltip="Loss, learning rate, tokens/s"),
+        Binding("l", "log", "Log/sample", id="live.log", tooltip="Show the log or the latest sample"),
+        Binding("escape", "ignore", "Back", show=False, id="live.noback", tooltip="There is no way back from a run"),
+    ]
+
+    def body(self) -> ComposeResult:
+        yield Static("", id="status", markup=False)
+        with Horizontal(classes="panes", id="upper"):
+            yield Curves(id="curves")
+            with Vertical(id="numbers", classes="pane"):
+                yield Static("", id="numbers-text", markup=False)
+        with Horizontal(classes="panes", id="lower"):
+            yield Log(id="log", classes="pane", max_lines=live.LOG_LINES)
+            with VerticalScroll(id="sample", classes="pane"):
+                yield Static("", id="sample-text", markup=False)
+
+    def on_mount(self) -> None:
+        self._logged: tuple[str, ...] = ()
+        self.query_one("#numbers").border_title = "Numbers"
+        self.query_one("#log").border_title = "Log"
+        self.query_one("#sample").border_title = "Latest sample"
+        self.watch(self.app, "run_snapshot", self._show)
+
+    def _show(self) -> None:
+        run: RunSnapshot | None = self.wizard_app.run_snapshot
+        if run is None:
+            return
+        self.query_one("#status", Static).update(status_line(run, self.size.width - 2))
+        self.query_one(Curves).run = run
+        self.query_one("#numbers-text", Static).update(numbers_text(run))
+        self.query_one("#sample-text", Static).update(run.sample or Content.styled("none yet: each evaluation writes one", "dim"))
+        self._write_log(run.log)
+
+    def _write_log(self, lines: tuple[str, ...]) -> None:
+        log = self.query_one("#log", Log)
+        known = self._logged
+        if lines[: len(known)] == known:
+            fresh = lines[len(known) :]
+        else:
+            log.clear()
+            fresh = lines
+        self._logged = lines
+        if fresh:
+            log.write_lines(fresh)
+
+    def on_screen_resume(self) -> None:
+        """A new run may have begun meanwhile."""
+        self.query_one("#log", Log).focus()
+        self._show()
+
+    def action_pause(self) -> None:
+        """Pauses a run that goes on, resumes a paused one."""
+        self.wizard_app.pause_or_resume()
+
+    def action_stop(self) -> None:
+        """Stops the run after its step."""
+        self.wizard_app.stop_run()
+
+    def action_curve(self) -> None:
+        """The next curve."""
+        self.query_one(Curves).next_view()
+
+    def action_log(self) -> None:
+        """Log or sample, where the terminal has room for one of them."""
+        self.toggle_class("show-sample")
+
+    def action_ignore(self) -> None:
+        """Says what to do instead."""
+        self.say("s stops the run, q leaves and asks whether it shall go on")
+
+
+def status_line(run: RunSnapshot, width: int) -> Content:
+    """Phase, step and a progress bar in one line."""
+    label = f" {run.phase.upper()} "
+    where = f" {run.doing}" if run.phase != "running" or run.doing != "training" else ""
+    steps = f" step {run.step}/{run.total_steps}" if run.total_steps else ""
+    room = max(0, min(40, width - len(label) - len(where) - len(steps) - 2))
+    done = figures.filled(run.step, run.total_steps, room)
+    return Content.assemble(
+        (label, PHASE_STYLES.get(run.phase, "bold $text-success") + " reverse"),
+        steps,
+        " ",
+        ("█" * done, "$success"),
+        ("░" * (room - done), "dim"),
+        (where, "dim"),
+    )
+
+
+def numbers_text(run: RunSnapshot) -> Content:
+    """Every figure, and predicted beside measured memory as bars on one scale."""
+    parts: list[str | tuple[str, str]] = []
+    for name, text in live.figures(run):
+        parts += [(f"{name:<14}", "dim"), (f"{text}\n", "bold")]
+    lines = live.memory_lines(run)
+    full = max((size or 0 for _, size in lines), default=0)
+    for name, size in lines:
+        cells = figures.filled(size or 0, full, BAR_WIDTH)
+        text = format_bytes(size) if size else "–"
+        color = "$accent" if name == "predicted" else "$success"
+        parts += [(f"{name:<10}", "dim"), ("█" * cells, cast(str, color)), f" {text}\n"]
+    parts += [("deviation     ", "dim"), (live.deviation_text(run), "bold")]
+    return Content.assemble(*parts)

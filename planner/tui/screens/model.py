@@ -1,0 +1,119 @@
+"""Step 2: the base model, from the catalogue, a path or the hub."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from planner.spec import ModelSpec
+from planner.tui import figures
+from planner.tui.screens.base import WizardScreen
+from planner.tui.state import leaf_names
+from planner.tui.widgets.filter_list import FilterList
+from planner.tui.work import ModelFound
+
+
+class ModelScreen(WizardScreen):
+    """A filterable catalogue; whatever else is typed is read as a path or hub id."""
+
+    PLACE = 1
+    HELP_TEXT = (
+        "The base model. Type to narrow the catalogue, or type a folder, a config.json or a hub id (owner/name): Enter "
+        "reads it and shows what it is, Enter again takes it. Tab goes to the details, where ↑ ↓ scroll.\n\nOnly the "
+        "config is read here, never the weights."
+    )
+    BINDINGS = [Binding("enter", "choose", "Choose", key_display="⏎", id="model.choose", tooltip="Take this model")]
+
+    def body(self) -> ComposeResult:
+        with Horizontal(classes="panes"):
+            yield FilterList("type to filter, or a path or hub id", id="models")
+            with VerticalScroll(id="facts", classes="pane"):
+                yield Static("", id="facts-text", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#models").border_title = "Model"
+        self.query_one("#facts").border_title = "Details"
+        self._typed: ModelFound | None = None
+        listing = self.query_one(FilterList)
+        listing.fill(self.wizard_app.model_entries(), select=self.wizard_app.wizard.model_name or None)
+        listing.focus_filter()
+        wizard = self.wizard_app.wizard
+        if wizard.model is not None and listing.current != wizard.model_name:
+            self.show(ModelFound(name=wizard.model_name, model=wizard.model))
+
+    @on(FilterList.Highlighted)
+    def _highlighted(self, event: FilterList.Highlighted) -> None:
+        self.say()
+        if event.key is None:
+            typed = self.query_one(FilterList).text
+            hint = f"Enter reads “{typed}” as a path or hub id" if typed else "the catalogue is empty"
+            self.query_one("#facts-text", Static).update(Content.styled(hint, "dim"))
+        elif not is_path(self.query_one(FilterList).text):
+            self.wizard_app.read_model(event.key, final=False)
+
+    @on(FilterList.Chosen)
+    def _chosen(self, event: FilterList.Chosen) -> None:
+        typed = event.key is None or is_path(event.text)
+        name = event.text if typed else event.key
+        if not name:
+            return
+        if typed and (self._typed is None or self._typed.name != name):
+            self.say(f"reading {name} …")
+            self.wizard_app.read_model(name, final=False)
+            return
+        self.say(f"reading {name} …")
+        self.wizard_app.read_model(name, final=True)
+
+    def action_choose(self) -> None:
+        """Takes the model under the cursor, wherever the focus is."""
+        listing = self.query_one(FilterList)
+        self._chosen(FilterList.Chosen(listing.current, listing.text))
+
+    def show(self, found: ModelFound) -> None:
+        """A model was read: its details, or what was wrong with it."""
+        listing = self.query_one(FilterList)
+        typed = listing.text if listing.current is None or is_path(listing.text) else listing.current
+        if found.name not in (typed, self.wizard_app.wizard.model_name):
+            return
+        if found.model is None:
+            self._typed = None
+            self.say(found.error or "this model can't be read", error=True)
+            return
+        self._typed = found
+        self.say("Enter takes this model" if found.name == listing.text else "")
+        self.query_one("#facts-text", Static).update(details_text(found.model))
+        self.query_one("#facts").scroll_home(animate=False)
+
+
+def is_path(text: str) -> bool:
+    """Whether a typed text means a path, whatever the catalogue holds."""
+    return text.startswith((".", "/", "~", "$")) or text.endswith(".json")
+
+
+def details_text(model: ModelSpec) -> Content:
+    """What a model is made of."""
+    attention = f"{model.num_heads} heads of {model.head_dim}"
+    if model.num_kv_heads != model.num_heads:
+        attention += f", {model.num_kv_heads} for keys and values"
+    rows = [
+        ("parameters", f"{figures.parameters(model.parameters)} ({model.parameters:,})"),
+        ("architecture", f"{model.architecture}, {model.task}"),
+        ("layers", f"{model.num_layers}" + (f" + {model.num_decoder_layers}" if model.num_decoder_layers else "")),
+        ("positions", f"{model.max_positions:,}" if model.max_positions else "unlimited"),
+        ("width", f"{model.hidden_size:,} (MLP {model.intermediate_size:,})"),
+        ("attention", attention),
+        ("vocabulary", f"{model.vocab_size:,}" + (", head tied" if model.tie_embeddings else "")),
+    ]
+    if model.num_experts:
+        rows.append(("experts", f"{model.num_experts}, {model.experts_per_token} per token"))
+    if model.sliding_window:
+        rows.append(("window", f"{model.sliding_window:,} tokens in {len(model.sliding_layers)} layers"))
+    rows.append(("LoRA targets", " ".join(leaf_names(model))))
+    parts: list[Content | str | tuple[str, str]] = [(model.id, "bold"), "\n"]
+    for name, text in rows:
+        parts += [(f"{name:<14}", "dim"), text, "\n"]
+    return Content.assemble(*parts)

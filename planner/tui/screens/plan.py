@@ -1,0 +1,177 @@
+"""Step 4: the plan. Settings at the left; memory, speed, tiers, reasons and advice at the right, following every key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical
+
+from planner.errors import TuneplanError
+from planner.tui import state as states
+from planner.tui.fields import BY_KEY
+from planner.tui.screens.base import WizardScreen
+from planner.tui.state import WizardState
+from planner.tui.widgets.field_list import FieldList
+from planner.tui.widgets.figures_pane import FiguresPane
+from planner.tui.widgets.memory import MemoryPane
+from planner.tui.work import Evaluation, Recommendation
+
+
+class PlanScreen(WizardScreen):
+    """Edits the choices and shows what they cost."""
+
+    PLACE = 3
+    HELP_TEXT = (
+        "The plan. ↑ ↓ choose a setting, ← → change it, digits or Enter type a value; every figure follows at once. "
+        "• marks what you set yourself: a new recommendation leaves it alone.\n\nThe tiers train the same thing (same "
+        "effective batch) at different headroom: g takes the next one. v shows the next view (tiers, why and "
+        "remedies, memory, advice); Tab goes into it: Enter there takes a tier or a remedy."
+    )
+    BINDINGS = [
+        Binding("g", "tier", "Tier", id="plan.tier", tooltip="Take the next tier: high, balanced, low, safe"),
+        Binding("v", "view", "View", id="plan.view", tooltip="Next view: tiers, why, memory, advice"),
+        Binding("s", "save", "Save", id="plan.save", tooltip="Write the plan file"),
+        Binding("t", "train", "Train", id="plan.train", tooltip="Write the plan file and start the training"),
+        Binding("r", "reset", "Reset", show=False, id="plan.reset", tooltip="Forget your own values, take the advice"),
+    ]
+
+    def body(self) -> ComposeResult:
+        with Horizontal(classes="panes"):
+            yield FieldList(id="settings")
+            with Vertical(id="figures"):
+                yield MemoryPane(id="memory-pane")
+                yield FiguresPane(id="tabs")
+
+    def on_mount(self) -> None:
+        self._before_edit: WizardState | None = None
+        self._confirm: str | None = None
+        self.watch(self.app, "wizard", self._show_rows)
+        self.watch(self.app, "evaluation", self._show_evaluation)
+        self.watch(self.app, "recommendation", self._show_recommendation)
+        self.query_one(FieldList).focus_rows()
+
+    # ------------------------------------------------------------------------------------------------------ showing
+
+    def _show_rows(self) -> None:
+        settings = self.query_one(FieldList)
+        settings.show(states.rows(self.wizard_app.wizard))
+        self._confirm = None
+        self._explain(settings.current)
+        self._show_recommendation()
+
+    def _explain(self, key: str | None) -> None:
+        if key is not None:
+            text = states.hint(self.wizard_app.wizard, key, self.wizard_app.recommendation)
+            self.query_one(FieldList).explain(text)
+
+    def _show_evaluation(self) -> None:
+        evaluation: Evaluation | None = self.wizard_app.evaluation
+        pane = self.query_one(MemoryPane)
+        pane.evaluation = evaluation
+        if evaluation is None:
+            return
+        pane.extra = f"whole run {evaluation.whole_run}" if evaluation.whole_run else ""
+        self.query_one(FiguresPane).show_evaluation(evaluation)
+
+    def _show_recommendation(self) -> None:
+        found: Recommendation | None = self.wizard_app.recommendation
+        if found is not None:
+            from planner.settings import to_settings
+
+            self.query_one(FiguresPane).show_recommendation(found, to_settings(self.wizard_app.wizard.choices))
+
+    # ------------------------------------------------------------------------------------------------------ editing
+
+    def _try(self, change: states.Change) -> bool:
+        """Applies a change; what can't be is said under the list."""
+        try:
+            changed = change(self.wizard_app.wizard)
+        except TuneplanError as error:
+            self.query_one(FieldList).explain(str(error), error=True)
+            return False
+        self.say()
+        self.wizard_app.update(changed)
+        return True
+
+    @on(FieldList.Stepped)
+    def _stepped(self, event: FieldList.Stepped) -> None:
+        self._try(lambda state: states.step(state, event.key, event.direction))
+
+    @on(FieldList.EditBegun)
+    def _begun(self) -> None:
+        self._before_edit = self.wizard_app.wizard
+        settings = self.query_one(FieldList)
+        if settings.editing and settings.typed:
+            self._typed(FieldList.Changed(settings.editing, settings.typed))
+
+    @on(FieldList.Changed)
+    def _typed(self, event: FieldList.Changed) -> None:
+        if not event.text.strip() and not BY_KEY[event.key].none:
+            return
+        self._try(lambda state: states.type_text(state, event.key, event.text))
+
+    @on(FieldList.EditEnded)
+    def _ended(self, event: FieldList.EditEnded) -> None:
+        if not event.kept and self._before_edit is not None:
+            self.wizard_app.update(self._before_edit)
+        self._before_edit = None
+        self._explain(event.key)
+
+    @on(FieldList.Moved)
+    def _moved(self, event: FieldList.Moved) -> None:
+        self._explain(event.key)
+
+    @on(FiguresPane.TierTaken)
+    def _tier_taken(self, event: FiguresPane.TierTaken) -> None:
+        if self._try(lambda state: states.take_settings(state, event.report.settings)):
+            self.say(f"tier {event.report.tier} taken")
+
+    @on(FiguresPane.RemedyTaken)
+    def _remedy_taken(self, event: FiguresPane.RemedyTaken) -> None:
+        if self._try(lambda state: states.take_remedy(state, event.change)):
+            self.say("remedy taken")
+
+    # ------------------------------------------------------------------------------------------------------ actions
+
+    def action_tier(self) -> None:
+        """Takes the tier after the one that the settings equal; the recommended one first."""
+        found = self.wizard_app.recommendation
+        if found is None or not found.tiers:
+            self.say((found.error if found else None) or "the tiers are still being computed", error=True)
+            return
+        tier = states.next_tier(self.wizard_app.wizard, found.tiers, found.recommended)
+        self._tier_taken(FiguresPane.TierTaken(tier))
+        self.query_one(FiguresPane).show_tab("tiers")
+
+    def action_view(self) -> None:
+        """The next tab."""
+        self.query_one(FiguresPane).next_tab()
+
+    def action_reset(self) -> None:
+        """Forgets the person's own values and takes the recommendation again."""
+        self.wizard_app.update(replace(self.wizard_app.wizard, edited=frozenset(), adopted=None))
+
+    def action_save(self) -> None:
+        """Writes the plan file."""
+        try:
+            path = self.wizard_app.save_plan()
+        except TuneplanError as error:
+            self.say(str(error), error=True)
+            return
+        self.say(f"saved; start it later with: plan train {path}")
+
+    def action_train(self) -> None:
+        """Writes the plan file and starts the trainer; a doubtful start has to be asked for twice."""
+        doubt = self.wizard_app.doubt()
+        if doubt is not None and (not doubt.may_go_on or self._confirm != doubt.text):
+            self._confirm = doubt.text if doubt.may_go_on else None
+            self.say(doubt.text + (" Press t again to train all the same." if doubt.may_go_on else ""), error=True)
+            return
+        self._confirm = None
+        try:
+            self.wizard_app.start_training()
+        except TuneplanError as error:
+            self.say(str(error), error=True)

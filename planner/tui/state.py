@@ -1,0 +1,312 @@
+"""The wizard's state and every change of it: pure functions from one frozen snapshot to the next. UI-free.
+
+What is slow (judging a configuration, searching tiers, reading a data set) is a function here too, which workers call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.errors import InvalidInput
+from planner.records import CheckReport, DataSettings, Hyperparameters
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.tui.fields import BY_KEY, FIELDS, Field
+
+if TYPE_CHECKING:
+    from planner.dataset import DatasetProfile
+
+LORA_FIELDS = {"lora_r", "lora_alpha", "lora_dropout", "lora_targets", "lora_variant", "adapter_dtype"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WizardState:
+    """Everything a person has chosen so far."""
+
+    hardware: HardwareProfile | None = None
+    this_machine: str | None = None
+    """Name of this machine's own profile, once it was looked at."""
+    used_by_others_bytes: int = 0
+    """Device bytes that other processes hold; counts only while `hardware` is this machine's."""
+    note: str = ""
+    """What the look at this machine found worth saying."""
+    reserve_bytes: int | None = None
+    """Device bytes to leave free; None is the profile's own reserve."""
+    model: ModelSpec | None = None
+    model_name: str = ""
+    dataset: DatasetProfile | None = None
+    choices: TrainingChoices = field(default_factory=TrainingChoices)
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    data: DataSettings = field(default_factory=DataSettings)
+    edited: frozenset[str] = frozenset()
+    """Fields that the person set; neither a tier nor advice overwrites them unasked."""
+    adopted: tuple[str, str, str] | None = None
+    """Device, model and data for which the recommended tier and the advice were taken over."""
+
+    @property
+    def summary(self) -> str:
+        """The choices so far in one short line."""
+        parts = [self.hardware.name if self.hardware else "", self.model_name.rstrip("/").rsplit("/", 1)[-1]]
+        parts.append(Path(self.data.path).name if self.data.path else "")
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def budget_bytes(self) -> int:
+        """Device bytes that a run may use."""
+        from planner.check import budget_of
+
+        if self.hardware is None:
+            return 0
+        others = self.used_by_others_bytes if self.hardware.name == self.this_machine else 0
+        return budget_of(self.hardware, reserve_bytes=self.reserve_bytes, used_by_others_bytes=others)
+
+    @property
+    def context(self) -> tuple[str, str, str]:
+        """Device, model and data, by name."""
+        return (self.hardware.name if self.hardware else "", self.model_name, self.data.path or "")
+
+    @property
+    def tokens_per_epoch(self) -> int | None:
+        """Tokens that pass through the model in one epoch, padding included; None without data."""
+        if self.dataset is None:
+            return None
+        return self.dataset.tokens_per_epoch(
+            self.choices.max_length,
+            batch_size=self.choices.batch_size,
+            padding=self.choices.padding,
+            group_by_length=self.hyperparameters.group_by_length,
+            examples=self.dataset.training_examples(self.data.validation_split),
+        )
+
+
+def preset(
+    settings: Mapping[str, Any], hyperparameters: Mapping[str, Any], reserve_bytes: int | None
+) -> WizardState:
+    """The state at the start; every given value counts as set by the person."""
+    from planner.settings import choices_from
+
+    choices = choices_from(settings)
+    try:
+        numbers = Hyperparameters(**hyperparameters)
+    except ValueError as error:
+        raise InvalidInput(f"hyperparameters: {str(error).splitlines()[-1].strip()}") from None
+    given = frozenset(name.replace("-", "_") for name, new in settings.items() if new is not None)
+    return WizardState(
+        choices=choices,
+        hyperparameters=numbers,
+        reserve_bytes=reserve_bytes,
+        edited=given | frozenset(hyperparameters),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Choosing
+
+
+def with_hardware(state: WizardState, profile: HardwareProfile) -> WizardState:
+    """Another device; the number format follows what it has, unless the person set one."""
+    from planner.settings import fit_to_hardware
+
+    if "precision" in state.edited:
+        return replace(state, hardware=profile)
+    wanted = replace(state.choices, precision=TrainingChoices().precision)
+    choices, _ = fit_to_hardware(wanted, profile)
+    return replace(state, hardware=profile, choices=choices)
+
+
+def with_model(state: WizardState, model: ModelSpec, name: str) -> WizardState:
+    """Another model; a length beyond its positions is brought down to them."""
+    choices = state.choices
+    if 0 < model.max_positions < choices.max_length:
+        choices = replace(choices, max_length=model.max_positions)
+    if choices.checkpoint_layers is not None:
+        choices = replace(choices, checkpoint_layers=min(choices.checkpoint_layers, model.num_layers))
+    return replace(state, model=model, model_name=name, choices=choices)
+
+
+def with_dataset(state: WizardState, dataset: DatasetProfile | None) -> WizardState:
+    """Another data set, or none."""
+    path = None if dataset is None else dataset.path
+    return replace(state, dataset=dataset, data=state.data.model_copy(update={"path": path}))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Editing
+
+
+def visible_fields(state: WizardState) -> tuple[Field, ...]:
+    """The rows that mean something under the current choices."""
+    hidden: set[str] = set()
+    choices = state.choices
+    if choices.method == "full":
+        hidden |= LORA_FIELDS
+    if choices.method != "qlora":
+        hidden.add("quantization")
+    if not choices.gradient_checkpointing:
+        hidden.add("checkpoint_layers")
+    if state.hyperparameters.scheduler == "constant":
+        hidden.add("min_learning_rate_ratio")
+    return tuple(entry for entry in FIELDS if entry.key not in hidden)
+
+
+def value(state: WizardState, key: str) -> Any:
+    """The value of a field."""
+    entry = BY_KEY[key]
+    source = {"choices": state.choices, "hyperparameters": state.hyperparameters, "data": state.data}[entry.where]
+    return getattr(source, key)
+
+
+def rows(state: WizardState) -> list[tuple[Field, str, bool]]:
+    """Every visible field with its value as text and whether the person set it."""
+    return [(entry, entry.format(value(state, entry.key)), entry.key in state.edited) for entry in visible_fields(state)]
+
+
+def change(state: WizardState, key: str, new: Any) -> WizardState:
+    """One field set by the person; raises `InvalidInput` for a value that can't be."""
+    entry = BY_KEY[key]
+    edited = state.edited | {key}
+    if key == "effective_batch_size":
+        each = state.choices.batch_size * state.choices.num_gpus
+        if new % each:
+            raise InvalidInput(
+                f"{entry.label}: {new} is no multiple of the batch size {each}; use {new // each * each or each} or "
+                f"{(new // each + 1) * each}, or change the batch size"
+            )
+        key, new = "gradient_accumulation_steps", new // each
+        edited |= {key}
+    if entry.where == "hyperparameters":
+        return replace(state, edited=edited, hyperparameters=state.hyperparameters.model_copy(update={key: new}))
+    if entry.where == "data":
+        return replace(state, edited=edited, data=state.data.model_copy(update={key: new}))
+    if key == "max_length" and state.model and 0 < state.model.max_positions < new:
+        raise InvalidInput(f"{entry.label}: {state.model.id} has {state.model.max_positions} positions, not {new}")
+    if key == "checkpoint_layers" and new is not None and state.model and new > state.model.num_layers:
+        raise InvalidInput(f"{entry.label}: {state.model.id} has {state.model.num_layers} layers, not {new}")
+    return replace(state, edited=edited, choices=replace(state.choices, **{key: new}))
+
+
+def type_text(state: WizardState, key: str, text: str) -> WizardState:
+    """One field as typed."""
+    return change(state, key, BY_KEY[key].parse(text))
+
+
+def step(state: WizardState, key: str, direction: int) -> WizardState:
+    """One field moved to the value before (-1) or after (+1); unchanged where there is none."""
+    now = value(state, key)
+    entry = BY_KEY[key]
+    new = entry.neighbour(now, direction)
+    if key == "effective_batch_size":
+        new = _next_multiple(state, direction)
+    elif key == "max_length" and state.model and state.model.max_positions:
+        new = min(new, state.model.max_positions)
+    elif key == "checkpoint_layers" and state.model:
+        new = _next_layers(now, direction, state.model.num_layers)
+    return state if new == now else change(state, key, new)
+
+
+def _next_multiple(state: WizardState, direction: int) -> int:
+    ladder = BY_KEY["gradient_accumulation_steps"]
+    steps = ladder.neighbour(state.choices.gradient_accumulation_steps, direction)
+    return int(steps) * state.choices.batch_size * state.choices.num_gpus
+
+
+def _next_layers(now: int | None, direction: int, layers: int) -> int | None:
+    """All layers stand above the last number."""
+    place = (layers if now is None else now) + direction
+    return None if place >= layers else max(0, place)
+
+
+def take_settings(state: WizardState, settings: dict[str, Any]) -> WizardState:
+    """A tier's settings, all of them; the shape is no longer the person's own."""
+    from planner.settings import choices_from
+
+    choices = choices_from(settings, base=TrainingChoices())
+    moved = {name for name in BY_KEY if hasattr(choices, name) and getattr(choices, name) != getattr(state.choices, name)}
+    return replace(state, choices=choices, edited=state.edited - moved - {"effective_batch_size"})
+
+
+def take_remedy(state: WizardState, change_: dict[str, Any]) -> WizardState:
+    """The change of one remedy; `gpu` means another device."""
+    from planner.settings import convert
+
+    values = {name: convert(name, new) for name, new in change_.items() if name != "gpu"}
+    choices = replace(state.choices, **values)
+    state = replace(state, choices=choices, edited=state.edited | values.keys())
+    if "gpu" in change_:
+        from hardware_profiles.loader import load
+
+        state = with_hardware(state, load(str(change_["gpu"])))
+    return state
+
+
+def hint(state: WizardState, key: str, recommendation: Any = None) -> str:
+    """What a field does, and what is advised for it."""
+    entry = BY_KEY[key]
+    text = entry.help
+    if key == "lora_targets" and state.model:
+        text += f" Names: {', '.join(leaf_names(state.model))}."
+    if key == "max_length" and state.model and state.model.max_positions:
+        text += f" {state.model.id} has {state.model.max_positions} positions."
+    for advice in getattr(recommendation, "advice", ()):
+        if advice.name == key:
+            text += f" Advised: {entry.format(as_field(entry, advice.value))}."
+    return text
+
+
+def as_field(entry: Field, new: Any) -> Any:
+    """A value from advice or a file as the field holds it (lists become tuples)."""
+    if entry.kind == "names":
+        return tuple(new.replace(",", " ").split()) if isinstance(new, str) else tuple(str(name) for name in new)
+    return new
+
+
+def leaf_names(model: ModelSpec) -> tuple[str, ...]:
+    """Names of the linear layers that can carry an adapter, in forward order."""
+    names = [m.leaf for m in model.modules if m.kind in ("linear", "conv1d") and m.layers is not None]
+    return tuple(dict.fromkeys(names))
+
+
+Change = Callable[[WizardState], WizardState]
+"""One change of the state; may raise `TuneplanError`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doubt:
+    """Why a training should not simply start."""
+
+    text: str
+    may_go_on: bool = True
+    """Whether asking twice starts it all the same."""
+
+
+def doubt(state: WizardState, report: CheckReport | None, error: str | None) -> Doubt | None:
+    """What speaks against starting the training here and now; None when nothing does."""
+    if report is None:
+        return Doubt(text=error or "the plan is still being computed", may_go_on=False)
+    if not state.data.path:
+        return Doubt(text="no data chosen: go back with esc and pick a file", may_go_on=False)
+    if state.choices.stack != "builtin":
+        return Doubt(text="stack peft is for planning; the trainer runs the stack builtin: change it first", may_go_on=False)
+    if state.this_machine and state.hardware and state.hardware.name != state.this_machine:
+        return Doubt(text=f"The plan is for {state.hardware.name}, this machine is {state.this_machine}.")
+    if report.verdict == "does_not_fit":
+        return Doubt(text="It does not fit: the run will most likely end out of memory.")
+    return None
+
+
+def next_tier(state: WizardState, tiers: tuple[CheckReport, ...], recommended: str | None) -> CheckReport:
+    """The tier after the one that the choices equal; the recommended one where they equal none."""
+    from planner.settings import to_settings
+
+    now = to_settings(state.choices)
+    place = next((index for index, tier in enumerate(tiers) if tier.settings == now), None)
+    if place is None:
+        return next((tier for tier in tiers if tier.tier == recommended), tiers[0])
+    # Neighbouring tiers may be equal; the next different one is meant.
+    for offset in range(1, len(tiers) + 1):
+        tier = tiers[(place + offset) % len(tiers)]
+        if tier.settings != now:
+            return tier
+    return tiers[place]

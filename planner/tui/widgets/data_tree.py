@@ -1,0 +1,50 @@
+"""A directory tree of folders and data files; backspace goes a folder up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from textual.binding import Binding
+from textual.widgets import DirectoryTree
+
+from planner.dataset_formats import SUFFIXES
+
+
+class DataTree(DirectoryTree):
+    """Shows what a data set can be: folders and JSONL, JSON, CSV, TSV and parquet files."""
+
+    BINDING_GROUP_TITLE = "Files"
+    ICON_NODE = "▸ "
+    ICON_NODE_EXPANDED = "▾ "
+    ICON_FILE = "  "
+    BINDINGS = [
+        Binding("enter", "select_cursor", "Open", key_display="⏎", id="tree.open", tooltip="Open folder or take file"),
+        Binding("backspace", "up", "Folder up", key_display="⌫", id="tree.up", tooltip="Show the folder above"),
+        Binding("right", "unfold(True)", "Unfold", show=False, id="tree.unfold", tooltip="Unfold the folder"),
+        Binding("left", "unfold(False)", "Fold", show=False, id="tree.fold", tooltip="Fold the folder"),
+    ]
+
+    def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
+        """Folders and data files, nothing hidden."""
+        shown = []
+        for path in paths:
+            try:
+                if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in SUFFIXES):
+                    shown.append(path)
+            except OSError:
+                continue
+        return shown
+
+    def action_up(self) -> None:
+        """Shows the folder above."""
+        self.path = Path(self.path).absolute().parent
+
+    def action_unfold(self, unfold: bool) -> None:
+        """Unfolds or folds the folder under the cursor."""
+        node = self.cursor_node
+        if node is not None and node.allow_expand:
+            if unfold:
+                node.expand()
+            else:
+                node.collapse()

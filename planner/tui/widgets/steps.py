@@ -1,0 +1,40 @@
+"""The line at the top: where in the wizard one is, and what has been chosen."""
+
+from __future__ import annotations
+
+from textual.app import RenderResult
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+
+STEPS = ("Hardware", "Model", "Data", "Plan", "Train")
+
+
+class StepBar(Widget):
+    """`1 Hardware › 2 Model › …` with the current step marked and the choices so far at the right."""
+
+    summary: reactive[str] = reactive("")
+
+    def __init__(self, current: int) -> None:
+        super().__init__()
+        self.current = current
+
+    def on_mount(self) -> None:
+        self.watch(self.app, "wizard", self._follow)
+
+    def _follow(self) -> None:
+        self.summary = getattr(self.app, "wizard").summary  # noqa: B009  (the app's type would import this module)
+
+    def render(self) -> RenderResult:
+        parts: list[str | tuple[str, str]] = []
+        used = 0
+        for place, name in enumerate(STEPS):
+            label = f" {place + 1} {name} "
+            style = "reverse bold" if place == self.current else ("bold" if place < self.current else "dim")
+            parts.append((label, style))
+            used += len(label)
+        room = self.size.width - used - 1
+        if room > 4:
+            text = self.summary if len(self.summary) <= room else self.summary[: room - 1] + "…"
+            parts.append((text.rjust(room), "dim"))
+        return Content.assemble(*parts)
