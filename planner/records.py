@@ -62,6 +62,8 @@ class Remedy(Record):
     change: dict[str, Any]
     saves_bytes: int
     costs_seconds_per_step: float | None
+    fits: bool = False
+    """Whether the changed configuration's interval lies inside the budget."""
 
 
 class CheckReport(Record):

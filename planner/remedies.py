@@ -21,6 +21,10 @@ Change = dict[str, Any]
 LENGTHS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 128)
 """Lengths that are offered as shorter ones: those of the guides and the powers of two around them."""
 
+SAME_RESULT = 0
+RESULT_CLASS = {"adapter_dtype": 1, "optimizer": 1, "precision": 1, "method": 2, "max_length": 3}
+"""How deep a change goes; what is not listed leaves the training's result alone."""
+
 OTHER_DEVICES = 3
 """How many other devices are named: the smallest ones on which the configuration fits as it is."""
 
@@ -32,12 +36,12 @@ def find_remedies(
     memory: MemoryReport,
     speed: SpeedReport | None,
 ) -> list[Remedy]:
-    """Changes that save memory; those that fit the budget first, the least costly in time foremost.
+    """Changes that save memory: those that fit the budget first, the gentlest and then the quickest foremost.
 
     `saves_bytes` is what the change frees of the device peak; for another device, what the headroom grows by.
     """
     budget = memory.budget_bytes
-    found: list[tuple[bool, Remedy]] = []
+    found: list[Remedy] = []
     singles: list[tuple[Change, int]] = []
     for change in _single_changes(model, hardware, choices, budget):
         after = _predict(model, hardware, _apply(choices, change), budget)
@@ -47,23 +51,31 @@ def find_remedies(
         if saves <= 0:
             continue
         singles.append((change, saves))
-        found.append((_inside(after), _remedy(model, hardware, choices, change, saves, speed)))
-    if not any(fits for fits, _ in found):
-        combined = _combine(model, hardware, choices, singles, budget)
+        found.append(_remedy(model, hardware, choices, change, saves, _inside(after), speed))
+    for limit in (SAME_RESULT, max(RESULT_CLASS.values())):
+        # A change of method or length is combined only where the gentler ones can't do it, alone or together.
+        if any(remedy.fits and _class(remedy.change) <= limit for remedy in found):
+            continue
+        gentle = [(change, saves) for change, saves in singles if _class(change) <= limit]
+        combined = _combine(model, hardware, choices, gentle, budget)
         if combined is not None:
             change, after = combined
             saves = memory.device_peak_bytes - after.device_peak_bytes
-            found.append((_inside(after), _remedy(model, hardware, choices, change, saves, speed)))
+            found.append(_remedy(model, hardware, choices, change, saves, _inside(after), speed))
     found.sort(key=_order)
-    return [remedy for _, remedy in found] + _other_devices(model, hardware, choices, memory, speed)
+    return found + _other_devices(model, hardware, choices, memory, speed)
 
 
-def _order(entry: tuple[bool, Remedy]) -> tuple[bool, float, int]:
-    fits, remedy = entry
+def _class(change: Change) -> int:
+    """How deep a change goes: the deepest of its parts."""
+    return max(RESULT_CLASS.get(name, SAME_RESULT) for name in change)
+
+
+def _order(remedy: Remedy) -> tuple[bool, int, float, int]:
     cost = remedy.costs_seconds_per_step
-    if not fits:
-        return True, 0.0, -remedy.saves_bytes
-    return False, float("inf") if cost is None else cost, -remedy.saves_bytes
+    if not remedy.fits:
+        return True, 0, 0.0, -remedy.saves_bytes
+    return False, _class(remedy.change), float("inf") if cost is None else cost, -remedy.saves_bytes
 
 
 def _inside(memory: MemoryReport) -> bool:
@@ -90,6 +102,7 @@ def _remedy(
     choices: TrainingChoices,
     change: Change,
     saves: int,
+    fits: bool,
     speed: SpeedReport | None,
 ) -> Remedy:
     from planner.check import predict_speed
@@ -99,7 +112,7 @@ def _remedy(
         after = predict_speed(model, hardware, _apply(choices, change))
         if after is not None:
             cost = after.step_seconds - speed.step_seconds
-    return Remedy(change=_listed(change), saves_bytes=saves, costs_seconds_per_step=cost)
+    return Remedy(change=_listed(change), saves_bytes=saves, costs_seconds_per_step=cost, fits=fits)
 
 
 def _listed(change: Change) -> Change:
@@ -214,7 +227,10 @@ def _combine(
     singles: list[tuple[Change, int]],
     budget: int,
 ) -> tuple[Change, MemoryReport] | None:
-    """Changes added one after another while each still saves, until it fits; None if it never does."""
+    """Changes added one after another while each still saves, until it fits; None if it never does.
+
+    The micro-batch starts at one, which changes nothing of the result, and grows again to what then fits.
+    """
     total: Change = {}
     last: MemoryReport | None = _predict(model, hardware, choices, budget)
     sequences = choices.batch_size * choices.gradient_accumulation_steps
@@ -229,8 +245,23 @@ def _combine(
             continue
         total, last = {**total, **change}, after
         if _inside(after):
-            return (total, after) if len(total) > 1 else None
+            total = _largest_batch(model, hardware, choices, total, budget)
+            final = _predict(model, hardware, _apply(choices, total), budget)
+            return (total, final) if len(total) > 1 and final is not None else None
     return None
+
+
+def _largest_batch(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, total: Change, budget: int
+) -> Change:
+    """The combination with the largest micro-batch that still fits."""
+    sequences = choices.batch_size * choices.gradient_accumulation_steps
+    sizes = [size for size in range(choices.batch_size, 0, -1) if sequences % size == 0]
+    there = _apply(choices, total)
+    size = next((n for n, upper in _uppers(model, hardware, there, batches=sizes) if upper <= budget), 1)
+    batch: Change = {"batch_size": size, "gradient_accumulation_steps": sequences // size}
+    rest = {name: value for name, value in total.items() if name not in batch}
+    return rest if size == choices.batch_size else {**batch, **rest}
 
 
 def _other_devices(
@@ -242,7 +273,6 @@ def _other_devices(
 ) -> list[Remedy]:
     """The smallest other devices of the same make on which the configuration fits unchanged."""
     from hardware_profiles.loader import all_profiles
-
     from planner.check import predict_speed
 
     kinds = {hardware.kind} if hardware.kind in ("mps", "rocm") else {"cuda"}
@@ -263,7 +293,7 @@ def _other_devices(
         saves = (after.budget_bytes - after.device_peak_bytes) - (memory.budget_bytes - memory.device_peak_bytes)
         faster = predict_speed(model, profile, there)
         cost = None if faster is None or speed is None else faster.step_seconds - speed.step_seconds
-        remedies.append(Remedy(change={"gpu": profile.name}, saves_bytes=saves, costs_seconds_per_step=cost))
+        remedies.append(Remedy(change={"gpu": profile.name}, saves_bytes=saves, costs_seconds_per_step=cost, fits=True))
         if len(remedies) == OTHER_DEVICES:
             break
     return remedies

@@ -1,0 +1,59 @@
+"""The command `plan`. stdout is data, stderr is talk; this is the one place that maps errors to exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from planner.errors import TuneplanError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns the process exit code (see docs/cli.md)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not words and sys.stdin.isatty() and sys.stdout.isatty():
+            return _wizard()
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except TuneplanError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted; what is left in the buffer must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"plan: {line}", file=sys.stderr)
+    return code
+
+
+def _wizard() -> int:
+    from planner.tui import app
+
+    return int(app.run() or 0)
+
+
+def _run(words: list[str]) -> int:
+    import typer
+
+    from planner.cli.app import app
+
+    command = typer.main.get_command(app)
+    try:
+        return int(command.main(args=words, prog_name="plan", standalone_mode=False) or 0)
+    except typer.Abort:
+        return _complain("interrupted", 130)
+    except Exception as error:
+        # The parser's own complaints (unknown option, not a number); anything else is a bug and keeps its traceback.
+        if not hasattr(error, "format_message"):
+            raise
+        return _complain(f"{error.format_message()} (`plan --help` lists the options)", 2)

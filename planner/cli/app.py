@@ -1,0 +1,305 @@
+"""The commands. Each turns options into a request, asks the planner, and prints; heavy imports stay inside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any, Optional
+
+import typer
+
+from planner.cli import options
+from planner.errors import InvalidInput
+
+app = typer.Typer(
+    name="plan",
+    help="Says what fits on a GPU before you fine-tune on it, and then trains what it promised.",
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": options.hyphens},
+)
+
+Gpu = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--gpu", help="Device by name or alias (plan gpus); auto: this machine's.", autocompletion=options.complete_gpu
+    ),
+]
+Model = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--model",
+        help="Catalogue name, hub id, config.json or a folder that holds one. Default phi-2.",
+        autocompletion=options.complete_model,
+    ),
+]
+Data = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--data", help="JSONL, JSON, CSV or parquet file, or a folder of them.", metavar="PATH"),
+]
+DataFormat = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Shape of the examples: auto, messages, prompt-completion, alpaca, sharegpt, text.",
+        autocompletion=options.complete_values(("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text")),
+    ),
+]
+Columns = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--columns", help="Other column names, as role=name (prompt=question).", metavar="ROLE=NAME"),
+]
+Split = Annotated[
+    float, typer.Option("--validation-split", help="Share of the examples that validates instead of training.")
+]
+Effective = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--effective-batch-size", help="Sequences per optimizer step over all devices. Default 32."),
+]
+Reserve = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--reserve", help="Memory to leave free, as 2, 1.5GiB or 512MiB (a bare number is GiB)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of a report.")]
+
+
+@app.callback(invoke_without_command=True)
+@options.with_settings
+def recommend(
+    context: typer.Context,
+    gpu: Gpu = None,
+    model: Model = None,
+    data: Data = None,
+    format: DataFormat = "auto",
+    columns: Columns = None,
+    validation_split: Split = 0.1,
+    effective_batch_size: Effective = None,
+    goal: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--goal",
+            help="Which tier is recommended: fastest, balanced (default) or safest.",
+            autocompletion=options.complete_values(("fastest", "balanced", "safest")),
+        ),
+    ] = None,
+    scenario: Annotated[
+        str,
+        typer.Option(
+            "--scenario",
+            help="The guides' presets: quick, standard, production, memory-constrained, time-constrained.",
+            autocompletion=options.complete_values(
+                ("quick", "standard", "production", "memory-constrained", "time-constrained")
+            ),
+        ),
+    ] = "standard",
+    reserve: Reserve = None,
+    as_json: AsJson = False,
+    save: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--save", help="Write the recommended configuration as a plan file.", metavar="FILE"),
+    ] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Only the table and the command that starts the run.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    **settings: Any,
+) -> int:
+    """Says what fits on a GPU before you fine-tune on it, and then trains what it promised.
+
+    With options and no command it recommends; alone in a terminal it opens the wizard.
+    """
+    if version:
+        from planner import __version__
+
+        print(__version__)
+        return 0
+    if context.invoked_subcommand is not None:
+        _refuse_stray_options(context)
+        return 0
+    from planner.cli.recommend import run
+
+    return run(
+        gpu=gpu,
+        model=model,
+        data=data,
+        format=format,
+        columns=columns,
+        validation_split=validation_split,
+        effective_batch_size=effective_batch_size,
+        goal=goal,
+        scenario=scenario,
+        reserve=reserve,
+        as_json=as_json,
+        save=save,
+        brief=brief,
+        settings=settings,
+    )
+
+
+def _refuse_stray_options(context: typer.Context) -> None:
+    """Options before a command would be dropped in silence."""
+    command = context.invoked_subcommand
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and context.params.get(name) is not None:
+            flag = max(parameter.opts, key=len)
+            raise InvalidInput(f"{flag} stands before {command}; write it after: plan {command} {flag} …")
+
+
+@app.command()
+@options.with_settings
+def check(
+    gpu: Gpu = None,
+    model: Model = None,
+    data: Data = None,
+    format: DataFormat = "auto",
+    columns: Columns = None,
+    validation_split: Split = 0.1,
+    effective_batch_size: Effective = None,
+    reserve: Reserve = None,
+    as_json: AsJson = False,
+    save: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--save", help="Write this configuration as a plan file.", metavar="FILE"),
+    ] = None,
+    **settings: Any,
+) -> int:
+    """One configuration: does it fit, how tightly, why, and what to change."""
+    from planner.cli.recommend import run_check
+
+    return run_check(
+        gpu=gpu,
+        model=model,
+        data=data,
+        format=format,
+        columns=columns,
+        validation_split=validation_split,
+        effective_batch_size=effective_batch_size,
+        reserve=reserve,
+        as_json=as_json,
+        save=save,
+        settings=settings,
+    )
+
+
+@app.command()
+@options.with_settings
+def trace(
+    gpu: Gpu = None,
+    model: Model = None,
+    reserve: Reserve = None,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> int:
+    """The same question as check, answered by tracing the real step on fake tensors (needs the train extra)."""
+    from planner.cli.children import run_trace
+
+    return run_trace(gpu=gpu, model=model, reserve=reserve, as_json=as_json, settings=settings)
+
+
+@app.command()
+def gpus(
+    name: Annotated[Optional[str], typer.Argument(autocompletion=options.complete_gpu)] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> int:
+    """Devices that are known, with sources; NAME shows one in full."""
+    from hardware_profiles import loader
+    from planner import hardware
+    from planner.report import listing, words
+
+    if name is not None:
+        profile = hardware.find(name)
+        if as_json:
+            _print_json(listing.gpu_record(profile))
+        else:
+            listing.gpu_view(words.make_console(), profile)
+        return 0
+    profiles = loader.all_profiles()
+    if as_json:
+        _print_json([listing.gpu_record(profile) for profile in profiles])
+    else:
+        listing.gpus_view(words.make_console(), profiles)
+    return 0
+
+
+@app.command()
+def models(
+    name: Annotated[Optional[str], typer.Argument(autocompletion=options.complete_model)] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> int:
+    """Models whose dimensions are known, with sources; NAME shows one in full. Any other config.json works too."""
+    from planner import catalogue
+    from planner.report import listing, words
+
+    if name is not None:
+        entry = catalogue.entry(name)
+        if as_json:
+            _print_json(listing.model_record(entry))
+        else:
+            listing.model_view(words.make_console(), entry)
+        return 0
+    entries = catalogue.entries()
+    if as_json:
+        _print_json([listing.model_record(entry) for entry in entries])
+    else:
+        listing.models_view(words.make_console(), entries)
+    return 0
+
+
+@app.command()
+def train(
+    plan_file: Annotated[str, typer.Argument(metavar="PLAN", help="Plan file written by --save or the wizard.")],
+    data: Data = None,
+    output: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--output", help="Run folder. Default runs/<time>-<model>.", metavar="FOLDER"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="The trainer's events as JSON lines.")] = False,
+) -> int:
+    """Trains from a plan file in a process of its own; Ctrl-C stops after the step with a checkpoint."""
+    from planner.cli.children import run_train
+
+    return run_train(plan_file, data=data, output=output, resume=resume, device=device, as_json=as_json)
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--output", help="Where the demonstration's files go. Default runs/demo-<time>.", metavar="FOLDER"
+        ),
+    ] = None,
+    epochs: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--epochs", help="Passes over the data instead of the advised ones."),
+    ] = None,
+) -> int:
+    """Plans for this machine, trains the embedded small model, and compares promised with measured."""
+    from planner.cli.demo import run
+
+    return run(output=output, epochs=epochs)
+
+
+@app.command()
+def ui() -> int:
+    """The wizard: hardware, model, data, plan and a live run, by keyboard."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidInput("plan ui needs a terminal; plan --gpu … prints the same answer without one")
+    from planner.tui import app as wizard
+
+    return int(wizard.run() or 0)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> int:
+    """Versions, devices and extras of this machine."""
+    from planner.cli.doctor import run
+
+    return run(as_json=as_json)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -1,0 +1,145 @@
+"""Options that several commands share, built from the settings table, and the settings file that fills them in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Optional, TypeVar
+
+import typer
+
+from planner.errors import InvalidInput
+from planner.settings import BY_NAME, SETTINGS, Setting, near
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def hyphens(name: str) -> str:
+    """`--max_length` is `--max-length`; given to the parser, it makes both spellings the same everywhere."""
+    return name.replace("_", "-")
+
+
+def complete_gpu(incomplete: str) -> list[str]:
+    """Profile names for shell completion."""
+    from hardware_profiles import loader
+
+    return [name for name in ("auto", *sorted(set(loader.known_names().values()))) if name.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Catalogue names for shell completion."""
+    from planner import catalogue
+
+    return [name for name in catalogue.names() if name.startswith(incomplete)]
+
+
+def complete_values(allowed: Iterable[str]) -> Callable[[str], list[str]]:
+    """Completion over a fixed set of values."""
+    values = tuple(allowed)
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def _load_config(context: typer.Context, path: str | None) -> str | None:
+    """Fills the command's options from a YAML file; what stands on the command line wins."""
+    if path is None or context.resilient_parsing:
+        return path
+    known = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    context.default_map = dict(read_config(Path(path), known))
+    return path
+
+
+def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
+    """Options from a YAML file by parameter name; an unknown key or a nested value is refused with its line."""
+    import yaml
+
+    names = set(known) - {"config", "help"}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"--config {path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"--config {path}: not UTF-8 text") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InvalidInput(f"--config {path}{line}: not YAML ({getattr(error, 'problem', error)})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
+        raise InvalidInput(f"--config {path}: must hold one option per line, like max-length: 2048")
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        place = f"--config {path}:{lines.get(str(key), 1)}"
+        if name not in names:
+            raise InvalidInput(f"{place}: unknown option {key!r}{near(name, names)}")
+        if value is not None:
+            values[name] = _config_value(name, value, place)
+    return values
+
+
+def _config_value(name: str, value: Any, place: str) -> Any:
+    """A YAML value as the parser takes it: lists as comma-separated names, mappings as key=value."""
+    if isinstance(value, dict):
+        if name != "columns":
+            raise InvalidInput(f"{place}: {name!r} takes one value, not a mapping")
+        return [f"{key}={item}" for key, item in value.items()]
+    if isinstance(value, list):
+        return [str(item) for item in value] if name == "columns" else ",".join(str(item) for item in value)
+    setting = BY_NAME.get(name)
+    if setting is not None and (setting.kind is bool) != isinstance(value, bool):
+        raise InvalidInput(f"{place}: {name!r} must be {'true or false' if setting.kind is bool else 'a value'}")
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _option(setting: Setting) -> inspect.Parameter:
+    """One settings field as a keyword parameter that typer understands; None means not given."""
+    if setting.kind is bool:
+        kind: Any = Optional[bool]  # noqa: UP045
+        name = f"{setting.flag}/--no-{setting.flag[2:]}"
+    else:
+        kind = Optional[int if setting.kind is int else float if setting.kind is float else str]  # noqa: UP045
+        name = setting.flag
+    text = setting.help
+    if setting.allowed:
+        text = f"{text} One of {', '.join(setting.allowed)}."
+    option = typer.Option(name, help=text, autocompletion=complete_values(setting.allowed) if setting.allowed else None)
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+    )
+
+
+CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--config",
+            is_eager=True,
+            callback=_load_config,
+            metavar="FILE",
+            help="YAML file of these options; options on the command line win.",
+        ),
+    ],
+)
+
+
+def with_settings(command: Command) -> Command:
+    """Adds every training choice and `--config` to a command that ends in `**settings`; absent ones arrive as None."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    added = [*(_option(setting) for setting in SETTINGS), CONFIG]
+    command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*own, *added]} | {"return": int}
+    return command

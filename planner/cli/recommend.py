@@ -1,0 +1,244 @@
+"""`plan` and `plan check`: the request asked, the answer printed or saved."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner import settings as training_settings
+from planner.check import check
+from planner.cli.request import Request, load_data, parse_columns, resolve
+from planner.errors import InvalidInput
+from planner.records import CheckReport
+
+if TYPE_CHECKING:
+    from planner.dataset import DatasetProfile
+    from planner.search import Recommendation
+
+EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
+
+
+def run(
+    *,
+    gpu: str | None,
+    model: str | None,
+    data: str | None,
+    format: str,
+    columns: list[str] | None,
+    validation_split: float,
+    effective_batch_size: int | None,
+    goal: str | None,
+    scenario: str,
+    reserve: str | None,
+    as_json: bool,
+    save: str | None,
+    brief: bool,
+    settings: Mapping[str, Any],
+) -> int:
+    """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits."""
+    from planner import search
+
+    _check_split(validation_split)
+    request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings)
+    profile = _profile(data, request, format, columns)
+    try:
+        answer = search.recommend(
+            request.model,
+            request.hardware,
+            choices=request.choices,
+            fixed=request.fixed,
+            effective_batch_size=effective_batch_size,
+            goal=goal,
+            scenario=scenario,
+            budget_bytes=request.budget_bytes,
+            data=profile,
+            validation_split=validation_split,
+            notes=request.notes,
+        )
+    except search.NothingFits as error:
+        return _nothing_fits(error, as_json)
+    if save is not None:
+        path = _save(request, answer.recommended, save, answer=answer, data=data, format=format, split=validation_split)
+        print(f"plan: wrote {path}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(answer.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=2))
+        return EXIT_FITS
+    from planner.report.plan_view import plan_view
+    from planner.report.words import make_console
+
+    plan_view(make_console(), answer, _start_lines(save, data), details=not brief)
+    return EXIT_FITS
+
+
+def run_check(
+    *,
+    gpu: str | None,
+    model: str | None,
+    data: str | None,
+    format: str,
+    columns: list[str] | None,
+    validation_split: float,
+    effective_batch_size: int | None,
+    reserve: str | None,
+    as_json: bool,
+    save: str | None,
+    settings: Mapping[str, Any],
+) -> int:
+    """Judges one configuration."""
+    _check_split(validation_split)
+    values = dict(settings)
+    request = resolve(gpu=gpu, model=model, reserve=reserve, values=values)
+    choices = _with_effective_batch(request, effective_batch_size)
+    profile = _profile(data, request, format, columns)
+    tokens = None
+    if profile is not None:
+        tokens = profile.tokens_per_epoch(
+            choices.max_length,
+            batch_size=choices.batch_size,
+            padding=choices.padding,
+            examples=profile.training_examples(validation_split),
+        )
+    report = check(
+        request.model,
+        request.hardware,
+        choices,
+        budget_bytes=request.budget_bytes,
+        tokens_per_epoch=tokens,
+        fixed=request.fixed,
+        notes=request.notes,
+    )
+    if save is not None:
+        path = _save(request, report, save, data=data, format=format, split=validation_split)
+        print(f"plan: wrote {path}", file=sys.stderr)
+    _print_check(report, as_json)
+    return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
+
+
+def _with_effective_batch(request: Request, effective: int | None) -> Any:
+    """The choices with the accumulation that makes the effective batch, where one was asked for."""
+    from dataclasses import replace
+
+    from planner.search import batch_pairs
+
+    if effective is None:
+        return request.choices
+    named = request.fixed & {"batch_size", "gradient_accumulation_steps"} or {"batch_size"}
+    pairs, _, said = batch_pairs(request.choices, named, effective)
+    if said:
+        raise InvalidInput(f"--effective-batch-size {effective} is not a multiple of {_product(request, named)}")
+    size, steps = pairs[0]
+    return replace(request.choices, batch_size=size, gradient_accumulation_steps=steps)
+
+
+def _product(request: Request, named: frozenset[str] | set[str]) -> str:
+    parts = [f"--{name.replace('_', '-')} {getattr(request.choices, name)}" for name in sorted(named)]
+    return " × ".join([*parts, f"{request.choices.num_gpus} device(s)"])
+
+
+def _check_split(share: float) -> None:
+    if not 0 <= share < 1:
+        raise InvalidInput(f"--validation-split must lie in [0, 1), not {share:g}")
+
+
+def _profile(data: str | None, request: Request, format: str, columns: list[str] | None) -> DatasetProfile | None:
+    mapping = parse_columns(columns)
+    if data is None:
+        if mapping or format != "auto":
+            raise InvalidInput("--format and --columns describe --data, which is not given")
+        return None
+    return load_data(data, request, format=format, columns=mapping)
+
+
+def _nothing_fits(error: Any, as_json: bool) -> int:
+    report: CheckReport = error.report
+    print(f"plan: {error}", file=sys.stderr)
+    _print_check(report, as_json)
+    return EXIT_DOES_NOT_FIT
+
+
+def _print_check(report: CheckReport, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=2))
+        return
+    from planner.report.memory_view import check_view
+    from planner.report.words import make_console
+
+    check_view(make_console(), report)
+
+
+def _start_lines(save: str | None, data: str | None) -> list[str]:
+    """Commands that begin the run from where the user is now."""
+    plan_file = save or "plan.yaml"
+    source = shlex.quote(data) if data else "train.jsonl"
+    lines = [] if save else [f"plan {shlex.join(_own_words())} --save {plan_file}".replace("  ", " ")]
+    with_data = "" if data and save else f" --data {source}"
+    return [*lines, f"plan train {shlex.quote(plan_file)}{with_data}"]
+
+
+def _own_words() -> list[str]:
+    """The command line that the user wrote."""
+    return [word for word in sys.argv[1:] if word not in ("--json", "--brief")]
+
+
+def _save(
+    request: Request,
+    report: CheckReport,
+    path: str,
+    *,
+    answer: Recommendation | None = None,
+    data: str | None = None,
+    format: str = "auto",
+    split: float = 0.1,
+) -> Path:
+    """Writes the plan file of one judged configuration."""
+    from planner import plans
+
+    plan = make_plan(
+        request, report, advice=None if answer is None else list(answer.advice), data=data, format=format, split=split
+    )
+    return plans.save(plan, path)
+
+
+def make_plan(
+    request: Request,
+    report: CheckReport,
+    *,
+    advice: list[Any] | None = None,
+    data: str | None = None,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    split: float = 0.1,
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
+    """The plan record for a judged configuration; `overrides` are hyperparameters that win over the advice."""
+    from planner import __version__
+    from planner.advice import advise, hyperparameters
+    from planner.records import DataSettings, Plan
+
+    choices = training_settings.choices_from(report.settings)
+    entries = advice
+    if entries is None:
+        entries = advise(request.model, request.hardware, choices, validation_split=split)
+    return Plan(
+        model=request.model_name,
+        model_config_inline=dict(request.model.config) or None,
+        gpu=request.gpu_name,
+        settings=report.settings,
+        hyperparameters=hyperparameters(entries, **(overrides or {})),
+        advice=entries,
+        data=DataSettings(
+            path=None if data is None else str(Path(data).resolve()),
+            format=format,  # type: ignore[arg-type]
+            columns=dict(columns or {}),
+            validation_split=split,
+        ),
+        predicted=report.memory,
+        predicted_speed=report.speed,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tuneplan_version=__version__,
+    )

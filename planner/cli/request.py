@@ -1,0 +1,154 @@
+"""From options to what the planner computes with: model, device, choices, budget, data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner import settings
+from planner.check import budget_of
+from planner.errors import InvalidInput
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.dataset import DatasetProfile
+
+DEFAULT_MODEL = "phi-2"
+"""The guides' workload: phi-2 with LoRA r8, alpha 32, dropout 0.05 on q, k, v, dense, fc1, fc2 (all linear layers)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What the user asked for, resolved."""
+
+    model: ModelSpec
+    model_name: str
+    """As the trainer will load it: hub id or path."""
+    hardware: HardwareProfile
+    gpu_name: str
+    choices: TrainingChoices
+    fixed: frozenset[str]
+    """Names of the choices that the user gave."""
+    budget_bytes: int
+    notes: tuple[str, ...]
+
+
+def resolve(*, gpu: str | None, model: str | None, reserve: str | None, values: Mapping[str, Any]) -> Request:
+    """The request behind the options; every default that was taken is in `notes`."""
+    from planner import sources
+
+    notes: list[str] = []
+    given = {name: value for name, value in values.items() if value is not None and name in settings.BY_NAME}
+    choices = settings.choices_from(given)
+    if "checkpoint_layers" in given and given.get("gradient_checkpointing") is False:
+        raise InvalidInput("--checkpoint-layers contradicts --no-gradient-checkpointing; leave one of them out")
+    if model is None:
+        notes.append(f"No --model given: {DEFAULT_MODEL} with {_method_text(choices)} (the training guides' workload).")
+    hardware, used, hardware_notes = _device(gpu)
+    notes += hardware_notes
+    reserve_bytes = None if reserve is None else settings.parse_size(reserve, option="--reserve")
+    budget = budget_of(hardware, reserve_bytes=reserve_bytes, used_by_others_bytes=used)
+    if budget <= 0:
+        raise InvalidInput(
+            f"nothing of {hardware.title}'s {format_bytes(hardware.total_bytes)} is left to plan with: "
+            f"{format_bytes(used)} held by others, {format_bytes(reserve_bytes or hardware.reserve_bytes)} reserved"
+        )
+    spec = sources.load_model(model or DEFAULT_MODEL)
+    return Request(
+        model=spec,
+        model_name=_loadable(model or DEFAULT_MODEL),
+        hardware=hardware,
+        gpu_name=hardware.name,
+        choices=choices,
+        fixed=frozenset(given),
+        budget_bytes=budget,
+        notes=tuple(notes),
+    )
+
+
+def _method_text(choices: TrainingChoices) -> str:
+    if choices.method == "full":
+        return "full fine-tuning"
+    name = "QLoRA" if choices.method == "qlora" else "LoRA"
+    return f"{name} r{choices.lora_r} on {', '.join(choices.lora_targets)}"
+
+
+def _device(gpu: str | None) -> tuple[HardwareProfile, int, list[str]]:
+    """Profile, bytes that others hold now, and what has to be said."""
+    from planner import hardware
+
+    if gpu is not None and gpu.strip().lower() != "auto":
+        return hardware.find(gpu), 0, []
+    found = hardware.detect()
+    notes = []
+    if gpu is None:
+        notes.append(f"No --gpu given: this machine's {found.title}.")
+    if found.used_by_others_bytes:
+        notes.append(f"Other processes hold {format_bytes(found.used_by_others_bytes)} of it now.")
+    if found.note:
+        notes.append(f"{found.note[0].upper()}{found.note[1:].rstrip('.')}.")
+    return found.profile, found.used_by_others_bytes, notes
+
+
+def _loadable(model: str) -> str:
+    """What the trainer can load: a catalogue name's hub id, an absolute path, or the hub id itself."""
+    from planner import catalogue
+
+    path = Path(model)
+    if path.exists():
+        return str((path.parent if path.is_file() else path).resolve())
+    name = catalogue.find(model)
+    if name is None:
+        return model
+    return catalogue.entry(name).hub_id
+
+
+def load_data(
+    path: str,
+    request: Request,
+    *,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+) -> DatasetProfile:
+    """The data set's profile, counted with the model's tokenizer where one is at hand."""
+    from planner import dataset
+
+    return dataset.profile(
+        path,
+        format=format,
+        columns=columns,
+        tokenizer=tokenizer_folder(request.model_name),
+        vocab_size=request.model.vocab_size,
+    )
+
+
+def tokenizer_folder(model: str) -> Path | None:
+    """The folder with the model's tokenizer.json: its own, or the hub cache's newest snapshot; None if neither."""
+    own = Path(model)
+    if (own / "tokenizer.json").is_file():
+        return own
+    home = os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
+    snapshots = cache / f"models--{model.replace('/', '--')}" / "snapshots"
+    try:
+        found = [folder for folder in snapshots.iterdir() if (folder / "tokenizer.json").is_file()]
+    except OSError:
+        return None
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def parse_columns(entries: list[str] | None) -> dict[str, str]:
+    """`role=name` pairs as a mapping."""
+    roles = ("prompt", "completion", "text", "messages", "instruction", "input", "output", "conversations")
+    columns: dict[str, str] = {}
+    for entry in entries or []:
+        for pair in entry.split(","):
+            role, separator, name = pair.partition("=")
+            if not separator or role.strip() not in roles or not name.strip():
+                raise InvalidInput(f"--columns {pair!r} must be role=name with a role of {', '.join(roles)}")
+            columns[role.strip()] = name.strip()
+    return columns

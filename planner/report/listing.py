@@ -1,0 +1,115 @@
+"""`plan gpus` and `plan models`: what is known, with where it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from planner.report.words import count_text
+from planner.spec import HardwareProfile
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.catalogue import Entry
+
+
+def gpu_record(profile: HardwareProfile) -> dict[str, Any]:
+    """A profile as JSON-ready data, every fact with unit, source and date."""
+    return {
+        "name": profile.name,
+        "title": profile.title,
+        "kind": profile.kind,
+        "aliases": list(profile.aliases),
+        "total_bytes": profile.total_bytes,
+        "budget_bytes": profile.budget_bytes,
+        "context_bytes": profile.context_bytes,
+        "bandwidth_bytes_per_second": profile.bandwidth_bytes_per_second,
+        "flops_per_second": profile.flops_per_second,
+        "dtypes": list(profile.dtypes),
+        "compute_capability": list(profile.compute_capability) if profile.compute_capability else None,
+        "unified_memory": profile.unified_memory,
+        "facts": {
+            key: {"value": fact.value, "unit": fact.unit, "source": fact.source, "date": fact.date}
+            for key, fact in profile.facts.items()
+        },
+    }
+
+
+def gpus_view(console: Console, profiles: Sequence[HardwareProfile]) -> None:
+    """One line per device."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name, justify in (("name", "left"), ("device", "left"), ("usable", "right"), ("GB/s", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("TFLOP/s", justify="right", no_wrap=True)
+    table.add_column("types", no_wrap=True)
+    for profile in profiles:
+        best = next((kind for kind in ("bf16", "fp16", "fp32") if kind in profile.flops_per_second), "fp32")
+        rate = profile.flops_per_second.get(best)
+        table.add_row(
+            profile.name,
+            profile.title.removeprefix("NVIDIA ").removeprefix("GeForce "),
+            format_bytes(profile.total_bytes),
+            f"{profile.bandwidth_bytes_per_second / 1e9:,.0f}",
+            "" if rate is None else f"{rate / 1e12:,.1f}",
+            " ".join(profile.dtypes),
+        )
+    console.print(table)
+    console.print(
+        "TFLOP/s: dense, in the widest of bf16, fp16, fp32 that it has. One device: plan gpus NAME", style="dim"
+    )
+
+
+def gpu_view(console: Console, profile: HardwareProfile) -> None:
+    """One device, every fact with its source."""
+    console.print(f"{profile.title} ({profile.name})", style="bold")
+    console.print(f"also known as {', '.join(profile.aliases)}", style="dim")
+    for key, fact in profile.facts.items():
+        console.print(f"{key} = {fact.value:g} {fact.unit}")
+        console.print(f"    {fact.source} ({fact.date})", style="dim")
+
+
+def model_record(entry: Entry) -> dict[str, Any]:
+    """A catalogue entry as JSON-ready data."""
+    return {
+        "name": entry.name,
+        "hub_id": entry.hub_id,
+        "aliases": list(entry.aliases),
+        "architecture": entry.config.get("model_type"),
+        "parameters": entry.published_parameters,
+        "source": entry.source,
+        "date": entry.date,
+        "checked": entry.checked,
+        "config": entry.config,
+    }
+
+
+def models_view(console: Console, entries: Sequence[Entry]) -> None:
+    """One line per model."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("name", no_wrap=True)
+    table.add_column("hub id", overflow="ellipsis", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for entry in entries:
+        published = entry.published_parameters
+        table.add_row(
+            entry.name,
+            entry.hub_id,
+            str(entry.config.get("model_type", "")),
+            "" if published is None else count_text(published),
+        )
+    console.print(table)
+    console.print("Sources: plan models NAME, plan models --json", style="dim")
+
+
+def model_view(console: Console, entry: Entry) -> None:
+    """One model with its dimensions and where they were read."""
+    console.print(f"{entry.name} ({entry.hub_id})", style="bold")
+    if entry.aliases:
+        console.print(f"also {', '.join(entry.aliases)}", style="dim")
+    for key, value in entry.config.items():
+        console.print(f"{key} = {value}")
+    console.print(f"{entry.source} ({entry.date}; {entry.checked})", style="dim")
