@@ -7,7 +7,7 @@ aten/src/ATen/native/transformers/attention.cpp; transformers' integrations/sdpa
 from __future__ import annotations
 
 from planner.memory import ops
-from planner.memory.ops import FP32, HALF
+from planner.memory.ops import BYTE, FP32, HALF
 from planner.memory.tape import BSS, TR, Gradients, T, Tape, Tensor
 
 
@@ -39,23 +39,36 @@ def flash(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int
 def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, head_dim: int) -> Tensor:
     """Memory-efficient attention (the kernel that takes a mask): output and log-sum-exp as flash; also saves the mask.
 
-    Backward: dQ, dK, dV, the row sums, and an fp32 workspace of dQ where the inputs are 16-bit.
+    `mask` is additive, in the queries' dtype, or a boolean that is turned into one first; it may have the queries'
+    gradient. Backward: dQ, dK, dV (and the mask's), row sums, an fp32 accumulator of dQ in tiles of 64 by 64, for heads
+    wider than 128 in 16 bit those of dK and dV too; for fp32 inputs the row sums come from a product of full size.
     """
+    if mask is not None and mask.itemsize == BYTE:
+        mask = tape.like(mask, q.itemsize)
     out = tape.like(q)
     lse = tape.new(T, heads, FP32)
-    size_q, size_k, width = q.elements, k.elements, q.itemsize
+    size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
     saved = [q, k, v, out.alias(), lse]
     if mask is not None:
         saved.append(mask)
+    biased = mask is not None and mask.requires_grad
+    bias_size = (BSS, heads) if biased else None
+    tile = heads * (-(-head_dim // 64) * 64)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        dq, dk, dv = tape.new(T, size_q, width), tape.new(T, size_k, width), tape.new(T, size_k, width)
+        dq, dk, dv = tape.new(T, size_q, width), tape.new(T, size_k, width), tape.new(T, size_v, width)
+        bias = None if bias_size is None else tape.new(*bias_size, width)
         row_sums = tape.new(T, heads, FP32)
-        workspace = tape.new(T, size_q, FP32) if width == HALF else None
-        del row_sums, workspace
-        return [dq, dk, dv]
+        scratch = [tape.new(TR, tile, FP32)]
+        if head_dim > 128 and width == HALF:
+            scratch += [tape.new(TR, tile, FP32), tape.new(TR, tile, FP32)]
+        if width == FP32:
+            scratch.append(tape.new(T, size_q, FP32))
+        del row_sums
+        scratch.clear()
+        return [dq, dk, dv, bias]
 
-    return tape.record(out, (q, k, v), saved, backward)
+    return tape.record(out, (q, k, v, mask), saved, backward)
 
 
 def repeat_kv(tape: Tape, x: Tensor, groups: int) -> Tensor:
