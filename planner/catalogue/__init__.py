@@ -36,6 +36,8 @@ class Entry:
     """How the keys were confirmed."""
     published_parameters: int | None = None
     """Total that the maker or the hub states, where one is known."""
+    note: str | None = None
+    """What differs from the file, and why that is right."""
     config: dict[str, Any] = field(repr=False)
     """Keys of config.json."""
 
