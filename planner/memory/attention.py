@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from planner.memory import ops
 from planner.memory.ops import BYTE, FP32, HALF
-from planner.memory.tape import BSS, TR, Gradients, T, Tape, Tensor
+from planner.memory.tape import BSS, SS, TR, Gradients, T, Tape, Tensor
 
 
 def flash(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, head_dim: int) -> Tensor:
@@ -112,3 +112,48 @@ def eager(
     weights = ops.dropout(tape, weights, dropout)
     out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
     return ops.contiguous(tape, out)
+
+
+def math(
+    tape: Tape,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    causal: bool,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The composite kernel (fp32 with grouped queries on CUDA; training on Apple's MPS): like eager, in fp32.
+
+    Scores, softmax and product run in fp32 whatever the inputs; q and k are scaled by the root of the scale each; a
+    causal mask is made as bool and as fp32 of length². Saved: the copies of q, k, v that enter the products, the
+    softmax (twice on its way: result and the copy with fully masked rows cleared).
+    """
+    narrow = q.itemsize
+    wide_q, wide_k, wide_v = (ops.to(tape, x, FP32) for x in (q, k, v))
+    query = ops.scale(tape, wide_q)
+    if causal and mask is None:
+        flags = tape.new(SS, 1, BYTE)
+        mask = tape.new(SS, 1, FP32)
+        del flags
+    groups = heads // kv_heads
+    keys = repeat_kv(tape, wide_k, groups)
+    values = repeat_kv(tape, wide_v, groups)
+    weights = ops.matmul(tape, query, ops.scale(tape, keys), BSS, heads, copy_a=True, copy_b=groups == 1)
+    weights = _safe_softmax(tape, weights)
+    weights = ops.dropout(tape, weights, dropout)
+    out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
+    return ops.contiguous(tape, ops.to(tape, out, narrow))
+
+
+def _safe_softmax(tape: Tape, x: Tensor) -> Tensor:
+    """softmax whose fully masked rows are zero: result, a bool of the scores, the cleared copy, which is saved."""
+    first = tape.like(x)
+    masked = tape.like(x, BYTE)
+    out = tape.like(x)
+    del first, masked
+    return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(s[0]),))

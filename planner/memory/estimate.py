@@ -11,6 +11,7 @@ from planner.errors import InvalidInput
 from planner.memory import device
 from planner.memory.blocks import registry
 from planner.memory.layout import symbolic_range
+from planner.memory.loss import chunk_rows
 from planner.memory.net import Net
 from planner.memory.peak import Array, Envelope, envelope, evaluate, multipliers
 from planner.memory.program import Case, run
@@ -90,6 +91,7 @@ def predict_grid(
     persistent = np.zeros_like(allocated)
     binding = np.full(batches.shape, "", dtype="<U12")
     symbolic = _symbolic(model, choices)
+    rows_per_chunk = chunk_rows(model.vocab_size)
     covered = (layers >= symbolic.start) & (layers < symbolic.stop) if len(symbolic) else np.zeros(layers.shape, bool)
     edge = model.sliding_window if model.sliding_layers and model.sliding_window else np.iinfo(np.int64).max
     key = np.where(covered, -1, layers) * 2 + (lengths >= edge)
@@ -98,7 +100,7 @@ def predict_grid(
         number = int(value) // 2
         case = _case(model, hardware, choices, None if number < 0 else number, int(lengths[chosen][0]))
         found = _envelope(case)
-        values = multipliers(batches[chosen], lengths[chosen], layers[chosen])
+        values = multipliers(batches[chosen], lengths[chosen], layers[chosen], rows_per_chunk)
         peak, rows = evaluate(found, values)
         allocated[chosen] = peak
         persistent[chosen] = _persistent(found)
@@ -127,7 +129,9 @@ def predict(
     layers = choices.checkpointed_layers(model.num_layers)
     case = _case(model, hardware, choices, layers, choices.max_length)
     found = _envelope(case)
-    values = multipliers(np.array([choices.batch_size]), np.array([choices.max_length]), np.array([layers]))
+    values = multipliers(
+        np.array([choices.batch_size]), np.array([choices.max_length]), np.array([layers]), chunk_rows(model.vocab_size)
+    )
     live = (values @ found.coefficients.T.astype(np.float64))[0]
     workspaces = device.workspace_bytes(hardware)
     instants: dict[str, int] = {}
@@ -162,13 +166,13 @@ def _eval_case(case: Case) -> Case:
     return replace(case, checkpointed=0, evaluating=True)
 
 
-def _eval_values(choices: TrainingChoices) -> npt.NDArray[np.float64]:
+def _eval_values(spec: ModelSpec, choices: TrainingChoices) -> npt.NDArray[np.float64]:
     batch = choices.eval_batch_size or choices.batch_size
-    return multipliers(np.array([batch]), np.array([choices.max_length]), np.array([0]))
+    return multipliers(np.array([batch]), np.array([choices.max_length]), np.array([0]), chunk_rows(spec.vocab_size))
 
 
 def _eval_peak(case: Case, choices: TrainingChoices) -> int:
-    peak, _ = evaluate(_envelope(_eval_case(case)), _eval_values(choices))
+    peak, _ = evaluate(_envelope(_eval_case(case)), _eval_values(case.spec, choices))
     return int(peak[0])
 
 
@@ -182,7 +186,7 @@ def _components(
 ) -> dict[str, int]:
     """Live bytes by component at the event that sets the peak: the tape is run again and watched there."""
     if binding == "eval":
-        case, found, values = _eval_case(case), _envelope(_eval_case(case)), _eval_values(choices)
+        case, found, values = _eval_case(case), _envelope(_eval_case(case)), _eval_values(case.spec, choices)
         live = (values @ found.coefficients.T.astype(np.float64))[0]
     rows = [row for row, name in enumerate(found.instants) if name == binding] or [int(live.argmax())]
     row = max(rows, key=lambda index: live[index])

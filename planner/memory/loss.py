@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from planner.memory import ops
 from planner.memory.net import Net
-from planner.memory.ops import FP32
-from planner.memory.tape import Gradients, T, Tape, Tensor
+from planner.memory.ops import FP32, HALF, INT64
+from planner.memory.tape import ONE, C, Gradients, T, Tape, Tensor
 
-CHUNK_TOKENS = 1024
-"""Tokens whose logits the chunked loss of the `builtin` stack holds at a time."""
+CHUNK_BYTES = 256 * 1024**2
+"""fp32 logits that one chunk of the chunked loss may hold (trainer.modeling.chunked, same rule)."""
+
+
+def chunk_rows(vocab_size: int) -> int:
+    """Tokens whose logits the chunked loss holds at a time: a power of two from 64 to 4096."""
+    fitting = max(1, CHUNK_BYTES // (4 * vocab_size))
+    return min(4096, max(64, 1 << (fitting.bit_length() - 1)))
 
 
 def cross_entropy(tape: Tape, logits: Tensor) -> Tensor:
@@ -48,14 +54,6 @@ def upcast_loss(net: Net, logits: Tensor, version: str) -> Tensor:
     return cross_entropy(tape, wide)
 
 
-def _rebound_loss(net: Net, hidden: Tensor, head: str) -> Tensor:
-    """transformers ≤ 4.46: `logits = logits.float()` drops the 16-bit logits before the loss."""
-    tape = net.tape
-    logits = ops.to(tape, net.linear(head, hidden), FP32)
-    shifted = ops.contiguous(tape, logits)
-    return cross_entropy(tape, shifted)
-
-
 def loss_variant(net: Net) -> str:
     """Whose loss code runs: `5`, `4.48`, `4.45` or `no-upcast`."""
     version = net.choices.transformers_version
@@ -64,9 +62,9 @@ def loss_variant(net: Net) -> str:
     if version == "no-upcast":
         return version
     major, minor = (int(x) for x in (version.split(".") + ["0"])[:2])
-    if major >= 5 or (major == 4 and minor >= 49):
-        return "5"
-    return "4.48" if minor >= 46 else "4.45"
+    if (major, minor) <= (4, 45):
+        return "4.45"
+    return "4.48" if (major, minor) < (4, 50) else "5"
 
 
 def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
@@ -79,6 +77,8 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
     else:
         logits = head_logits(net, hidden, head)
         value = upcast_loss(net, logits, variant)
+    if tape.autocast:
+        logits = ops.to(tape, logits, FP32)  # accelerate hands the output on in fp32
     if net.choices.keep_logits:
         keep.append(logits.alias())
     return value
@@ -97,4 +97,53 @@ def head_logits(net: Net, hidden: Tensor, head: str) -> Tensor:
     return logits
 
 
-__all__ = ["CHUNK_TOKENS", "T", "cross_entropy", "full", "head_logits", "loss_variant", "upcast_loss"]
+def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
+    """Head and loss for one chunk of tokens at a time (trainer.modeling.chunked.ChunkedCrossEntropy).
+
+    Both gradients are made in the forward pass and saved: of the hidden states, tokens·hidden·w, and of the head where
+    it trains. Per chunk of C tokens: the hidden states, C·V·w of logits and C·V·4 of their fp32 copy, then C·V·4 and
+    C·V·w of the gradient. Soft caps keep their slope, C·V·4 more.
+    """
+    tape, spec = net.tape, net.spec
+    width = hidden.elements
+    if tape.autocast:
+        hidden = ops.to(tape, hidden, HALF)
+    itemsize = hidden.itemsize
+    trains_head = net.trains_base or "lm_head" in net.choices.modules_to_save
+    labels, rows = tape.new(T, 1, INT64), tape.new(T, 1, INT64)
+    training = tape.grad_enabled and (hidden.requires_grad or trains_head)
+    gradient = tape.like(hidden) if training and hidden.requires_grad else None
+    head_weight = net.head_weight(head)
+    head_copy = None
+    if tape.autocast:
+        with tape.scope("weights"):
+            head_copy = tape.new(ONE, head_weight.tensor.elements, HALF)
+    head_gradient = tape.new(ONE, head_weight.tensor.elements, head_weight.tensor.itemsize) if (
+        training and head_weight.parameter is not None
+    ) else None
+    vocabulary = spec.vocab_size
+    part = tape.new(C, width, itemsize)
+    narrow = tape.new(C, vocabulary, itemsize)
+    logits = tape.new(C, vocabulary, FP32) if itemsize != FP32 else narrow.alias()
+    del narrow
+    slope = tape.like(logits) if net.config("final_logit_softcapping") else None
+    grad = tape.new(C, vocabulary, itemsize) if itemsize != FP32 else logits.alias()
+    del logits, slope
+    if training:
+        product = tape.new(C, width, itemsize)
+        del product
+        if head_gradient is not None and itemsize != head_weight.tensor.itemsize:
+            wide = tape.new(C, vocabulary, head_weight.tensor.itemsize)
+            del wide
+    next_part = tape.new(C, width, itemsize)
+    del grad, part, next_part, labels, rows, head_copy
+    value = tape.new(ONE, 1, FP32)
+    saved = [tensor for tensor in (gradient, head_gradient) if tensor is not None]
+    has_hidden, has_head = gradient is not None, head_gradient is not None
+    del gradient, head_gradient
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        made = iter(s)
+        return [next(made).alias() if has_hidden else None, next(made).alias() if has_head else None]
+
+    return tape.record(value, (hidden, head_weight.tensor), saved, backward)

@@ -45,9 +45,13 @@ class Net:
     window_mask: Tensor | None = None
     cos: Tensor | None = None
     sin: Tensor | None = None
+    named: list[Tensor] = field(default_factory=list)
+    """What the model's forward names until it returns: the embeddings, for one."""
     adapters_on: bool = True
     accumulating: bool = False
     """Whether gradients of an earlier micro-batch are there already."""
+    shared: dict[str, Weight] = field(default_factory=dict)
+    """Base weights that several modules use (tied embeddings), by path."""
     windowed: bool = False
     """Whether the length reaches the sliding window, so that its layers need a mask of their own."""
     parameters: list[Parameter] = field(default_factory=list)
@@ -59,6 +63,7 @@ class Net:
         net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
         net.accumulating = choices.gradient_accumulation_steps > 1
         net.targeted = targeted_paths(spec, choices)
+        tape.autocast = choices.precision.endswith("-mixed")
         net.itemsize = WEIGHT_BYTES[choices.precision]
         net.by_path = {_short(module.path): module for module in spec.modules}
         with tape.scope("weights"):
@@ -101,7 +106,9 @@ class Net:
         """The linear (or GPT-2 conv1d) module at `path` (inside its layer: `self_attn.q_proj`), with its adapter if any."""
         module = self.by_path[path]
         tape, rank = self.tape, self.choices.lora_r
-        weight = self.base_weight(module.in_features * module.out_features)
+        count = module.in_features * module.out_features
+        outside = module.layers is None
+        weight = self.shared_weight(module.tied_to or path, count) if outside else self.base_weight(count)
         bias = self.base_weight(module.out_features) if module.bias else None
         result = ops.linear(tape, x, weight, module.out_features, module.in_features, bias)
         if module.path not in self.targeted:
@@ -130,6 +137,18 @@ class Net:
             )
         return ops.to(tape, result, narrow)
 
+    def head_weight(self, path: str) -> Weight:
+        """The weight of the output head; under `full` a tied head shares the embedding's gradient."""
+        module = self.by_path[path]
+        return self.shared_weight(module.tied_to or path, module.shape[0] * module.shape[1])
+
+    def shared_weight(self, path: str, elements: int) -> Weight:
+        """A base weight that several modules may use: one leaf for all of them."""
+        weight = self.shared.get(path)
+        if weight is None:
+            weight = self.shared[path] = self.base_weight(elements)
+        return weight
+
     def norm(self, path: str, x: Tensor, *, width: int | None = None, style: str | None = None) -> Tensor:
         """The norm module at `path`: LayerNorm where `style` is None, else the RMSNorm of that style."""
         module = self.by_path.get(path)
@@ -144,7 +163,8 @@ class Net:
     def embed(self, path: str, monomial: int = T) -> Tensor:
         """Rows of an embedding table for every token (`T`) or position (`S`)."""
         module = self.by_path[path]
-        return ops.embedding(self.tape, self.base_weight(module.shape[0] * module.shape[1]), module.shape[1], monomial)
+        weight = self.shared_weight(path, module.shape[0] * module.shape[1])
+        return ops.embedding(self.tape, weight, module.shape[1], monomial)
 
     # ---- attention -------------------------------------------------------------------------------------------------
 
@@ -152,10 +172,7 @@ class Net:
         """The tensors that all layers share: rotary tables (1, length, head_dim) and, with padding, the masks."""
         tape = self.tape
         with tape.scope("attention"):
-            if self.padded:
-                self.mask = tape.new(BSS, 1, BYTE if self.choices.attention == "sdpa" else self.itemsize)
-            elif self.choices.attention == "eager":
-                self.mask = tape.new(SS, 1, self.itemsize)
+            self._make_masks()
             if rotary:
                 frequencies = tape.new(S, head_dim // 2, FP32)
                 table = tape.new(S, head_dim, FP32)
@@ -163,6 +180,38 @@ class Net:
                 wide_cos, wide_sin = tape.new(S, head_dim, FP32), tape.new(S, head_dim, FP32)
                 self.cos, self.sin = tape.new(S, head_dim, self.itemsize), tape.new(S, head_dim, self.itemsize)
                 del table, wide_cos, wide_sin
+
+    def _make_masks(self) -> None:
+        """Masks as transformers 5 makes them (masking_utils.py): boolean for sdpa, and only where one is needed.
+
+        The eager path always gets one in the model's dtype, made from a boolean one: a collator hands over an attention
+        mask even where nothing is padded. Layers with a window get a mask of their own.
+        """
+        tape, kind = self.tape, self.choices.attention
+        if kind == "flash":
+            return
+        kinds = {index in self.spec.sliding_layers for index in range(self.spec.num_layers)}
+        for sliding in sorted(kinds):
+            if kind == "eager":
+                boolean = tape.new(BSS, 1, BYTE)
+                mask = tape.new(BSS, 1, self.itemsize)
+                del boolean
+            elif self.padded:
+                mask = tape.new(BSS, 1, BYTE)
+            elif sliding and self.windowed:
+                mask = tape.new(SS, 1, BYTE)
+            else:
+                continue
+            if sliding:
+                self.window_mask = mask
+            else:
+                self.mask = mask
+
+    def release(self) -> None:
+        """The model's forward returns: its names are gone, masks and tables too unless a recomputation needs them."""
+        self.named.clear()
+        if not self.choices.gradient_checkpointing or not self.tape.grad_enabled:
+            self.mask = self.window_mask = self.cos = self.sin = None
 
     def attend(
         self,
@@ -187,15 +236,23 @@ class Net:
         probability = spec.attention_dropout if dropout is None else dropout
         kind = self.choices.attention
         with tape.scope("attention"):
+            if tape.autocast and kind != "eager":
+                q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
             if kind == "eager":
                 return attention.eager(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, dropout=probability, softcap=softcap
                 )
-            if kind == "flash" or (mask is None and head_dim <= 256 and self.itemsize == HALF):
+            if kind == "flash" or (tape.target == "cuda" and mask is None and q.itemsize == HALF and head_dim <= 256):
                 return attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
-            if kv_heads != heads and (mask is not None or head_dim > 256):
+            grouped = kv_heads != heads
+            if grouped and (mask is not None or head_dim > 256):
                 k = attention.repeat_kv(tape, k, heads // kv_heads)
                 v = attention.repeat_kv(tape, v, heads // kv_heads)
+                grouped, kv_heads = False, heads
+            if grouped or tape.target == "mps":
+                return attention.math(
+                    tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
+                )
             return attention.efficient(tape, q, k, v, mask, heads, head_dim)
 
 

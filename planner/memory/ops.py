@@ -110,7 +110,6 @@ def mul(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     """
     wide = max(a.itemsize, b.itemsize)
     full = a if _covers(a, b) else b
-    out = tape.new(full.monomial, full.elements, wide)
     needs = (a.requires_grad, b.requires_grad)
     sizes = (_size(a), _size(b))
     widths = (a.itemsize, b.itemsize)
@@ -136,6 +135,8 @@ def mul(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
             del product
         return result
 
+    tape.saves((a, b), saved, backward)
+    out = tape.new(full.monomial, full.elements, wide)
     return tape.record(out, (a, b), saved, backward)
 
 
@@ -155,7 +156,12 @@ def neg(tape: Tape, x: Tensor) -> Tensor:
 
 
 def power(tape: Tape, x: Tensor) -> Tensor:
-    """x**k: output n·w; saves x; backward `grad · (k · x**(k-1))`, three tensors of n·w in one expression."""
+    """x**k: output n·w; saves x; backward `grad · (k · x**(k-1))`, three tensors of n·w in one expression.
+
+    Autocast computes powers in fp32.
+    """
+    if tape.autocast:
+        x = to(tape, x, FP32)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
         lower = tape.like(s[0])
@@ -234,10 +240,13 @@ def linear(
 ) -> Tensor:
     """x·Wᵀ + b: output tokens·out·w; saves W where x needs a gradient and x where W does; backward dX then dW.
 
-    `x` has elements = tokens-coefficient · in_features.
+    `x` has elements = tokens-coefficient · in_features. Under autocast x and W are cast to 16 bit first; a cast of a
+    trained W is kept until autocast ends, one of a frozen W as long as backward needs it.
     """
+    if tape.autocast:
+        x = to(tape, x, HALF)
+        weight = _cast_weight(tape, weight)
     rows = x.elements // in_features
-    out = tape.new(x.monomial, rows * out_features, x.itemsize)
     needs_x, parameter = x.requires_grad, weight.parameter
     saved: list[Tensor] = []
     if parameter is not None:
@@ -259,7 +268,29 @@ def linear(
             result[2] = tape.new(ONE, bias_size, bias_width)
         return result
 
-    return tape.record(out, (x, weight.tensor, bias.tensor if bias is not None else None), saved, backward)
+    inputs = (x, weight.tensor, bias.tensor if bias is not None else None)
+    tape.saves(inputs, saved, backward)
+    out = tape.new(x.monomial, rows * out_features, x.itemsize)
+    return tape.record(out, inputs, saved, backward)
+
+
+def _cast_weight(tape: Tape, weight: Weight) -> Weight:
+    """The 16-bit copy that autocast makes of an fp32 weight: n·2, and its gradient cast back to fp32."""
+    if weight.tensor.itemsize == HALF:
+        return weight
+    key = id(weight.parameter)
+    held = tape.autocast_cache.get(key) if weight.parameter is not None else None
+    copy = Weight.__new__(Weight)
+    if held is None:
+        source = weight.tensor
+        held = tape.new(ONE, source.elements, HALF)
+        count, width = source.elements, source.itemsize
+        tape.record(held, (source,), (), lambda g, s: (tape.new(ONE, count, width),))
+        if weight.parameter is not None and tape.grad_enabled:
+            tape.autocast_cache[key] = held.same()
+    copy.tensor = held.same()
+    copy.parameter = weight.parameter
+    return copy
 
 
 def matmul(
@@ -267,6 +298,8 @@ def matmul(
 ) -> Tensor:
     """Batched matrix product. Operands whose batch and head dimensions cannot be merged are copied first, and it is the
     copies that backward keeps; backward one tensor of each operand's size."""
+    if tape.autocast:
+        a, b = to(tape, a, HALF), to(tape, b, HALF)
     left = contiguous(tape, a) if copy_a else a
     right = contiguous(tape, b) if copy_b else b
     out = tape.new(out_monomial, out_elements, a.itemsize)
@@ -302,6 +335,8 @@ def softmax(tape: Tape, x: Tensor) -> Tensor:
 
 def layer_norm(tape: Tape, x: Tensor, weight: Weight, bias: Weight | None, width: int) -> Tensor:
     """native_layer_norm: output n·w, mean and rstd 4 B per row each; saves input, mean, rstd; backward n·w + dW, db."""
+    if tape.autocast:
+        x = to(tape, x, FP32)
     out = tape.like(x)
     rows = x.elements // width
     mean = tape.new(x.monomial, rows, FP32)
@@ -342,19 +377,11 @@ def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, style: str = 
         return to(tape, out, narrow)
     hidden = to(tape, x, FP32)
     variance = mean_last(tape, power(tape, hidden), width)
-    inverse = rsqrt(tape, shift(tape, variance))
-    hidden = mul(tape, hidden, inverse)
-    del inverse
+    hidden = mul(tape, hidden, rsqrt(tape, shift(tape, variance)))
+    # The fp32 tensor keeps its name while the rest is computed.
     if style == "olmo2":
-        out = mul(tape, weight.tensor, hidden)
-        del hidden
-        return to(tape, out, narrow)
-    hidden = _rebind_cast(tape, hidden, narrow)
-    return mul(tape, weight.tensor, hidden)
-
-
-def _rebind_cast(tape: Tape, x: Tensor, itemsize: int) -> Tensor:
-    return to(tape, x, itemsize)
+        return to(tape, mul(tape, weight.tensor, hidden), narrow)
+    return mul(tape, weight.tensor, to(tape, hidden, narrow))
 
 
 def _gemma_norm(tape: Tape, x: Tensor, width: int) -> Tensor:

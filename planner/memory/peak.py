@@ -10,7 +10,6 @@ import numpy.typing as npt
 from planner.memory.tape import WIDTH, Tape, Vector, add
 
 Array = npt.NDArray[np.int64]
-CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +61,13 @@ def _skyline(vectors: Array) -> list[int]:
     return kept
 
 
-def multipliers(batch_size: Array, length: Array, checkpointed: Array) -> npt.NDArray[np.float64]:
-    """The monomials' values, (configurations, 2·WIDTH). Bytes up to 2^53 are exact in float64."""
+def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_rows: int) -> npt.NDArray[np.float64]:
+    """The monomials' values, (configurations, 2·WIDTH); `chunk_rows`: tokens of one loss chunk. Bytes up to 2^53 are exact in float64."""
     b, s, n = (np.asarray(x, dtype=np.float64) for x in (batch_size, length, checkpointed))
     tokens = b * s
     one = np.ones_like(tokens)
     basis = np.stack(
-        [one, s, tokens, s * s, b * s * s, np.minimum(tokens, CHUNK_TOKENS), b, b * np.ceil(s / 128) * 128], axis=-1
+        [one, s, tokens, s * s, b * s * s, np.minimum(tokens - b, chunk_rows), b, b * np.ceil(s / 128) * 128], axis=-1
     )
     assert basis.shape[-1] == WIDTH
     return np.concatenate([basis, basis * n[..., None]], axis=-1)

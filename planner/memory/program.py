@@ -102,7 +102,12 @@ def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instan
         x = architecture.final(net, x)
     tape.begin(loss_instant)
     with tape.scope("logits_and_loss"):
-        return loss.full(net, x, architecture.head, keep)
+        if net.choices.loss == "chunked":
+            value = loss.chunked(net, x, architecture.head)
+        else:
+            value = loss.full(net, x, architecture.head, keep)
+    tape.autocast_cache.clear()
+    return value
 
 
 def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:

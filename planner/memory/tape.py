@@ -5,7 +5,7 @@ polynomial in batch and length, who keeps it alive is decided by Python's own re
 `Node`s that saved it, exactly as in PyTorch. What comes out is, for every allocation of the step, the polynomial of the
 bytes that are live just after it; the peak of a configuration is the largest of them at its batch and length.
 
-Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk), B,
+Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most B·(S-1)), B,
 TR = B·(S rounded up to 128).
 Every coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed
 layers, so that one run covers every N.
@@ -184,6 +184,10 @@ class Tape:
         self.saving: Region | None = None
         self.refilling: Region | None = None
         self.grad_enabled = True
+        self.autocast = False
+        """Whether matrix products run in 16 bit over fp32 tensors (torch.autocast)."""
+        self.autocast_cache: dict[int, Tensor] = {}
+        """16-bit copies of trainable fp32 weights, which autocast keeps until it is left."""
         self.layer = 0
         self.groups: list[LayerGroup] = []
         self.closed = False
@@ -268,6 +272,20 @@ class Tape:
         self.record_many((output,), inputs, saved, backward)
         return output
 
+    def saves(self, inputs: Sequence[Tensor | None], saved: Sequence[Tensor], backward: Backward) -> None:
+        """Call before allocating the output of an op that saves inputs only: a recomputation may end right here.
+
+        PyTorch packs an op's saved inputs before the op runs, so that the early stop of a checkpointed region leaves
+        the last op's output unborn (tools/autograd/gen_variable_type.py, torch/utils/checkpoint.py).
+        """
+        region = self.refilling
+        if region is None or not saved or region.cursor != region.last:
+            return
+        if any(tensor is not None and tensor.node is not None for tensor in inputs):
+            node = region.nodes[region.cursor]
+            node.saved, node.backward = tuple(saved), backward
+            raise StopRecompute
+
     def record_many(
         self,
         outputs: Sequence[Tensor],
@@ -330,6 +348,7 @@ class Tape:
             stop.__traceback__ = None  # its frames would keep the recomputed tensors alive
         finally:
             self.refilling = None
+            self.autocast_cache.clear()
             self.component, self.layer = component, layer
             region.nodes = []
 

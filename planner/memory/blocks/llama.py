@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from planner.memory import ops
 from planner.memory.net import Net
 from planner.memory.tape import Tensor
+
+
+def embed(net: Net) -> Tensor:
+    """Embeddings (granite scales them), masks and rotary tables; `inputs_embeds` is named until the model returns."""
+    x = net.embed("model.embed_tokens")
+    if net.spec.architecture == "granite":
+        x = ops.scale(net.tape, x)
+    net.named.append(x.alias())
+    net.prepare(net.spec.head_dim, rotary=True)
+    return x
+
+
+def final(net: Net, x: Tensor) -> Tensor:
+    """The last norm."""
+    x = net.norm("model.norm", x, style="llama")
+    net.release()
+    return x
+
+
+def kind(net: Net, index: int) -> Hashable:
+    """Layers differ by whether they have a window of their own and whether they rotate."""
+    return net.windowed and index in net.spec.sliding_layers, uses_rotary(net, index)
 
 
 def layer(net: Net, x: Tensor, index: int) -> Tensor:

@@ -8,6 +8,22 @@ from planner.memory.net import Net
 from planner.memory.tape import Tensor
 
 
+def embed(net: Net) -> Tensor:
+    """Embeddings with dropout, masks, tables for the part of the heads that turns."""
+    x = net.embed("model.embed_tokens")
+    net.prepare(rotary_dim(net), rotary=True)
+    x = ops.dropout(net.tape, x, net.spec.embedding_dropout)
+    net.named.append(x.alias())
+    return x
+
+
+def final(net: Net, x: Tensor) -> Tensor:
+    """The last norm."""
+    x = net.norm("model.final_layernorm", x)
+    net.release()
+    return x
+
+
 def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One decoder layer (transformers models/phi/modeling_phi.py, PhiDecoderLayer)."""
     tape = net.tape

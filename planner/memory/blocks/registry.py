@@ -23,17 +23,7 @@ class Program:
     """What distinguishes the layer at an index from others in bytes."""
 
 
-def _embed_rotary(net: Net) -> Tensor:
-    x = net.embed("model.embed_tokens")
-    net.prepare(phi.rotary_dim(net), rotary=True)
-    return x
-
-
-_LLAMA = Program(
-    embed=_embed_rotary,
-    layer=llama.layer,
-    final=lambda net, x: net.norm("model.norm", x, style="llama"),
-)
+_LLAMA = Program(embed=llama.embed, layer=llama.layer, final=llama.final, kind=llama.kind)
 
 PROGRAMS: dict[str, Program] = {
     "llama": _LLAMA,
@@ -42,11 +32,7 @@ PROGRAMS: dict[str, Program] = {
     "qwen3": _LLAMA,
     "granite": _LLAMA,
     "smollm3": _LLAMA,
-    "phi": Program(
-        embed=_embed_rotary,
-        layer=phi.layer,
-        final=lambda net, x: net.norm("model.final_layernorm", x),
-    ),
+    "phi": Program(embed=phi.embed, layer=phi.layer, final=phi.final),
 }
 
 
