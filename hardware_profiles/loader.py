@@ -172,7 +172,8 @@ def working_set(memory_bytes: int, fraction: float, system_reserve_bytes: int) -
     """Total and reserve in bytes of a GPU that shares the machine's memory.
 
     The total is Metal's working set (`fraction` of RAM). The system's own share lies outside it as far as RAM - total
-    allows; what is missing there is taken as the reserve, so that total - reserve = min(working set, RAM - system reserve).
+    allows; what is missing there is taken as the reserve, so that total - reserve is the lesser of working set and
+    RAM - system reserve.
     """
     total = int(memory_bytes * fraction)
     return total, max(0, total - (memory_bytes - system_reserve_bytes))

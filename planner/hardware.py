@@ -133,8 +133,8 @@ def _describe_nvidia(nvml: Any, handle: Any) -> Detected:
     notes = []
     if abs(total - profile.total_bytes) > MEMORY_TOLERANCE * profile.total_bytes:
         notes.append(
-            f"this card has {format_bytes(total)}, the profile {stem} {format_bytes(profile.total_bytes)}: memory is taken "
-            "from the card, speed from the profile (another variant, or a MIG slice, may be slower)"
+            f"this card has {format_bytes(total)}, the profile {stem} {format_bytes(profile.total_bytes)}: memory is "
+            "taken from the card, speed from the profile (another variant, or a MIG slice, may be slower)"
         )
     return Detected(
         profile=replace(profile, total_bytes=total),

@@ -1,0 +1,208 @@
+"""Seconds of an optimizer step: each operation takes the longer of its arithmetic and its memory traffic.
+
+time = sum over operations of max(FLOPs / (peak x efficiency), bytes / (bandwidth x efficiency)) (Williams et al. 2009,
+doi:10.1145/1498765.1498785), plus a fixed time per kernel, and never less than the host needs to launch the kernels.
+The efficiencies are rules with sources, not a fit of this machine: so every prediction carries a wide interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from planner.errors import NotModelled
+from planner.records import SpeedReport
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.speed import work
+from planner.units import DTYPE_BYTES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Efficiency:
+    """How much of a device's peak a training step gets, and what each kernel costs besides."""
+
+    matmul: float
+    attention: float
+    bandwidth: float
+    kernel_seconds: float
+    """Start and drain of one kernel on the device."""
+    launch_seconds: float
+    """What the host (Python, autograd, driver) spends to launch one kernel; hidden while the device is busier."""
+    link_bytes_per_second: float
+    """Between devices, one direction."""
+
+
+EXPECTED = Efficiency(
+    matmul=0.72,
+    attention=0.45,
+    bandwidth=0.78,
+    kernel_seconds=2e-6,
+    launch_seconds=8e-6,
+    link_bytes_per_second=20e9,
+)
+"""Middle of the rules below.
+
+matmul: the best shapes reach 0.87 (A100), 0.80 (H100), 0.78 (B200), 0.60 (MI300X) of the dense peak
+(stas00/ml-engineering, compute/accelerator, Maximum Achievable Matmul FLOPS, read 2026-11-21); a training step's
+shapes nine tenths of the NVIDIA ones. attention: FlashAttention-2 forward and backward with a causal mask reach 0.4 to
+0.6 of an A100's peak (arXiv:2307.08691, figures 4 to 6). bandwidth: rule, long streaming kernels reach 0.8 to 0.9 of
+the data sheet's figure, short ones less. kernel and launch: rule, 1 to 4 microseconds on the device, 4 to 20 on the
+host in eager PyTorch. link: rule, what PCIe 4.0 x16 moves of its 32 GB/s.
+"""
+
+SLOW = Efficiency(
+    matmul=0.45,
+    attention=0.25,
+    bandwidth=0.55,
+    kernel_seconds=4e-6,
+    launch_seconds=20e-6,
+    link_bytes_per_second=8e9,
+)
+"""Lower end of the interval: power-limited cards, unfavourable shapes, a slow host, PCIe 3.0."""
+
+FAST = Efficiency(
+    matmul=0.87,
+    attention=0.65,
+    bandwidth=0.92,
+    kernel_seconds=1e-6,
+    launch_seconds=4e-6,
+    link_bytes_per_second=200e9,
+)
+"""Upper end of the interval: the best shapes, fused element-wise kernels, NVLink."""
+
+EXCHANGED = {"ddp": 2.0, "zero2": 2.0, "zero3": 3.0, "fsdp": 3.0}
+"""Bytes exchanged per step in sizes of the trained parameters (Rajbhandari et al. 2020, arXiv:1910.02054, sec. 7)."""
+
+
+def require_dtype(hardware: HardwareProfile, choices: TrainingChoices) -> None:
+    """Raise NotModelled where the device has no arithmetic for `--precision` and would emulate it."""
+    dtype = work.compute_dtype(choices)
+    if dtype not in hardware.dtypes:
+        usable = ", ".join(f"--precision {name}" for name in hardware.dtypes if name != dtype)
+        raise NotModelled(f"{hardware.title} has no {dtype} arithmetic (emulated, speed unknown); use {usable}")
+
+
+def step_seconds(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    batch_size: ArrayLike,
+    length: ArrayLike,
+    checkpointed_layers: ArrayLike,
+    *,
+    accumulation: ArrayLike | None = None,
+    efficiency: Efficiency = EXPECTED,
+) -> NDArray[np.float64]:
+    """Seconds of one optimizer step, all micro-batches included.
+
+    The arrays broadcast to one shape: sequences per micro-batch, tokens per sequence, layers checkpointed, and
+    micro-batches per step (default: `choices.gradient_accumulation_steps`). Raises NotModelled for a dtype that the
+    device emulates.
+    """
+    require_dtype(hardware, choices)
+    if accumulation is None:
+        accumulation = choices.gradient_accumulation_steps
+    batch, tokens, checkpointed, micro_batches = np.broadcast_arrays(
+        *(np.asarray(value, dtype=np.float64) for value in (batch_size, length, checkpointed_layers, accumulation))
+    )
+    repeated = np.minimum(checkpointed / max(model.num_layers, 1), 1.0)
+    device = np.zeros(batch.shape)
+    kernels = np.zeros(batch.shape)
+    fused = hardware.kind != "mps"  # PyTorch's MPS attention keeps the scores in training
+    for operation in work.operations(model, choices, batch, tokens, fused_attention=fused):
+        once = _seconds(operation, hardware, efficiency) * operation.copies
+        launched = operation.kernels * operation.copies
+        passes = 1.0 + operation.backward + (repeated if operation.in_layer else 0.0)
+        device += once * passes
+        kernels += launched * (1.0 + min(operation.backward, 2.0) + (repeated if operation.in_layer else 0.0))
+    change = work.update(model, choices)
+    rate = hardware.bandwidth_bytes_per_second * efficiency.bandwidth
+    device += kernels * efficiency.kernel_seconds + change.accumulate_bytes / rate
+    if choices.checkpoint_offload:
+        device += _offload_seconds(model, choices, batch * tokens, checkpointed, efficiency)
+    micro_batch = np.maximum(device, kernels * efficiency.launch_seconds)
+    finish = change.step_bytes / rate + change.kernels * efficiency.launch_seconds
+    return micro_batches * micro_batch + finish + _exchange_seconds(choices, change, efficiency)
+
+
+def predict(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    *,
+    tokens_per_epoch: int | None = None,
+) -> SpeedReport:
+    """Speed of one configuration. Tokens are positions of the batch (padding included), over all devices.
+
+    Raises NotModelled for a dtype that the device emulates.
+    """
+    checkpointed = choices.checkpointed_layers(model.num_layers)
+    positions = choices.effective_batch_size * choices.max_length
+
+    def seconds(efficiency: Efficiency) -> float:
+        return float(
+            step_seconds(
+                model, hardware, choices, choices.batch_size, choices.max_length, checkpointed, efficiency=efficiency
+            )
+        )
+
+    expected = seconds(EXPECTED)
+    rate = positions / expected
+    return SpeedReport(
+        tokens_per_second=rate,
+        step_seconds=expected,
+        epoch_seconds=None if tokens_per_epoch is None else tokens_per_epoch / rate,
+        model_flops_utilization=_utilization(model, hardware, choices, rate),
+        interval_tokens_per_second=(positions / seconds(SLOW), positions / seconds(FAST)),
+    )
+
+
+def model_flops(model: ModelSpec, choices: TrainingChoices, length: int) -> float:
+    """FLOPs per token that training needs, recomputation left out.
+
+    Full fine-tuning: 6N + 12*L*H*Q*T as PaLM has it (arXiv:2204.02311, appendix B). With a frozen base the weight
+    gradients fall away: 4N + 12*L*H*Q*T; the adapters' own share (below 1 %) is left out.
+    """
+    forward = float(work.model_flops_per_token(model, np.asarray(float(length))))
+    attention = 4.0 * model.num_heads * model.head_dim * (model.num_layers + 2 * model.num_decoder_layers) * length
+    products = forward - attention
+    return (3.0 if choices.method == "full" else 2.0) * products + 3.0 * attention
+
+
+def _utilization(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, tokens_per_second: float
+) -> float:
+    """Model FLOPs utilization: needed FLOP/s over the devices' dense peak at the dtype of the products."""
+    peak = hardware.flops_per_second[work.compute_dtype(choices)] * choices.num_gpus
+    return tokens_per_second * model_flops(model, choices, choices.max_length) / peak
+
+
+def _seconds(operation: work.Operation, hardware: HardwareProfile, efficiency: Efficiency) -> NDArray[np.float64]:
+    """Device seconds of one forward pass of one copy."""
+    share = {"matmul": efficiency.matmul, "attention": efficiency.attention, "vector": 1.0}[operation.engine]
+    peak = hardware.flops_per_second.get(operation.dtype, hardware.flops_per_second["fp32"])
+    moved = operation.bytes / (hardware.bandwidth_bytes_per_second * efficiency.bandwidth)
+    return np.maximum(operation.flops / (peak * share), moved)
+
+
+def _exchange_seconds(choices: TrainingChoices, change: work.Update, efficiency: Efficiency) -> float:
+    """Seconds that several devices spend exchanging gradients (and sharded parameters), not overlapped."""
+    devices = choices.num_gpus
+    if devices == 1:
+        return 0.0
+    volume = EXCHANGED[choices.strategy] * change.gradient_bytes * (devices - 1) / devices
+    return volume / efficiency.link_bytes_per_second
+
+
+def _offload_seconds(
+    model: ModelSpec,
+    choices: TrainingChoices,
+    tokens: NDArray[np.float64],
+    checkpointed: NDArray[np.float64],
+    efficiency: Efficiency,
+) -> NDArray[np.float64]:
+    """Seconds of moving the checkpointed layers' inputs to host memory and back over the device's link."""
+    size = DTYPE_BYTES[work.compute_dtype(choices)]
+    return 2.0 * tokens * checkpointed * model.hidden_size * size / min(efficiency.link_bytes_per_second, 25e9)
