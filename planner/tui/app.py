@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from planner.errors import TuneplanError
+from planner.errors import InvalidInput, TuneplanError
 from planner.spec import HardwareProfile
-from planner.tui import messages, state, work as questions
+from planner.tui import figures, messages, state
+from planner.tui import work as questions
 from planner.tui.running import RunControl
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
@@ -37,9 +38,9 @@ class TuneplanApp(RunControl, App[int]):
 
     TITLE = "tuneplan"
     CSS_PATH = "wizard.tcss"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]
-    SCREENS = {
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]  # noqa: RUF012
+    SCREENS: ClassVar[dict[str, Callable[[], Screen[Any]]]] = {
         "hardware": HardwareScreen,
         "model": ModelScreen,
         "data": DataScreen,
@@ -47,7 +48,7 @@ class TuneplanApp(RunControl, App[int]):
         "live": LiveScreen,
         "end": EndScreen,
     }
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", show=False, id="app.help", tooltip="Keys and words"),
         Binding("ctrl+q,ctrl+c", "request_quit", "Quit", show=False, priority=True, id="app.quit",
                 tooltip="Leave; asks while a run goes on"),
@@ -86,12 +87,12 @@ class TuneplanApp(RunControl, App[int]):
         if model is not None:
             found = questions.read_model(model, final=True)
             if found.model is None:
-                raise state.InvalidInput(found.error or f"{model}: not a model")
+                raise InvalidInput(found.error or f"{model}: not a model")
             start = state.with_model(start, found.model, model)
         if data is not None:
             measured = questions.read_data(str(data), start, final=True)
             if measured.dataset is None:
-                raise state.InvalidInput(measured.error or f"{data}: not a data set")
+                raise InvalidInput(measured.error or f"{data}: not a data set")
             start = state.with_dataset(start, measured.dataset)
         self.set_reactive(TuneplanApp.wizard, start)
 
@@ -120,7 +121,7 @@ class TuneplanApp(RunControl, App[int]):
 
         rows = []
         for entry in catalogue.entries():
-            size = questions.figures.parameters(entry.published_parameters) if entry.published_parameters else ""
+            size = figures.parameters(entry.published_parameters) if entry.published_parameters else ""
             rows.append((entry.name, f"{entry.name:<25}{size:>7}", f"{entry.hub_id} {' '.join(entry.aliases)}"))
         return rows
 
@@ -145,7 +146,7 @@ class TuneplanApp(RunControl, App[int]):
         """Shows a step."""
         self.switch_screen(name)
 
-    def action_back(self) -> None:
+    def action_step_back(self) -> None:
         """The step before; on the first one nothing happens."""
         place = self.screen.PLACE if isinstance(self.screen, WizardScreen) else 0
         if place > 0:
@@ -262,7 +263,7 @@ class TuneplanApp(RunControl, App[int]):
         keys: dict[str, tuple[str, str, str]] = {}
         for active in screen.active_bindings.values():
             binding = active.binding
-            if not binding.system and binding.description:
+            if binding.id and binding.description:
                 shown = self.get_key_display(binding)
                 keys.setdefault(binding.action, (shown, binding.description, binding.tooltip))
         self.push_screen(HelpScreen(screen.HELP_TEXT, list(keys.values())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.records import CheckReport, MemoryReport
@@ -98,14 +98,21 @@ def byte_range(low: int, high: int) -> str:
 
 
 def speed_line(report: CheckReport) -> str:
-    """Tokens per second, step and epoch time in one line."""
+    """Tokens per second and step time in one line."""
     speed = report.speed
     if speed is None:
         return "speed not known for this device"
-    parts = [f"{speed.tokens_per_second:,.0f} tokens/s", f"step {format_duration(speed.step_seconds)}"]
-    if speed.epoch_seconds is not None:
-        parts.append(f"epoch {format_duration(speed.epoch_seconds)}")
-    return " · ".join(parts)
+    return f"{speed.tokens_per_second:,.0f} tokens/s · step {format_duration(speed.step_seconds)}"
+
+
+def time_line(report: CheckReport, whole_run: str | None) -> str:
+    """Time of an epoch and of the whole run; what would be needed to say it where it is not known."""
+    parts = []
+    if report.speed is not None and report.speed.epoch_seconds is not None:
+        parts.append(f"epoch {format_duration(report.speed.epoch_seconds)}")
+    if whole_run:
+        parts.append(f"whole run {whole_run}")
+    return " · ".join(parts) if parts else "time of an epoch: not known without data"
 
 
 def total_time(report: CheckReport, epochs: float, max_steps: int | None) -> str | None:
@@ -131,11 +138,26 @@ def tier_line(report: CheckReport) -> tuple[str, str, str, str]:
     return report.tier or "", shape, short_bytes(report.memory.device_peak_bytes), speed
 
 
-def remedy_line(change: dict[str, object], saves_bytes: int, costs_seconds: float | None) -> str:
-    """One remedy: what to change, what it frees, what it costs."""
-    what = ", ".join(f"{name.replace('_', ' ')} → {word(value)}" for name, value in change.items())
-    cost = "" if not costs_seconds else f", {'+' if costs_seconds > 0 else '−'}{format_duration(abs(costs_seconds))}/step"
-    return f"{what}: frees {format_bytes(saves_bytes)}{cost}"
+def remedy_line(change: Mapping[str, object], saves_bytes: int, costs_seconds: float | None) -> str:
+    """One remedy: what it frees, what it costs per step, what to change."""
+    cost = ""
+    if costs_seconds is not None:
+        cost = f"{'+' if costs_seconds >= 0 else '−'}{format_duration(abs(costs_seconds))}".replace(" ", "")
+    return f"{'−' + short_bytes(saves_bytes):>8} {cost:>8}  {change_text(change)}"
+
+
+def change_text(change: Mapping[str, object]) -> str:
+    """A change of settings in few words: `batch 4×16`, `checkpoint 5 layers`."""
+    rest = dict(change)
+    parts = []
+    if {"batch_size", "gradient_accumulation_steps"} <= rest.keys():
+        parts.append(f"batch {rest.pop('batch_size')}×{rest.pop('gradient_accumulation_steps')}")
+    if rest.get("gradient_checkpointing") is True and "checkpoint_layers" in rest:
+        layers = rest.pop("checkpoint_layers")
+        rest.pop("gradient_checkpointing")
+        parts.append("checkpoint all layers" if layers is None else f"checkpoint {layers} layers")
+    parts += [f"{name.replace('_', ' ')} {word(new)}" for name, new in rest.items()]
+    return ", ".join(parts)
 
 
 def word(value: object) -> str:

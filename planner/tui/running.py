@@ -10,7 +10,8 @@ from textual.app import App
 from textual.reactive import reactive
 
 from planner.errors import RunFailed
-from planner.tui import live, messages, state, work as questions
+from planner.tui import live, messages, state
+from planner.tui import work as questions
 from planner.tui.live import RunSnapshot
 from planner.tui.state import Doubt, WizardState
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from planner.errors import InvalidInput
 from planner.records import CheckReport, DataSettings, Hyperparameters
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.tui.fields import BY_KEY, FIELDS, Field
+from planner.tui.field import Field
+from planner.tui.fields import BY_KEY, FIELDS
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
@@ -81,9 +82,7 @@ class WizardState:
         )
 
 
-def preset(
-    settings: Mapping[str, Any], hyperparameters: Mapping[str, Any], reserve_bytes: int | None
-) -> WizardState:
+def preset(settings: Mapping[str, Any], hyperparameters: Mapping[str, Any], reserve_bytes: int | None) -> WizardState:
     """The state at the start; every given value counts as set by the person."""
     from planner.settings import choices_from
 
@@ -160,7 +159,9 @@ def value(state: WizardState, key: str) -> Any:
 
 def rows(state: WizardState) -> list[tuple[Field, str, bool]]:
     """Every visible field with its value as text and whether the person set it."""
-    return [(entry, entry.format(value(state, entry.key)), entry.key in state.edited) for entry in visible_fields(state)]
+    return [
+        (entry, entry.format(value(state, entry.key)), entry.key in state.edited) for entry in visible_fields(state)
+    ]
 
 
 def change(state: WizardState, key: str, new: Any) -> WizardState:
@@ -223,7 +224,9 @@ def take_settings(state: WizardState, settings: dict[str, Any]) -> WizardState:
     from planner.settings import choices_from
 
     choices = choices_from(settings, base=TrainingChoices())
-    moved = {name for name in BY_KEY if hasattr(choices, name) and getattr(choices, name) != getattr(state.choices, name)}
+    moved = {
+        name for name in BY_KEY if hasattr(choices, name) and getattr(choices, name) != getattr(state.choices, name)
+    }
     return replace(state, choices=choices, edited=state.edited - moved - {"effective_batch_size"})
 
 
@@ -288,7 +291,9 @@ def doubt(state: WizardState, report: CheckReport | None, error: str | None) -> 
     if not state.data.path:
         return Doubt(text="no data chosen: go back with esc and pick a file", may_go_on=False)
     if state.choices.stack != "builtin":
-        return Doubt(text="stack peft is for planning; the trainer runs the stack builtin: change it first", may_go_on=False)
+        return Doubt(
+            text="stack peft is for planning; the trainer runs the stack builtin: change it first", may_go_on=False
+        )
     if state.this_machine and state.hardware and state.hardware.name != state.this_machine:
         return Doubt(text=f"The plan is for {state.hardware.name}, this machine is {state.this_machine}.")
     if report.verdict == "does_not_fit":

@@ -161,7 +161,13 @@ def evaluate(state: WizardState) -> Evaluation:
     return Evaluation(report=report, whole_run=figures.total_time(report, numbers.epochs, numbers.max_steps))
 
 
-SHAPE = {"batch_size", "gradient_accumulation_steps", "effective_batch_size", "gradient_checkpointing", "checkpoint_layers"}
+SHAPE = {
+    "batch_size",
+    "gradient_accumulation_steps",
+    "effective_batch_size",
+    "gradient_checkpointing",
+    "checkpoint_layers",
+}
 """Fields that tiers differ in, whatever the person set; everything else that was set is kept."""
 
 

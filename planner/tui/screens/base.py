@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
@@ -20,8 +20,8 @@ class WizardScreen(Screen[None]):
 
     PLACE: ClassVar[int] = 0
     HELP_TEXT: ClassVar[str] = ""
-    BINDINGS = [
-        Binding("escape", "app.back", "Back", id="wizard.back", tooltip="To the step before"),
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "app.step_back", "Back", id="wizard.back", tooltip="To the step before"),
         Binding("question_mark", "app.help", "Help", key_display="?", id="wizard.help", tooltip="Keys and words"),
         Binding("q", "app.request_quit", "Quit", id="wizard.quit", tooltip="Leave; asks while a run goes on"),
     ]

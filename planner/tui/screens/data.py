@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
@@ -17,8 +18,6 @@ from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.filter_list import LineInput
 from planner.tui.work import DataFound, expand
-
-HISTOGRAM_BINS = 10
 
 
 class DataScreen(WizardScreen):
@@ -31,15 +30,17 @@ class DataScreen(WizardScreen):
         "it, Enter again takes it. Tab moves between the path line, the tree and the details.\n\nWithout data a plan "
         "still stands, but says nothing of the length of an epoch, and nothing can be trained."
     )
-    BINDINGS = [
-        Binding("ctrl+n", "next", "Next / skip", key_display="^n", id="data.next", tooltip="Go on, with data or without"),
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "next", "Next / skip", key_display="^n", id="data.next", tooltip="Go on, even without data"),
         Binding("ctrl+r", "drop", "Remove", key_display="^r", id="data.drop", tooltip="Plan without data"),
     ]
 
     def body(self) -> ComposeResult:
         with Horizontal(classes="panes"):
             with Vertical(id="files", classes="pane"):
-                yield LineInput(placeholder="type a path, or pick below", compact=True, id="path", select_on_focus=False)
+                yield LineInput(
+                    placeholder="type a path, or pick below", compact=True, id="path", select_on_focus=False
+                )
                 yield DataTree(self.wizard_app.start_folder, id="tree")
             with VerticalScroll(id="facts", classes="pane"):
                 yield Static("", id="facts-text", markup=False)
@@ -103,7 +104,9 @@ class DataScreen(WizardScreen):
         chosen = self.wizard_app.wizard.dataset is found.dataset
         self.say("" if chosen else "Enter takes this data set")
         length = self.wizard_app.wizard.choices.max_length
-        self.query_one("#facts-text", Static).update(data_text(found.dataset, length))
+        self.query_one("#facts-text", Static).update(
+            data_text(found.dataset, length, 16 if self.app.size.height >= 34 else 8)
+        )
         self.query_one("#facts").scroll_home(animate=False)
 
     def action_next(self) -> None:
@@ -125,7 +128,7 @@ class DataScreen(WizardScreen):
         self.refresh_choice()
 
 
-def data_text(data: DatasetProfile, max_length: int) -> Content:
+def data_text(data: DatasetProfile, max_length: int, bins: int = 8) -> Content:
     """Format, size, lengths and what the current length cuts."""
     exact = "" if data.exact else "about "
     rows = [
@@ -137,14 +140,15 @@ def data_text(data: DatasetProfile, max_length: int) -> Content:
         ("longest", f"{exact}{data.longest:,} tokens"),
         (
             f"cut at {max_length:,}",
-            f"{data.share_truncated(max_length):.1%} of the examples, {data.share_tokens_lost(max_length):.1%} of tokens",
+            f"{data.share_truncated(max_length):.1%} of the examples, "
+            f"{data.share_tokens_lost(max_length):.1%} of tokens",
         ),
     ]
     parts: list[Content | str | tuple[str, str]] = [(Path(data.path).name, "bold"), "\n"]
     for name, text in rows:
         parts += [(f"{name:<14}", "dim"), text, "\n"]
-    parts += ["\n", ("Lengths in tokens\n", "bold underline")]
-    for label, count, cells in figures.histogram(data.histogram(HISTOGRAM_BINS), 18):
+    parts += [("Lengths in tokens\n", "bold underline")]
+    for label, count, cells in figures.histogram(data.histogram(bins), 18):
         parts += [(f"{label:>13} ", "dim"), ("█" * cells or ("▏" if count else ""), "$accent"), f" {count:,}\n"]
-    parts += [("\n" + data.basis, "dim")]
+    parts += [(data.basis, "dim")]
     return Content.assemble(*parts)

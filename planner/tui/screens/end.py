@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
@@ -22,11 +24,11 @@ class EndScreen(WizardScreen):
         "and measured peaks; later plans on this machine learn from it. r resumes a run that stopped or failed from "
         "its last checkpoint, n goes back to the plan for another run."
     )
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "resume", "Resume", id="end.resume", tooltip="Go on from the last checkpoint"),
-        Binding("n", "app.back", "New run", id="end.new", tooltip="Back to the plan"),
+        Binding("n", "app.step_back", "New run", id="end.new", tooltip="Back to the plan"),
         Binding("c", "curve", "Curve", id="end.curve", tooltip="Loss, learning rate, tokens/s"),
-        Binding("escape", "app.back", "Plan", show=False, id="end.back", tooltip="Back to the plan"),
+        Binding("escape", "app.step_back", "Plan", show=False, id="end.back", tooltip="Back to the plan"),
     ]
 
     def body(self) -> ComposeResult:

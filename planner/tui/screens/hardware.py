@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
@@ -26,7 +28,9 @@ class HardwareScreen(WizardScreen):
         "may be planned for. Type to narrow the list, ↑ ↓ to move, Enter to choose. Tab goes to the facts, where ↑ ↓ "
         "scroll.\n\nbudget: the bytes a run may use = total − what other processes hold − the reserve that stays free."
     )
-    BINDINGS = [Binding("enter", "choose", "Choose", key_display="⏎", id="hardware.choose", tooltip="Take this device")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Choose", key_display="⏎", id="hardware.choose", tooltip="Take this device")
+    ]
 
     def body(self) -> ComposeResult:
         with Horizontal(classes="panes"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Log, Static
@@ -25,12 +25,12 @@ class LiveScreen(WizardScreen):
 
     PLACE = 4
     HELP_TEXT = (
-        "The run. The trainer is a process of its own: p pauses it after the step and lets it go on, s stops it after "
-        "the step with a checkpoint. c shows the next curve (loss, learning rate, tokens/s), l changes between log and "
-        "sample where both have no room. Leaving with q asks whether the run shall go on.\n\npredicted and measured are "
-        "both the peak of allocated bytes; device is what the whole process holds."
+        "The run. The trainer is a process of its own: p pauses it after the step and lets it go on, s stops it "
+        "after the step with a checkpoint. c shows the next curve (loss, learning rate, tokens/s), l changes between "
+        "log and sample where both have no room. Leaving with q asks whether the run shall go on.\n\npredicted and "
+        "measured are both the peak of allocated bytes; device is what the whole process holds."
     )
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume", id="live.pause", tooltip="Pause after the step, or go on"),
         Binding("s", "stop", "Stop", id="live.stop", tooltip="Stop after the step, with a checkpoint"),
         Binding("c", "curve", "Curve", id="live.curve", tooltip="Loss, learning rate, tokens/s"),
@@ -63,7 +63,9 @@ class LiveScreen(WizardScreen):
         self.query_one("#status", Static).update(status_line(run, self.size.width - 2))
         self.query_one(Curves).run = run
         self.query_one("#numbers-text", Static).update(numbers_text(run))
-        self.query_one("#sample-text", Static).update(run.sample or Content.styled("none yet: each evaluation writes one", "dim"))
+        self.query_one("#sample-text", Static).update(
+            run.sample or Content.styled("none yet: each evaluation writes one", "dim")
+        )
         self._write_log(run.log)
 
     def _write_log(self, lines: tuple[str, ...]) -> None:
@@ -132,6 +134,6 @@ def numbers_text(run: RunSnapshot) -> Content:
         cells = figures.filled(size or 0, full, BAR_WIDTH)
         text = format_bytes(size) if size else "–"
         color = "$accent" if name == "predicted" else "$success"
-        parts += [(f"{name:<10}", "dim"), ("█" * cells, cast(str, color)), f" {text}\n"]
+        parts += [(f"{name:<10}", "dim"), ("█" * cells, color), f" {text}\n"]
     parts += [("deviation     ", "dim"), (live.deviation_text(run), "bold")]
     return Content.assemble(*parts)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -25,7 +27,7 @@ WORDS = (
 class HelpScreen(ModalScreen[None]):
     """What this step is for, its keys, and the words."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,enter", "close", "Close", key_display="esc", id="help.close",
                 tooltip="Back to the wizard"),
     ]  # fmt: skip
@@ -61,7 +63,7 @@ class HelpScreen(ModalScreen[None]):
 class QuitScreen(ModalScreen[str]):
     """A run goes on: leave it going, stop it, or stay. Returns `leave`, `stop` or `stay`."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "answer('leave')", "Leave it going", id="quit.leave", tooltip="The trainer goes on by itself"),
         Binding("s", "answer('stop')", "Stop it", id="quit.stop", tooltip="Finishes the step, saves a checkpoint"),
         Binding("escape", "answer('stay')", "Stay", id="quit.stay", tooltip="Back to the run"),

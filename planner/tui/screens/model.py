@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
@@ -26,7 +28,9 @@ class ModelScreen(WizardScreen):
         "reads it and shows what it is, Enter again takes it. Tab goes to the details, where ↑ ↓ scroll.\n\nOnly the "
         "config is read here, never the weights."
     )
-    BINDINGS = [Binding("enter", "choose", "Choose", key_display="⏎", id="model.choose", tooltip="Take this model")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Choose", key_display="⏎", id="model.choose", tooltip="Take this model")
+    ]
 
     def body(self) -> ComposeResult:
         with Horizontal(classes="panes"):

@@ -1,12 +1,13 @@
-"""Step 4: the plan. Settings at the left; memory, speed, tiers, reasons and advice at the right, following every key."""
+"""Step 4: the plan. Settings at the left; memory, speed, tiers, reasons and advice follow every key at the right."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
 from planner.errors import TuneplanError
@@ -30,7 +31,7 @@ class PlanScreen(WizardScreen):
         "effective batch) at different headroom: g takes the next one. v shows the next view (tiers, why and "
         "remedies, memory, advice); Tab goes into it: Enter there takes a tier or a remedy."
     )
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("g", "tier", "Tier", id="plan.tier", tooltip="Take the next tier: high, balanced, low, safe"),
         Binding("v", "view", "View", id="plan.view", tooltip="Next view: tiers, why, memory, advice"),
         Binding("s", "save", "Save", id="plan.save", tooltip="Write the plan file"),
@@ -69,11 +70,9 @@ class PlanScreen(WizardScreen):
 
     def _show_evaluation(self) -> None:
         evaluation: Evaluation | None = self.wizard_app.evaluation
-        pane = self.query_one(MemoryPane)
-        pane.evaluation = evaluation
+        self.query_one(MemoryPane).evaluation = evaluation
         if evaluation is None:
             return
-        pane.extra = f"whole run {evaluation.whole_run}" if evaluation.whole_run else ""
         self.query_one(FiguresPane).show_evaluation(evaluation)
 
     def _show_recommendation(self) -> None:

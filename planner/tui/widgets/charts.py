@@ -41,15 +41,13 @@ class Curves(PlotextPlot):
         curves = [] if run is None else self._curves(run)
         for points, label, color, marker in curves:
             if points:
-                plot.plot(
-                    [x for x, _ in points], [y for _, y in points], label=label, color=color, marker=marker
-                )
+                plot.plot([x for x, _ in points], [y for _, y in points], label=label, color=color, marker=marker)
         if any(points for points, *_ in curves):
             steps = [x for points, *_ in curves for x, _ in points]
             low, high = min(steps), max(steps)
             plot.xlim(low, high if high > low else low + 1)
-            ticks = sorted({int(low + (high - low) * share) for share in (0, 0.25, 0.5, 0.75, 1)})
-            plot.xticks(ticks, [str(tick) for tick in ticks])
+            ticks = sorted({float(int(low + (high - low) * share)) for share in (0, 0.25, 0.5, 0.75, 1)})
+            plot.xticks(ticks, [str(int(tick)) for tick in ticks])
         self.border_subtitle = "step" if any(points for points, *_ in curves) else "waiting for the first step"
         self.refresh()
 

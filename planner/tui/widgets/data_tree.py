@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.widgets import DirectoryTree
 
 from planner.dataset_formats import SUFFIXES
@@ -18,7 +19,7 @@ class DataTree(DirectoryTree):
     ICON_NODE = "▸ "
     ICON_NODE_EXPANDED = "▾ "
     ICON_FILE = "  "
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select_cursor", "Open", key_display="⏎", id="tree.open", tooltip="Open folder or take file"),
         Binding("backspace", "up", "Folder up", key_display="⌫", id="tree.up", tooltip="Show the folder above"),
         Binding("right", "unfold(True)", "Unfold", show=False, id="tree.unfold", tooltip="Unfold the folder"),

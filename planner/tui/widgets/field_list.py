@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from planner.tui.fields import Field
+from planner.tui.field import Field
 
 LABEL_WIDTH = 21
 
@@ -20,7 +22,7 @@ class Rows(OptionList):
     """The rows themselves; headings are disabled options."""
 
     BINDING_GROUP_TITLE = "Settings"
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "left,minus", "step(-1)", "Change", show=True, key_display="←→", id="field.less", tooltip="Value before"
         ),
@@ -148,7 +150,7 @@ class FieldList(Vertical):
             options.append(Option(_row(field, value, edited), id=field.key))
         listing.set_options(options)
         keys = [option.id for option in options]
-        listing.highlighted = keys.index(before) if before in keys else 1
+        listing.highlighted = keys.index(before) if before is not None and before in keys else 1
         listing.scroll_to(y=scroll, animate=False)
 
     def explain(self, text: str | Content, error: bool = False) -> None:
@@ -227,7 +229,7 @@ class EditLine(Input):
     """The line in which a value is typed: enter keeps it, escape brings the old one back, arrows move on."""
 
     BINDING_GROUP_TITLE = "Edit"
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Keep", id="edit.keep", tooltip="Keep the value"),
         Binding("escape", "leave(False)", "Undo", id="edit.undo", tooltip="Bring the old value back"),
         Binding("up", "go('cursor_up')", "Row above", show=False, id="edit.up", tooltip="Keep and go up"),

@@ -83,7 +83,7 @@ class FiguresPane(Vertical):
 
     def _fill_remedies(self, listing: OptionList, lines: list[str], changes: list[dict[str, object]]) -> None:
         self._remedies = changes
-        listing.set_options(Option(f"⏎ {line}", id=str(place)) for place, line in enumerate(lines))
+        listing.set_options(Option(line, id=str(place)) for place, line in enumerate(lines))
         listing.display = bool(lines)
         if lines:
             listing.highlighted = 0
@@ -130,7 +130,12 @@ def tier_row(tier: CheckReport, recommended: bool, current: bool) -> Content:
     star = "★" if recommended else " "
     tight = "!" if tier.verdict == "tight" else " "
     return Content.assemble(
-        (mark, "$accent"), (f"{name:<8}", "bold"), (star, "$warning"), f" {shape:<14}", f"{peak:>7}{tight}", f"{speed:>7}"
+        (mark, "$accent"),
+        (f"{name:<8}", "bold"),
+        (star, "$warning"),
+        f" {shape:<14}",
+        f"{peak:>7}{tight}",
+        f"{speed:>7}",
     )
 
 

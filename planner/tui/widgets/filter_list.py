@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
@@ -18,7 +19,7 @@ class LineInput(Input):
     """One line of text that says in the footer what its keys do; `?` stays the help key, no name or path holds one."""
 
     BINDING_GROUP_TITLE = "Line"
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Choose", key_display="⏎", id="line.choose", tooltip="Take what is marked or typed"),
         Binding("tab", "app.focus_next", "Next pane", key_display="⇥", id="line.tab", tooltip="To the next pane"),
         Binding("f1", "app.help", "Help", id="line.help", tooltip="Keys and words"),
@@ -42,7 +43,7 @@ class FilterList(Vertical):
     """Entries (id, text) filtered by every word typed; posts `Highlighted` and `Chosen` with the id."""
 
     BINDING_GROUP_TITLE = "List"
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down", "move('cursor_down')", "Move", key_display="↑↓", id="list.down", tooltip="Next entry"),
         Binding("up", "move('cursor_up')", "Up", show=False, id="list.up", tooltip="Previous entry"),
         Binding("pagedown", "move('page_down')", "Page down", show=False, id="list.pagedown", tooltip="A page on"),

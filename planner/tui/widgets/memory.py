@@ -38,8 +38,6 @@ class MemoryPane(Widget):
     """Verdict, bar, legend, binding instant, interval and speed of the current configuration."""
 
     evaluation: reactive[Evaluation | None] = reactive(None, layout=True)
-    extra: reactive[str] = reactive("")
-    """Time of the whole run."""
 
     def on_mount(self) -> None:
         self.border_title = "Memory and speed"
@@ -68,9 +66,8 @@ class MemoryPane(Widget):
                 figures.byte_range(*memory.interval_bytes),
             ),
             Content(figures.speed_line(report)),
+            Content(figures.time_line(report, evaluation.whole_run)),
         ]
-        if self.extra:
-            lines.append(Content(self.extra))
         return Content("\n").join(lines)
 
     def _bar(self, width: int) -> Content:

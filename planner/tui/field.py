@@ -1,0 +1,119 @@
+"""One editable field: how its value is written, read from a typed text, and what comes before and after it. UI-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from planner.errors import InvalidInput
+
+Where = Literal["choices", "hyperparameters", "data"]
+Kind = Literal["whole", "number", "choice", "switch", "text", "names"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field:
+    """One editable field."""
+
+    key: str
+    """Field of `TrainingChoices`, `Hyperparameters` or `DataSettings`; `effective_batch_size` is derived."""
+    label: str
+    group: str
+    where: Where
+    kind: Kind
+    help: str
+    """One or two sentences: what it does, and to what."""
+    options: tuple[str, ...] = ()
+    """Allowed words of a `choice`; suggestions of `names`."""
+    ladder: tuple[float, ...] = ()
+    """Values that the left and right arrows step through; any value in range may be typed."""
+    low: float = -math.inf
+    high: float = math.inf
+    none: str = ""
+    """How None is written and typed (`all`, `auto`); empty where the field must have a value."""
+
+    def format(self, value: Any) -> str:
+        """The value as it stands in the row."""
+        if value is None:
+            return self.none or "none"
+        if self.kind == "switch":
+            return "on" if value else "off"
+        if self.kind == "names":
+            return " ".join(value)
+        if self.kind == "number":
+            return format_number(value)
+        return str(value)
+
+    def parse(self, text: str) -> Any:
+        """A typed text as a value; raises `InvalidInput` that names the row and what would be right."""
+        text = text.strip()
+        if self.none and text.lower() in ("", self.none.lower(), "none"):
+            return None
+        if self.kind == "switch":
+            if text.lower() in ("on", "yes", "true", "1"):
+                return True
+            if text.lower() in ("off", "no", "false", "0"):
+                return False
+            raise InvalidInput(f"{self.label}: type on or off, not {text!r}")
+        if self.kind == "choice":
+            if text not in self.options:
+                raise InvalidInput(f"{self.label}: {text!r} is unknown; choose one of {', '.join(self.options)}")
+            return text
+        if self.kind == "names":
+            names = tuple(name for name in text.replace(",", " ").split() if name)
+            if not names:
+                raise InvalidInput(f"{self.label}: name at least one, e.g. {' or '.join(self.options[:2])}")
+            return names
+        if self.kind == "text":
+            return text
+        return self._number(text)
+
+    def _number(self, text: str) -> int | float:
+        wanted = "a whole number" if self.kind == "whole" else "a number"
+        try:
+            value = float(text.replace("_", "").replace(",", ""))
+        except ValueError:
+            raise InvalidInput(f"{self.label}: type {wanted}, not {text!r}") from None
+        if not math.isfinite(value) or (self.kind == "whole" and value != int(value)):
+            raise InvalidInput(f"{self.label}: type {wanted}, not {text!r}")
+        if not self.low <= value <= self.high:
+            upper = f" and at most {format_number(self.high)}" if math.isfinite(self.high) else ""
+            raise InvalidInput(f"{self.label}: at least {format_number(self.low)}{upper}, not {text}")
+        return int(value) if self.kind == "whole" else value
+
+    def neighbour(self, value: Any, direction: int) -> Any:
+        """The next value in the direction (+1, -1); the same one at the end of a ladder. Choices wrap around."""
+        if self.kind == "switch":
+            return not value
+        if self.kind == "choice":
+            place = self.options.index(value) if value in self.options else 0
+            return self.options[(place + direction) % len(self.options)]
+        if self.kind == "names":
+            sets: list[tuple[str, ...]] = [(name,) for name in self.options[:2]]
+            place = sets.index(tuple(value)) if tuple(value) in sets else -1
+            return sets[(place + direction) % len(sets)]
+        if self.kind == "text" or not self.ladder:
+            return value
+        return self._rung(value, direction)
+
+    def _rung(self, value: Any, direction: int) -> Any:
+        rungs: Sequence[float] = [rung for rung in self.ladder if self.low <= rung <= self.high]
+        if value is None:
+            return rungs[0] if direction > 0 else None
+        beyond = [r for r in rungs if (r > value * (1 + 1e-9) if direction > 0 else r < value * (1 - 1e-9))]
+        if not beyond:
+            return None if self.none and direction < 0 else value
+        found = min(beyond) if direction > 0 else max(beyond)
+        return int(found) if self.kind == "whole" else found
+
+
+def format_number(value: float) -> str:
+    """A number without needless digits: 0.0002 as `2e-4`, 3.0 as `3`."""
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    if value and (abs(value) < 1e-2 or abs(value) >= 1e6):
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:.6g}"
