@@ -1,0 +1,119 @@
+"""`python -m trainer`: run, generate, demo-assets, doctor. stdout is data, stderr is talk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from planner.errors import TuneplanError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="python -m trainer", description="Trains what tuneplan has planned.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train from a plan file; JSON-lines events on stdout")
+    run.add_argument("plan", type=Path, help="plan file (YAML or JSON)")
+    run.add_argument("--data", help="training data instead of the plan's: file, folder or hub id")
+    run.add_argument("--output", type=Path, help="run folder (default: runs/<time>-<model>)")
+    run.add_argument(
+        "--resume", nargs="?", const="auto", help="go on from the newest good checkpoint, or from the one named"
+    )
+    run.add_argument("--control", choices=["stdin"], help="obey pause, resume and stop commands on stdin")
+    run.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+
+    generate = commands.add_parser("generate", help="text from a finished run")
+    generate.add_argument("run_dir", type=Path)
+    generate.add_argument("--prompt", required=True, help="text, or - to read it from stdin")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
+    generate.add_argument("--top-p", "--top_p", dest="top_p", type=float, default=1.0)
+    generate.add_argument("--top-k", "--top_k", dest="top_k", type=int, default=0)
+    generate.add_argument("--max-new-tokens", "--max_new_tokens", dest="max_new_tokens", type=int, default=128)
+    generate.add_argument("--seed", type=int, default=42)
+    generate.add_argument("--device", default="auto")
+
+    assets = commands.add_parser("demo-assets", help="make the embedded demonstration model and its data")
+    assets.add_argument("folder", type=Path, nargs="?", help="copy them here (default: only the user's data folder)")
+
+    commands.add_parser("doctor", help="versions and devices as JSON")
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        if given.command == "run":
+            return _run(given)
+        if given.command == "generate":
+            return _generate(given)
+        if given.command == "demo-assets":
+            from trainer.demo import assets
+
+            print(json.dumps(assets.make(given.folder), indent=1))
+            return 0
+        from trainer.doctor import report
+
+        print(json.dumps(report(), indent=1))
+        return 0
+    except TuneplanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    from trainer.events import EventStream
+    from trainer.run import Failed, Request
+    from trainer.run import main as run_plan
+
+    events = EventStream()
+    request = Request(
+        plan=given.plan,
+        data=given.data,
+        output=given.output,
+        resume=given.resume,
+        control_stdin=given.control == "stdin",
+        device=given.device,
+    )
+    try:
+        return run_plan(request, events)
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _generate(given: argparse.Namespace) -> int:
+    from planner.errors import InvalidInput
+
+    if given.temperature < 0 or not 0 < given.top_p <= 1 or given.top_k < 0 or given.max_new_tokens < 1:
+        raise InvalidInput("need --temperature >= 0, 0 < --top-p <= 1, --top-k >= 0 and --max-new-tokens >= 1")
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    from trainer import devices
+    from trainer.data.tokens import render_prompt
+    from trainer.generate import complete, load_trained
+
+    prompt = sys.stdin.read() if given.prompt == "-" else given.prompt
+    model, tokenizer = load_trained(given.run_dir, devices.choose(given.device))
+    transformers.set_seed(given.seed)
+    text = complete(
+        model,
+        tokenizer,
+        render_prompt(tokenizer, [{"role": "user", "content": prompt}]),
+        max_new_tokens=given.max_new_tokens,
+        temperature=given.temperature,
+        top_p=given.top_p,
+        top_k=given.top_k,
+    )
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Callbacks of a run: events for whoever watches, stop and pause, early stopping."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from planner.records import Hyperparameters
+from trainer import devices
+from trainer.control import Control
+from trainer.events import EventStream
+
+
+class Reporter(TrainerCallback):
+    """Turns the loop's progress into `step`, `eval`, `checkpoint`, `paused` and `resumed` events, and obeys `Control`."""
+
+    def __init__(self, events: EventStream, control: Control, device: torch.device, hyperparameters: Hyperparameters):
+        self.events = events
+        self.flags = control
+        self.device = device
+        self.hyperparameters = hyperparameters
+        self.trainer: Any = None
+        """Set once the trainer exists: transformers doesn't pass it to callbacks."""
+        self.step_seconds: list[float] = []
+        self.reason = "completed"
+        self.eval_loss_before: float | None = None
+        self.eval_loss: float | None = None
+        self._since_log = (0.0, 0)
+        """Seconds and tokens spent in steps since the last `step` event."""
+        self._tokens_seen = 0
+        self._last_log_step = 0
+
+    # ---- steps -----------------------------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._last_log_step = state.global_step
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The order of the epoch follows from its number alone, so that a resumed run finds its place again."""
+        self.trainer.batches.set_epoch(state.global_step // self.trainer.steps_per_epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        self.trainer.meter.end()
+        self.trainer.meter.step_done(state.global_step)
+        seconds = time.perf_counter() - self.trainer.step_started
+        self.step_seconds.append(seconds)
+        spent, tokens = self._since_log
+        self._since_log = (spent + seconds, tokens + self.trainer.real_tokens - self._tokens_seen)
+        self._tokens_seen = self.trainer.real_tokens
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+            if self.trainer.eval_dataset is not None:
+                control.should_evaluate = True
+            control.should_save = True
+        self._wait_while_paused(state)
+        if self.flags.stop.is_set() and state.global_step < state.max_steps:
+            self.reason = "stopped"
+            control.should_training_stop = True
+            control.should_log = True
+            control.should_save = True
+        return control
+
+    def _wait_while_paused(self, state: Any) -> None:
+        if not self.flags.pause.is_set() or self.flags.stop.is_set():
+            return
+        self.events.emit("paused", step=state.global_step)
+        while self.flags.pause.is_set() and not self.flags.stop.is_set():
+            time.sleep(0.05)
+        self.events.emit("resumed", step=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        spent, tokens = self._since_log
+        steps = max(1, state.global_step - self._last_log_step)
+        self._since_log, self._last_log_step = (0.0, 0), state.global_step
+        recent = self.step_seconds[-20:] or [0.0]
+        self.events.emit(
+            "step",
+            step=state.global_step,
+            total_steps=state.max_steps,
+            epoch=state.epoch,
+            loss=logs["loss"],
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=logs.get("grad_norm"),
+            tokens_per_second=tokens / spent if spent else None,
+            step_seconds=spent / steps,
+            allocated_peak_bytes=self.trainer.meter.peak(),
+            device_bytes=devices.device_bytes(self.device),
+            seconds_left=statistics.median(recent) * (state.max_steps - state.global_step),
+        )
+
+    # ---- evaluation and checkpoints --------------------------------------------------------------------------------
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> Any:
+        loss = metrics["eval_loss"]
+        before_training = state.global_step == 0
+        best = not before_training and loss < (state.best_metric if state.best_metric is not None else math.inf)
+        if before_training:
+            self.eval_loss_before = loss
+        else:
+            self.eval_loss = min(loss, self.eval_loss) if self.eval_loss is not None else loss
+        self.events.emit(
+            "eval",
+            step=state.global_step,
+            loss=loss,
+            perplexity=metrics["eval_perplexity"],
+            best=best,
+            sample=self.trainer.last_sample,
+        )
+        if not before_training and self._should_stop_early(state) and state.global_step < state.max_steps:
+            self.reason = "early_stopping"
+            control.should_training_stop = True
+            control.should_save = True
+        return control
+
+    def _should_stop_early(self, state: Any) -> bool:
+        """Whether the last `patience` evaluations each failed to beat the best before them by the threshold.
+
+        Counted from the log that checkpoints carry, so a resumed run counts on.
+        """
+        patience = self.hyperparameters.early_stopping_patience
+        if patience <= 0:
+            return False
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry and entry["step"] > 0]
+        best, without = math.inf, 0
+        for loss in losses:
+            if loss < best - self.hyperparameters.early_stopping_threshold:
+                best, without = loss, 0
+            else:
+                without += 1
+        return without >= patience
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        kind = "best" if state.best_global_step == state.global_step else "last"
+        self.events.emit("checkpoint", path=str(path), step=state.global_step, kind=kind)
+
+    def recall(self, state: Any) -> None:
+        """Takes over from a resumed run's log what the evaluations found earlier."""
+        for entry in state.log_history:
+            if "eval_loss" not in entry:
+                continue
+            if entry["step"] == 0:
+                self.eval_loss_before = entry["eval_loss"]
+            else:
+                best = self.eval_loss if self.eval_loss is not None else math.inf
+                self.eval_loss = min(best, entry["eval_loss"])

@@ -1,0 +1,113 @@
+"""Checkpoint folders of a run: which is the last good one, what run it belongs to, which may go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from planner.errors import InvalidInput
+from trainer.files import manifest_problem, write_json
+
+IDENTITY = "tuneplan.json"
+"""File in a checkpoint that says which data, order and settings it belongs to."""
+
+RESUMABLE = {
+    "batch_size": "the order of the examples depends on it",
+    "gradient_accumulation_steps": "the order of the examples depends on it",
+    "max_length": "sequences would be cut elsewhere",
+    "padding": "batches would be made differently",
+    "seed": "the order of the examples depends on it",
+    "group_by_length": "the order of the examples depends on it",
+    "method": "other parameters would be trained",
+    "lora_r": "adapters have another shape",
+    "lora_targets": "adapters sit elsewhere",
+    "optimizer": "its state has another form",
+    "data": "the data changed since then",
+}
+"""What must be as it was for a resumed run to go on exactly where it stopped, and why."""
+
+
+def steps(run_dir: Path) -> list[tuple[int, Path]]:
+    """Checkpoints of the folder, newest first, as (step, path)."""
+    found = []
+    for path in run_dir.glob("checkpoint-*"):
+        number = path.name.rsplit("-", 1)[-1]
+        if path.is_dir() and number.isdigit():
+            found.append((int(number), path))
+    return sorted(found, reverse=True)
+
+
+def last_good(run_dir: Path) -> Path | None:
+    """Newest checkpoint whose files are all what was written."""
+    for _, path in steps(run_dir):
+        if manifest_problem(path) is None:
+            return path
+    return None
+
+
+def write_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """Notes what the checkpoint belongs to."""
+    write_json(folder / IDENTITY, {"schema": "tuneplan.checkpoint/1", **identity})
+
+
+def check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """Refuses to go on from a checkpoint of another run, naming the first thing that differs."""
+    try:
+        was = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InvalidInput(f"{folder}: {IDENTITY} is missing or damaged; this isn't a checkpoint of tuneplan") from None
+    for key, why in RESUMABLE.items():
+        if key in identity and was.get(key) != identity[key]:
+            raise InvalidInput(
+                f"can't resume from {folder}: {key} was {was.get(key)!r} and is {identity[key]!r} now ({why}); "
+                "use the plan and data it was started with, or start a new run in another --output"
+            )
+
+
+def find(run_dir: Path, resume: str) -> tuple[Path, list[str]]:
+    """The checkpoint that `--resume` means, with warnings about damaged ones that were passed over.
+
+    `auto` takes the newest good one of the run folder; a path names a checkpoint or a run folder. A resume that would
+    silently start from the beginning is refused.
+    """
+    folder = run_dir if resume == "auto" else Path(resume).expanduser()
+    if not folder.is_dir():
+        raise InvalidInput(f"--resume {folder}: no such folder")
+    if (folder / "trainer_state.json").is_file() or folder.name.startswith("checkpoint-"):
+        problem = manifest_problem(folder)
+        if problem:
+            raise InvalidInput(
+                f"--resume {folder}: this checkpoint is damaged ({problem}); --resume auto takes a good one"
+            )
+        return folder, []
+    passed_over = []
+    for _, path in steps(folder):
+        problem = manifest_problem(path)
+        if problem is None:
+            return path, passed_over
+        passed_over.append(f"{path} is damaged ({problem})")
+    detail = f": {passed_over[0]}" if passed_over else ""
+    raise InvalidInput(f"--resume: {folder} holds no good checkpoint{detail}; start without --resume")
+
+
+def rotate(run_dir: Path, limit: int | None, best: str | None) -> None:
+    """Removes the oldest checkpoints beyond `limit`; the newest and the best always stay."""
+    if not limit or limit < 1:
+        return
+    found = [path for _, path in steps(run_dir)]
+    keep = set(found[:1])
+    if best is not None:
+        keep.add(Path(best))
+    for path in found:
+        if len(keep) >= limit:
+            break
+        keep.add(path)
+    for path in found:
+        if path not in keep:
+            # Renamed first: a removal that is cut short must not leave half a checkpoint under a valid name.
+            doomed = path.with_name(f".{path.name}.old")
+            shutil.rmtree(doomed, ignore_errors=True)
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""What stops, pauses and resumes a run: signals, and JSON lines on stdin when `--control stdin` is given."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any, TextIO
+
+from trainer.events import EventStream
+
+
+class StopRequested(Exception):
+    """A stop arrived before the first step, when there is no step to finish and nothing to save."""
+
+
+class Control:
+    """Flags that the training loop reads between steps. Thread- and signal-safe: nothing here takes a lock."""
+
+    def __init__(self, events: EventStream) -> None:
+        self.events = events
+        self.stop = threading.Event()
+        self.pause = threading.Event()
+        self.stepping = False
+        """True while steps run: a stop then waits for the end of the step; before, it is raised at once."""
+        self._previous: dict[int, Any] = {}
+
+    def install_signals(self) -> None:
+        """SIGINT and SIGTERM ask for a stop after the step; a second SIGINT interrupts at once."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+
+    def restore_signals(self) -> None:
+        """Gives the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop.set()
+        if not self.stepping:
+            raise StopRequested(signal.Signals(number).name)
+
+    def listen(self, stream: TextIO | None = None) -> None:
+        """Starts a daemon thread that obeys command lines from stdin; its end of file changes nothing."""
+        thread = threading.Thread(target=self._read, args=(stream or sys.stdin,), name="control", daemon=True)
+        thread.start()
+
+    def _read(self, stream: TextIO) -> None:
+        for line in stream:
+            if not line.strip():
+                continue
+            try:
+                command = json.loads(line)["command"]
+            except (ValueError, KeyError, TypeError):
+                command = None
+            if command == "pause":
+                self.pause.set()
+            elif command == "resume":
+                self.pause.clear()
+            elif command == "stop":
+                self.stop.set()
+                self.pause.clear()
+            else:
+                self.events.warn(
+                    "control", f"unknown command line {line.strip()[:80]!r}", "send pause, resume or stop as JSON"
+                )
+
+    def check(self) -> None:
+        """Raises `StopRequested` if a stop arrived; called between the stages before the first step."""
+        if self.stop.is_set():
+            raise StopRequested("stop")

@@ -1,0 +1,1 @@
+"""Training data: files into examples, examples into token sequences, sequences into batches."""

@@ -1,0 +1,145 @@
+"""Makes the demonstration's model and data, once per user and per state of these sources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from planner.errors import RunFailed
+from planner.records import DataSettings, Hyperparameters, Plan
+from trainer import files
+from trainer.demo import language, tokenizer
+from trainer.presets import config
+
+log = logging.getLogger("trainer")
+
+TRAINING_PAIRS = 1200
+HELD_OUT_PAIRS = 100
+PRETRAINING_PAIRS = 38400
+PRETRAINING_BATCH = 128
+MAX_POSITIONS = 256
+
+
+def key() -> str:
+    """Hash of the sources that decide what the assets are; another state of them makes new assets."""
+    digest = hashlib.sha256()
+    for source in (Path(__file__), Path(language.__file__), Path(tokenizer.__file__)):
+        digest.update(source.read_bytes())
+    digest.update(json.dumps(config("demo", vocab_size=0)).encode())
+    return digest.hexdigest()[:12]
+
+
+def make(destination: Path | None = None) -> dict[str, Any]:
+    """Makes what is missing and returns the paths: model, train, held_out, seconds (0 when all was there).
+
+    The model is kept in the user's data folder under the hash of these sources; `destination` gets a copy.
+    """
+    cache = files.user_data_dir() / "demo" / key()
+    started = time.monotonic()
+    if files.manifest_problem(cache) is not None:
+        _make_cache(cache)
+    seconds = round(time.monotonic() - started, 1)
+    folder = cache
+    if destination is not None:
+        folder = destination.expanduser().resolve()
+        if folder != cache:
+            with files.whole_folder(folder) if not folder.exists() else _into(folder) as target:
+                shutil.copytree(cache, target, dirs_exist_ok=True)
+    return {
+        "model": str(folder / "model"),
+        "train": str(folder / "train.jsonl"),
+        "held_out": str(folder / "held_out.jsonl"),
+        "rule": language.RULE,
+        "seconds": seconds,
+    }
+
+
+class _into:
+    """An existing folder as a copy's target: files are added, nothing that stands there is removed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _make_cache(cache: Path) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".making-") as name:
+        work = Path(name)
+        _write_pairs(work / "pretraining.jsonl", language.pretraining_pairs(PRETRAINING_PAIRS))
+        blank = work / "blank"
+        made = tokenizer.build()
+        made.save_pretrained(blank)
+        files.write_json(blank / "config.json", config("demo", vocab_size=len(made), max_positions=MAX_POSITIONS))
+        plan = work / "plan.json"
+        plan.write_text(_pretraining_plan(blank, work / "pretraining.jsonl").model_dump_json(by_alias=True))
+        _run(plan, work / "run")
+        with files.whole_folder(cache) as folder:
+            shutil.copytree(work / "run" / "model", folder / "model")
+            pairs = language.rule_pairs(TRAINING_PAIRS + HELD_OUT_PAIRS)
+            _write_pairs(folder / "train.jsonl", pairs[:TRAINING_PAIRS])
+            _write_pairs(folder / "held_out.jsonl", pairs[TRAINING_PAIRS:])
+            files.write_manifest(folder)
+
+
+def _pretraining_plan(model: Path, data: Path) -> Plan:
+    return Plan(
+        model=str(model),
+        gpu="cpu",
+        settings={
+            "method": "full",
+            "precision": "fp32",
+            "batch_size": PRETRAINING_BATCH,
+            "gradient_accumulation_steps": 1,
+            "max_length": 64,
+            "gradient_checkpointing": False,
+        },
+        hyperparameters=Hyperparameters(
+            learning_rate=3e-3,
+            epochs=1,
+            warmup_ratio=0.1,
+            beta2=0.98,
+            report_to=(),
+            logging_steps=20,
+            early_stopping_patience=0,
+        ),
+        data=DataSettings(path=str(data), validation_split=0.01),
+    )
+
+
+def _run(plan: Path, output: Path) -> None:
+    """Pre-trains by the same command that trains everything else; progress goes to stderr."""
+    command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output)]
+    environment = {**os.environ, "TUNEPLAN_HOME": str(output.parent / "home")}  # its observation is of no use later
+    print("making the demonstration model (once, about a minute)", file=sys.stderr)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        message = f"exit code {child.returncode}"
+        for line in child.stdout:
+            event = json.loads(line)
+            if event["kind"] == "step":
+                data = event["data"]
+                print(f"  step {data['step']}/{data['total_steps']} loss {data['loss']:.3f}", file=sys.stderr)
+            elif event["kind"] == "failed":
+                message = event["data"]["message"]
+    if child.returncode != 0:
+        raise RunFailed(f"the demonstration model could not be made: {message}")
+
+
+def _write_pairs(path: Path, pairs: list[tuple[str, str]]) -> None:
+    lines = [json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in pairs]
+    files.write_bytes(path, ("\n".join(lines) + "\n").encode())

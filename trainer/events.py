@@ -1,0 +1,112 @@
+"""Events on the real stdout, and everything else kept away from it.
+
+`EventStream` takes file descriptor 1 for itself and points the process's stdout at stderr, so that a library's print,
+even from C, can't end up among the JSON lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from planner.records import Event
+
+
+class EventStream:
+    """Writes `Event` records as JSON lines to the former stdout and, once a run folder is known, to `events.jsonl`.
+
+    A reader that went away (closed pipe) or a full disk under `events.jsonl` doesn't stop the training.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._lock = threading.Lock()
+        self._file: TextIO | None = None
+        if stream is not None:
+            self._stream: TextIO | None = stream
+        else:
+            sys.stdout.flush()
+            handle = os.dup(1)
+            os.dup2(2, 1)
+            sys.stdout = sys.stderr
+            self._stream = os.fdopen(handle, "w", encoding="utf-8", buffering=1)
+
+    def attach(self, run_dir: Path) -> None:
+        """From now on events are kept in the run folder too."""
+        with contextlib.suppress(OSError):
+            self._file = open(run_dir / "events.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    def emit(self, kind: str, /, **data: Any) -> Event:
+        """Writes one event now; returns it."""
+        event = Event(kind=kind, time=time.time(), data=_finite(data))
+        line = json.dumps(event.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
+        with self._lock:
+            if self._stream is not None:
+                try:
+                    self._stream.write(line)
+                    self._stream.flush()
+                except (OSError, ValueError):
+                    # Whoever listened is gone; the run goes on and its events stay in the run folder.
+                    self._stream = None
+            if self._file is not None:
+                try:
+                    self._file.write(line)
+                    self._file.flush()
+                except (OSError, ValueError):
+                    self._file = None
+        return event
+
+    def warn(self, what: str, message: str, advice: str = "") -> None:
+        """A `warning` event, also in the log."""
+        logging.getLogger("trainer").warning("%s: %s", what, message)
+        self.emit("warning", what=what, message=message, advice=advice)
+
+    def close(self) -> None:
+        """Closes the run folder's file; the stream stays for a last `failed`."""
+        with self._lock:
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self._file = None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: such numbers become None; numpy and torch scalars become Python's."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", by_alias=True)
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def log_to(run_dir: Path) -> None:
+    """Sends Python logging and warnings to `log.txt` in the run folder (stderr keeps warnings and worse)."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root.addHandler(console)
+    with contextlib.suppress(OSError):
+        file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(file)
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a full disk under log.txt must not print tracebacks

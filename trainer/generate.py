@@ -1,0 +1,80 @@
+"""Text from a finished run, and the sample that each evaluation generates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from planner.errors import InvalidInput
+from trainer.loop import cached_generation
+
+
+def complete(
+    model: Any,
+    tokenizer: Any,
+    rendered_prompt: str,
+    *,
+    max_new_tokens: int = 48,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    add_special_tokens: bool | None = None,
+) -> str:
+    """The model's continuation as text. Temperature 0 takes the likeliest token each time."""
+    special = not tokenizer.chat_template if add_special_tokens is None else add_special_tokens
+    device = next(model.parameters()).device
+    encoded = tokenizer(rendered_prompt, add_special_tokens=special, return_tensors="pt")
+    ids = encoded["input_ids"].to(device)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    if tokenizer.eos_token_id is not None:
+        options["eos_token_id"] = tokenizer.eos_token_id
+    if temperature > 0:
+        options |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    else:
+        # The model's own generation settings may carry sampling options that greedy decoding would warn about.
+        options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), cached_generation(model):
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+    model.train(was_training)
+    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def trained_folder(run_dir: Path) -> Path:
+    """The folder of a run that holds what was trained: `adapter`, or `model` after full fine-tuning."""
+    for name in ("adapter", "model"):
+        if (run_dir / name).is_dir():
+            return run_dir / name
+    if (run_dir / "adapter_config.json").is_file() or (run_dir / "config.json").is_file():
+        return run_dir
+    raise InvalidInput(f"{run_dir}: no finished run (neither an `adapter` nor a `model` folder in it)")
+
+
+def load_trained(run_dir: Path, device: torch.device) -> tuple[Any, Any]:
+    """(model, tokenizer) of a finished run, adapters attached by plain PEFT."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = trained_folder(run_dir)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not (folder / "adapter_config.json").is_file():
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+        return model.to(device).eval(), tokenizer
+    from peft import PeftModel
+
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError):
+        raise InvalidInput(f"{folder}/adapter_config.json: missing or damaged") from None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, trust_remote_code=False, dtype="auto")
+    except OSError as error:
+        raise InvalidInput(
+            f"{folder}: its base model {base} can't be loaded: {str(error).splitlines()[0]:.160}"
+        ) from None
+    return PeftModel.from_pretrained(model, folder).to(device).eval(), tokenizer

@@ -1,0 +1,143 @@
+"""Model and tokenizer of a plan: from a local folder or the hub, safetensors only, never code that comes with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from planner.errors import InvalidInput, NotModelled
+from planner.records import Plan
+from planner.spec import TrainingChoices
+
+DIMENSIONS = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "num_local_experts",
+    "num_experts",
+)
+"""Config keys in which the loaded weights must agree with the config that the plan was computed from."""
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder that `model` names (a folder, or a config.json inside it), absolute; None for a hub id."""
+    path = Path(model).expanduser()
+    if path.is_file() and path.name == "config.json":
+        path = path.parent
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InvalidInput(f"{model}: this folder holds no config.json; name a model folder or a hub id")
+        return path.resolve()
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InvalidInput(f"{model}: no such model folder")
+    return None
+
+
+def read_config(model: str) -> dict[str, Any]:
+    """Content of the model's config.json."""
+    folder = local_folder(model)
+    if folder is None:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = Path(hf_hub_download(model, "config.json"))
+        except Exception as error:  # the hub client raises a dozen kinds; each is "this model isn't to be had"
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InvalidInput(
+                f"{model}: neither a folder here nor a model that the hub hands out: {reason:.160}"
+            ) from None
+    else:
+        file = folder / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{file}: not a readable config.json: {error}") from None
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{file}: not a readable config.json: expected an object")
+    return content
+
+
+def check_config(plan: Plan, config: dict[str, Any]) -> None:
+    """Refuses weights whose dimensions differ from those that the plan was computed for."""
+    promised = plan.model_config_inline
+    if not promised:
+        return
+    for key in DIMENSIONS:
+        if key in promised and key in config and promised[key] != config[key]:
+            raise InvalidInput(
+                f"{plan.model}: {key} is {config[key]}, but the plan was made for {promised[key]}; plan this model anew"
+            )
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds safetensors weights; pickled ones alone are refused."""
+    if any(folder.glob("*.safetensors")):
+        return True
+    pickled = next(iter([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]), None)
+    if pickled is not None:
+        raise InvalidInput(f"{pickled}: pickled weights can run code and are never loaded; convert them to safetensors")
+    return False
+
+
+def load_tokenizer(model: str) -> Any:
+    """The model's own tokenizer; padding falls back to the end-of-text token."""
+    from transformers import AutoTokenizer
+
+    folder = local_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder or model), trust_remote_code=False)
+    except Exception as error:  # missing files, network, remote code: one line with the library's own reason
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InvalidInput(f"{model}: its tokenizer can't be loaded: {reason:.200}") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise InvalidInput(f"{model}: its tokenizer has neither a padding nor an end-of-text token")
+    return tokenizer
+
+
+def load_model(plan: Plan, choices: TrainingChoices, config: dict[str, Any], *, device: str, seed: int) -> Any:
+    """The base model on `device` in training mode. Without weights beside the config, method `full` starts from scratch."""
+    from trainer import modeling
+
+    if choices.method == "qlora":
+        raise NotModelled("--method qlora isn't trained by this version; use lora, or full")
+    if choices.num_gpus > 1:
+        raise NotModelled("--num-gpus above 1 isn't trained by this version; plan for one device")
+    folder = local_folder(plan.model)
+    weights: str | None = plan.model
+    if folder is not None:
+        weights = str(folder) if has_weights(folder) else None
+        if weights is None and choices.method != "full":
+            raise InvalidInput(
+                f"{folder}: no safetensors weights to attach adapters to; only --method full starts from none"
+            )
+    try:
+        model = modeling.build(
+            config,
+            dtype=modeling.weights_dtype(choices.precision),
+            attention=choices.attention,
+            device=device,
+            seed=seed,
+            weights=weights,
+        )
+    except ImportError as error:
+        raise NotModelled(f"--attention {choices.attention}: {str(error).splitlines()[0]:.200}") from None
+    except (OSError, ValueError) as error:
+        from trainer.devices import is_out_of_memory
+
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InvalidInput(f"{plan.model}: can't be loaded from safetensors: {reason:.200}") from None
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        raise NotModelled(f"{plan.model} is a {type(model).__name__}; this version trains causal language models only")
+    return model

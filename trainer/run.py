@@ -1,0 +1,524 @@
+"""One training run from a plan file: data, model, loop, adapter, observation. Reads top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import logging
+import math
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from planner.errors import InvalidInput, NotModelled, RunFailed, TuneplanError
+from planner.records import Plan, parse_plan
+from planner.spec import TrainingChoices
+from trainer import files
+from trainer.control import Control, StopRequested
+from trainer.events import EventStream, log_to
+
+log = logging.getLogger("trainer")
+
+REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive", "neptune")
+"""Names that `report_to` passes on to transformers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What the command line asked for."""
+
+    plan: Path
+    data: str | None = None
+    output: Path | None = None
+    resume: str | None = None
+    """None starts anew; `auto` takes the newest good checkpoint of the run folder; else a checkpoint or run folder."""
+    control_stdin: bool = False
+    device: str = "auto"
+
+
+def main(request: Request, events: EventStream) -> int:
+    """Runs the plan and returns the exit code; every failure ends as one line and one `failed` event."""
+    run: Run | None = None
+    control = Control(events)
+    control.install_signals()
+    if request.control_stdin:
+        control.listen()
+    lock: files.FolderLock | None = None
+    try:
+        plan = read_plan(request)
+        choices = read_choices(plan, str(request.plan))
+        run_dir = choose_run_dir(request, plan)
+        lock = files.FolderLock(run_dir)
+        refuse_overwriting(request, run_dir)
+        log_to(run_dir)
+        events.attach(run_dir)
+        write_plan(plan, run_dir)
+        run = Run(request=request, plan=plan, choices=choices, run_dir=run_dir, events=events, control=control)
+        run.execute()
+        return 0
+    except StopRequested:
+        events.emit(
+            "finished", reason="stopped", adapter_path=None, steps=0, seconds=0.0, eval_loss=None, eval_loss_before=None,
+            predicted_bytes=None, measured_bytes=None, observation_path=None,
+        )  # fmt: skip
+        return 0
+    except BaseException as error:
+        message, code = explain(error, run)
+        log.info("failed: %s", message, exc_info=error)
+        if run is not None:
+            run.observe_failure(message)
+        events.emit("failed", message=message, exit_code=code)
+        raise Failed(message, code) from None
+    finally:
+        control.restore_signals()
+        events.close()
+        if lock is not None:
+            lock.release()
+
+
+class Failed(Exception):
+    """A failure that was already reported as an event; carries the line for stderr and the exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
+    """One line and the exit code for whatever ended the run."""
+    if isinstance(error, TuneplanError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted before the step was finished; resume from the last checkpoint", RunFailed.exit_code
+    folder = run.run_dir if run is not None else Path(".")
+    problem = files.disk_problem(error, folder)
+    if problem is not None and not isinstance(error, ImportError):
+        return f"{problem}; free some space or choose another --output, then --resume", RunFailed.exit_code
+    from trainer.devices import is_out_of_memory
+
+    if is_out_of_memory(error):
+        if run is not None:
+            return run.report_out_of_memory(error), RunFailed.exit_code
+        return "out of memory", RunFailed.exit_code
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first:.300} (details in {folder / 'log.txt'})", RunFailed.exit_code
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Before torch is imported: everything that can be refused at once
+
+
+def read_plan(request: Request) -> Plan:
+    """The plan file with `--data` put in."""
+    try:
+        text = request.plan.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{request.plan}: not a plan file: not UTF-8 text") from None
+    except OSError as error:
+        raise InvalidInput(f"{request.plan}: plan file can't be read: {error.strerror or error}") from None
+    plan = parse_plan(text, str(request.plan))
+    if request.data is not None:
+        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"path": request.data})})
+    h = plan.hyperparameters
+    for key, valid, right in (
+        ("learning_rate", h.learning_rate > 0, "above 0"),
+        ("epochs", h.epochs > 0, "above 0"),
+        ("max_steps", h.max_steps is None or h.max_steps >= 1, "at least 1"),
+        ("eval_steps", h.eval_steps is None or h.eval_steps >= 1, "at least 1"),
+        ("save_steps", h.save_steps is None or h.save_steps >= 1, "at least 1"),
+        ("logging_steps", h.logging_steps >= 1, "at least 1"),
+        ("save_total_limit", h.save_total_limit >= 1, "at least 1"),
+        ("warmup_ratio", 0 <= h.warmup_ratio <= 1, "between 0 and 1"),
+        ("min_learning_rate_ratio", 0 <= h.min_learning_rate_ratio <= 1, "between 0 and 1"),
+        ("scheduler_step_epochs", h.scheduler_step_epochs > 0, "above 0"),
+    ):
+        if not valid:
+            raise InvalidInput(f"{request.plan}: hyperparameters.{key} must be {right}, not {getattr(h, key)}")
+    if not 0 <= plan.data.validation_split < 1:
+        raise InvalidInput(
+            f"{request.plan}: data.validation_split must lie in [0, 1), not {plan.data.validation_split}"
+        )
+    for name in h.report_to:
+        if name not in REPORTERS:
+            raise InvalidInput(f"{request.plan}: report_to {name!r} is unknown; choose among {', '.join(REPORTERS)}")
+    return plan
+
+
+def read_choices(plan: Plan, where: str) -> TrainingChoices:
+    """The plan's settings as `TrainingChoices`."""
+    known = {field.name for field in dataclasses.fields(TrainingChoices)}
+    for key in plan.settings:
+        if key not in known:
+            raise InvalidInput(f"{where}: settings.{key}: this key is unknown")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plan.settings.items()}
+    try:
+        return TrainingChoices(**values)
+    except TypeError as error:
+        raise InvalidInput(f"{where}: settings: {error}") from None
+
+
+def choose_run_dir(request: Request, plan: Plan) -> Path:
+    """`--output`, else the folder that is resumed, else `runs/<time>-<model>`."""
+    if request.output is not None:
+        return request.output.expanduser().resolve()
+    if request.resume is not None:
+        if request.resume == "auto":
+            raise InvalidInput("--resume needs the run's folder: add --output DIR, or name a checkpoint")
+        path = Path(request.resume).expanduser().resolve()
+        return path.parent if path.name.startswith("checkpoint-") else path
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plan.model.rstrip("/").rsplit("/", 1)[-1]).strip("-") or "model"
+    return (Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}").resolve()
+
+
+def refuse_overwriting(request: Request, run_dir: Path) -> None:
+    """A folder that already holds a run is only touched by a resume."""
+    if request.resume is None and any(
+        next(run_dir.glob(pattern), None) is not None for pattern in ("checkpoint-*", "adapter", "model")
+    ):
+        raise InvalidInput(f"{run_dir} already holds a run: go on with --resume, or choose another --output")
+
+
+def write_plan(plan: Plan, run_dir: Path) -> None:
+    """The plan as it is run, beside its results."""
+    import yaml
+
+    text = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    files.write_bytes(run_dir / "plan.yaml", text.encode())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """One run and what is known of it so far, so that a failure can still leave an observation."""
+
+    def __init__(
+        self,
+        *,
+        request: Request,
+        plan: Plan,
+        choices: TrainingChoices,
+        run_dir: Path,
+        events: EventStream,
+        control: Control,
+    ) -> None:
+        self.request = request
+        self.plan = plan
+        self.choices = choices
+        self.run_dir = run_dir
+        self.events = events
+        self.control = control
+        self.config: dict[str, Any] = {}
+        self.device: Any = None
+        self.trainer: Any = None
+        self.reporter: Any = None
+        self.phase = "load"
+
+    def enter(self, phase: str, detail: str = "") -> None:
+        """Announces the stage; a stop that came meanwhile takes effect here while no step has run."""
+        self.phase = phase
+        self.events.emit("phase", name=phase, detail=detail)
+        if self.trainer is None or not self.control.stepping:
+            self.control.check()
+
+    def execute(self) -> None:
+        """The whole run."""
+        started = time.perf_counter()
+        h = self.plan.hyperparameters
+        self.enter("load", "libraries")
+        import torch
+        import transformers
+
+        transformers.logging.set_verbosity_warning()
+        transformers.logging.enable_propagation()
+        transformers.logging.disable_default_handler()
+        transformers.logging.disable_progress_bar()
+        from trainer import checkpoints, devices, loading, modeling
+        from trainer.callbacks import Reporter
+        from trainer.generate import complete
+        from trainer.loop import LoopTrainer, copy_trained, save_trained
+        from trainer.meters import StepMeter
+
+        for name in h.report_to:
+            require_reporter(name)
+        self.device = devices.choose("cpu" if self.plan.gpu == "cpu" else self.request.device)
+        devices.check_precision(self.device, self.choices.precision, self.choices.method, self.choices.adapter_dtype)
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run_dir / "tensorboard")
+
+        # -- data: cheap, and the likeliest thing to be wrong, so it goes first
+        self.enter("data", self.plan.data.path or "")
+        self.config = loading.read_config(self.plan.model)
+        loading.check_config(self.plan, self.config)
+        tokenizer = loading.load_tokenizer(self.plan.model)
+        train, validation, prompt = self.prepare_data(tokenizer)
+        identity = self.identity(train)
+        checkpoint: Path | None = None
+        if self.request.resume is not None:
+            checkpoint, passed_over = checkpoints.find(self.run_dir, self.request.resume)
+            for message in passed_over:
+                self.events.warn("damaged checkpoint", message, "an older one is taken")
+            checkpoints.check_identity(checkpoint, identity)
+
+        # -- model
+        self.enter("load", self.plan.model)
+        transformers.set_seed(h.seed)
+        meter = StepMeter(self.device)
+        meter.begin("load")
+        model = loading.load_model(self.plan, self.choices, self.config, device=str(self.device), seed=h.seed)
+        self.check_positions(model)
+        model = modeling.attach_adapters(model, self.choices)
+        modeling.apply_checkpointing(model, self.choices)
+        modeling.use_loss_version(model, self.choices)
+        meter.end()
+
+        # -- loop
+        reporter = self.reporter = Reporter(self.events, self.control, self.device, h)
+
+        def sample() -> str | None:
+            if prompt is None:
+                return None
+            return complete(model, tokenizer, prompt, max_new_tokens=h.sample_max_new_tokens)
+
+        trainer = self.trainer = LoopTrainer(
+            model=model,
+            tokenizer=tokenizer,
+            run_dir=self.run_dir,
+            choices=self.choices,
+            hyperparameters=h,
+            train=train,
+            validation=validation,
+            device=self.device,
+            meter=meter,
+            identity=identity,
+            sample=sample if validation is not None else None,
+            callbacks=[reporter],
+        )
+        reporter.trainer = trainer
+        if checkpoint is not None:
+            state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            reporter.recall(state)
+        total_steps = h.max_steps or max(1, math.ceil(h.epochs * trainer.steps_per_epoch))
+        parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
+        self.events.emit(
+            "started",
+            run_dir=str(self.run_dir),
+            pid=os.getpid(),
+            device=str(self.device),
+            total_steps=total_steps,
+            epochs=h.epochs,
+            trainable_parameters=sum(count for count, trained in parameters if trained),
+            parameters=sum(count for count, _ in parameters),
+            versions=devices.versions(),
+            predicted=self.plan.predicted,
+            resumed_from=str(checkpoint) if checkpoint else None,
+        )
+        self.enter("train", f"{total_steps} steps")
+        self.control.stepping = True
+        trainer.args.eval_on_start = validation is not None and checkpoint is None
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.control.stepping = False
+
+        # -- results: the best weights where there was a validation set, else the last
+        self.phase = "finish"
+        self.events.emit("phase", name="finish", detail="")
+        best = trainer.state.best_model_checkpoint
+        destination = self.run_dir / ("model" if self.choices.method == "full" else "adapter")
+        if best and Path(best).is_dir():
+            copy_trained(Path(best), destination)
+        else:
+            with files.whole_folder(destination) as folder:
+                save_trained(trainer.model, tokenizer, folder)
+        seconds = time.perf_counter() - started
+        observation, path = self.observe()
+        self.events.emit(
+            "finished",
+            reason=reporter.reason,
+            adapter_path=str(destination),
+            steps=trainer.state.global_step,
+            seconds=seconds,
+            eval_loss=reporter.eval_loss,
+            eval_loss_before=reporter.eval_loss_before,
+            predicted_bytes=self.predicted_bytes(),
+            measured_bytes=self.measured_bytes(observation),
+            observation_path=str(path),
+        )
+        del torch
+
+    # ---- parts -----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self, tokenizer: Any) -> tuple[Any, Any, str | None]:
+        """(training data, validation data or None, rendered prompt of the sample or None)."""
+        from trainer.data.batches import split_validation
+        from trainer.data.formats import read_examples, read_path
+        from trainer.data.tokens import render_prompt, tokenize
+
+        h, settings = self.plan.hyperparameters, self.plan.data
+        examples = read_examples(settings)
+        if settings.validation_path:
+            held_out = read_path(settings.validation_path, settings)
+        else:
+            kept, chosen = split_validation(len(examples), settings.validation_split, h.seed)
+            held_out = [examples[index] for index in chosen]
+            examples = [examples[index] for index in kept]
+        options = {"max_length": self.choices.max_length, "train_on_prompt": h.train_on_prompt}
+        train = tokenize(examples, tokenizer, **options)
+        validation = tokenize(held_out, tokenizer, **options) if held_out else None
+        if not train.sequences:
+            raise InvalidInput(
+                f"{settings.path}: none of the {len(examples)} training examples leaves a token to learn within "
+                f"--max-length {self.choices.max_length}; raise it or check the completions"
+            )
+        if validation is not None and not validation.sequences:
+            validation = None
+        both = [train] if validation is None else [train, validation]
+        truncated, skipped = sum(data.truncated for data in both), sum(data.skipped for data in both)
+        lengths = sorted(train.lengths)
+        self.events.emit(
+            "data",
+            examples=len(train.sequences),
+            validation_examples=len(validation.sequences) if validation else 0,
+            tokens=train.tokens,
+            truncated=truncated,
+            lengths=histogram(lengths, self.choices.max_length),
+            skipped=skipped,
+            split=sum(data.split for data in both),
+            shape=examples[0].shape,
+            longest=lengths[-1],
+            median=lengths[len(lengths) // 2],
+        )
+        if truncated:
+            self.events.warn(
+                "truncated", f"{truncated} examples are longer than --max-length {self.choices.max_length} and were cut",
+                "raise --max-length if their ends matter",
+            )  # fmt: skip
+        if skipped:
+            self.events.warn("skipped", f"{skipped} examples have nothing to learn and were left out", "")
+        prompt = None
+        if h.sample_prompt is not None:
+            prompt = render_prompt(tokenizer, [{"role": "user", "content": h.sample_prompt}])
+        elif held_out and held_out[0].messages is not None:
+            messages = held_out[0].messages
+            last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
+            prompt = render_prompt(tokenizer, messages[:last], held_out[0].shape) if last else None
+        elif held_out and held_out[0].text:
+            words = held_out[0].text.split(" ")
+            prompt = " ".join(words[: max(1, min(8, len(words) // 2))])
+        return train, validation, prompt
+
+    def identity(self, train: Any) -> dict[str, Any]:
+        """What a checkpoint must share with a run that goes on from it."""
+        c, h = self.choices, self.plan.hyperparameters
+        return {
+            "batch_size": c.batch_size,
+            "gradient_accumulation_steps": c.gradient_accumulation_steps,
+            "max_length": c.max_length,
+            "padding": c.padding,
+            "seed": h.seed,
+            "group_by_length": h.group_by_length,
+            "method": c.method,
+            "lora_r": c.lora_r,
+            "lora_targets": list(c.lora_targets),
+            "optimizer": c.optimizer,
+            "data": train.fingerprint(),
+            "model": self.plan.model,
+        }
+
+    def check_positions(self, model: Any) -> None:
+        """Lengths past the model's positions would train on garbage or crash."""
+        positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+        if positions and self.choices.max_length > positions:
+            raise InvalidInput(
+                f"--max-length {self.choices.max_length} is longer than the {positions} positions of {self.plan.model}"
+            )
+
+    # ---- observation -----------------------------------------------------------------------------------------------
+
+    def observe(self, notes: tuple[str, ...] = ()) -> tuple[Any, Path]:
+        """Builds and saves the observation."""
+        from trainer import observe
+
+        trainer, reporter = self.trainer, self.reporter
+        remarks = list(notes)
+        choices = self.choices
+        rows, longest = trainer.longest_batch
+        if longest and longest < choices.max_length and choices.padding == "longest":
+            remarks.append(f"planned max_length {choices.max_length}; the longest batch was {rows} x {longest} tokens")
+            choices = dataclasses.replace(choices, max_length=longest)
+        # The first step pays for start-up work that no later one repeats.
+        steady = reporter.step_seconds[1:] or reporter.step_seconds
+        spent = sum(reporter.step_seconds)
+        observation = observe.build(
+            plan=self.plan,
+            choices=choices,
+            config=self.config,
+            device=self.device,
+            measured=trainer.meter.measured(),
+            step_seconds=steady[:200],
+            tokens_per_second=trainer.real_tokens / spent if spent else None,
+            notes=remarks,
+        )
+        return observation, observe.save(observation, self.run_dir)
+
+    def observe_failure(self, message: str) -> None:
+        """What is known of a failed run is kept too."""
+        if self.trainer is None or self.reporter is None:
+            return
+        with contextlib.suppress(Exception):
+            self.observe((f"failed: {message}",))
+
+    def predicted_bytes(self) -> int | None:
+        """Predicted counterpart of `measured_bytes`."""
+        if self.plan.predicted is None:
+            return None
+        return self.plan.predicted.allocated_peak_bytes
+
+    def measured_bytes(self, observation: Any) -> int | None:
+        """Measured allocated peak."""
+        return observation.allocated_peak_bytes
+
+    def report_out_of_memory(self, error: BaseException) -> str:
+        """Emits the `oom` event and returns the line for it."""
+        step = self.trainer.state.global_step + 1 if self.trainer is not None else 0
+        phase = self.trainer.meter.current or self.phase if self.trainer is not None else self.phase
+        c = self.choices
+        self.events.emit(
+            "oom",
+            phase=phase,
+            step=step,
+            batch_size=c.batch_size,
+            new_batch_size=None,
+            gradient_accumulation_steps=c.gradient_accumulation_steps,
+        )
+        half = max(1, c.batch_size // 2)
+        way_out = (
+            f"--batch-size {half} --gradient-accumulation-steps {c.gradient_accumulation_steps * 2}"
+            if c.batch_size > 1
+            else "a smaller --max-length, --gradient-checkpointing or --loss chunked"
+        )
+        return f"out of memory on {self.device} at step {step} ({phase}); try {way_out}, then --resume won't apply: start anew"
+
+
+def histogram(lengths: list[int], max_length: int, bins: int = 32) -> dict[str, Any]:
+    """Counts of sequence lengths in `bins` equal bins up to `max_length`; edges in tokens."""
+    width = max(1, -(-max_length // bins))
+    counts = [0] * (-(-max_length // width))
+    for length in lengths:
+        counts[min(len(counts) - 1, (length - 1) // width)] += 1
+    return {"bin_width": width, "counts": counts, "min": lengths[0], "max": lengths[-1]}
+
+
+def require_reporter(name: str) -> None:
+    """A tracker that isn't installed is named before anything is loaded."""
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise NotModelled(f"report_to {name!r}: the package isn't installed; pip install {name}, or leave it out")
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes left on the folder's file system."""
+    return shutil.disk_usage(folder).free
