@@ -150,13 +150,16 @@ def _nvml_memory(nvml: Any, handle: Any) -> tuple[int, int]:
 
     The second form of NVML's memory info separates what the driver keeps for itself (several hundred MiB): total -
     reserved is what CUDA reports as the card's total. The first form, on old drivers, counts it as total and as used.
+    What is held is taken from the free bytes, because drivers differ in whether `used` includes the reserved ones
+    (docs.nvidia.com/deploy, nvmlMemory_v2_t of R525 and R590).
     """
     try:
         info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-        return int(info.total - info.reserved), int(info.used)
+        total = int(info.total - info.reserved)
     except (nvml.NVMLError, AttributeError, TypeError):
         info = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return int(info.total), int(info.used)
+        total = int(info.total)
+    return total, max(0, total - int(info.free))
 
 
 def _unknown_nvidia(nvml: Any, handle: Any, title: str, total: int, used: int) -> Detected:

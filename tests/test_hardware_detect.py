@@ -41,10 +41,10 @@ class FakeNvml(SimpleNamespace):
 
     def nvmlDeviceGetMemoryInfo(self, handle, version=None):
         if version is None:
-            return SimpleNamespace(total=self.total, used=self.used + self.reserved)
+            return SimpleNamespace(total=self.total, free=self.total - self.used - self.reserved)
         if self.old:
             raise self.NVMLError("function not found")
-        return SimpleNamespace(total=self.total, used=self.used, reserved=self.reserved)
+        return SimpleNamespace(total=self.total, free=self.total - self.used - self.reserved, reserved=self.reserved)
 
     def nvmlDeviceGetCudaComputeCapability(self, handle):
         return self.capability
