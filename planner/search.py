@@ -7,15 +7,25 @@ are evaluated as arrays of shape (candidates,); nothing loops over them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
+from planner.candidates import (
+    Candidates,
+    batch_is_fixed,
+    batch_pairs,
+    candidate_lengths,
+    evaluate_first,
+    layer_counts,
+    losses,
+    rounded,
+)
 from planner.check import TIGHT_SHARE, check
-from planner.errors import Infeasible, InvalidInput, NotModelled
+from planner.errors import Infeasible, InvalidInput
 from planner.records import Advice, CheckReport, Record
 from planner.settings import check_length, fit_to_hardware
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
@@ -24,14 +34,8 @@ from planner.units import format_bytes
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
 
-EFFECTIVE_BATCH_SIZE = 32
-"""Sequences per optimizer step: what the guides' tiers have in common (8×4, 4×8, 2×16)."""
-
 SAME_SPEED = 0.01
 """Candidates within this share of the fastest step count as equally fast; the one with the least memory is taken."""
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +56,6 @@ TIERS = (
 )
 """Shares: training guide 1 (tiers for A10G and M3) uses 1 : 0.8 : 0.6 of the high tier on the A10G; its safe mode on
 the M3 is the next step down. Training guide 3 too says to fill about 80 %."""
-
-OPEN_LENGTHS = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 
 GOALS: dict[str, str] = {"fastest": "high", "balanced": "balanced", "safest": "safe"}
 """Which tier a goal recommends."""
@@ -82,41 +84,6 @@ class NothingFits(Infeasible):
     def __init__(self, message: str, report: CheckReport) -> None:
         super().__init__(message)
         self.report = report
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Candidates:
-    """Every configuration that was considered; all arrays have shape (candidates,)."""
-
-    batch_size: IntArray
-    accumulation: IntArray
-    length: IntArray
-    checkpointed_layers: IntArray
-    variant: IntArray
-    """Index into `variants`."""
-    device: IntArray
-    """Bytes on the device at the peak."""
-    upper: IntArray
-    """Upper end of the device peak's interval, bytes."""
-    seconds: FloatArray
-    """Seconds of one optimizer step; 0 everywhere where no speed is modelled."""
-    variants: tuple[TrainingChoices, ...]
-    """The choices that do not vary along the arrays."""
-
-    def __len__(self) -> int:
-        return len(self.batch_size)
-
-    def choices(self, index: int, model: ModelSpec) -> TrainingChoices:
-        """Candidate number `index` as choices."""
-        layers = int(self.checkpointed_layers[index])
-        return replace(
-            self.variants[int(self.variant[index])],
-            batch_size=int(self.batch_size[index]),
-            gradient_accumulation_steps=int(self.accumulation[index]),
-            max_length=int(self.length[index]),
-            gradient_checkpointing=layers > 0,
-            checkpoint_layers=layers if 0 < layers < model.num_layers else None,
-        )
 
 
 def recommend(
@@ -154,12 +121,11 @@ def recommend(
         check_length(model, base)
     base, format_notes = fit_to_hardware(base, hardware, fixed=fixed)
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
-    wanted = effective_batch_size or (None if _batch_is_fixed(fixed) else SCENARIOS[scenario].effective_batch_size)
+    wanted = effective_batch_size or (None if batch_is_fixed(fixed) else SCENARIOS[scenario].effective_batch_size)
     pairs, effective, batch_notes = batch_pairs(base, fixed, wanted)
     lengths = candidate_lengths(model, base, fixed, data)
-    candidates = evaluate(
-        model, hardware, variants(base, fixed), pairs=pairs, lengths=lengths, layers=layer_counts(model, base, fixed)
-    )
+    layers = layer_counts(model, base, fixed)
+    candidates = evaluate_first(model, hardware, losses(base, fixed), pairs=pairs, lengths=lengths, layers=layers)
     picks = pick_tiers(candidates, budget, open_length="max_length" not in fixed and data is None)
     all_notes = [*notes, *format_notes, *batch_notes]
     if picks is None:
@@ -210,130 +176,6 @@ def recommend(
             step_seconds=None if recommended.speed is None else recommended.speed.step_seconds,
         ),
         data=None if data is None else data.summary(),
-    )
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Candidates
-
-
-def _batch_is_fixed(fixed: Collection[str]) -> bool:
-    return "batch_size" in fixed and "gradient_accumulation_steps" in fixed
-
-
-def batch_pairs(
-    base: TrainingChoices, fixed: Collection[str], effective_batch_size: int | None
-) -> tuple[list[tuple[int, int]], int, list[str]]:
-    """((micro-batch, accumulation), …), the effective batch they share, and what had to be said about it."""
-    devices = base.num_gpus
-    if _batch_is_fixed(fixed):
-        effective = base.effective_batch_size
-        if effective_batch_size is not None and effective_batch_size != effective:
-            raise InvalidInput(
-                f"--effective-batch-size {effective_batch_size} contradicts {base.batch_size} × "
-                f"{base.gradient_accumulation_steps} × {devices} devices = {effective}; leave one of them out"
-            )
-        return [(base.batch_size, base.gradient_accumulation_steps)], effective, []
-    wanted = EFFECTIVE_BATCH_SIZE if effective_batch_size is None else effective_batch_size
-    if wanted < 1:
-        raise InvalidInput(f"--effective-batch-size must be a whole number of at least 1, not {wanted}")
-    if wanted % devices:
-        raise InvalidInput(f"--effective-batch-size {wanted} cannot be shared evenly by {devices} devices")
-    share = wanted // devices
-    for name in ("batch_size", "gradient_accumulation_steps"):
-        if name not in fixed:
-            continue
-        value = int(getattr(base, name))
-        other = max(1, round(share / value))
-        pair = (value, other) if name == "batch_size" else (other, value)
-        effective = value * other * devices
-        said = []
-        if effective != wanted:
-            flag = "--" + name.replace("_", "-")
-            said = [f"Effective batch {effective} instead of {wanted}: {flag} {value} does not divide it."]
-        return [pair], effective, said
-    return [(size, share // size) for size in range(1, share + 1) if share % size == 0], wanted, []
-
-
-def candidate_lengths(
-    model: ModelSpec, base: TrainingChoices, fixed: Collection[str], data: DatasetProfile | None
-) -> list[int]:
-    """Lengths worth considering, the most wanted first."""
-    if "max_length" in fixed:
-        return [base.max_length]
-    limit = model.max_positions or max(OPEN_LENGTHS)
-    if data is None:
-        return [length for length in OPEN_LENGTHS if length <= limit] or [limit]
-    whole = [_rounded(data.longest), *(_rounded(data.percentile(share)) for share in (0.99, 0.95, 0.9))]
-    shorter = [length for length in OPEN_LENGTHS if length < whole[-1]]
-    return list(dict.fromkeys(min(length, limit) for length in [*whole, *shorter]))
-
-
-def _rounded(length: int) -> int:
-    """Up to a multiple of 8: the alignment at which half-precision matrix units run at full speed (NVIDIA, 2023)."""
-    return max(16, -(-length // 8) * 8)
-
-
-def layer_counts(model: ModelSpec, base: TrainingChoices, fixed: Collection[str]) -> list[int]:
-    """How many layers may be checkpointed: any number on the builtin stack, all or none on the other."""
-    if "checkpoint_layers" in fixed or ("gradient_checkpointing" in fixed):
-        return [base.checkpointed_layers(model.num_layers)]
-    if base.stack == "builtin":
-        return list(range(model.num_layers + 1))
-    return [0, model.num_layers]
-
-
-def variants(base: TrainingChoices, fixed: Collection[str]) -> tuple[TrainingChoices, ...]:
-    """The base choices, and with the chunked loss where that code is ours and the user left it open."""
-    if "loss" in fixed or base.stack != "builtin":
-        return (base,)
-    return (replace(base, loss="full"), replace(base, loss="chunked"))
-
-
-def evaluate(
-    model: ModelSpec,
-    hardware: HardwareProfile,
-    variants: tuple[TrainingChoices, ...],
-    *,
-    pairs: list[tuple[int, int]],
-    lengths: list[int],
-    layers: list[int],
-) -> Candidates:
-    """Memory and step time of every combination of variant, (batch, accumulation), length and layers."""
-    from planner import memory, speed
-
-    pair, length, layer = (
-        axis.ravel()
-        for axis in np.meshgrid(np.arange(len(pairs)), np.asarray(lengths), np.asarray(layers), indexing="ij")
-    )
-    batches, accumulations = (np.asarray(values, dtype=np.int64) for values in zip(*pairs, strict=True))
-    batch, accumulation = batches[pair], accumulations[pair]
-    length, layer = length.astype(np.int64), layer.astype(np.int64)
-    block = len(length) // len(pairs)
-    devices, uppers, seconds = [], [], []
-    for choices in variants:
-        grid = memory.predict_grid(model, hardware, choices, batch, length, layer)
-        devices.append(np.asarray(grid.device, dtype=np.int64))
-        uppers.append(np.asarray(grid.upper, dtype=np.int64))
-        # One call per pair: a step's time depends on its accumulation, which is a choice and no array.
-        for number, (size, steps) in enumerate(pairs):
-            part = slice(number * block, (number + 1) * block)
-            paired = replace(choices, batch_size=size, gradient_accumulation_steps=steps)
-            try:
-                seconds.append(speed.step_seconds(model, hardware, paired, batch[part], length[part], layer[part]))
-            except NotModelled:
-                seconds.append(np.zeros(block))
-    count = len(variants)
-    return Candidates(
-        batch_size=np.tile(batch, count),
-        accumulation=np.tile(accumulation, count),
-        length=np.tile(length, count),
-        checkpointed_layers=np.tile(layer, count),
-        variant=np.repeat(np.arange(count), len(batch)),
-        device=np.concatenate(devices),
-        upper=np.concatenate(uppers),
-        seconds=np.concatenate(seconds).astype(np.float64),
-        variants=variants,
     )
 
 
@@ -408,7 +250,7 @@ def data_notes(data: DatasetProfile, chosen: TrainingChoices, validation_split: 
             f"{data.share_tokens_lost(length):.1%} of the tokens."
         )
     elif length_fixed and length > 1.25 * data.longest:
-        said.append(f"No example is longer than {data.longest}: --max-length {_rounded(data.longest)} would do.")
+        said.append(f"No example is longer than {data.longest}: --max-length {rounded(data.longest)} would do.")
     if not data.exact and data.longest_upper > length >= data.longest:
         said.append(f"If the text makes short tokens, the longest example has up to {data.longest_upper} tokens.")
     if chosen.padding == "longest":

@@ -54,7 +54,7 @@ def run_trace(
 
 
 def trace(request: Request) -> MemoryReport:
-    """The memory of one traced step; allocated bytes are traced, reserved and device bytes follow the planner's model."""
+    """The memory of one traced step: allocated bytes are traced, reserved and device bytes follow the planner."""
     choices, notes = fit_to_hardware(request.choices, request.hardware, fixed=request.fixed)
     for note in notes:
         print(f"plan: {note}", file=sys.stderr)

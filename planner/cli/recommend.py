@@ -123,7 +123,7 @@ def _with_effective_batch(request: Request, effective: int | None) -> Any:
     """The choices with the accumulation that makes the effective batch, where one was asked for."""
     from dataclasses import replace
 
-    from planner.search import batch_pairs
+    from planner.candidates import batch_pairs
 
     if effective is None:
         return request.choices

@@ -110,7 +110,7 @@ def _peak(console: Console, option: CheckReport, width: int) -> Text:
     share = memory.device_peak_bytes / max(1, memory.budget_bytes)
     return Text.assemble(
         words.bar(console, share, width, words.memory_style(memory)),
-        f" {format_bytes(memory.device_peak_bytes):>8} {share:4.0%}",
+        f" {format_bytes(memory.device_peak_bytes):>9} {share:4.0%}",
     )
 
 
