@@ -3,9 +3,10 @@
 from trainer.modeling.adapters import attach_adapters
 from trainer.modeling.build import build, weights_dtype
 from trainer.modeling.checkpointing import apply_checkpointing, checkpointable_layers
-from trainer.modeling.loss import compute_loss, use_loss_version
+from trainer.modeling.loss import compute_loss, use_loss_version, watch_loss
 from trainer.modeling.optimizers import build_optimizer
 from trainer.modeling.precision import autocast_dtype, precision_context, wrap_forward
+from trainer.modeling.quantized import prepare_kbit, quantize
 
 __all__ = [
     "apply_checkpointing",
@@ -16,7 +17,10 @@ __all__ = [
     "checkpointable_layers",
     "compute_loss",
     "precision_context",
+    "prepare_kbit",
+    "quantize",
     "use_loss_version",
+    "watch_loss",
     "weights_dtype",
     "wrap_forward",
 ]

@@ -9,10 +9,11 @@ import torch
 from planner.errors import InvalidInput
 from planner.spec import TrainingChoices
 
-ATTENTION_LEAVES = frozenset(
-    "q_proj,k_proj,v_proj,o_proj,out_proj,qkv_proj,c_attn,query_key_value,Wqkv,"
-    "query,key,value,q,k,v,o,q_lin,k_lin,v_lin,out_lin".split(",")  # noqa: SIM905
+_LEAVES = (
+    "q_proj k_proj v_proj o_proj out_proj qkv_proj c_attn query_key_value Wqkv query key value q k v o q_lin k_lin"
+    " v_lin out_lin"
 )
+ATTENTION_LEAVES = frozenset(_LEAVES.split())
 """Leaf names of attention projections; `dense` and `c_proj` count when they stand below an attention module."""
 
 

@@ -126,6 +126,8 @@ def chunked_loss(
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     with precision_context(autocast_dtype(choices), batch["input_ids"].device.type):
         hidden = base.base_model(**inputs)[0]
+    if hasattr(base, "_loss_starts"):
+        base._loss_starts()
     labels = functional.pad(batch["labels"], (0, 1), value=IGNORE)[..., 1:].reshape(-1)
     if num_items is None:
         num_items = (labels != IGNORE).sum().clamp(min=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,6 +80,15 @@ def use_loss_version(model: Any, choices: TrainingChoices) -> None:
         # output holds the fp32 ones. Converting what the head returns has the same tensors alive.
         head.register_forward_hook(lambda module, inputs, output: output.float())
         base.loss_function = shifted_copy_loss
+
+
+def watch_loss(model: Any, phase: Callable[[str], None]) -> None:
+    """Calls `phase("loss")` whenever a loss starts: at the vocabulary head, or at the chunked loss in its place."""
+    base = base_model(model)
+    head = base.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(lambda module, inputs: phase("loss"))
+    base._loss_starts = lambda: phase("loss")
 
 
 def compute_loss(

@@ -17,6 +17,9 @@ def make_fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
         if id(tensor) in made:
             return made[id(tensor)]
         keep.append(tensor)  # an id stays taken while the tensor lives
+        if type(tensor).__name__ == "Params4bit":
+            made[id(tensor)] = new = fake_4bit(tensor, mode)
+            return new
         with mode:
             new: Any = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         if isinstance(tensor, torch.nn.Parameter):
@@ -29,3 +32,48 @@ def make_fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
             for name, value in list(table.items()):
                 if isinstance(value, torch.Tensor):
                     table[name] = fake(value)
+
+
+def fake_4bit(weight: Any, mode: FakeTensorMode) -> Any:
+    """A packed 4-bit weight with its quantisation state: two values a byte, a scale per 64 values.
+
+    Under double quantisation the scales are bytes themselves, with an fp32 scale per 256 of them.
+    """
+    from bitsandbytes.functional import QuantState
+
+    blocks = -(-weight.numel() // weight.blocksize)
+    with mode:
+        packed = torch.empty((-(-weight.numel() // 2), 1), dtype=torch.uint8)
+        nested = None
+        if weight.compress_statistics:
+            nested = QuantState(
+                absmax=torch.empty(-(-blocks // 256), dtype=torch.float32),
+                code=torch.empty(256, dtype=torch.float32),
+                blocksize=256,
+                dtype=torch.float32,
+            )
+        state = QuantState(
+            absmax=torch.empty(blocks, dtype=torch.uint8 if nested else torch.float32),
+            shape=weight.shape,
+            code=torch.empty(16, dtype=torch.float32),
+            blocksize=weight.blocksize,
+            quant_type=weight.quant_type,
+            dtype=weight.dtype,
+            offset=torch.empty((), dtype=torch.float32) if nested else None,
+            state2=nested,
+        )
+    new: Any = torch.nn.Parameter(packed, requires_grad=False)
+    new.quant_state, new.compress_statistics, new.quant_type = state, weight.compress_statistics, weight.quant_type
+    new.blocksize = weight.blocksize
+    return new
+
+
+def quantization_tensors(model: torch.nn.Module) -> Any:
+    """(module path, tensor) of every tensor in the quantisation states of a model's weights."""
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            if part is not None:
+                for value in (part.absmax, part.code, part.offset):
+                    if isinstance(value, torch.Tensor):
+                        yield name, value

@@ -92,6 +92,11 @@ def cuda_attention(requested: str) -> Callable[..., Any]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+            if attn_mask is not None and attn_mask.is_floating_point():
+                attn_mask = attn_mask.to(dtype)
         kernel = choose_kernel(query, key, value, attn_mask, requested)
         if kernel == "flash":
             return _flash(query, key, value, dropout_p, is_causal, scale)
@@ -168,10 +173,35 @@ def efficient_backward_scratch(args: Any, out: Any) -> list[int]:
     return sizes
 
 
-CUDA_SCRATCH: dict[Any, Any] = {
-    aten._scaled_dot_product_flash_attention_backward.default: flash_backward_scratch,
-    aten._scaled_dot_product_efficient_attention_backward.default: efficient_backward_scratch,
-}
+def gemm_4bit_scratch(args: Any, out: Any) -> list[int]:
+    """The de-quantised weight in the input's dtype, and its fp32 scales when those are quantised too."""
+    inputs, shape, block = args[0], args[2], args[4]
+    numbers = shape[0] * shape[1]
+    scales = -(-numbers // block) * 4 if len(args) > 7 and args[7] is not None else 0
+    return [numbers * inputs.element_size(), scales]
+
+
+def grouped_mm(mat_a: Any, mat_b: Any, *args: Any, **kwargs: Any) -> Any:
+    """The fake implementation accepts bf16 only; the operator itself takes fp32 and fp16 as well."""
+    if mat_a.dtype == torch.bfloat16:
+        return aten._grouped_mm.default(mat_a, mat_b, *args, **kwargs)
+    out = aten._grouped_mm.default(mat_a.to(torch.bfloat16), mat_b.to(torch.bfloat16), *args, **kwargs)
+    return torch.empty_strided(out.shape, out.stride(), dtype=mat_a.dtype, device=out.device)
+
+
+def cuda_scratch() -> dict[Any, Any]:
+    """Scratch rules by operator; bitsandbytes' operators exist only once it is imported."""
+    rules: dict[Any, Any] = {
+        aten._scaled_dot_product_flash_attention_backward.default: flash_backward_scratch,
+        aten._scaled_dot_product_efficient_attention_backward.default: efficient_backward_scratch,
+    }
+    try:
+        import bitsandbytes  # noqa: F401
+
+        rules[torch.ops.bitsandbytes.gemm_4bit.default] = gemm_4bit_scratch
+    except (ImportError, AttributeError):
+        pass
+    return rules
 
 
 # -- dropout
@@ -252,6 +282,14 @@ def _gathered(tensor: Any) -> Any:
 # -- putting it in place
 
 
+_is_autocast_enabled = torch.is_autocast_enabled
+
+
+def _autocast_enabled(device_type: str = "cpu") -> bool:
+    """Without a device the question is about CUDA, whose part the CPU's autocast plays here."""
+    return _is_autocast_enabled("cpu" if device_type == "cuda" else device_type)
+
+
 @contextlib.contextmanager
 def replaced(changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
     """Sets attributes of modules and puts them back afterwards."""
@@ -272,6 +310,7 @@ def device_operators(target: str, kernel: str) -> list[tuple[Any, str, Any]]:
             (functional, "scaled_dot_product_attention", cuda_attention(kernel)),
             (functional, "dropout", fused_dropout),
             (functional, "softmax", half_softmax),
+            (torch, "is_autocast_enabled", _autocast_enabled),
         ]
     if target == "mps":
         return [(functional, "scaled_dot_product_attention", math_attention())]

@@ -50,6 +50,7 @@ class Recorder(StorageMeter):
         self.ignoring = 0
         self._module_of_node: dict[int, str] = {}
         self._scratch: dict[Any, Any] = {}
+        self._stand_ins: dict[Any, Any] = {}
         self._module, self._backward = "", False
 
     # What the step tells.
@@ -57,6 +58,10 @@ class Recorder(StorageMeter):
     def scratch_for(self, rules: dict[Any, Any]) -> None:
         """Rules by operator overload: `rule(args, outputs) -> list[bytes]` that the kernel holds while it runs."""
         self._scratch.update(rules)
+
+    def stand_in_for(self, rules: dict[Any, Any]) -> None:
+        """Functions by operator overload that are called in its place (a fake implementation that is too narrow)."""
+        self._stand_ins.update(rules)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -87,7 +92,8 @@ class Recorder(StorageMeter):
     # Recording.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        stand_in = self._stand_ins.get(func)
+        out = (stand_in or func)(*args, **(kwargs or {}))
         self._locate()
         self._see_all(out, func)
         rule = self._scratch.get(func)

@@ -18,7 +18,8 @@ from planner.spec import TrainingChoices
 from trainer import modeling
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.trace import operators
-from trainer.trace.fakes import make_fake
+from trainer.trace.autocast import cuda_autocast_rules
+from trainer.trace.fakes import make_fake, quantization_tensors
 from trainer.trace.recorder import Recorder
 from trainer.trace.result import TraceResult, summarise
 from trainer.trace.step import make_optimizer_state, run_step
@@ -51,6 +52,7 @@ def trace(
     cublas_workspace_bytes: int = CUBLAS_WORKSPACES * CUBLAS_WORKSPACE_BYTES,
     kernel: str = "auto",
     autocast: torch.dtype | None = None,
+    kbit_preparation: bool = True,
     hyperparameters: Hyperparameters | None = None,
     events: bool = False,
 ) -> TraceResult:
@@ -60,6 +62,7 @@ def trace(
     mask is built and another attention kernel runs. cublas_workspace_bytes: all workspaces together, counted as
     allocated on cuda. kernel: forces the attention kernel. autocast: computes in this dtype over the weights' dtype
     (frameworks that combine half-precision weights with autocast); by default only the mixed precisions do.
+    kbit_preparation: whether a 4-bit model is prepared as its stack does it (stack `peft`: the rest becomes fp32).
     Raises NotModelled for what cannot be traced.
     """
     if target not in TARGETS:
@@ -72,18 +75,27 @@ def trace(
         constant_bytes=cublas_workspace_bytes if target == "cuda" else 0,
     )
     if target == "cuda":
-        recorder.scratch_for(operators.CUDA_SCRATCH)
+        recorder.scratch_for(operators.cuda_scratch())
+    recorder.stand_in_for({torch.ops.aten._grouped_mm.default: operators.grouped_mm})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, optimizer = _prepare(config, choices, fake_mode, recorder, hyperparameters, autocast, target, padded)
+        model = _prepare(config, choices, target=target, padded=padded, kbit_preparation=kbit_preparation)
+        _make_fake(model, fake_mode, recorder, adapted=choices.method != "full")
+        modeling.use_loss_version(model, choices)
+        modeling.apply_checkpointing(model, choices)
+        modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
+        with fake_mode:
+            optimizer = modeling.build_optimizer(model, choices, hyperparameters)
         changes = (
             operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices)
         )
         with operators.replaced(changes), contextlib.ExitStack() as stack:
+            if target == "cuda":
+                stack.enter_context(cuda_autocast_rules())
             stack.enter_context(fake_mode)
             stack.enter_context(recorder)
             stack.enter_context(recorder.naming(_names(model)))
-            _watch(model, recorder, choices)
+            _watch(model, recorder)
             batch = make_batch(config, choices, padded=padded)
             num_items = torch.ones((), dtype=torch.int64)
             for tensor in (*batch.values(), num_items):
@@ -109,15 +121,9 @@ def trace(
 
 
 def _prepare(
-    config: dict[str, Any],
-    choices: TrainingChoices,
-    fake_mode: FakeTensorMode,
-    recorder: Recorder,
-    hyperparameters: Hyperparameters | None,
-    autocast: torch.dtype | None,
-    target: str,
-    padded: bool,
-) -> tuple[Any, torch.optim.Optimizer]:
+    config: dict[str, Any], choices: TrainingChoices, *, target: str, padded: bool, kbit_preparation: bool
+) -> Any:
+    """The model with its adapters, on `meta`."""
     flash = choices.attention == "flash"
     if flash and target != "cuda":
         raise NotModelled(f"--attention flash exists on cuda only, not on {target}")
@@ -128,20 +134,27 @@ def _prepare(
         device="meta",
         implementation=operators.register_flash(padded) if flash else None,
     )
-    model = modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
+    model = modeling.quantize(model, choices, compute_dtype=_compute_dtype(choices))
+    if kbit_preparation:
+        modeling.prepare_kbit(model, choices)
+    return modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
+
+
+def _make_fake(model: Any, fake_mode: FakeTensorMode, recorder: Recorder, *, adapted: bool) -> None:
+    """Turns the model into fake tensors and counts them."""
     make_fake(model, fake_mode)
-    adapted = choices.method != "full"
     for name, parameter in model.named_parameters():
         trained = adapted and parameter.requires_grad
         recorder.take(parameter, "adapters" if trained else "weights", name)
     for name, buffer in model.named_buffers():
         recorder.take(buffer, "weights", name)
-    modeling.use_loss_version(model, choices)
-    modeling.apply_checkpointing(model, choices)
-    modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
-    with fake_mode:
-        optimizer = modeling.build_optimizer(model, choices, hyperparameters)
-    return model, optimizer
+    for name, tensor in quantization_tensors(model):
+        recorder.take(tensor, "weights", name)
+
+
+def _compute_dtype(choices: TrainingChoices) -> torch.dtype:
+    """What 4-bit weights are de-quantised to: half precision where the run computes in it."""
+    return modeling.autocast_dtype(choices) or modeling.weights_dtype(choices.precision)
 
 
 def _names(model: Any) -> dict[int, str]:
@@ -149,7 +162,7 @@ def _names(model: Any) -> dict[int, str]:
     return {id(module): name for name, module in base.named_modules()}
 
 
-def _watch(model: Any, recorder: Recorder, choices: TrainingChoices) -> None:
+def _watch(model: Any, recorder: Recorder) -> None:
     """Hooks that tell gradients, layer inputs under checkpointing, and the start of the loss."""
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -161,9 +174,7 @@ def _watch(model: Any, recorder: Recorder, choices: TrainingChoices) -> None:
 
     for layer in checkpointable_layers(model):
         layer.register_forward_pre_hook(on_layer)
-    head = base_model(model).get_output_embeddings()
-    if head is not None:
-        head.register_forward_pre_hook(lambda module, args: recorder.enter("loss"))
+    modeling.watch_loss(model, recorder.enter)
 
 
 def _values_unknown(choices: TrainingChoices) -> list[tuple[Any, str, Any]]:
