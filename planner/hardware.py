@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from hardware_profiles import loader
@@ -27,6 +28,9 @@ TENSOR_RATE = {(7, 0): 8, (7, 5): 4, (8, 0): 16, (8, 6): 2, (8, 7): 2, (8, 9): 2
 
 TF32_RATE = {(8, 0): 8, (9, 0): 7, (10, 0): 13}
 """Dense TF32 over plain fp32; 1 on every other card from compute capability 8 on."""
+
+CPU_PROFILE_CORES = 8
+"""Cores that the arithmetic of the `cpu` profile stands for."""
 
 UNKNOWN_CONTEXT_BYTES = round(0.45 * GIB)
 """CUDA context of a card without a profile: middle of the 0.13 to 0.75 GiB that the profiles cite."""
@@ -57,7 +61,7 @@ def find(name: str) -> HardwareProfile:
         raise InvalidInput(
             f"unknown GPU {name!r}{_suggestion(name)} (`plan gpus` lists all, `--gpu auto` is this machine)"
         )
-    return loader.load(stem)
+    return _this_cpu() if stem == "cpu" else loader.load(stem)
 
 
 def near_names(name: str, count: int = 3) -> tuple[str, ...]:
@@ -303,12 +307,40 @@ def _available_bytes() -> int:
     return min(available, max(0, limit - held))
 
 
+def _usable_cores() -> int:
+    """Physical cores that this process may run on."""
+    import psutil
+
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return max(1, min(cores, len(affinity(0)))) if affinity else max(1, cores)
+
+
+def _has_bf16_units() -> bool:
+    """Whether the processor names bf16 instructions; False where it can't be asked."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _this_cpu() -> HardwareProfile:
+    """The `cpu` profile with this machine's memory, its eight cores scaled to the number that is here."""
+    profile = loader.load("cpu")
+    share = _usable_cores() / CPU_PROFILE_CORES
+    flops = {dtype: rate * share for dtype, rate in profile.flops_per_second.items()}
+    if _has_bf16_units():
+        flops["bf16"] = flops["fp32"]
+    return replace(profile, total_bytes=host_memory_bytes(), flops_per_second=flops)
+
+
 def _detect_cpu() -> Detected:
-    total = host_memory_bytes()
-    profile = replace(loader.load("cpu"), total_bytes=total)
+    profile = _this_cpu()
+    total = profile.total_bytes
     return Detected(
         profile=profile,
-        title=f"CPU with {os.cpu_count() or 1} threads",
+        title=f"CPU with {_usable_cores()} cores",
         total_bytes=total,
         used_by_others_bytes=max(0, total - _available_bytes()),
         note="no GPU found; the CPU's speed is a modest estimate, not a measurement (`plan calibrate` measures it)",

@@ -152,6 +152,21 @@ def test_without_a_driver_the_cpu_is_found(monkeypatch):
     assert "estimate" in found.note
 
 
+def test_the_cpu_is_scaled_to_its_cores(monkeypatch):
+    monkeypatch.setattr(hardware, "_usable_cores", lambda: 2)
+    monkeypatch.setattr(hardware, "_has_bf16_units", lambda: False)
+    assert hardware.find("cpu").flops_per_second == pytest.approx({"fp32": 0.1e12, "bf16": 0.05e12})
+    monkeypatch.setattr(hardware, "_has_bf16_units", lambda: True)
+    assert hardware.find("cpu").flops_per_second["bf16"] == pytest.approx(0.1e12)
+
+
+def test_eight_and_sixteen_gb_variants_are_told_apart(card):
+    card("NVIDIA GeForce RTX 4060 Ti", total=8188 * MIB, reserved=380 * MIB)
+    assert hardware.detect().profile.name == "rtx-4060-ti-8gb"
+    card("NVIDIA GeForce RTX 4060 Ti", total=16380 * MIB, reserved=430 * MIB)
+    assert hardware.detect().profile.name == "rtx-4060-ti-16gb"
+
+
 def test_macs_by_chip_and_memory():
     found = hardware.mac_from_facts("Apple M3 Pro", 18 * GIB)
     assert found is not None
