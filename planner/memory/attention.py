@@ -94,8 +94,11 @@ def eager(
     softcap: bool = False,
     scaled: bool = True,
     fp32_softmax: bool = True,
-) -> Tensor:
-    """Attention as transformers writes it out: scores, scaling, mask, fp32 softmax, dropout, product, copy."""
+) -> tuple[Tensor, Tensor]:
+    """Attention as transformers writes it out: scores, scaling, mask, fp32 softmax, dropout, product, copy.
+
+    Returns the output and the weights that were multiplied with v.
+    """
     groups = heads // kv_heads
     keys = repeat_kv(tape, k, groups)
     values = repeat_kv(tape, v, groups)
@@ -111,7 +114,7 @@ def eager(
     weights = ops.softmax_fp32(tape, weights) if fp32_softmax else ops.softmax(tape, weights)
     weights = ops.dropout(tape, weights, dropout)
     out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
-    return ops.contiguous(tape, out)
+    return ops.contiguous(tape, out), weights.alias()
 
 
 def math(

@@ -134,7 +134,8 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
         del product
         if head_gradient is not None and itemsize != head_weight.tensor.itemsize:
             wide = tape.new(C, vocabulary, head_weight.tensor.itemsize)
-            del wide
+            wide_part = tape.new(C, width, head_weight.tensor.itemsize)
+            del wide, wide_part
     next_part = tape.new(C, width, itemsize)
     del grad, part, next_part, labels, rows, head_copy
     value = tape.new(ONE, 1, FP32)

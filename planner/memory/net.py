@@ -8,7 +8,7 @@ from planner.errors import NotModelled
 from planner.lora import adapter_modules
 from planner.memory import attention, ops
 from planner.memory.ops import BYTE, FP32, HALF, Weight
-from planner.memory.tape import BSS, ONE, SS, Parameter, S, T, Tape, Tensor
+from planner.memory.tape import BSS, ONE, SS, Gradients, Node, Parameter, S, T, Tape, Tensor
 from planner.spec import Module, ModelSpec, TrainingChoices
 
 WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32}
@@ -45,6 +45,10 @@ class Net:
     window_mask: Tensor | None = None
     cos: Tensor | None = None
     sin: Tensor | None = None
+    input_gradients: list[Tensor] = field(default_factory=list)
+    """Gradients of embeddings whose table is frozen."""
+    attention_weights: Tensor | None = None
+    """What eager attention returns besides its output: the layer names it until its end, though nobody reads it."""
     named: list[Tensor] = field(default_factory=list)
     """What the model's forward names until it returns: the embeddings, for one."""
     adapters_on: bool = True
@@ -166,6 +170,21 @@ class Net:
         weight = self.shared_weight(path, module.shape[0] * module.shape[1])
         return ops.embedding(self.tape, weight, module.shape[1], monomial)
 
+    def require_grad_of_inputs(self, x: Tensor) -> Tensor:
+        """The embeddings' output, which needs a gradient under checkpointing even where the table is frozen.
+
+        transformers switches that on (`enable_input_require_grads`); the gradient stays until the step is over.
+        """
+        if x.node is None and self.choices.gradient_checkpointing and self.tape.grad_enabled:
+            self.tape.sequence += 1
+            x.node = Node(self.tape.sequence, (), (), self.input_gradients_kept)
+        return x
+
+    def input_gradients_kept(self, gradients: Gradients, saved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Backward of the embeddings' output: keeps its gradient."""
+        self.input_gradients.extend(g for g in gradients if g is not None)
+        return ()
+
     # ---- attention -------------------------------------------------------------------------------------------------
 
     def prepare(self, head_dim: int, *, rotary: bool) -> None:
@@ -226,8 +245,13 @@ class Net:
         softcap: bool = False,
         causal: bool = True,
         dropout: float | None = None,
+        heads_first: bool = False,
     ) -> Tensor:
-        """Attention over q, k, v by the chosen implementation; `mask` replaces the shared one."""
+        """Attention over q, k, v by the chosen implementation; `mask` replaces the shared one.
+
+        `heads_first`: a concatenation laid q out as (batch, heads, length, head_dim) in memory; the kernel's output
+        takes that layout over, and a copy brings it back to tokens first.
+        """
         spec, tape = self.spec, self.tape
         heads = heads or spec.num_heads
         kv_heads = kv_heads or spec.num_kv_heads
@@ -239,11 +263,13 @@ class Net:
             if tape.autocast and kind != "eager":
                 q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
             if kind == "eager":
-                return attention.eager(
+                output, self.attention_weights = attention.eager(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, dropout=probability, softcap=softcap
                 )
+                return output
             if kind == "flash" or (tape.target == "cuda" and mask is None and q.itemsize == HALF and head_dim <= 256):
-                return attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
+                out = attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
+                return ops.contiguous(tape, out) if heads_first else out
             grouped = kv_heads != heads
             if grouped and (mask is not None or head_dim > 256):
                 k = attention.repeat_kv(tape, k, heads // kv_heads)
@@ -253,7 +279,8 @@ class Net:
                 return attention.math(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
                 )
-            return attention.efficient(tape, q, k, v, mask, heads, head_dim)
+            out = attention.efficient(tape, q, k, v, mask, heads, head_dim)
+            return ops.contiguous(tape, out) if heads_first else out
 
 
 def _short(path: str) -> str:

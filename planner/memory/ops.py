@@ -279,7 +279,9 @@ def _cast_weight(tape: Tape, weight: Weight) -> Weight:
     if weight.tensor.itemsize == HALF:
         return weight
     key = id(weight.parameter)
-    held = tape.autocast_cache.get(key) if weight.parameter is not None else None
+    cached = tape.autocast_cache.get(key) if weight.parameter is not None else None
+    held = cached[0] if cached is not None else None
+    del cached
     copy = Weight.__new__(Weight)
     if held is None:
         source = weight.tensor
@@ -287,7 +289,7 @@ def _cast_weight(tape: Tape, weight: Weight) -> Weight:
         count, width = source.elements, source.itemsize
         tape.record(held, (source,), (), lambda g, s: (tape.new(ONE, count, width),))
         if weight.parameter is not None and tape.grad_enabled:
-            tape.autocast_cache[key] = held.same()
+            tape.autocast_cache[key] = (held.same(), tape.layer)
     copy.tensor = held.same()
     copy.parameter = weight.parameter
     return copy

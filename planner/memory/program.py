@@ -102,18 +102,27 @@ def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instan
         x = architecture.final(net, x)
     tape.begin(loss_instant)
     with tape.scope("logits_and_loss"):
-        if net.choices.loss == "chunked":
+        if architecture.finish is not None:
+            inputs = [x]
+            del x
+            value = architecture.finish(net, inputs, keep)
+        elif net.choices.loss == "chunked":
+            tape.leave_autocast()  # the chunked loss runs outside the model's forward
             value = loss.chunked(net, x, architecture.head)
         else:
             value = loss.full(net, x, architecture.head, keep)
-    tape.autocast_cache.clear()
+    tape.leave_autocast()
     return value
 
 
 def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:
-    if not checkpointed:
-        return architecture.layer(net, x, index)
-    return net.tape.checkpoint(lambda argument: architecture.layer(net, argument, index), x)
+    def forward(argument: Tensor) -> Tensor:
+        try:
+            return architecture.layer(net, argument, index)
+        finally:
+            net.attention_weights = None
+
+    return net.tape.checkpoint(forward, x) if checkpointed else forward(x)
 
 
 def optimizer_step(net: Net) -> None:

@@ -186,8 +186,8 @@ class Tape:
         self.grad_enabled = True
         self.autocast = False
         """Whether matrix products run in 16 bit over fp32 tensors (torch.autocast)."""
-        self.autocast_cache: dict[int, Tensor] = {}
-        """16-bit copies of trainable fp32 weights, which autocast keeps until it is left."""
+        self.autocast_cache: dict[int, tuple[Tensor, int]] = {}
+        """16-bit copies of trainable fp32 weights, which autocast keeps until it is left, and the group of each."""
         self.layer = 0
         self.groups: list[LayerGroup] = []
         self.closed = False
@@ -324,6 +324,18 @@ class Tape:
         for slot, output in enumerate(outputs):
             output.node, output.slot = node, slot
 
+    def leave_autocast(self) -> None:
+        """Drops the cached casts; those of a repeated stretch that nobody else holds go as often as it was counted."""
+        while self.autocast_cache:
+            tensor, index = self.autocast_cache.popitem()[1]
+            if index and sys.getrefcount(tensor.storage) == 2:
+                group, storage = self.groups[index - 1], tensor.storage
+                freed = [0] * (2 * WIDTH)
+                freed[storage.monomial] = -storage.size
+                gone = times_copies(tuple(freed), group.copies - 1, group.copies_per_n)
+                self.shift(gone, {storage.component: gone})
+                del storage
+
     def checkpoint(self, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
         """`function(argument)`, its saved tensors dropped and recomputed in backward (non-reentrant checkpoint)."""
         if not self.grad_enabled:
@@ -348,7 +360,8 @@ class Tape:
             stop.__traceback__ = None  # its frames would keep the recomputed tensors alive
         finally:
             self.refilling = None
-            self.autocast_cache.clear()
+            while self.autocast_cache:
+                self.autocast_cache.popitem()
             self.component, self.layer = component, layer
             region.nodes = []
 

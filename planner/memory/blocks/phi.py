@@ -46,7 +46,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
             query = net.norm("self_attn.q_layernorm", query, width=spec.head_dim)
             key = net.norm("self_attn.k_layernorm", key, width=spec.head_dim)
         query, key = partial_rotary(net, query, key)
-        return net.linear("self_attn.dense", net.attend(query, key, value))
+        return net.linear("self_attn.dense", net.attend(query, key, value, heads_first=True))
 
 
 def partial_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
