@@ -46,7 +46,7 @@ class Net:
     cos: Tensor | None = None
     sin: Tensor | None = None
     input_gradients: list[Tensor] = field(default_factory=list)
-    """Gradients of embeddings whose table is frozen."""
+    """Embeddings whose table is frozen, and their gradients."""
     attention_weights: Tensor | None = None
     """What eager attention returns besides its output: the layer names it until its end, though nobody reads it."""
     named: list[Tensor] = field(default_factory=list)
@@ -176,6 +176,7 @@ class Net:
         transformers switches that on (`enable_input_require_grads`); the gradient stays until the step is over.
         """
         if x.node is None and self.choices.gradient_checkpointing and self.tape.grad_enabled:
+            self.input_gradients.append(x.alias())
             self.tape.sequence += 1
             x.node = Node(self.tape.sequence, (), (), self.input_gradients_kept)
         return x
@@ -275,7 +276,7 @@ class Net:
                 k = attention.repeat_kv(tape, k, heads // kv_heads)
                 v = attention.repeat_kv(tape, v, heads // kv_heads)
                 grouped, kv_heads = False, heads
-            if grouped or tape.target == "mps":
+            if (grouped and tape.target == "cuda") or tape.target == "mps":
                 return attention.math(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
                 )
