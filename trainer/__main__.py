@@ -92,6 +92,9 @@ def _generate(given: argparse.Namespace) -> int:
 
     if given.temperature < 0 or not 0 < given.top_p <= 1 or given.top_k < 0 or given.max_new_tokens < 1:
         raise InvalidInput("need --temperature >= 0, 0 < --top-p <= 1, --top-k >= 0 and --max-new-tokens >= 1")
+    from trainer.events import quiet
+
+    quiet()
     import transformers
 
     transformers.logging.disable_progress_bar()

@@ -40,6 +40,7 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last_log_step = state.global_step
+        self.trainer.meter.start_training(self.trainer.model)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The order of the epoch follows from its number alone, so that a resumed run finds its place again."""
@@ -47,7 +48,7 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         self.trainer.meter.end()
-        self.trainer.meter.step_done(state.global_step)
+        self.trainer.meter.step_done()
         seconds = time.perf_counter() - self.trainer.step_started
         self.step_seconds.append(seconds)
         spent, tokens = self._since_log

@@ -12,8 +12,11 @@ from typing import Any, TextIO
 from trainer.events import EventStream
 
 
-class StopRequested(Exception):
-    """A stop arrived before the first step, when there is no step to finish and nothing to save."""
+class StopRequested(BaseException):
+    """A stop arrived before the first step, when there is no step to finish and nothing to save.
+
+    Not an `Exception`: raised by a signal inside some library's import, it must not be taken for that library's trouble.
+    """
 
 
 class Control:
@@ -24,7 +27,7 @@ class Control:
         self.stop = threading.Event()
         self.pause = threading.Event()
         self.stepping = False
-        """True while steps run: a stop then waits for the end of the step; before, it is raised at once."""
+        """True from the first step on: a stop then waits for the end of the step; before, it is raised at once."""
         self._previous: dict[int, Any] = {}
 
     def install_signals(self) -> None:

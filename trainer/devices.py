@@ -73,14 +73,14 @@ def allocated_peak_bytes(device: torch.device) -> int | None:
 def device_bytes(device: torch.device) -> int:
     """Bytes the process holds on the device as the device's own tools show them; on cpu its resident memory."""
     if device.type == "cuda":
-        used = _nvml_process_bytes(device)
+        used = nvml_process_bytes(device)
         return used if used is not None else int(torch.cuda.memory_reserved(device))
     if device.type == "mps":
         return int(torch.mps.driver_allocated_memory())
     return int(psutil.Process().memory_info().rss)
 
 
-def _nvml_process_bytes(device: torch.device) -> int | None:
+def nvml_process_bytes(device: torch.device) -> int | None:
     """This process's bytes by NVML, None where the driver doesn't tell (containers, ROCm, Windows)."""
     import os
 

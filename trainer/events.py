@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -94,19 +95,30 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def quiet() -> None:
+    """Keeps libraries from warning about things that a user of this program neither chose nor can change."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 def log_to(run_dir: Path) -> None:
     """Sends Python logging and warnings to `log.txt` in the run folder (stderr keeps warnings and worse)."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     for handler in list(root.handlers):
-        root.removeHandler(handler)
+        if getattr(handler, "of_a_run", False):
+            root.removeHandler(handler)
+            handler.close()
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    console.of_a_run = True  # type: ignore[attr-defined]
     root.addHandler(console)
     with contextlib.suppress(OSError):
         file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.of_a_run = True  # type: ignore[attr-defined]
         root.addHandler(file)
     logging.captureWarnings(True)
+    quiet()
     logging.raiseExceptions = False  # a full disk under log.txt must not print tracebacks

@@ -108,8 +108,6 @@ def load_model(plan: Plan, choices: TrainingChoices, config: dict[str, Any], *, 
     """The base model on `device` in training mode. Without weights beside the config, method `full` starts from scratch."""
     from trainer import modeling
 
-    if choices.method == "qlora":
-        raise NotModelled("--method qlora isn't trained by this version; use lora, or full")
     if choices.num_gpus > 1:
         raise NotModelled("--num-gpus above 1 isn't trained by this version; plan for one device")
     folder = local_folder(plan.model)

@@ -22,7 +22,7 @@ from trainer import checkpoints, modeling, schedules
 from trainer.data.batches import Collator, EpochBatches, SequenceDataset
 from trainer.data.tokens import IGNORED, TokenizedData
 from trainer.files import disk_problem, whole_folder, write_manifest
-from trainer.meters import StepMeter
+from trainer.instants import StepMeter
 
 
 def training_arguments(
@@ -97,6 +97,7 @@ class LoopTrainer(transformers.Trainer):
         meter: StepMeter,
         identity: dict[str, Any],
         sample: Callable[[], str | None] | None = None,
+        announce: Callable[[str], None] = lambda phase: None,
         callbacks: list[Any] | None = None,
     ) -> None:
         self.choices = choices
@@ -104,6 +105,7 @@ class LoopTrainer(transformers.Trainer):
         self.meter = meter
         self.identity = identity
         self.sample = sample
+        self.announce = announce
         self.last_sample: str | None = None
         self.real_tokens = 0
         """Tokens without padding that have been trained on in this process."""
@@ -268,8 +270,9 @@ class LoopTrainer(transformers.Trainer):
         """Mean loss per target token over the validation set, its perplexity, and a generated sample."""
         model = self.model
         model.eval()
-        total, targets = 0.0, 0
+        total, targets, batches = 0.0, 0, 0
         started = time.perf_counter()
+        self.announce("eval")
         per_token = modeling.loss.accepts_num_items(model) or self.choices.loss == "chunked"
         self.meter.begin("eval")
         # Sampling and batching must not shift the random numbers of the training that goes on afterwards.
@@ -287,8 +290,11 @@ class LoopTrainer(transformers.Trainer):
                     value *= count * max(1, self.choices.gradient_accumulation_steps)
                 total += value
                 targets += count
-            self.last_sample = self.sample() if self.sample else None
-        self.meter.end()
+                batches += 1
+                self.meter.eval_batch_done(batches)
+            self.meter.end()
+            with self.meter.unmetered():
+                self.last_sample = self.sample() if self.sample else None
         model.train()
         mean = total / max(targets, 1)
         metrics = {
@@ -298,6 +304,7 @@ class LoopTrainer(transformers.Trainer):
         }
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.announce("train")
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -314,6 +321,7 @@ class LoopTrainer(transformers.Trainer):
         run_dir = Path(self.args.output_dir)
         step = self.state.global_step
         final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        self.announce("save")
         self.meter.begin("save")
         try:
             with whole_folder(final) as folder:
@@ -339,6 +347,7 @@ class LoopTrainer(transformers.Trainer):
         finally:
             self.meter.end()
         checkpoints.rotate(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.announce("train")
 
     def _note_callback_states(self) -> None:
         for callback in [*self.callback_handler.callbacks, self.control]:

@@ -225,6 +225,11 @@ class Run:
         if self.trainer is None or not self.control.stepping:
             self.control.check()
 
+    def announce(self, phase: str) -> None:
+        """Tells of a stage within the training (`eval`, `save`, and `train` again)."""
+        self.phase = phase
+        self.events.emit("phase", name=phase, detail="")
+
     def execute(self) -> None:
         """The whole run."""
         started = time.perf_counter()
@@ -241,7 +246,7 @@ class Run:
         from trainer.callbacks import Reporter
         from trainer.generate import complete
         from trainer.loop import LoopTrainer, copy_trained, save_trained
-        from trainer.meters import StepMeter
+        from trainer.instants import StepMeter
 
         for name in h.report_to:
             require_reporter(name)
@@ -270,9 +275,13 @@ class Run:
         meter.begin("load")
         model = loading.load_model(self.plan, self.choices, self.config, device=str(self.device), seed=h.seed)
         self.check_positions(model)
+        if self.choices.method == "qlora":
+            model = modeling.quantize(model, self.choices)
+            modeling.prepare_kbit(model, self.choices)
         model = modeling.attach_adapters(model, self.choices)
         modeling.apply_checkpointing(model, self.choices)
         modeling.use_loss_version(model, self.choices)
+        modeling.watch_loss(model, meter.loss_begins)
         meter.end()
 
         # -- loop
@@ -295,6 +304,7 @@ class Run:
             meter=meter,
             identity=identity,
             sample=sample if validation is not None else None,
+            announce=self.announce,
             callbacks=[reporter],
         )
         reporter.trainer = trainer
@@ -320,7 +330,7 @@ class Run:
         self.control.stepping = True
         trainer.args.eval_on_start = validation is not None and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self.control.stepping = False
+        meter.close()
 
         # -- results: the best weights where there was a validation set, else the last
         self.phase = "finish"
@@ -344,6 +354,8 @@ class Run:
             eval_loss_before=reporter.eval_loss_before,
             predicted_bytes=self.predicted_bytes(),
             measured_bytes=self.measured_bytes(observation),
+            planned_length=self.choices.max_length,
+            longest_length=trainer.longest_batch[1],
             observation_path=str(path),
         )
         del torch
@@ -442,6 +454,7 @@ class Run:
         from trainer import observe
 
         trainer, reporter = self.trainer, self.reporter
+        trainer.meter.close()
         remarks = list(notes)
         choices = self.choices
         rows, longest = trainer.longest_batch

@@ -72,7 +72,7 @@ class EpochBatches:
         else:
             batches = _cut(order, self.batch_size)
         if self.shuffle:
-            _longest_first(batches, self.lengths)
+            self._longest_first(batches)
         yield from batches
 
     def _grouped(self, order: list[int], rng: random.Random) -> list[list[Any]]:
@@ -90,6 +90,21 @@ class EpochBatches:
                 batches.append(short)
         return batches
 
+    def _longest_first(self, batches: list[list[Any]]) -> None:
+        """Swaps the batch with the most padded tokens to the front.
+
+        The next largest goes to where memory stands highest: in the second step, when the optimizer has its state, and
+        there in the second micro-batch, when gradients exist. So two steps show the peak of the whole run.
+        """
+        cost = [len(batch) * max(_row_length(row, self.lengths) for row in batch) for batch in batches]
+        ranked = sorted(range(len(batches)), key=lambda index: -cost[index])
+        first = ranked[0]
+        batches[0], batches[first] = batches[first], batches[0]
+        place = self.accumulation + (1 if self.accumulation > 1 else 0)
+        if len(batches) > max(1, place):
+            second = ranked[1] if ranked[1] != 0 else first  # batch 0 has just moved to where the longest was
+            batches[place], batches[second] = batches[second], batches[place]
+
 
 def _cut(rows: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -97,13 +112,6 @@ def _cut(rows: Sequence[Any], size: int) -> list[list[Any]]:
 
 def _row_length(row: Any, lengths: Sequence[int]) -> int:
     return sum(lengths[index] for index in row) if isinstance(row, tuple) else lengths[row]
-
-
-def _longest_first(batches: list[list[Any]], lengths: Sequence[int]) -> None:
-    """Swaps the batch with the most padded tokens to the front."""
-    cost = [len(batch) * max(_row_length(row, lengths) for row in batch) for batch in batches]
-    longest = max(range(len(batches)), key=cost.__getitem__)
-    batches[0], batches[longest] = batches[longest], batches[0]
 
 
 def pack(lengths: Sequence[int], order: Sequence[int], max_length: int) -> list[tuple[int, ...]]:
