@@ -106,3 +106,29 @@ def _complete(found: Mapping[str, Any], request: Request) -> MemoryReport:
         instants=found["instants"],
         components=components,
     )
+
+
+def run_train(plan_file: str, *, data: str | None, output: str | None, resume: bool, device: str, as_json: bool) -> int:
+    """Starts the trainer on a plan file and shows it to its end."""
+    from planner import plans, runs
+    from planner.cli.progress import Follower, summary_lines
+
+    plan = plans.load(plan_file)
+    if data is None and plan.data.path is None:
+        raise InvalidInput(f"{plan_file} names no data; give it with --data")
+    if resume and output is None:
+        raise InvalidInput("--resume needs --output, the run folder to go on in")
+    require_train_extra("train")
+    run = runs.start(
+        plan_file,
+        data=data,
+        output=output,
+        resume="auto" if resume else None,
+        device=None if device == "auto" else device,
+    )
+    follower = Follower(raw=as_json)
+    code = follower.follow(run)
+    if follower.finished is not None and not as_json:
+        for line in summary_lines(follower.finished):
+            print(line)
+    return code

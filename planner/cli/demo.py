@@ -1,0 +1,96 @@
+"""`plan demo`: the whole path on the embedded model: plan, train, compare what was promised with what was seen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from planner.cli.children import require_train_extra
+from planner.cli.progress import Follower, summary_lines
+from planner.cli.recommend import make_plan
+from planner.cli.request import load_data, resolve
+from planner.errors import RunFailed
+
+VALIDATION_SPLIT = 0.1
+SHOWN_EXAMPLES = 3
+
+
+def run(*, output: str | None, epochs: float | None) -> int:
+    """Makes the assets, plans for this machine, trains, and prints predicted beside measured."""
+    from planner import plans, runs, search
+    from planner.report.plan_view import plan_view
+    from planner.report.words import make_console
+
+    require_train_extra("demo")
+    folder = Path(output) if output else Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    print("plan: making the demonstration's model and data (once; later runs reuse them)", file=sys.stderr)
+    assets = _child(["demo-assets"])
+    # fp32: the model is small, and the figures then show what training does, not what rounding does.
+    request = resolve(gpu=None, model=assets["model"], reserve=None, values={"precision": "fp32"})
+    data = load_data(assets["train"], request)
+    answer = search.recommend(
+        request.model,
+        request.hardware,
+        choices=request.choices,
+        fixed=request.fixed,
+        budget_bytes=request.budget_bytes,
+        data=data,
+        validation_split=VALIDATION_SPLIT,
+        notes=request.notes,
+    )
+    plan = make_plan(
+        request,
+        answer.recommended,
+        advice=list(answer.advice),
+        data=assets["train"],
+        split=VALIDATION_SPLIT,
+        overrides={"epochs": epochs},
+    )
+    plan_file = plans.save(plan, folder / "plan.yaml")
+    plan_view(make_console(), answer, [f"plan train {plan_file}"], details=False)
+    print()
+    sys.stdout.flush()
+    follower = Follower()
+    code = follower.follow(runs.start(plan_file, output=folder / "run"))
+    if follower.finished is None:
+        return code or RunFailed.exit_code
+    for line in summary_lines(follower.finished):
+        print(line)
+    print(f"The rule in the data: {assets['rule']}")
+    for prompt, wanted in _examples(Path(assets["held_out"]), SHOWN_EXAMPLES):
+        said = _generate(follower.started.get("run_dir") or str(folder / "run"), prompt)
+        print(f"  {prompt!r} → {said!r} (held-out answer: {wanted!r})")
+    return code
+
+
+def _examples(path: Path, count: int) -> list[tuple[str, str]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+    return [(row["prompt"], row["completion"]) for row in rows]
+
+
+def _generate(run_dir: str, prompt: str) -> str:
+    command = [sys.executable, "-m", "trainer", "generate", run_dir, "--prompt", "-", "--max-new-tokens", "48"]
+    child = subprocess.run(command, input=prompt, capture_output=True, text=True, check=False)
+    if child.returncode != 0:
+        raise RunFailed(f"no text could be generated: {_last_line(child.stderr)}")
+    return child.stdout.rstrip("\n")
+
+
+def _child(words: list[str]) -> dict[str, Any]:
+    """JSON that a trainer command prints; its talk goes to stderr as it comes."""
+    child = subprocess.run([sys.executable, "-m", "trainer", *words], stdout=subprocess.PIPE, text=True, check=False)
+    if child.returncode != 0:
+        raise RunFailed(f"python -m trainer {' '.join(words)} ended with exit code {child.returncode}")
+    try:
+        found: dict[str, Any] = json.loads(child.stdout)
+    except ValueError:
+        raise RunFailed(f"python -m trainer {' '.join(words)} printed no result") from None
+    return found
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
