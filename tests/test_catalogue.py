@@ -1,4 +1,4 @@
-"""The catalogue: every entry builds, matches transformers and the published total, and is found fast by any spelling."""
+"""The catalogue: every entry matches transformers and the published total, and is found fast by any spelling."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Well-known models with their true dimensions: one JSON file per model, found by name without reading the others.
 
-Each file holds the keys of the model's config.json that fix its structure, the hub id, aliases, and where and when the
-keys were read. `index.json` maps every spelling (name, alias, hub id; lower case) to the name of a file.
+Each file holds the keys of the model's config.json that fix its structure, the hub id, aliases, and with what and when
+the keys were compared. `index.json` maps every spelling (name, alias, hub id; lower case) to the name of a file.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Entry:
     source: str
     """Address of the config.json whose keys stand here."""
     date: str
-    """Day on which it was read, YYYY-MM-DD."""
+    """Day on which the keys were compared, YYYY-MM-DD."""
     checked: str
-    """How the keys were confirmed."""
+    """What they were compared with: other projects' copies of the file, the published total of parameters."""
     published_parameters: int | None = None
     """Total that the maker or the hub states, where one is known."""
     note: str | None = None

@@ -23,12 +23,12 @@ from planner.spec import ModelSpec
 __all__ = ["from_config", "load_config", "load_model", "parameter_shapes"]
 
 _HEADS = {
+    "T5WithLMHeadModel": "seq2seq",
     "ForCausalLM": "causal",
     "LMHeadModel": "causal",
     "ForMaskedLM": "masked",
     "ForSequenceClassification": "classification",
     "ForConditionalGeneration": "seq2seq",
-    "T5WithLMHeadModel": "seq2seq",
 }
 _NO_HEAD_OF_ITS_OWN = ("Model", "ForPreTraining", "PreTrainedModel")
 """Class endings that leave the head to the family's default task."""
@@ -52,7 +52,7 @@ def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
     if path.is_dir():
         file = path / "config.json"
         if not file.is_file():
-            raise InvalidInput(f"{text}: the folder holds no config.json; give a folder or file that does")
+            raise InvalidInput(f"{text}: the folder holds no config.json{_adapter_hint(path)}")
         return _read_file(file), text, str(file)
     if path.is_file():
         return _read_file(path), text, text
@@ -73,6 +73,15 @@ def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
 
 
 _WAY_OUT = "'plan models' lists all, and the path of a config.json is accepted too"
+
+
+def _adapter_hint(folder: Path) -> str:
+    """What to give instead of a folder without a config.json; an adapter's folder names its base model."""
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return "; give a folder or file that does"
+    base = _read_file(file).get("base_model_name_or_path")
+    return f", but an adapter of {base!r}; give that base model"
 
 
 def _near(name: str) -> str:
@@ -100,11 +109,19 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
     place = origin or id
     if "model_type" not in config:
         raise InvalidInput(f"{place}: key model_type is missing, so it is no transformers config.json")
+    if not isinstance(config["model_type"], str):
+        raise InvalidInput(f"{place}: model_type is {config['model_type']!r}, but must be a name")
     raw = text_part(config)
     model_type = raw["model_type"]
     if not isinstance(model_type, str):
-        raise InvalidInput(f"{place}: model_type is {model_type!r}, but must be a name")
+        raise InvalidInput(f"{place}: text_config.model_type is {model_type!r}, but must be a name")
     build = builder(model_type, place)
+    if isinstance(raw.get("quantization_config"), Mapping):
+        method = raw["quantization_config"].get("quant_method", "unnamed method")
+        raise NotModelled(
+            f"{place}: weights already quantized ({method}) are not modelled; give the unquantized model, "
+            "and --method qlora to quantize it for training"
+        )
     if raw.get("is_decoder") and DEFAULT_TASKS.get(model_type) == "masked":
         raise NotModelled(f"{place}: {model_type} as a decoder (is_decoder) is not modelled")
     chosen = task or _task(raw, model_type, place)
@@ -123,7 +140,7 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
         if str(error).startswith(place):
             raise
         raise type(error)(f"{place}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {error})") from error
 
 

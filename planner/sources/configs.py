@@ -23,6 +23,15 @@ DEFAULTS_FOLDER = Path(__file__).parent / "defaults"
 NESTED_TEXT = {"gemma3": "gemma3_text"}
 """Multimodal model types whose `text_config` is planned, and the model type of that part."""
 
+MAX_COUNT = 10_000
+"""More layers, heads or experts than this are a slip of the pen; refused before anything of that length is built."""
+
+_COUNTS = (
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
+    *("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "num_kv_heads"),
+    *("num_experts", "num_local_experts"),
+)
+
 
 @cache
 def defaults(model_type: str) -> Config:
@@ -55,6 +64,10 @@ def complete(raw: Mapping[str, Any]) -> Config:
             config.setdefault(key, value)
     for key, value in data["fields"].items():
         config.setdefault(key, value)
+    for key in _COUNTS:
+        value = config.get(key)
+        if isinstance(value, int) and value > MAX_COUNT:
+            raise InvalidInput(f"{key} is {value}, but must be at most {MAX_COUNT}")
     _derive_shapes(model_type, config, raw)
     _derive_layer_types(model_type, config, raw)
     if "rope_parameters" in data["fields"]:
@@ -94,8 +107,9 @@ def _derive_shapes(model_type: str, config: Config, raw: Mapping[str, Any]) -> N
 
 
 def _divisible(config: Config) -> bool:
+    """Whether the hidden size splits evenly over the heads; where it doesn't, the builder refuses it by name."""
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    return isinstance(heads, int) and isinstance(hidden, int) and heads > 0
+    return isinstance(heads, int) and isinstance(hidden, int) and heads > 0 and hidden % heads == 0
 
 
 def _derive_layer_types(model_type: str, config: Config, raw: Mapping[str, Any]) -> None:
@@ -134,6 +148,9 @@ def _derive_layer_types(model_type: str, config: Config, raw: Mapping[str, Any])
 
 def _rope_parameters(model_type: str, config: Config, raw: Mapping[str, Any], default_theta: Any) -> Config:
     """Rotary parameters in the newer form, from either form (`rope_theta` + `rope_scaling`, `rotary_pct`)."""
+    for key in ("rope_scaling", "rope_parameters"):
+        if not isinstance(raw.get(key) or {}, Mapping):
+            raise InvalidInput(f"{key} is {raw[key]!r}, but must be an object")
     given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if model_type == "gemma3_text":
         return _rope_by_layer_type(raw, default_theta)

@@ -8,6 +8,9 @@ from typing import Any
 from planner.errors import InvalidInput
 from planner.sources.configs import Config
 
+MAX_SIZE = 10**8
+"""A width, vocabulary or number of positions beyond this is a slip of the pen."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
@@ -31,6 +34,8 @@ class Reading:
         value = self.config.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.fail(key, "a whole number of at least 1")
+        if value > MAX_SIZE:
+            raise self.fail(key, f"at most {MAX_SIZE}")
         return value
 
     def count(self, key: str) -> int:

@@ -138,7 +138,9 @@ def spec(reading: Reading, identity: str, layout: Layout) -> ModelSpec:
         head_dim=reading.head_dim(hidden, heads),
         intermediate_size=reading.size("intermediate_size"),
         max_positions=reading.size("max_position_embeddings"),
-        activation=reading.text("hidden_activation" if config["model_type"] in ("gemma2", "gemma3_text") else "hidden_act"),
+        activation=reading.text(
+            "hidden_activation" if config["model_type"] in ("gemma2", "gemma3_text") else "hidden_act"
+        ),
         sliding_window=window if sliding else None,
         sliding_layers=sliding,
         attention_dropout=reading.fraction("attention_dropout"),
