@@ -119,13 +119,7 @@ def run_train(plan_file: str, *, data: str | None, output: str | None, resume: b
     if resume and output is None:
         raise InvalidInput("--resume needs --output, the run folder to go on in")
     require_train_extra("train")
-    run = runs.start(
-        plan_file,
-        data=data,
-        output=output,
-        resume="auto" if resume else None,
-        device=None if device == "auto" else device,
-    )
+    run = runs.start(plan_file, data=data, output=output, resume="auto" if resume else None, device=device)
     follower = Follower(raw=as_json)
     code = follower.follow(run)
     if follower.finished is not None and not as_json:

@@ -70,7 +70,9 @@ class Follower:
                 f"(Ctrl-C stops with a checkpoint)"
             )
         elif event.kind == "phase":
-            self._say(str(data.get("name", "")) + (f": {data['detail']}" if data.get("detail") else ""))
+            # A phase without a detail says nothing that its own event does not.
+            if data.get("detail"):
+                self._say(f"{data.get('name')}: {data['detail']}")
         elif event.kind == "data":
             self._say(
                 f"data: {data.get('examples')} examples, {data.get('validation_examples')} to validate, "
