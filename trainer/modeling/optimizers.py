@@ -1,5 +1,7 @@
 """Builds the optimizer that the choices name over the model's trainable parameters."""
 
+# mypy: disable-error-code="no-untyped-call, attr-defined"
+
 from __future__ import annotations
 
 from typing import Any
@@ -15,7 +17,8 @@ NO_DECAY = ("bias", "norm", "ln_", "layernorm")
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: biases and norms are not decayed, as in the transformers Trainer."""
-    decayed, plain = [], []
+    decayed: list[Any] = []
+    plain: list[Any] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (plain if any(part in name.lower() for part in NO_DECAY) else decayed).append(parameter)

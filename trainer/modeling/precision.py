@@ -1,5 +1,7 @@
 """Autocast for the mixed modes, arranged as accelerate arranges it around the model's forward."""
 
+# mypy: disable-error-code="import-untyped"
+
 from __future__ import annotations
 
 import contextlib

@@ -1,5 +1,7 @@
 """4-bit base weights (QLoRA): linear layers become bitsandbytes modules; head, embeddings and norms stay."""
 
+# mypy: disable-error-code="no-untyped-call, attr-defined"
+
 from __future__ import annotations
 
 from typing import Any
@@ -24,9 +26,12 @@ def quantize(model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype
         import bitsandbytes as bnb
     except ImportError as error:
         raise InvalidInput("--method qlora needs bitsandbytes: install tuneplan[quant]") from error
-    head = model.get_output_embeddings()
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    kept = get_keys_to_not_convert(model) + list(getattr(model, "_keep_in_fp32_modules", None) or ())
     for name, module in list(model.named_modules()):
-        if type(module) is not torch.nn.Linear or module is head:
+        if type(module) is not torch.nn.Linear or not should_convert_module(name, kept):
             continue
         weight = module.weight
         made = bnb.nn.Linear4bit(
@@ -46,7 +51,6 @@ def quantize(model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype
             module=made,
         )
         made.bias = module.bias
-        made.source_cls = type(module)
         if weight.device.type != "meta":
             made = made.to(weight.device)
         parent, _, leaf = name.rpartition(".")

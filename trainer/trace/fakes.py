@@ -1,5 +1,7 @@
 """Turns a model on `meta` into one of fake CPU tensors: shapes, dtypes and storages, but no bytes."""
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from typing import Any
@@ -18,8 +20,8 @@ def make_fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
             return made[id(tensor)]
         keep.append(tensor)  # an id stays taken while the tensor lives
         if type(tensor).__name__ == "Params4bit":
-            made[id(tensor)] = new = fake_4bit(tensor, mode)
-            return new
+            made[id(tensor)] = fake_4bit(tensor, mode)
+            return made[id(tensor)]
         with mode:
             new: Any = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         if isinstance(tensor, torch.nn.Parameter):

@@ -340,3 +340,31 @@ def mask_creation(padded: bool) -> list[tuple[Any, str, Any]]:
             (masks, "_ignore_bidirectional_mask_sdpa", ignore_both),
         ]
     return changes
+
+
+@contextlib.contextmanager
+def optimizer_rules(optimizer: Any, recorder: Any, target: str, fake_mode: Any) -> Iterator[None]:
+    """While the state of a bitsandbytes optimizer is made: its code books are fakes, and paged state is not counted.
+
+    A paged optimizer keeps the state of parameters with 100,000 elements or more in managed memory, which the CUDA
+    allocator does not count.
+    """
+    if not hasattr(optimizer, "get_state_buffer"):
+        yield
+        return
+    for name in ("dynamic", "udynamic"):
+        with fake_mode:
+            optimizer.name2qmap[name] = torch.empty(256, dtype=torch.float32)
+    make = optimizer.get_state_buffer
+
+    def buffer(parameter: Any, dtype: torch.dtype = torch.float32) -> Any:
+        if target == "cuda" and optimizer.is_paged and parameter.numel() >= 1e5:
+            with recorder.paused():
+                return torch.zeros_like(parameter, dtype=dtype)
+        return torch.zeros_like(parameter, dtype=dtype)
+
+    optimizer.get_state_buffer = buffer
+    try:
+        yield
+    finally:
+        optimizer.get_state_buffer = make

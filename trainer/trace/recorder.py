@@ -4,6 +4,8 @@ The recorder sits below autograd and sees each operator's outputs; a storage is 
 until nothing refers to it. It holds weak references only, and its own lists are plain Python objects.
 """
 
+# mypy: disable-error-code="no-untyped-call, attr-defined"
+
 from __future__ import annotations
 
 from collections.abc import Iterator

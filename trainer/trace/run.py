@@ -32,10 +32,15 @@ CUDA_GRANULARITY = 512
 TARGETS = ("cuda", "cpu", "mps")
 
 
-def make_batch(config: Any, choices: TrainingChoices, *, padded: bool) -> dict[str, torch.Tensor]:
-    """What the collator hands over: int64 input_ids, labels and, unless packed, attention_mask (batch x length)."""
+def make_batch(config: dict[str, Any], choices: TrainingChoices) -> dict[str, torch.Tensor]:
+    """What the collator hands over: int64 input_ids, labels and, unless packed, attention_mask (batch x length).
+
+    A classifier's labels are one number per sequence.
+    """
     shape = (choices.batch_size, choices.max_length)
-    batch = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(shape, dtype=torch.int64)}
+    classifies = str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+    targets = shape[:1] if classifies else shape
+    batch = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(targets, dtype=torch.int64)}
     if choices.padding != "packed":
         batch["attention_mask"] = torch.ones(shape, dtype=torch.int64)
     else:
@@ -84,8 +89,7 @@ def trace(
         modeling.use_loss_version(model, choices)
         modeling.apply_checkpointing(model, choices)
         modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
-        with fake_mode:
-            optimizer = modeling.build_optimizer(model, choices, hyperparameters)
+        optimizer = modeling.build_optimizer(model, choices, hyperparameters)
         changes = (
             operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices)
         )
@@ -96,11 +100,14 @@ def trace(
             stack.enter_context(recorder)
             stack.enter_context(recorder.naming(_names(model)))
             _watch(model, recorder)
-            batch = make_batch(config, choices, padded=padded)
+            batch = make_batch(config, choices)
             num_items = torch.ones((), dtype=torch.int64)
-            for tensor in (*batch.values(), num_items):
+            # The transformers Trainer fetches the micro-batches of a whole optimizer step at once.
+            others = [make_batch(config, choices) for _ in range(choices.gradient_accumulation_steps - 1)]
+            for tensor in (*batch.values(), num_items, *(value for other in others for value in other.values())):
                 recorder.mark(tensor, "batch")
-            make_optimizer_state(optimizer)
+            with operators.optimizer_rules(optimizer, recorder, target, fake_mode):
+                make_optimizer_state(optimizer)
             for state in optimizer.state.values():
                 for value in state.values():
                     if isinstance(value, torch.Tensor):
