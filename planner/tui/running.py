@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,7 @@ class RunControl(App[int]):
         assert self._plan_path is not None
         self.exit_code = 0
         self.run_snapshot = live.begin(plan)
-        try:
-            self._run = runs.start(self._plan_path, output=self.run_folder, resume=resume)
-        except OSError as error:
-            raise RunFailed(f"the trainer can't be started: {error.strerror or error}") from None
+        self._run = runs.start(self._plan_path, output=self.run_folder, resume="auto" if resume else None)
         self.switch_screen("live")
         self._follow(self._run)
 
@@ -94,13 +92,13 @@ class RunControl(App[int]):
     def _follow(self, run: Run) -> None:
         """Turns what the trainer writes into messages until it ends."""
         try:
-            for event in run.events():
+            for event in run:
                 self.post_message(messages.RunEvent(event))
             code = run.wait()
         except Exception as error:
             self.post_message(messages.RunEnded(None, error=questions.error_line(error)))
             return
-        self.post_message(messages.RunEnded(code, run.error_tail()))
+        self.post_message(messages.RunEnded(code, run.stderr_tail))
 
     # ---------------------------------------------------------------------------------------------------- following
 
@@ -153,17 +151,13 @@ class RunControl(App[int]):
             self.exit(self.exit_code)
 
     def leave_run(self) -> None:
-        """Lets the trainer go on alone."""
-        if self._run is not None:
-            self._run.detach()
-            self._run = None
+        """Lets the trainer go on alone: it has a session of its own and keeps its events in the run folder."""
+        self._run = None
 
     def _command(self, command: str) -> None:
         """Tells the trainer something; one that is gone will be noticed by its end."""
-        try:
+        with contextlib.suppress(OSError, RunFailed):
             getattr(self._run, command)()
-        except (OSError, RunFailed):
-            return
 
     # ------------------------------------------------------------------------------------------------------- ending
 
@@ -186,7 +180,12 @@ class RunControl(App[int]):
         if result.get("adapter_path"):
             found.append(("generate with it:", f"python -m trainer generate {result['adapter_path']} --prompt '…'"))
         if self.may_resume:
-            found.append(("go on from the last checkpoint (or press r):", f"plan train {self._plan_path} --resume"))
+            found.append(
+                (
+                    "go on from the last checkpoint (or press r):",
+                    f"plan train {self._plan_path} --output {self.run_folder} --resume",
+                )
+            )
         elif run.phase == "failed":
             found.append(("no checkpoint was saved; start again with:", f"plan train {self._plan_path}"))
         return found

@@ -103,7 +103,7 @@ class FieldList(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Rows(compact=True, markup=False, id="rows")
-        yield EditLine(compact=True, id="edit")
+        yield EditLine(compact=True, id="edit", select_on_focus=False)
         yield Static("", id="hint")
 
     def on_mount(self) -> None:

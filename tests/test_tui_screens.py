@@ -1,0 +1,371 @@
+"""The wizard's screens driven by keys, at 80×24 and 120×40."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from planner.errors import InvalidInput
+from planner.tui.app import TuneplanApp, run
+from planner.tui.screens.data import DataScreen
+from planner.tui.screens.hardware import HardwareScreen
+from planner.tui.screens.modals import HelpScreen
+from planner.tui.screens.model import ModelScreen
+from planner.tui.screens.plan import PlanScreen
+from planner.tui.widgets.field_list import FieldList
+from tests.tui_support import SIZES, settle, type_text, until, write_pairs
+
+sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
+
+
+def planned(pairs: Path | None = None, **more: object) -> TuneplanApp:
+    return TuneplanApp(gpu="a10g", model="phi-2", data=pairs, **more)  # type: ignore[arg-type]
+
+
+@sizes
+async def test_from_hardware_to_plan_by_keys(size: tuple[int, int], pairs: Path) -> None:
+    app = TuneplanApp(start_folder=pairs.parent)
+    async with app.run_test(size=size) as pilot:
+        shown = await settle(app, pilot)
+        assert isinstance(app.screen, HardwareScreen)
+        assert "★" in shown
+        assert "this machine" in shown
+        await type_text(pilot, "a10g")
+        shown = await settle(app, pilot)
+        for words in ("NVIDIA A10G", "budget", "bandwidth", "bf16", "Sources"):
+            assert words in shown
+        await pilot.press("enter")
+        shown = await settle(app, pilot)
+        assert isinstance(app.screen, ModelScreen)
+        await type_text(pilot, "microsoft/phi-2")
+        shown = await settle(app, pilot)
+        for words in ("2,779,683,840", "layers", "positions", "2,048"):
+            assert words in shown
+        await pilot.press("enter")
+        shown = await settle(app, pilot)
+        assert isinstance(app.screen, DataScreen)
+        assert "pairs.jsonl" in shown
+        await pilot.press("down", "enter")
+        shown = await settle(app, pilot)
+        for words in ("prompt-completion", "200", "longest", "cut at", "█"):
+            assert words in shown
+        await pilot.press("enter")
+        shown = await settle(app, pilot)
+        assert isinstance(app.screen, PlanScreen)
+        for words in ("a10g · phi-2 · pairs.jsonl", "FITS", "tokens/s", "whole run", "balanced", "peaks in"):
+            assert words in shown
+        assert all(len(line) == size[0] for line in shown.splitlines())
+
+
+@sizes
+async def test_every_step_says_its_keys(size: tuple[int, int], pairs: Path) -> None:
+    app = TuneplanApp(start_folder=pairs.parent)
+    async with app.run_test(size=size) as pilot:
+        for name, words in (
+            ("hardware", ("Choose", "Help", "Quit")),
+            ("model", ("Choose", "Help", "Quit", "Back")),
+            ("data", ("Open", "Next / skip", "Help", "Quit", "Back")),
+            ("plan", ("Change", "Type", "Tier", "View", "Save", "Train", "Back", "Help", "Quit")),
+        ):
+            app.go(name)
+            footer = (await settle(app, pilot)).splitlines()[-1]
+            for word in words:
+                assert word in footer, (name, footer)
+
+
+async def test_all_figures_follow_every_key(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        first = app.evaluation.report
+        await pilot.press("1")
+        await settle(app, pilot)
+        second = app.evaluation.report
+        assert second.settings["batch_size"] == 1
+        await pilot.press("6")
+        shown = await settle(app, pilot)
+        third = app.evaluation.report
+        assert third.settings["batch_size"] == 16
+        assert third.memory.device_peak_bytes > second.memory.device_peak_bytes
+        assert third.speed.step_seconds > second.speed.step_seconds
+        assert third.memory.device_peak_bytes != first.memory.device_peak_bytes
+        assert f"{third.memory.device_peak_bytes / 2**30:.1f} GiB" in shown
+        await pilot.press("escape")
+        await settle(app, pilot)
+        assert app.evaluation.report.settings["batch_size"] == first.settings["batch_size"]
+        assert app.evaluation.report.memory == first.memory
+
+
+async def test_arrows_change_and_the_old_value_is_marked(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        before = app.wizard.choices.batch_size
+        await pilot.press("right")
+        shown = await settle(app, pilot)
+        assert app.wizard.choices.batch_size > before
+        assert "•Batch size" in shown
+        await pilot.press("left")
+        await settle(app, pilot)
+        assert app.wizard.choices.batch_size == before
+        await pilot.press("r")
+        assert "•" not in await settle(app, pilot)
+
+
+async def test_wrong_value_is_said_and_not_taken(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        before = app.wizard.choices
+        await pilot.press("0")
+        assert "at least 1" in await settle(app, pilot)
+        await pilot.press("x")
+        assert "whole number" in await settle(app, pilot)
+        assert app.wizard.choices == before
+        await pilot.press("enter")
+        assert not app.screen.query_one(FieldList).editing
+        assert app.wizard.choices == before
+
+
+async def test_every_setting_can_be_reached_and_moved(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        fields = app.screen.query_one(FieldList)
+        reached = []
+        for _ in range(60):
+            key = fields.current
+            if key in reached:
+                break
+            reached.append(key)
+            before = app.wizard
+            await pilot.press("right")
+            if key not in ("sample_prompt", "max_length", "checkpoint_layers"):
+                assert app.wizard != before, key
+            await pilot.press("down")
+        assert "Traceback" not in await settle(app, pilot)
+        for key in ("batch_size", "max_length", "method", "precision", "learning_rate", "epochs", "seed"):
+            assert key in reached
+
+
+async def test_targets_are_typed(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        fields = app.screen.query_one(FieldList)
+        while fields.current != "lora_targets":
+            await pilot.press("down")
+        full = app.evaluation.report.model.trainable_parameters
+        await pilot.press("enter")
+        await type_text(pilot, "q_proj v_pro")
+        shown = await settle(app, pilot)
+        assert "CAN'T BE PLANNED" in shown
+        await pilot.press("j", "enter")
+        shown = await settle(app, pilot)
+        assert app.wizard.choices.lora_targets == ("q_proj", "v_proj")
+        assert app.evaluation.report.model.trainable_parameters < full
+
+
+async def test_tiers_views_and_remedies(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        effective = app.wizard.choices.effective_batch_size
+        seen = set()
+        for _ in range(4):
+            await pilot.press("g")
+            await settle(app, pilot)
+            seen.add(app.wizard.choices.batch_size)
+            assert app.wizard.choices.effective_batch_size == effective
+        assert len(seen) > 1
+        for key in "96":
+            await pilot.press(key)
+        await pilot.press("enter", "v")
+        shown = await settle(app, pilot)
+        assert "DOES NOT FIT" in shown
+        assert "Memory peaks" in shown
+        needed = app.evaluation.report.memory.device_peak_bytes
+        await pilot.press("tab", "tab", "enter")
+        shown = await settle(app, pilot)
+        assert "remedy taken" in shown
+        assert app.evaluation.report.memory.device_peak_bytes < needed
+        await pilot.press("v")
+        assert "Device peak by component" in await settle(app, pilot)
+        await pilot.press("v")
+        shown = await settle(app, pilot)
+        assert "learning rate" in shown
+        assert "guide" in shown.lower()
+
+
+async def test_save_writes_a_plan(pairs: Path, tmp_path: Path) -> None:
+    from planner import plans
+
+    app = planned(pairs, output=tmp_path)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("s")
+        assert "plan train" in await settle(app, pilot)
+    files = list(tmp_path.glob("*.yaml"))
+    assert len(files) == 1
+    assert plans.load(files[0]).gpu == "a10g"
+
+
+async def test_unwritable_folder_is_one_line(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    app = planned(pairs, output=tmp_path / "file")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("s")
+        assert "can't be written" in await settle(app, pilot)
+
+
+async def test_training_is_refused_without_data_and_asked_twice_elsewhere(pairs: Path) -> None:
+    app = planned()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        assert isinstance(app.screen, DataScreen)
+        await pilot.press("ctrl+n")
+        assert "not known without data" in await settle(app, pilot)
+        await pilot.press("t")
+        assert "no data chosen" in await settle(app, pilot)
+        await pilot.press("escape")
+        await settle(app, pilot)
+        app.query_one("#path").focus()
+        await type_text(pilot, str(pairs))
+        await pilot.press("enter")
+        await settle(app, pilot)
+        await pilot.press("enter")
+        await settle(app, pilot)
+        await pilot.press("t")
+        assert "this machine is" in await settle(app, pilot)
+        assert app.run_snapshot is None
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("", "empty"), ('{"prompt": "a", "completion": "b"}\n{"prompt"\n', ":2"), ('{"x": 1}\n', "x")],
+    ids=["empty", "malformed", "unknown"],
+)
+async def test_bad_data_is_one_line(tmp_path: Path, content: str, says: str) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(content)
+    app = TuneplanApp(gpu="a10g", model="gpt2", start_folder=tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("down", "enter")
+        shown = await settle(app, pilot)
+        assert "bad.jsonl" in shown
+        assert says in shown
+        assert "Traceback" not in shown
+        assert isinstance(app.screen, DataScreen)
+        assert app.wizard.dataset is None
+
+
+async def test_models_by_path_and_their_errors(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 128}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    app = TuneplanApp(gpu="cpu")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        for path, says in ((tmp_path / "none", "none"), (strange, "mamba")):
+            await type_text(pilot, str(path))
+            await pilot.press("enter")
+            shown = await settle(app, pilot)
+            assert says in "".join(shown.splitlines()[-4:])
+            assert isinstance(app.screen, ModelScreen)
+            await pilot.press("ctrl+u")
+        await type_text(pilot, str(tmp_path))
+        await pilot.press("enter")
+        shown = await settle(app, pilot)
+        assert "llama" in shown
+        assert "128" in shown
+        await pilot.press("enter")
+        await settle(app, pilot)
+        assert isinstance(app.screen, DataScreen)
+        assert app.wizard.model.num_layers == 2
+
+
+async def test_resize_keeps_everything(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        for size in ((80, 24), (100, 30), (200, 60), (80, 24)):
+            await pilot.resize_terminal(*size)
+            shown = await settle(app, pilot)
+            for words in ("Batch size", "FITS", "Tiers", "tokens/s", "Train"):
+                assert words in shown, size
+
+
+async def test_help_names_keys_and_words(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("question_mark")
+        shown = await settle(app, pilot)
+        assert isinstance(app.screen, HelpScreen)
+        assert "tiers" in shown
+        await pilot.press("end")
+        assert "effective batch" in await settle(app, pilot)
+        await pilot.press("escape")
+        await settle(app, pilot)
+        assert isinstance(app.screen, PlanScreen)
+        app.go("model")
+        await settle(app, pilot)
+        await pilot.press("question_mark")
+        await settle(app, pilot)
+        assert isinstance(app.screen, HelpScreen)
+
+
+async def test_palette_knows_the_steps_actions(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        titles = {command.title for command in app.get_system_commands(app.screen)}
+        assert {"Train", "Save", "Tier", "Go to model", "Quit"} <= titles
+        await pilot.press("ctrl+p")
+        await pilot.pause(0.2)
+        await type_text(pilot, "go to data")
+        await pilot.pause(0.5)
+        await pilot.press("enter")
+        await until(app, pilot, lambda: isinstance(app.screen, DataScreen), 10)
+
+
+async def test_every_binding_has_id_and_tooltip(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        for node in (app.screen, *app.screen.walk_children()):
+            if not type(node).__module__.startswith("planner."):
+                continue
+            for binding in type(node).__dict__.get("BINDINGS", ()):
+                assert binding.id, binding
+                assert binding.tooltip, binding
+
+
+def test_wrong_start_values_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidInput, match="a10"):
+        TuneplanApp(gpu="a10gg")
+    assert run({"model": "no-such-model"}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("plan: ")
+    assert error.count("\n") == 1
+
+
+async def test_quit_without_a_run_leaves_at_once() -> None:
+    app = TuneplanApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("ctrl+q")
+        await pilot.pause()
+    assert app.return_value == 0
