@@ -54,16 +54,12 @@ def verdict_of(memory: MemoryReport) -> Verdict:
     """fits: the interval's upper end is inside the budget; tight: only the peak is, or it passes 95 % of the budget."""
     if memory.device_peak_bytes > memory.budget_bytes:
         return "does_not_fit"
-    if memory.interval_bytes[1] > memory.budget_bytes or (
-        memory.device_peak_bytes > TIGHT_SHARE * memory.budget_bytes
-    ):
+    if memory.interval_bytes[1] > memory.budget_bytes or (memory.device_peak_bytes > TIGHT_SHARE * memory.budget_bytes):
         return "tight"
     return "fits"
 
 
-def budget_of(
-    hardware: HardwareProfile, *, reserve_bytes: int | None = None, used_by_others_bytes: int = 0
-) -> int:
+def budget_of(hardware: HardwareProfile, *, reserve_bytes: int | None = None, used_by_others_bytes: int = 0) -> int:
     """Device bytes a run may use: total minus what others hold minus the reserve (the profile's unless given)."""
     reserve = hardware.reserve_bytes if reserve_bytes is None else reserve_bytes
     return max(0, hardware.total_bytes - used_by_others_bytes - reserve)
