@@ -10,7 +10,6 @@ Rules: peft 0.21, `tuners/tuners_utils.py` (matching, all-linear), `utils/other.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -227,6 +226,8 @@ def _choices(model: ModelSpec) -> str:
 
 
 def _nothing(model: ModelSpec, target: str, option: str = "--lora-targets") -> str:
+    import difflib  # only wrong names pay for it
+
     leaves = sorted({module.leaf for module in model.modules} | {ATTENTION, ALL_LINEAR})
     near = difflib.get_close_matches(target.rsplit(".", 1)[-1], leaves, n=1)
     hint = f" (near: {near[0]})" if near else ""

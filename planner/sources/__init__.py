@@ -6,7 +6,6 @@ the model but its config.json is ever read, and no model code runs.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +84,8 @@ def _adapter_hint(folder: Path) -> str:
 
 
 def _near(name: str) -> str:
+    import difflib  # only wrong names pay for it
+
     wanted = name.lower().rsplit("/", 1)[-1]
     candidates = {spelling.rsplit("/", 1)[-1]: spelling for spelling in reversed(catalogue.spellings())}
     close = difflib.get_close_matches(wanted, candidates, n=4, cutoff=0.6)
