@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from planner.lora import trainable_parameters
+from planner.lora import saved_modules, trainable_parameters
 from planner.memory import loss
 from planner.memory.blocks import registry
 from planner.memory.layout import layout
@@ -68,21 +68,30 @@ def persistent(net: Net) -> list[Tensor]:
     """Weights, adapters, optimizer state and, while accumulating, gradients: what is there before the step begins."""
     tape, spec, choices = net.tape, net.spec, net.choices
     held = []
-    trainable = trainable_parameters(spec, choices)
-    adapter_width = FP32 if choices.adapter_dtype == "fp32" else HALF
+    trained = trained_bytes(net)
     with tape.scope("weights"):
         held.append(tape.new(ONE, spec.parameters, net.itemsize))
-    width = net.itemsize if choices.method == "full" else adapter_width
     if choices.method != "full":
         with tape.scope("adapters"):
-            held.append(tape.new(ONE, trainable, width))
+            held.append(tape.new(ONE, trained, 1))
     if choices.optimizer == "adamw":
         with tape.scope("optimizer_state"):
-            held.append(tape.new(ONE, 2 * trainable, width))
+            held.append(tape.new(ONE, 2 * trained, 1))
     if net.accumulating:
         with tape.scope("gradients"):
-            held.append(tape.new(ONE, trainable, width))
+            held.append(tape.new(ONE, trained, 1))
     return held
+
+
+def trained_bytes(net: Net) -> int:
+    """Bytes of all trainable tensors: adapters in their dtype, modules trained in full beside them in the weights'."""
+    spec, choices = net.spec, net.choices
+    everything = trainable_parameters(spec, choices)
+    if choices.method == "full":
+        return everything * net.itemsize
+    saved = sum(module.parameters * module.copies for module in saved_modules(spec, choices))
+    adapter_width = FP32 if choices.adapter_dtype == "fp32" else HALF
+    return (everything - saved) * adapter_width + saved * net.itemsize
 
 
 def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instant: str) -> Tensor:
@@ -128,8 +137,6 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
 def optimizer_step(net: Net) -> None:
     """Transient bytes of the update: foreach AdamW takes the square root of all second moments at once."""
     tape, choices = net.tape, net.choices
-    trainable = trainable_parameters(net.spec, choices)
-    width = net.itemsize if choices.method == "full" else (FP32 if choices.adapter_dtype == "fp32" else HALF)
     if choices.optimizer == "adamw" and choices.optimizer_implementation == "foreach":
-        root = tape.new(ONE, trainable, width)
+        root = tape.new(ONE, trained_bytes(net), 1)
         del root

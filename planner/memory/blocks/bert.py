@@ -23,7 +23,7 @@ def embed(net: Net) -> Tensor:
 
 def _embeddings(net: Net) -> Tensor:
     tape, family = net.tape, net.spec.architecture
-    prefix = "distilbert.embeddings" if family == "distilbert" else f"{'bert' if family == 'bert' else 'roberta'}.embeddings"
+    prefix = f"{'roberta' if family == 'xlm-roberta' else family}.embeddings"
     positions = _roberta_positions(net) if family in ("roberta", "xlm-roberta") else None
     spread = S if positions is None else T
     segments = None if family == "distilbert" else tape.new(spread, 1, INT64)
