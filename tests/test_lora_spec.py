@@ -13,8 +13,9 @@ from planner.sources import from_config, load_model
 from planner.spec import ModelSpec, TrainingChoices
 from tests.sources_cases import CASES, build_on_meta, case_task
 
+pytestmark = pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")
+
 CONFIGS = dict(CASES)
-REMAPPED = ("mixtral", "qwen3_moe")
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classification": "SEQ_CLS", "masked": None}
 
 
