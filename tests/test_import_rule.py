@@ -1,0 +1,62 @@
+"""The import rule, statically and at run time: the planner never imports the training stack."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "bitsandbytes", "trainer")
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that are loaded after `code` ran in a process of its own."""
+    script = textwrap.dedent(code) + "\nimport sys\nprint('\\n'.join(sys.modules))\n"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert child.returncode == 0, child.stderr
+    return set(child.stdout.split())
+
+
+def test_contracts() -> None:
+    """GIVEN the import contracts of pyproject THEN all are kept."""
+    script = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
+    child = subprocess.run(
+        [sys.executable, "-c", script, "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert child.returncode == 0, child.stdout + child.stderr
+
+
+def test_every_planner_module_stands_without_the_training_stack() -> None:
+    """GIVEN every module of planner and hardware_profiles imported THEN none of the training stack is loaded."""
+    loaded = modules_after("""
+        import importlib, pkgutil
+        import hardware_profiles, planner
+        for package in (planner, hardware_profiles):
+            for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
+                if not module.name.endswith('__main__'):
+                    importlib.import_module(module.name)
+    """)
+    assert not {name.split(".")[0] for name in loaded} & set(FORBIDDEN)
+
+
+def test_the_command_loads_neither_torch_nor_scipy_nor_textual() -> None:
+    """GIVEN `plan --gpu a10g --max-length 2048` THEN what makes a start slow is not loaded."""
+    loaded = modules_after("""
+        import contextlib, io
+        from planner.cli import main
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main(['--gpu', 'a10g', '--max-length', '2048']) == 0
+    """)
+    top = {name.split(".")[0] for name in loaded}
+    assert not top & {*FORBIDDEN, "scipy", "textual", "tokenizers", "pyarrow", "matplotlib", "pynvml", "psutil"}
+
+
+@pytest.mark.parametrize("module", ["planner.records", "planner.spec", "planner.errors", "planner.units"])
+def test_contracts_of_the_trainer_are_light(module: str) -> None:
+    """GIVEN what the trainer may import of the planner THEN it drags no other part of the planner in."""
+    own = {name for name in modules_after(f"import {module}") if name.startswith("planner.")}
+    assert own <= {"planner.records", "planner.spec", "planner.errors", "planner.units"}
