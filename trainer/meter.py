@@ -51,9 +51,14 @@ class StorageMeter(TorchDispatchMode):
             self._see(tensor, None)
 
     def adopt_training(self, model: Any, optimizer: Any, batch: Iterable[torch.Tensor] = ()) -> None:
-        """Takes in a model's parameters, buffers and gradients, an optimizer's state and a batch."""
+        """Takes in a model's weights (with quantisation states) and gradients, an optimizer's state and a batch."""
         self.adopt(model.parameters())
         self.adopt(model.buffers())
+        for parameter in model.parameters():
+            state = getattr(parameter, "quant_state", None)
+            for part in (state, getattr(state, "state2", None)):
+                if part is not None:
+                    self.adopt(t for t in (part.absmax, part.code, part.offset) if isinstance(t, torch.Tensor))
         self.adopt(p.grad for p in model.parameters() if p.grad is not None)
         self.adopt(v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
         self.adopt(batch)
