@@ -35,6 +35,11 @@ def screen_text(app: TuneplanApp) -> str:
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips(app.size))
 
 
+def flat(shown: str) -> str:
+    """The screen's words in one line, for messages that wrap."""
+    return " ".join(shown.split())
+
+
 async def settle(app: TuneplanApp, pilot: Pilot[Any], seconds: float = 20) -> str:
     """Waits until all questions are answered; returns the screen."""
     await pilot.pause()

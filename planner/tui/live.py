@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from planner.records import Event, Plan
+from planner.tui.figures import short_bytes
 from planner.units import format_bytes, format_duration
 
 Phase = Literal["starting", "running", "paused", "stopping", "finished", "failed"]
@@ -144,7 +145,9 @@ def _phase(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
     words |= {"save": "saving", "finish": "finishing"}
     doing = words.get(name, name) + (f": {detail}" if detail else "")
     phase: Phase = run.phase if run.phase in ("stopping", "paused") else "running"
-    return _logged(replace(run, phase=phase, doing=doing), doing)
+    run = replace(run, phase=phase, doing=doing)
+    # These come round with every evaluation, which has a line of its own.
+    return run if name in ("train", "eval", "save") else _logged(run, doing)
 
 
 def _data(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
@@ -189,7 +192,9 @@ def _eval(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
     if data.get("best"):
         line += ", the best so far"
     sample = data.get("sample")
-    run = replace(run, evals=_curve(run.evals, step, loss), sample=sample_text(sample) if sample else run.sample)
+    run = replace(run, step=max(run.step, step), evals=_curve(run.evals, step, loss))
+    if sample:
+        run = replace(run, sample=sample_text(sample))
     return _logged(run, line)
 
 
@@ -223,7 +228,8 @@ def _oom(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
 
 def _paused(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
     step = data.get("step", run.step)
-    return _logged(replace(run, phase="paused", doing=f"paused after step {step}"), f"paused after step {step}")
+    doing = f"paused after step {step}"
+    return _logged(replace(run, phase="paused", doing=doing, step=int(step)), doing)
 
 
 def _resumed(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
@@ -271,8 +277,14 @@ def figures(run: RunSnapshot) -> list[tuple[str, str]]:
 
 
 def memory_lines(run: RunSnapshot) -> list[tuple[str, int | None]]:
-    """Predicted and measured peak under the words that both use."""
-    return [("predicted", run.predicted_bytes), ("measured", run.measured_bytes), ("device", run.device_bytes)]
+    """Predicted and measured peak of allocated bytes, on one scale."""
+    return [("predicted", run.predicted_bytes), ("measured", run.measured_bytes)]
+
+
+def device_text(run: RunSnapshot) -> str:
+    """What the device holds for the process, beside what was predicted."""
+    measured = short_bytes(run.device_bytes) if run.device_bytes else "–"
+    return measured + (f" plan {short_bytes(run.predicted_device_bytes)}" if run.predicted_device_bytes else "")
 
 
 def deviation_text(run: RunSnapshot) -> str:
@@ -285,22 +297,28 @@ def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
     """Name and text of every figure on the end screen."""
     data = run.result or {}
     before, after = data.get("eval_loss_before"), data.get("eval_loss")
-    rows = [("adapter", str(data.get("adapter_path") or "none written"))]
-    rows.append(("steps", f"{data.get('steps', run.step)}" + (f" of {run.total_steps}" if run.total_steps else "")))
+    steps = f"{data.get('steps', run.step)}" + (f" of {run.total_steps}" if run.total_steps else "")
     if data.get("seconds") is not None:
-        rows.append(("time", format_duration(float(data["seconds"]))))
-    if before is not None:
-        rows.append(("held-out loss before", f"{before:.4f}"))
+        steps += f" in {format_duration(float(data['seconds']))}"
+    rows = [("adapter", near_path(data.get("adapter_path")) or "none written"), ("steps", steps)]
     if after is not None:
-        rows.append(("held-out loss after", f"{after:.4f}"))
-    for name, size in (("predicted peak", run.predicted_bytes), ("measured peak", run.measured_bytes)):
-        rows.append((name, format_bytes(size) if size else "not known"))
-    rows.append(("measured against predicted", deviation_text(run)))
+        first = "" if before is None else f"{before:.4f} before, "
+        rows.append(("held-out loss", f"{first}{after:.4f} after"))
+    predicted, measured = (
+        format_bytes(size) if size else "not known" for size in (run.predicted_bytes, run.measured_bytes)
+    )
+    rows.append(("predicted peak", predicted))
+    rows.append(("measured peak", f"{measured} ({deviation_text(run)})" if run.deviation is not None else measured))
     if data.get("observation_path"):
-        rows.append(("observation", str(data["observation_path"])))
+        rows.append(("observation", near_path(data["observation_path"])))
     return rows
 
 
-def resume_checkpoint(run: RunSnapshot) -> Path | None:
-    """The last whole checkpoint that a killed run left, if any."""
-    return Path(run.checkpoint) if run.checkpoint else None
+def near_path(path: Any) -> str:
+    """A path as seen from here where it lies below, whole elsewhere; empty for none."""
+    if not path:
+        return ""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

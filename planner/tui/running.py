@@ -176,16 +176,17 @@ class RunControl(App[int]):
         if run is None:
             return []
         found: list[tuple[str, str]] = []
+        plan, folder = live.near_path(self._plan_path), live.near_path(self.run_folder)
         result: dict[str, Any] = run.result or {}
         if result.get("adapter_path"):
-            found.append(("generate with it:", f"python -m trainer generate {result['adapter_path']} --prompt '…'"))
+            found.append(("generate with it:", f"python -m trainer generate {folder} --prompt '…'"))
         if self.may_resume:
             found.append(
                 (
-                    "go on from the last checkpoint (or press r):",
-                    f"plan train {self._plan_path} --output {self.run_folder} --resume",
+                    "go on from the last checkpoint, here with r, or later with:",
+                    f"plan train {plan} --output {folder} --resume",
                 )
             )
         elif run.phase == "failed":
-            found.append(("no checkpoint was saved; start again with:", f"plan train {self._plan_path}"))
+            found.append(("no checkpoint was saved; start again with:", f"plan train {plan} --output {folder}"))
         return found

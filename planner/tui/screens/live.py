@@ -17,7 +17,7 @@ from planner.tui.widgets.charts import Curves
 from planner.units import format_bytes
 
 PHASE_STYLES = {"paused": "bold $text-warning", "stopping": "bold $text-warning", "failed": "bold $text-error"}
-BAR_WIDTH = 12
+BAR_WIDTH = 9
 
 
 class LiveScreen(WizardScreen):
@@ -135,5 +135,6 @@ def numbers_text(run: RunSnapshot) -> Content:
         text = format_bytes(size) if size else "–"
         color = "$accent" if name == "predicted" else "$success"
         parts += [(f"{name:<10}", "dim"), ("█" * cells, color), f" {text}\n"]
-    parts += [("deviation     ", "dim"), (live.deviation_text(run), "bold")]
+    parts += [("deviation     ", "dim"), (f"{live.deviation_text(run)}\n", "bold")]
+    parts += [("device    ", "dim"), live.device_text(run)]
     return Content.assemble(*parts)
