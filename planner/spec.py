@@ -117,6 +117,11 @@ class ModelSpec:
         """All parameters, tied weights counted once."""
         return sum(module.parameters * module.copies for module in self.modules)
 
+    @property
+    def total_layers(self) -> int:
+        """Layers of all stacks, in forward order (t5: the encoder's, then the decoder's)."""
+        return self.num_layers + self.num_decoder_layers
+
     def with_task(self, task: str) -> ModelSpec:
         """The same network with another task noted (module list unchanged)."""
         return replace(self, task=task)  # type: ignore[arg-type]
@@ -178,7 +183,8 @@ class HardwareProfile:
 # Choices
 
 METHODS = ("full", "lora", "qlora")
-PRECISIONS = ("bf16", "fp16", "fp32", "bf16-mixed", "fp16-mixed")
+PRECISIONS = ("bf16", "fp16", "fp32", "bf16-mixed", "fp16-mixed", "bf16-amp")
+"""`-mixed` keeps fp32 weights under autocast; `bf16-amp` is autocast over bf16 weights, as some frameworks run it."""
 ADAPTER_DTYPES = ("fp32", "bf16")
 OPTIMIZERS = ("adamw", "adamw-8bit", "paged-adamw-8bit", "adafactor", "sgd")
 LOSSES = ("full", "chunked")

@@ -14,7 +14,7 @@ from planner.memory.layout import symbolic_range
 from planner.memory.loss import chunk_rows
 from planner.memory.net import Net
 from planner.memory.peak import Array, Envelope, envelope, evaluate, multipliers
-from planner.memory.program import Case, run
+from planner.memory.program import Case, layer_kind, run
 from planner.memory.tape import Tape
 from planner.records import MemoryReport
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
@@ -67,9 +67,9 @@ def _envelope(case: Case) -> Envelope:
 
 
 def _symbolic(spec: ModelSpec, choices: TrainingChoices) -> range:
-    net = Net(tape=Tape(), spec=spec, choices=choices, padded=False)
-    kind = registry.program(spec).kind
-    return symbolic_range([kind(net, index) for index in range(spec.num_layers)])
+    net = Net.build(Tape(), spec, choices, padded=False, windowed=False)
+    architecture = registry.program(spec)
+    return symbolic_range([layer_kind(net, architecture, index) for index in range(spec.num_layers)])
 
 
 def predict_grid(
@@ -122,11 +122,11 @@ def predict(
 
     Raises `NotModelled` for what has no program, `InvalidInput` for more checkpointed layers than there are.
     """
-    if choices.checkpoint_layers is not None and choices.checkpoint_layers > model.num_layers:
+    if choices.checkpoint_layers is not None and choices.checkpoint_layers > model.total_layers:
         raise InvalidInput(
-            f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.num_layers} layers of {model.id}"
+            f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.total_layers} layers of {model.id}"
         )
-    layers = choices.checkpointed_layers(model.num_layers)
+    layers = choices.checkpointed_layers(model.total_layers)
     case = _case(model, hardware, choices, layers, choices.max_length)
     found = _envelope(case)
     values = multipliers(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from planner.memory import ops
 from planner.memory.net import Net
 from planner.memory.ops import FP32, HALF, INT64
-from planner.memory.tape import ONE, C, Gradients, T, Tape, Tensor
+from planner.memory.tape import ONE, TL, C, Gradients, T, Tape, Tensor
 
 CHUNK_BYTES = 256 * 1024**2
 """fp32 logits that one chunk of the chunked loss may hold (trainer.modeling.chunked, same rule)."""
@@ -42,15 +42,21 @@ def _one(gradients: Gradients) -> Tensor:
     return gradient
 
 
+def shifted_copy(tape: Tape, logits: Tensor) -> Tensor:
+    """`logits[..., :-1, :].contiguous()`: a copy of all but the last position; backward zeros of the whole, filled."""
+    out = tape.new(TL, logits.elements, logits.itemsize)
+    size, width = (logits.monomial, logits.elements), logits.itemsize
+    return tape.record(out, (logits,), (), lambda g, s: (tape.new(size[0], size[1], width),))
+
+
 def upcast_loss(net: Net, logits: Tensor, version: str) -> Tensor:
     """The stock causal loss on `logits`; what `logits` still names while it runs is the caller's affair."""
     tape = net.tape
     if version == "no-upcast":
-        shifted = ops.contiguous(tape, logits)
-        return cross_entropy(tape, shifted)
+        return cross_entropy(tape, shifted_copy(tape, logits))
     wide = ops.to(tape, logits, FP32)
     if version in ("4.45", "4.48"):
-        return cross_entropy(tape, ops.contiguous(tape, wide))
+        return cross_entropy(tape, shifted_copy(tape, wide))
     return cross_entropy(tape, wide)
 
 
@@ -73,7 +79,7 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
     variant = loss_variant(net)
     if variant == "4.45":
         logits = ops.to(tape, net.linear(head, hidden), FP32)
-        value = cross_entropy(tape, ops.contiguous(tape, logits))
+        value = cross_entropy(tape, shifted_copy(tape, logits))
     else:
         logits = head_logits(net, hidden, head)
         value = upcast_loss(net, logits, variant)
@@ -118,9 +124,11 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
     if tape.autocast:
         with tape.scope("weights"):
             head_copy = tape.new(ONE, head_weight.tensor.elements, HALF)
-    head_gradient = tape.new(ONE, head_weight.tensor.elements, head_weight.tensor.itemsize) if (
-        training and head_weight.parameter is not None
-    ) else None
+    head_gradient = (
+        tape.new(ONE, head_weight.tensor.elements, head_weight.tensor.itemsize)
+        if (training and head_weight.parameter is not None)
+        else None
+    )
     vocabulary = spec.vocab_size
     part = tape.new(C, width, itemsize)
     narrow = tape.new(C, vocabulary, itemsize)

@@ -5,22 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from planner.errors import NotModelled
-from planner.lora import adapter_modules
-from planner.memory import attention, ops
+from planner.lora import adapter_modules, saved_modules
+from planner.memory import attention, linear, ops
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import BSS, ONE, SS, Gradients, Node, Parameter, S, T, Tape, Tensor
 from planner.spec import Module, ModelSpec, TrainingChoices
 
-WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32}
-
-
-@dataclass(slots=True)
-class Adapter:
-    """LoRA matrices of one module: A (r, in), B (out, r)."""
-
-    a: Weight
-    b: Weight
-    rank: int
+WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32, "bf16-amp": HALF}
 
 
 @dataclass(slots=True)
@@ -39,19 +30,32 @@ class Net:
     itemsize: int = HALF
     """Bytes per element of the activations."""
     by_path: dict[str, Module] = field(default_factory=dict)
-    targeted: frozenset[str] = frozenset()
+    targeted: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+    """Paths of the modules that carry an adapter, with the layers in which they do (None outside the layers)."""
+    saved: frozenset[str] = frozenset()
+    """Paths of modules trained in full beside the adapters, on copies of their own."""
+    unquantized: frozenset[str] = frozenset()
+    """Paths of linear modules that stay unquantised under `method=qlora`."""
+    index: int = 0
+    """Layer that runs now."""
+    storage_itemsize: int = HALF
+    """Bytes per element that the weights have on disk and 4-bit ones are de-quantised to."""
+    adapter_itemsize: int = FP32
     null: Tensor | None = None
     mask: Tensor | None = None
     window_mask: Tensor | None = None
     cos: Tensor | None = None
     sin: Tensor | None = None
+    window_tables: list[Tensor] = field(default_factory=list)
+    """Rotary tables of their own that windowed layers have (gemma 3)."""
+    stack: object = None
+    """What the layers of the running stack share (encoder-decoders)."""
     input_gradients: list[Tensor] = field(default_factory=list)
     """Embeddings whose table is frozen, and their gradients."""
     attention_weights: Tensor | None = None
     """What eager attention returns besides its output: the layer names it until its end, though nobody reads it."""
     named: list[Tensor] = field(default_factory=list)
     """What the model's forward names until it returns: the embeddings, for one."""
-    adapters_on: bool = True
     accumulating: bool = False
     """Whether gradients of an earlier micro-batch are there already."""
     shared: dict[str, Weight] = field(default_factory=dict)
@@ -66,10 +70,15 @@ class Net:
         """The network of `spec` under `choices` on `tape`, its adapters placed."""
         net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
         net.accumulating = choices.gradient_accumulation_steps > 1
-        net.targeted = targeted_paths(spec, choices)
-        tape.autocast = choices.precision.endswith("-mixed")
-        net.itemsize = WEIGHT_BYTES[choices.precision]
+        net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}
+        net.saved = frozenset(module.path for module in saved_modules(spec, choices))
+        tape.autocast = choices.precision.endswith(("-mixed", "-amp"))
+        net.itemsize = net.storage_itemsize = WEIGHT_BYTES[choices.precision]
+        net.adapter_itemsize = FP32 if choices.adapter_dtype == "fp32" else HALF
+        if choices.method == "qlora" and choices.stack == "peft" and choices.precision != "bf16-amp":
+            net.itemsize = FP32  # the stock k-bit preparation turns everything that is not 4-bit into fp32
         net.by_path = {_short(module.path): module for module in spec.modules}
+        net.by_path |= {module.path: module for module in spec.modules}
         with tape.scope("weights"):
             net.null = tape.new(ONE, 0, net.itemsize)
         return net
@@ -100,57 +109,42 @@ class Net:
         """Whether the base weights are trained (full fine-tuning)."""
         return self.choices.method == "full"
 
-    def base_weight(self, elements: int) -> Weight:
-        """A weight of the base model."""
-        return self.weight(elements, self.itemsize, trainable=self.trains_base)
+    def base_weight(self, elements: int, path: str | None = None) -> Weight:
+        """A weight of the base model; `path` where it may be trained in full beside adapters."""
+        return self.weight(elements, self.itemsize, trainable=self.trains_base or path in self.saved)
 
     # ---- layers ----------------------------------------------------------------------------------------------------
 
     def linear(self, path: str, x: Tensor) -> Tensor:
         """The linear (or GPT-2 conv1d) module at `path` (inside its layer: `self_attn.q_proj`), with its adapter if any."""
-        module = self.by_path[path]
-        tape, rank = self.tape, self.choices.lora_r
-        count = module.in_features * module.out_features
-        outside = module.layers is None
-        weight = self.shared_weight(module.tied_to or path, count) if outside else self.base_weight(count)
-        bias = self.base_weight(module.out_features) if module.bias else None
-        result = ops.linear(tape, x, weight, module.out_features, module.in_features, bias)
-        if module.path not in self.targeted:
-            return result
-        width = FP32 if self.choices.adapter_dtype == "fp32" else HALF
-        a = self.weight(rank * module.in_features, width, trainable=True)
-        b = self.weight(rank * module.out_features, width, trainable=True)
-        narrow = result.itemsize
-        with tape.scope("lora_activations"):
-            wide = ops.to(tape, x, width)
-            result = ops.add(
-                tape,
-                result,
-                ops.scale(
-                    tape,
-                    ops.linear(
-                        tape,
-                        ops.linear(
-                            tape, ops.dropout(tape, wide, self.choices.lora_dropout), a, rank, module.in_features
-                        ),
-                        b,
-                        module.out_features,
-                        rank,
-                    ),
-                ),
-            )
-        return ops.to(tape, result, narrow)
+        return linear.linear(self, path, x)
+
+    def has_adapter(self, module: Module) -> bool:
+        """Whether the module carries an adapter in the layer that runs now."""
+        layers = self.targeted.get(module.path, ())
+        return layers is None or self.index in layers
+
+    def adapters_at(self, index: int) -> frozenset[str]:
+        """Paths of the modules that carry an adapter in layer `index`."""
+        return frozenset(path for path, layers in self.targeted.items() if layers is None or index in layers)
+
+    def compute_itemsize(self, x: Tensor) -> int:
+        """Bytes per element that 4-bit products run in: 16 bits unless the run is in fp32 throughout."""
+        return FP32 if self.choices.precision == "fp32" else HALF
 
     def head_weight(self, path: str) -> Weight:
         """The weight of the output head; under `full` a tied head shares the embedding's gradient."""
         module = self.by_path[path]
-        return self.shared_weight(module.tied_to or path, module.shape[0] * module.shape[1])
+        owner = module.tied_to or path
+        if module.tied_to and (path in self.saved or owner in self.saved):
+            owner = path  # a copy trained beside the adapters is tied no longer
+        return self.shared_weight(owner, module.shape[0] * module.shape[1])
 
     def shared_weight(self, path: str, elements: int) -> Weight:
         """A base weight that several modules may use: one leaf for all of them."""
         weight = self.shared.get(path)
         if weight is None:
-            weight = self.shared[path] = self.base_weight(elements)
+            weight = self.shared[path] = self.base_weight(elements, path)
         return weight
 
     def norm(self, path: str, x: Tensor, *, width: int | None = None, style: str | None = None) -> Tensor:
@@ -158,9 +152,9 @@ class Net:
         module = self.by_path.get(path)
         assert module is not None, path
         size = width or module.shape[0]
-        weight = self.base_weight(module.shape[0])
+        weight = self.base_weight(module.shape[0], module.path)
         if style is None:
-            bias = self.base_weight(module.shape[0]) if module.bias else None
+            bias = self.base_weight(module.shape[0], module.path) if module.bias else None
             return ops.layer_norm(self.tape, x, weight, bias, size)
         return ops.rms_norm(self.tape, x, weight, size, style=style)
 
@@ -178,7 +172,7 @@ class Net:
         if x.node is None and self.choices.gradient_checkpointing and self.tape.grad_enabled:
             self.input_gradients.append(x.alias())
             self.tape.sequence += 1
-            x.node = Node(self.tape.sequence, (), (), self.input_gradients_kept)
+            x.node = Node(self.tape.sequence, (), (x.alias(),), self.input_gradients_kept)
         return x
 
     def input_gradients_kept(self, gradients: Gradients, saved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -188,8 +182,8 @@ class Net:
 
     # ---- attention -------------------------------------------------------------------------------------------------
 
-    def prepare(self, head_dim: int, *, rotary: bool) -> None:
-        """The tensors that all layers share: rotary tables (1, length, head_dim) and, with padding, the masks."""
+    def prepare(self, head_dim: int, *, rotary: bool, wide_tables: bool = False) -> None:
+        """The tensors that all layers share: masks, rotary tables (1, length, head_dim), in fp32 if `wide_tables`."""
         tape = self.tape
         with tape.scope("attention"):
             self._make_masks()
@@ -198,7 +192,8 @@ class Net:
                 table = tape.new(S, head_dim, FP32)
                 del frequencies
                 wide_cos, wide_sin = tape.new(S, head_dim, FP32), tape.new(S, head_dim, FP32)
-                self.cos, self.sin = tape.new(S, head_dim, self.itemsize), tape.new(S, head_dim, self.itemsize)
+                width = FP32 if wide_tables else self.itemsize
+                self.cos, self.sin = tape.new(S, head_dim, width), tape.new(S, head_dim, width)
                 del table, wide_cos, wide_sin
 
     def _make_masks(self) -> None:
@@ -211,6 +206,8 @@ class Net:
         if kind == "flash":
             return
         kinds = {index in self.spec.sliding_layers for index in range(self.spec.num_layers)}
+        if self.spec.architecture not in ("mistral", "phi3", "starcoder2"):
+            kinds.add(False)  # made whether or not a layer takes it
         for sliding in sorted(kinds):
             if kind == "eager":
                 boolean = tape.new(BSS, 1, BYTE)
@@ -219,7 +216,7 @@ class Net:
             elif self.padded:
                 mask = tape.new(BSS, 1, BYTE)
             elif sliding and self.windowed:
-                mask = tape.new(SS, 1, BYTE)
+                mask = tape.new(BSS, 1, BYTE)
             else:
                 continue
             if sliding:
@@ -232,6 +229,7 @@ class Net:
         self.named.clear()
         if not self.choices.gradient_checkpointing or not self.tape.grad_enabled:
             self.mask = self.window_mask = self.cos = self.sin = None
+            self.window_tables.clear()
 
     def attend(
         self,
@@ -247,6 +245,7 @@ class Net:
         causal: bool = True,
         dropout: float | None = None,
         heads_first: bool = False,
+        fp32_softmax: bool = True,
     ) -> Tensor:
         """Attention over q, k, v by the chosen implementation; `mask` replaces the shared one.
 
@@ -265,7 +264,18 @@ class Net:
                 q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
             if kind == "eager":
                 output, self.attention_weights = attention.eager(
-                    tape, q, k, v, mask, heads, kv_heads, head_dim, dropout=probability, softcap=softcap
+                    tape,
+                    q,
+                    k,
+                    v,
+                    mask,
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    dropout=probability,
+                    softcap=softcap,
+                    fp32_softmax=fp32_softmax,
+                    heads_first=heads_first,
                 )
                 return output
             if kind == "flash" or (tape.target == "cuda" and mask is None and q.itemsize == HALF and head_dim <= 256):
@@ -273,15 +283,15 @@ class Net:
                 return ops.contiguous(tape, out) if heads_first else out
             grouped = kv_heads != heads
             if grouped and (mask is not None or head_dim > 256):
-                k = attention.repeat_kv(tape, k, heads // kv_heads)
-                v = attention.repeat_kv(tape, v, heads // kv_heads)
+                k = attention.repeat_kv(tape, k, heads // kv_heads, kv_heads)
+                v = attention.repeat_kv(tape, v, heads // kv_heads, kv_heads)
                 grouped, kv_heads = False, heads
             if (grouped and tape.target == "cuda") or tape.target == "mps":
                 return attention.math(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
                 )
-            out = attention.efficient(tape, q, k, v, mask, heads, head_dim)
-            return ops.contiguous(tape, out) if heads_first else out
+            # This kernel writes its output tokens first whatever the layout of q.
+            return attention.efficient(tape, q, k, v, mask, heads, head_dim)
 
 
 def _short(path: str) -> str:
@@ -292,10 +302,3 @@ def _short(path: str) -> str:
 def unmodelled(what: str) -> NotModelled:
     """The refusal of something that has no program yet."""
     return NotModelled(f"{what} is not modelled; no number is given rather than a guess")
-
-
-def targeted_paths(spec: ModelSpec, choices: TrainingChoices) -> frozenset[str]:
-    """Paths of the modules that carry an adapter."""
-    if choices.method == "full":
-        return frozenset()
-    return frozenset(module.path for module in adapter_modules(spec, choices))

@@ -67,7 +67,7 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
     tokens = b * s
     one = np.ones_like(tokens)
     basis = np.stack(
-        [one, s, tokens, s * s, b * s * s, np.minimum(tokens - b, chunk_rows), b, b * np.ceil(s / 128) * 128], axis=-1
+        [one, s, tokens, s * s, b * s * s, np.minimum(tokens - b, chunk_rows), b, b * np.ceil(s / 128) * 128, tokens - b], axis=-1
     )
     assert basis.shape[-1] == WIDTH
     return np.concatenate([basis, basis * n[..., None]], axis=-1)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from planner.lora import saved_modules, trainable_parameters
-from planner.memory import loss
+from planner.memory import linear, loss
 from planner.memory.blocks import registry
-from planner.memory.layout import layout
+from planner.memory.layout import stacked
 from planner.memory.net import Net
-from planner.memory.ops import FP32, HALF, INT64
+from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
+from planner.memory.ops import FP32, INT64
 from planner.memory.tape import ONE, T, Tape, Tensor
 from planner.spec import ModelSpec, TrainingChoices
 
@@ -67,31 +67,32 @@ def run(case: Case, watch: tuple[int, int] | None = None) -> Tape:
 def persistent(net: Net) -> list[Tensor]:
     """Weights, adapters, optimizer state and, while accumulating, gradients: what is there before the step begins."""
     tape, spec, choices = net.tape, net.spec, net.choices
+    tensors = trained_tensors(spec, choices, net.itemsize, net.adapter_itemsize)
+    trained = sum(tensor.size for tensor in tensors)
+    parts = {
+        "weights": weight_bytes(net),
+        "adapters": 0 if choices.method == "full" else trained,
+        "optimizer_state": state_bytes(tensors, choices),
+        "gradients": trained if net.accumulating else 0,
+    }
     held = []
-    trained = trained_bytes(net)
-    with tape.scope("weights"):
-        held.append(tape.new(ONE, spec.parameters, net.itemsize))
-    if choices.method != "full":
-        with tape.scope("adapters"):
-            held.append(tape.new(ONE, trained, 1))
-    if choices.optimizer == "adamw":
-        with tape.scope("optimizer_state"):
-            held.append(tape.new(ONE, 2 * trained, 1))
-    if net.accumulating:
-        with tape.scope("gradients"):
-            held.append(tape.new(ONE, trained, 1))
+    for component, size in parts.items():
+        with tape.scope(component):
+            held.append(tape.new(ONE, size, 1))
     return held
 
 
-def trained_bytes(net: Net) -> int:
-    """Bytes of all trainable tensors: adapters in their dtype, modules trained in full beside them in the weights'."""
-    spec, choices = net.spec, net.choices
-    everything = trainable_parameters(spec, choices)
-    if choices.method == "full":
-        return everything * net.itemsize
-    saved = sum(module.parameters * module.copies for module in saved_modules(spec, choices))
-    adapter_width = FP32 if choices.adapter_dtype == "fp32" else HALF
-    return (everything - saved) * adapter_width + saved * net.itemsize
+def weight_bytes(net: Net) -> int:
+    """Bytes of the base model's weights: every module in the weights' dtype, or packed where it is 4-bit."""
+    total = 0
+    nested = net.choices.quantization == "nf4-double"
+    for module in net.spec.modules:
+        size = module.parameters * net.itemsize
+        if linear.quantized(net, module):
+            elements = module.in_features * module.out_features
+            size = linear.bytes_4bit(elements, nested=nested) + (module.parameters - elements) * net.storage_itemsize
+        total += size * module.copies
+    return total
 
 
 def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instant: str) -> Tensor:
@@ -99,8 +100,10 @@ def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instan
     architecture = registry.program(spec)
     with tape.scope("layer_activations"):
         x = architecture.embed(net)
-        kinds: list[Hashable] = [architecture.kind(net, index) for index in range(spec.num_layers)]
-        for stretch in layout(kinds, checkpointed):
+        kinds: list[Hashable] = [layer_kind(net, architecture, index) for index in range(spec.total_layers)]
+        for stretch in stacked(kinds, checkpointed, spec.num_layers):
+            if stretch.layers[0] == spec.num_layers and architecture.between is not None:
+                x = architecture.between(net, x)
             if stretch.repeated:
                 with tape.group(stretch.copies, stretch.copies_per_n):
                     for index in stretch.layers:
@@ -124,10 +127,23 @@ def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instan
     return value
 
 
+def layer_kind(net: Net, architecture: registry.Program, index: int) -> Hashable:
+    """What distinguishes a layer from others in bytes: its structure, and which of its modules carry adapters."""
+    return architecture.kind(net, index), net.adapters_at(_in_stack(net, index))
+
+
+def _in_stack(net: Net, index: int) -> int:
+    """Index inside its stack of a layer that is counted over an encoder and a decoder."""
+    return index if index < net.spec.num_layers else index - net.spec.num_layers
+
+
 def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:
+    run = architecture.bind(net, index) if architecture.bind is not None else None
+
     def forward(argument: Tensor) -> Tensor:
+        net.index = _in_stack(net, index)
         try:
-            return architecture.layer(net, argument, index)
+            return architecture.layer(net, argument, index) if run is None else run(argument)
         finally:
             net.attention_weights = None
 
@@ -135,8 +151,7 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
 
 
 def optimizer_step(net: Net) -> None:
-    """Transient bytes of the update: foreach AdamW takes the square root of all second moments at once."""
-    tape, choices = net.tape, net.choices
-    if choices.optimizer == "adamw" and choices.optimizer_implementation == "foreach":
-        root = tape.new(ONE, trained_bytes(net), 1)
-        del root
+    """Transient bytes of the update (planner.memory.optimizers)."""
+    tensors = trained_tensors(net.spec, net.choices, net.itemsize, net.adapter_itemsize)
+    transient = net.tape.new(ONE, step_bytes(tensors, net.choices), 1)
+    del transient

@@ -6,7 +6,7 @@ polynomial in batch and length, who keeps it alive is decided by Python's own re
 bytes that are live just after it; the peak of a configuration is the largest of them at its batch and length.
 
 Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most B·(S-1)), B,
-TR = B·(S rounded up to 128).
+TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor).
 Every coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed
 layers, so that one run covers every N.
 
@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR")
-ONE, S, T, SS, BSS, C, B, TR = range(len(BASIS))
+BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL")
+ONE, S, T, SS, BSS, C, B, TR, TL = range(len(BASIS))
 WIDTH = len(BASIS)
 
 Vector = tuple[int, ...]

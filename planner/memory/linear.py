@@ -1,0 +1,190 @@
+"""Linear modules as the chosen stack runs them: plain or 4-bit base weights, with or without an adapter.
+
+Sources: peft 0.21 tuners/lora/{layer,bnb,variants,dora}.py; bitsandbytes 0.50 nn/modules.py (Linear4bit) and
+autograd/_functions.py (MatMul4Bit); read 2026-11.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from planner.memory import ops
+from planner.memory.ops import BYTE, FP32, HALF, Weight
+from planner.memory.tape import ONE, Gradients, Tape, Tensor
+
+if TYPE_CHECKING:
+    from planner.memory.net import Net
+    from planner.spec import Module
+
+BLOCK_4BIT = 64
+"""Values of a 4-bit weight that share a scale."""
+BLOCK_NESTED = 256
+"""Scales that share a scale of their own under double quantisation."""
+
+
+def quantized(net: Net, module: Module) -> bool:
+    """Whether the module's weight is 4-bit: every nn.Linear but the output head (transformers' default exceptions)."""
+    return (
+        net.choices.method == "qlora"
+        and module.kind == "linear"
+        and module.layers is not None
+        and module.path not in net.unquantized
+    )
+
+
+def bytes_4bit(elements: int, *, nested: bool) -> int:
+    """Storage of a 4-bit weight: half a byte a value, a scale per 64 (fp32; or one byte, with fp32 per 256), a table."""
+    blocks = -(-elements // BLOCK_4BIT)
+    size = -(-elements // 2) + 16 * 4
+    if nested:
+        return size + blocks + -(-blocks // BLOCK_NESTED) * 4 + 256 * 4 + 4
+    return size + blocks * 4
+
+
+def linear(net: Net, path: str, x: Tensor) -> Tensor:
+    """The module at `path` applied to x, its adapter included."""
+    module = net.by_path[path]
+    base = linear_4bit(net, module, x) if quantized(net, module) else _plain(net, path, module, x)
+    if not net.has_adapter(module):
+        return base
+    if net.choices.lora_variant == "dora":
+        return _dora(net, path, module, x, base)
+    return _lora(net, module, x, base)
+
+
+def _plain(net: Net, path: str, module: Module, x: Tensor) -> Tensor:
+    count = module.in_features * module.out_features
+    weight = net.head_weight(path) if module.layers is None else net.base_weight(count, module.path)
+    bias = net.base_weight(module.out_features, module.path) if module.bias else None
+    return ops.linear(net.tape, x, weight, module.out_features, module.in_features, bias)
+
+
+def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
+    """bitsandbytes: x cast to the compute dtype, product with the de-quantised weight, result cast back.
+
+    Forward holds the de-quantised weight (n·w) and, under double quantisation, its fp32 scales (n/64·4); backward
+    again. Saves nothing through autograd: the packed weight hangs on the function itself.
+    """
+    tape = net.tape
+    compute = net.compute_itemsize(x)
+    narrow = ops.to(tape, x, compute)
+    count = module.in_features * module.out_features
+    nested = net.choices.quantization == "nf4-double"
+    result = tape.new(narrow.monomial, narrow.elements // module.in_features * module.out_features, compute)
+    _dequantized(tape, count, compute, nested)
+    size = (narrow.monomial, narrow.elements)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        scales = tape.new(ONE, count // BLOCK_4BIT, FP32) if nested else None
+        weight = tape.new(ONE, count, net.storage_itemsize)
+        del scales
+        cast = tape.new(ONE, count, compute) if compute != net.storage_itemsize else None
+        gradient = tape.new(size[0], size[1], compute)
+        del weight, cast
+        return [gradient]
+
+    tape.record(result, (narrow,), (), backward)
+    return ops.to(tape, result, x.itemsize)
+
+
+def _dequantized(tape: Tape, count: int, itemsize: int, nested: bool) -> None:
+    """Scratch of one 4-bit product."""
+    weight = tape.new(ONE, count, itemsize)
+    scales = tape.new(ONE, count // BLOCK_4BIT, FP32) if nested else None
+    del weight, scales
+
+
+def _matrices(net: Net, module: Module) -> tuple[Weight, Weight]:
+    """LoRA's A (r, in) and B (out, r)."""
+    rank, width = net.choices.lora_r, net.adapter_itemsize
+    a = net.weight(rank * module.in_features, width, trainable=True)
+    return a, net.weight(rank * module.out_features, width, trainable=True)
+
+
+def _lora(net: Net, module: Module, x: Tensor, result: Tensor) -> Tensor:
+    """result + B(A(dropout(x)))·scaling, as PEFT writes it.
+
+    Over a plain weight the sum is made in the adapters' dtype and cast back; over a 4-bit one the result is copied
+    first, the adapter's share cast to its dtype, and under autocast x is not cast beforehand.
+    """
+    tape, rank = net.tape, net.choices.lora_r
+    over_4bit = quantized(net, module)
+    a, b = _matrices(net, module)
+    narrow = result.itemsize
+    with tape.scope("lora_activations"):
+        if over_4bit:
+            result = ops.contiguous(tape, result)
+        wide = x.same() if over_4bit and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
+        share = _share(net, module, wide, a, b, rank)
+        if over_4bit:
+            share = ops.to(tape, share, narrow)
+        result = ops.add(tape, result, share)
+        del share
+    return ops.to(tape, result, narrow)
+
+
+def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int) -> Tensor:
+    tape = net.tape
+    return ops.scale(
+        tape,
+        ops.linear(
+            tape,
+            ops.linear(tape, ops.dropout(tape, x, net.choices.lora_dropout), a, rank, module.in_features),
+            b,
+            module.out_features,
+            rank,
+        ),
+    )
+
+
+def _dora(net: Net, path: str, module: Module, x: Tensor, result: Tensor) -> Tensor:
+    """Weight-decomposed LoRA: the sum above, scaled per output by magnitude / |W + BA|.
+
+    The norm needs B·A and W + s·B·A as matrices of out·in; with dropout the base product is made a second time, on the
+    dropped-out input and a copy of W in the adapters' dtype, which backward keeps.
+    """
+    tape, rank, choices = net.tape, net.choices.lora_r, net.choices
+    a, b = _matrices(net, module)
+    narrow = result.itemsize
+    count = module.in_features * module.out_features
+    with tape.scope("lora_activations"):
+        wide = ops.to(tape, x, net.adapter_itemsize)
+        dropped = ops.dropout(tape, wide, choices.lora_dropout) if choices.lora_dropout > 0 else wide
+        product = _weight_product(net, module, a, b)
+        product = ops.to(tape, product, dropped.itemsize)
+        weight = net.weight(count, net.itemsize, trainable=False).tensor
+        matrix = tape.new(ONE, count, dropped.itemsize) if dropped.itemsize != weight.itemsize else weight
+        scaled = tape.new(ONE, count, dropped.itemsize)
+        total = tape.new(ONE, count, dropped.itemsize)
+        del scaled
+        norm = tape.new(ONE, module.out_features, dropped.itemsize)
+        del total
+        magnitude = net.weight(module.out_features, net.adapter_itemsize, trainable=True)
+        ratio = ops.mul(tape, magnitude.tensor, norm)
+        share = ops.linear(tape, ops.linear(tape, dropped, a, rank, module.in_features), b, module.out_features, rank)
+        if choices.lora_dropout > 0:
+            frozen = Weight.__new__(Weight)
+            frozen.tensor, frozen.parameter = matrix.alias(), None
+            base = ops.linear(tape, dropped, frozen, module.out_features, module.in_features)
+        else:
+            base = ops.shift(tape, result) if module.bias else result
+        extra = ops.add(
+            tape,
+            ops.mul(tape, base, ops.shift(tape, ratio)),
+            ops.scale(tape, ops.mul(tape, share, ratio)),
+        )
+        del base, share, ratio, product, matrix, norm
+        result = ops.add(tape, result, extra)
+        del extra
+    return ops.to(tape, result, narrow)
+
+
+def _weight_product(net: Net, module: Module, a: Weight, b: Weight) -> Tensor:
+    """B(A(I))ᵀ: the identity (in²), A's product (in·r), B's product (in·out)."""
+    tape, rank = net.tape, net.choices.lora_r
+    identity = tape.new(ONE, module.in_features**2, net.adapter_itemsize)
+    first = ops.linear(tape, identity, a, rank, module.in_features)
+    return ops.linear(tape, first, b, module.out_features, rank)
+
+
+__all__ = ["BYTE", "HALF", "bytes_4bit", "linear", "linear_4bit", "quantized"]

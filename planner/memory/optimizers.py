@@ -1,0 +1,123 @@
+"""State and transient bytes of the optimizers, tensor by tensor where their rule looks at a tensor's size.
+
+Sources: torch.optim (2.13) _multi_tensor_adamw, _single_tensor_adamw, _multi_tensor_sgd; transformers
+optimization.Adafactor; bitsandbytes 0.50 optim/optimizer.py (8-bit states, 256-value blocks, pages); read 2026-11.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.lora import adapter_modules, adapter_rank, saved_modules
+from planner.memory.ops import FP32
+from planner.spec import ModelSpec, TrainingChoices
+
+BLOCK_8BIT = 256
+MINIMUM_8BIT = 4096
+"""Tensors below this many elements keep 32-bit states (bitsandbytes `min_8bit_size`)."""
+PAGED_FROM = 100_000
+"""Paged states of tensors from this size live in managed memory, outside the allocator."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTensor:
+    """`copies` trainable tensors of one shape."""
+
+    shape: tuple[int, ...]
+    copies: int
+    itemsize: int
+
+    @property
+    def elements(self) -> int:
+        """Elements of one copy."""
+        count = 1
+        for dimension in self.shape:
+            count *= dimension
+        return count
+
+    @property
+    def size(self) -> int:
+        """Bytes of all copies."""
+        return self.elements * self.copies * self.itemsize
+
+
+def trained_tensors(spec: ModelSpec, choices: TrainingChoices, base: int, adapter: int) -> list[TrainedTensor]:
+    """Every trainable tensor: `base` and `adapter` are the bytes per element of base weights and adapters."""
+    found: list[TrainedTensor] = []
+    modules = spec.modules if choices.method == "full" else saved_modules(spec, choices)
+    for module in modules:
+        if not module.tied_to:
+            found.append(TrainedTensor(module.shape, module.copies, base))
+        if module.bias:
+            width = module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
+            found.append(TrainedTensor((width,), module.copies, base))
+    for module in adapter_modules(spec, choices):
+        rank = adapter_rank(spec, module, choices)
+        experts = module.shape[0] if len(module.shape) == 3 else 1
+        inputs, outputs = module.shape[-1], module.shape[-2]
+        if module.kind == "conv1d":
+            inputs, outputs = outputs, inputs
+        found.append(TrainedTensor((experts * rank, inputs), module.copies, adapter))
+        found.append(TrainedTensor((outputs, experts * rank), module.copies, adapter))
+        if choices.lora_variant == "dora":
+            found.append(TrainedTensor((outputs,), module.copies, adapter))
+    return found
+
+
+def state_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
+    """Optimizer state that counts as allocated.
+
+    AdamW: two moments in the parameters' dtype. 8-bit: one byte a value and moment, an fp32 scale per 256; small
+    tensors keep two fp32 moments; paged states of large tensors are not counted. Adafactor: fp32 sums over rows and
+    columns, over all elements of a vector. SGD without momentum: none.
+    """
+    if choices.optimizer == "adamw":
+        return sum(2 * tensor.size for tensor in tensors)
+    if choices.optimizer in ("adamw-8bit", "paged-adamw-8bit"):
+        total = 2 * 256 * 4
+        for tensor in tensors:
+            if tensor.elements < MINIMUM_8BIT:
+                total += 8 * tensor.elements * tensor.copies
+                continue
+            scales = 2 * -(-tensor.elements // BLOCK_8BIT) * 4
+            moments = 2 * tensor.elements
+            if choices.optimizer == "paged-adamw-8bit" and tensor.elements >= PAGED_FROM:
+                moments = 0
+            total += (moments + scales) * tensor.copies
+        return total
+    if choices.optimizer == "adafactor":
+        total = 0
+        for tensor in tensors:
+            if len(tensor.shape) >= 2:
+                leading = tensor.elements // (tensor.shape[-1] * tensor.shape[-2])
+                total += leading * (tensor.shape[-1] + tensor.shape[-2]) * FP32 * tensor.copies
+            else:
+                total += tensor.elements * FP32 * tensor.copies
+        return total
+    return 0
+
+
+def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
+    """Transient bytes of the update itself.
+
+    AdamW foreach: the square roots of all second moments at once; for-loop: root and quotient of one tensor; fused:
+    none. SGD with weight decay: the decayed gradients, all at once or one at a time. Adafactor, for one tensor at a
+    time: squared gradient and its sum with epsilon, or the estimate of the second moment and the update, in fp32, and
+    fp32 copies of parameter and gradient where those are 16-bit.
+    """
+    largest = max((tensor.elements * tensor.itemsize for tensor in tensors), default=0)
+    total = sum(tensor.size for tensor in tensors)
+    kind, implementation = choices.optimizer, choices.optimizer_implementation
+    if kind == "adamw":
+        return {"foreach": total, "forloop": 2 * largest, "fused": 0}[implementation]
+    if kind == "sgd":
+        decayed = [tensor for tensor in tensors if len(tensor.shape) > 1]
+        if implementation == "foreach":
+            return sum(tensor.size for tensor in decayed)
+        return max((t.elements * t.itemsize for t in decayed), default=0) if implementation == "forloop" else 0
+    if kind == "adafactor":
+        return max(
+            (tensor.elements * (2 * FP32 + (2 * FP32 if tensor.itemsize != FP32 else 0)) for tensor in tensors),
+            default=0,
+        )
+    return 0
