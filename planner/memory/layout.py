@@ -56,6 +56,26 @@ def layout(kinds: Sequence[Hashable], checkpointed: int | None) -> list[Stretch]
     return _part(kinds, 0, checkpointed, True) + _part(kinds, checkpointed, count, False)
 
 
+def stacked(kinds: Sequence[Hashable], checkpointed: int | None, seam: int) -> list[Stretch]:
+    """The stretches of an encoder (layers below `seam`) and a decoder, of whose layers together the first N checkpoint.
+
+    Where there are two stacks, what all layers of one share is made by its first layer, so the second is the last to
+    let go of it in backward, and the last layer's backward creates its gradient, to which the others add: these run by
+    themselves.
+    """
+    count = len(kinds)
+    if checkpointed is None or not 0 < seam < count:
+        return layout(kinds, checkpointed)
+    stretches = []
+    for start, stop in ((0, seam), (seam, count)):
+        edge, first, last = min(max(checkpointed, start), stop), start + 1, stop - 1
+        stretches.append(Stretch((start,), start < edge))
+        stretches += _part(kinds, first, min(edge, last), True) + _part(kinds, max(edge, first), last, False)
+        if last > start:
+            stretches.append(Stretch((last,), edge == stop))
+    return stretches
+
+
 def _part(kinds: Sequence[Hashable], start: int, stop: int, checkpointed: bool) -> list[Stretch]:
     """Stretches of the layers start..stop-1."""
     if start >= stop:
