@@ -121,7 +121,9 @@ def recommend(
         check_length(model, base)
     base, format_notes = fit_to_hardware(base, hardware, fixed=fixed)
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
-    wanted = effective_batch_size or (None if batch_is_fixed(fixed) else SCENARIOS[scenario].effective_batch_size)
+    wanted = effective_batch_size
+    if wanted is None and not batch_is_fixed(fixed):
+        wanted = SCENARIOS[scenario].effective_batch_size
     pairs, effective, batch_notes = batch_pairs(base, fixed, wanted)
     lengths = candidate_lengths(model, base, fixed, data)
     layers = layer_counts(model, base, fixed)

@@ -50,6 +50,11 @@ def _run(words: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         return int(command.main(args=words, prog_name="plan", standalone_mode=False) or 0)
+    except SystemExit as leave:
+        # The parser turns a reader that went away into exit code 1; `main` knows better.
+        if isinstance(leave.__context__, BrokenPipeError):
+            raise leave.__context__ from None
+        raise
     except typer.Abort:
         return _complain("interrupted", 130)
     except Exception as error:

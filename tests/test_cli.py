@@ -1,0 +1,356 @@
+"""The command line: JSON shapes, exit codes, one line per complaint, settings files, 80 columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from planner import plans, sources
+from planner.cli import main
+
+PLAN = [sys.executable, "-m", "planner.cli"]
+SHORT = ["--model", "qwen2.5-0.5b", "--max-length", "512"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command line, in this process."""
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    code, out, err = run(capsys, *words, "--json")
+    assert code in (0, 3), err
+    return json.loads(out)
+
+
+CHECK_KEYS = {"schema", "hardware", "model", "settings", "memory", "speed", "verdict", "reasons", "remedies"}
+MEMORY_KEYS = {
+    *("allocated_peak_bytes", "reserved_peak_bytes", "device_peak_bytes", "interval_bytes", "budget_bytes"),
+    *("binding_instant", "instants", "components"),
+}
+SPEED_KEYS = {
+    *("tokens_per_second", "step_seconds", "epoch_seconds", "model_flops_utilization", "interval_tokens_per_second"),
+}
+
+
+def test_check_json_has_the_contract_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN plan check --json THEN the object has the documented keys and its components sum to the device peak."""
+    found = run_json(capsys, "check", "--gpu", "a10g", *SHORT, "--batch-size", "4")
+    assert found["schema"] == "tuneplan.check/1"
+    assert set(found) >= CHECK_KEYS
+    assert set(found["memory"]) == MEMORY_KEYS
+    assert set(found["speed"]) == SPEED_KEYS
+    assert set(found["model"]) == {"id", "parameters", "trainable_parameters"}
+    assert sum(found["memory"]["components"].values()) == found["memory"]["device_peak_bytes"]
+    low, high = found["memory"]["interval_bytes"]
+    assert low <= found["memory"]["device_peak_bytes"] <= high
+
+
+def test_plan_json_has_recommended_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN plan --json THEN recommended is one of the four options, tier by tier, at one effective batch."""
+    found = run_json(capsys, "--gpu", "a10g", "--max-length", "2048")
+    assert [option["tier"] for option in found["options"]] == ["high", "balanced", "low", "safe"]
+    assert found["recommended"] in found["options"]
+    batches = {
+        option["settings"]["batch_size"] * option["settings"]["gradient_accumulation_steps"]
+        for option in found["options"]
+    }
+    assert batches == {32}
+    assert any("No --model given" in note for note in found["notes"])
+    assert all({"name", "value", "rule", "source"} == set(entry) for entry in found["advice"])
+
+
+def test_guides_workload_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN the guides' A10G workload THEN 17.3 GiB fit with checkpointing and 126 GiB without do not (exit 3)."""
+    words = ["check", "--gpu", "a10g", "--model", "phi-2", "--stack", "peft", "--max-length", "2048"]
+    words += ["--lora-targets", "q_proj,k_proj,v_proj,dense,fc1,fc2", "--batch-size", "8"]
+    code, out, _ = run(capsys, *words, "--json")
+    assert code == 0
+    assert json.loads(out)["memory"]["allocated_peak_bytes"] / 2**30 == pytest.approx(17.3, abs=0.1)
+    code, out, _ = run(capsys, *words, "--no-gradient-checkpointing", "--json")
+    found = json.loads(out)
+    assert code == 3
+    assert found["verdict"] == "does_not_fit"
+    assert found["memory"]["allocated_peak_bytes"] / 2**30 == pytest.approx(126, abs=0.5)
+    assert found["remedies"]
+
+
+def test_hyphens_and_underscores_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN either spelling THEN the answer is the same."""
+    first = run_json(capsys, "check", "--gpu", "a10g", "--max-length", "512", "--no-gradient-checkpointing")
+    second = run_json(capsys, "check", "--gpu", "a10g", "--max_length", "512", "--no_gradient_checkpointing")
+    third = run_json(capsys, "check", "--gpu=a10g", "--max_length=512", "--no_gradient-checkpointing")
+    assert first == second == third
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu", "a10gg"], "unknown GPU 'a10gg'; did you mean a10g"),
+        (["--gpu", "a10g", "--model", "phi2x"], "phi-2"),
+        (["check", "--gpu", "a10g", "--batch-size", "0"], "--batch-size must be a whole number of at least 1"),
+        (["check", "--gpu", "a10g", "--batch-size", "two"], "--batch-size"),
+        (["check", "--gpu", "a10g", "--max-length", "4096"], "4096 is beyond the 2048 positions of phi-2"),
+        (["--gpu", "a10g", "--max-length", "4096"], "4096 is beyond the 2048 positions of phi-2"),
+        (["check", "--gpu", "a10g", "--precision", "int4"], "--precision 'int4' is unknown; choose one of bf16"),
+        (["check", "--gpu", "t4", "--precision", "bf16"], "use --precision fp16"),
+        (["check", "--gpu", "a10g", "--lora-targets", "nothing"], "nothing"),
+        (["check", "--gpu", "a10g", "--max-lenght", "512"], "No such option: --max-lenght"),
+        (["check", "--gpu", "a10g", "--reserve", "lots"], "--reserve 'lots' is not a size"),
+        (["--gpu", "a10g", "--reserve", "64GiB"], "nothing of NVIDIA A10G's"),
+        (["--gpu", "a10g", "--goal", "cheapest"], "--goal 'cheapest' is unknown"),
+        (["--gpu", "a10g", "--scenario", "slow"], "--scenario 'slow' is unknown"),
+        (["--gpu", "a10g", "--effective-batch-size", "0"], "--effective-batch-size must be"),
+        (["--gpu", "a10g", "--validation-split", "1.5"], "--validation-split must lie in"),
+        (["--gpu", "a10g", "--format", "text"], "--format and --columns describe --data"),
+        (["--gpu", "a10g", "check"], "--gpu stands before check"),
+        (["--gpu", "a10g", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--gpu", "a10g", "--config", "nowhere.yaml"], "--config nowhere.yaml: cannot be read"),
+        (["train", "nowhere.yaml"], "nowhere.yaml"),
+        (["frobnicate"], "No such command"),
+        (["gpus", "rtx-4900"], "unknown GPU 'rtx-4900'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """GIVEN wrong input THEN exit code 2, one line on stderr that names it, and nothing on stdout."""
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "config.json"),
+        ("{", "config.json"),
+        ('{"model_type": "frobnet"}', "frobnet"),
+        ('{"hidden_size": 8}', "model_type"),
+    ],
+)
+def test_broken_models_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None, message: str
+) -> None:
+    """GIVEN a folder without, with a broken, or with an unknown config.json THEN exit code 2 names it."""
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    code, _, err = run(capsys, "--gpu", "a10g", "--model", str(tmp_path))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_malformed_data_names_file_and_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """GIVEN a broken second line THEN exit code 2 names the file and that line."""
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "fine"}\n{"text": \n')
+    code, out, err = run(capsys, "--gpu", "a10g", "--data", str(path))
+    assert (code, out) == (2, "")
+    assert "train.jsonl:2: not a line of JSON" in err
+
+
+def test_nothing_fits_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN a model larger than the card THEN exit code 3, the shortfall, and cards on which it fits."""
+    words = ["--gpu", "gtx-1050-ti", "--model", "phi-2", "--max-length", "512"]
+    code, out, err = run(capsys, *words)
+    assert code == 3
+    assert "does not fit" in err
+    assert "--gpu " in out.split("What would help")[1]
+    found = run_json(capsys, *words)
+    assert found["verdict"] == "does_not_fit"
+    assert any("gpu" in remedy["change"] for remedy in found["remedies"])
+
+
+def test_settings_file_is_overridden_by_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """GIVEN a YAML file of options THEN it fills them in, flags win, and a wrong key is named with its line."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(
+        "gpu: a10g\nmodel: qwen2.5-0.5b\nmax-length: 512\nbatch_size: 2\nlora_targets: [q_proj, v_proj]\n"
+        "gradient-checkpointing: false\n"
+    )
+    found = run_json(capsys, "check", "--config", str(path), "--batch-size", "4")
+    assert found["hardware"]["name"] == "a10g"
+    assert found["settings"]["batch_size"] == 4
+    assert found["settings"]["lora_targets"] == ["q_proj", "v_proj"]
+    assert found["settings"]["gradient_checkpointing"] is False
+    path.write_text("gpu: a10g\nmax_lenght: 512\n")
+    code, _, err = run(capsys, "check", "--config", str(path))
+    assert code == 2
+    assert "settings.yaml:2: unknown option 'max_lenght' (did you mean max_length" in err
+    path.write_text("gpu: [\n")
+    assert run(capsys, "check", "--config", str(path))[0] == 2
+
+
+def test_saved_plan_can_be_trained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """GIVEN --save THEN the plan file holds the recommended settings, the prediction and the advice."""
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"prompt": "a b c", "completion": "d e f"}\n' * 50)
+    path = tmp_path / "plan.yaml"
+    code, out, err = run(capsys, "--gpu", "a10g", *SHORT, "--data", str(data), "--save", str(path), "--json")
+    assert code == 0
+    assert str(path) in err
+    answer, plan = json.loads(out), plans.load(path)
+    assert plan.settings == answer["recommended"]["settings"]
+    assert plan.model == "Qwen/Qwen2.5-0.5B"
+    assert plan.data.path == str(data)
+    assert plan.predicted is not None
+    assert plan.predicted.device_peak_bytes == answer["recommended"]["memory"]["device_peak_bytes"]
+    rates = {entry["name"]: entry["value"] for entry in answer["advice"]}
+    assert plan.hyperparameters.learning_rate == rates["learning_rate"]
+    assert (
+        sources.from_config(plan.model_config_inline or {}, "again").parameters
+        == answer["recommended"]["model"]["parameters"]
+    )
+    blocked = tmp_path / "file" / "plan.yaml"
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "check", "--gpu", "a10g", *SHORT, "--save", str(blocked))
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_data_gives_epoch_and_notes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """GIVEN data THEN length, steps and epoch time follow from it, and what is cut is said."""
+    data = tmp_path / "train.jsonl"
+    rows = [json.dumps({"prompt": "x" * 4 * n, "completion": "y" * 40}) for n in range(1, 401)]
+    data.write_text("\n".join(rows))
+    found = run_json(capsys, "--gpu", "a10g", "--model", "qwen2.5-0.5b", "--data", str(data))
+    assert found["data"]["examples"] == 400
+    assert found["recommended"]["settings"]["max_length"] == 416
+    assert found["recommended"]["speed"]["epoch_seconds"] > 0
+    cut = run_json(capsys, "--gpu", "a10g", "--model", "qwen2.5-0.5b", "--data", str(data), "--max-length", "256")
+    assert any("--max-length 256 cuts" in note for note in cut["notes"])
+
+
+def test_report_keeps_80_columns_and_no_colour_when_piped() -> None:
+    """GIVEN a pipe THEN the report has no escape codes and, commands apart, no line over 80 columns."""
+    for words in (["--gpu", "a10g", "--max-length", "2048"], ["check", "--gpu", "a10g"], ["gpus"], ["models"]):
+        child = subprocess.run([*PLAN, *words], capture_output=True, text=True, check=True)
+        assert "\x1b" not in child.stdout
+        lines = [line for line in child.stdout.splitlines() if not line.startswith("  plan ")]
+        assert max(map(len, lines)) <= 80, max(lines, key=len)
+        assert child.stderr == ""
+
+
+def _in_terminal(words: list[str], **environment: str) -> str:
+    """What the command writes to a terminal of 80 columns."""
+    pty = pytest.importorskip("pty")
+    parent, child_side = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **environment}
+    child = subprocess.Popen([*PLAN, *words], stdin=child_side, stdout=child_side, stderr=child_side, env=env)
+    os.close(child_side)
+    text = b""
+    while True:
+        try:
+            chunk = os.read(parent, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        text += chunk
+    child.wait()
+    os.close(parent)
+    return text.decode()
+
+
+def test_colour_in_a_terminal_unless_refused() -> None:
+    """GIVEN a terminal THEN there is colour, and none with NO_COLOR."""
+    words = ["--gpu", "a10g", "--max-length", "2048", "--brief"]
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
+    assert colour.search(_in_terminal(words))
+    assert not colour.search(_in_terminal(words, NO_COLOR="1"))
+
+
+def test_ascii_output_has_bars_all_the_same() -> None:
+    """GIVEN an output that cannot encode blocks THEN bars are drawn with plain characters."""
+    child = subprocess.run(
+        [*PLAN, "check", "--gpu", "a10g"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:replace", "LC_ALL": "C", "PYTHONUTF8": "0"},
+    )
+    assert child.returncode == 0, child.stderr
+    assert b"####" in child.stdout
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN gpus and models THEN every fact and every model carries source and date."""
+    code, out, _ = run(capsys, "gpus", "--json")
+    assert code == 0
+    for entry in json.loads(out):
+        assert all(fact["source"] and fact["date"] and fact["unit"] for fact in entry["facts"].values()), entry["name"]
+    code, out, _ = run(capsys, "models", "--json")
+    found = json.loads(out)
+    assert len(found) >= 40
+    assert all(entry["source"] and entry["date"] for entry in found)
+    assert "microsoft/phi-2" in run(capsys, "models", "phi-2")[1]
+    assert "torch" in run(capsys, "gpus", "a10g")[1]
+
+
+def test_help_version_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN --help, --version and doctor THEN they answer on stdout."""
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for option in ("--gpu", "--max-length", "--checkpoint-layers", "--goal", "check", "trace", "train", "ui"):
+        assert option in out
+    assert run(capsys, "--version")[1].strip().count(".") == 2
+    found = run_json(capsys, "doctor")
+    assert found["versions"]["numpy"]
+    assert found["device"]["total_bytes"] > 0
+
+
+def test_plan_alone_in_a_terminal_opens_the_wizard(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN no words THEN a terminal gets the wizard, a pipe the recommendation for this machine."""
+    from planner.tui import app
+
+    opened = []
+    monkeypatch.setattr(app, "run", lambda: opened.append(1) or 0)
+    code, out, _ = run(capsys)
+    assert not opened
+    assert code in (0, 3)
+    assert "No --gpu given" in " ".join(out.split())
+    code, _, err = run(capsys, "ui")
+    assert code == 2
+    assert "needs a terminal" in err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main([]) == 0
+    assert opened
+
+
+def test_shell_completion_offers_gpus() -> None:
+    """GIVEN a half-typed device THEN the shell is offered its names."""
+    env = {**os.environ, "_PLAN_COMPLETE": "complete_bash", "COMP_WORDS": "plan --gpu a10", "COMP_CWORD": "2"}
+    child = subprocess.run(PLAN, capture_output=True, text=True, check=False, env=env)
+    assert "a10g" in child.stdout.split()
+
+
+def test_start_time() -> None:
+    """GIVEN the whole process of plan --gpu a10g --max-length 2048 THEN its best of five takes under 0.6 s of CPU."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([*PLAN, "--gpu", "a10g", "--max-length", "2048"], stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.6, times
+
+
+def test_output_cut_short_is_no_error() -> None:
+    """GIVEN a reader that stops early THEN plan ends quietly."""
+    command = f"{sys.executable} -m planner.cli gpus --json | head -c 10"
+    child = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert child.stderr == ""
+    assert child.returncode == 0
