@@ -44,7 +44,7 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
     wider than 128 in 16 bit those of dK and dV too; for fp32 inputs the row sums come from a product of full size.
     """
     if mask is not None and mask.itemsize == BYTE:
-        mask = tape.like(mask, q.itemsize)
+        mask = tape.new(BSS, 1, q.itemsize)
     out = tape.like(q)
     lse = tape.new(T, heads, FP32)
     size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
@@ -71,12 +71,18 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
     return tape.record(out, (q, k, v, mask), saved, backward)
 
 
-def repeat_kv(tape: Tape, x: Tensor, groups: int) -> Tensor:
-    """Key or value heads copied to every query head; backward sums them: the copy's gradient is a view, then n·w."""
+def repeat_kv(tape: Tape, x: Tensor, groups: int, kv_heads: int = 0) -> Tensor:
+    """Key or value heads copied to every query head; backward sums them: the copy's gradient is a view, then n·w.
+
+    A single head (`kv_heads` = 1) is expanded in place: a view.
+    """
     if groups == 1:
         return x
     size, width = x.elements, x.itemsize
-    out = tape.new(x.monomial, x.elements * groups, x.itemsize)
+    if kv_heads == 1:
+        out = x.alias(x.elements * groups)
+    else:
+        out = tape.new(x.monomial, x.elements * groups, x.itemsize)
     return tape.record(out, (x,), (), lambda g, s: (tape.new(T, size, width),))
 
 
@@ -94,15 +100,18 @@ def eager(
     softcap: bool = False,
     scaled: bool = True,
     fp32_softmax: bool = True,
+    heads_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Attention as transformers writes it out: scores, scaling, mask, fp32 softmax, dropout, product, copy.
 
-    Returns the output and the weights that were multiplied with v.
+    Returns the output and the weights that were multiplied with v. `heads_first`: q and k lie in memory as (batch,
+    heads, length, head_dim), so that the product needs no copies of them.
     """
     groups = heads // kv_heads
-    keys = repeat_kv(tape, k, groups)
-    values = repeat_kv(tape, v, groups)
-    weights = ops.matmul(tape, q, keys, BSS, heads, copy_a=True, copy_b=groups == 1)
+    keys = repeat_kv(tape, k, groups, kv_heads)
+    values = repeat_kv(tape, v, groups, kv_heads)
+    copies = (groups == 1 and not heads_first) or (groups > 1 and kv_heads == 1)
+    weights = ops.matmul(tape, q, keys, BSS, heads, copy_a=not heads_first, copy_b=copies)
     if scaled:
         weights = ops.scale(tape, weights)
     if softcap:
@@ -113,7 +122,8 @@ def eager(
         weights = ops.add(tape, weights, mask)
     weights = ops.softmax_fp32(tape, weights) if fp32_softmax else ops.softmax(tape, weights)
     weights = ops.dropout(tape, weights, dropout)
-    out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
+    copies = groups == 1 or kv_heads == 1
+    out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=copies)
     return ops.contiguous(tape, out), weights.alias()
 
 

@@ -335,7 +335,7 @@ def softmax(tape: Tape, x: Tensor) -> Tensor:
     return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
 
 
-def layer_norm(tape: Tape, x: Tensor, weight: Weight, bias: Weight | None, width: int) -> Tensor:
+def layer_norm(tape: Tape, x: Tensor, weight: Weight | None, bias: Weight | None, width: int) -> Tensor:
     """native_layer_norm: output n·w, mean and rstd 4 B per row each; saves input, mean, rstd; backward n·w + dW, db."""
     if tape.autocast:
         x = to(tape, x, FP32)
@@ -344,8 +344,8 @@ def layer_norm(tape: Tape, x: Tensor, weight: Weight, bias: Weight | None, width
     mean = tape.new(x.monomial, rows, FP32)
     rstd = tape.new(x.monomial, rows, FP32)
     needs_x = x.requires_grad
-    count = weight.tensor.elements if weight.parameter is not None else 0
-    weight_width = weight.tensor.itemsize
+    count = weight.tensor.elements if weight is not None and weight.parameter is not None else 0
+    weight_width = weight.tensor.itemsize if weight is not None else 0
     has_bias = bias is not None and bias.parameter is not None
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -356,8 +356,9 @@ def layer_norm(tape: Tape, x: Tensor, weight: Weight, bias: Weight | None, width
             result[2] = tape.new(ONE, count, weight_width)
         return result
 
-    inputs = (x, weight.tensor, bias.tensor if bias is not None else None)
-    return tape.record(out, inputs, (x, mean, rstd, weight.tensor), backward)
+    inputs = (x, weight.tensor if weight is not None else None, bias.tensor if bias is not None else None)
+    saved = (x, mean, rstd) if weight is None else (x, mean, rstd, weight.tensor)
+    return tape.record(out, inputs, saved, backward)
 
 
 def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, style: str = "llama") -> Tensor:
@@ -417,21 +418,22 @@ def rotate_half(tape: Tape, x: Tensor) -> Tensor:
 
 def activation(tape: Tape, x: Tensor, name: str) -> Tensor:
     """The activation functions of transformers' ACT2FN: fused kernels, or several operators where it writes them out."""
-    if name in ("gelu_new", "gelu_fast"):
-        if name == "gelu_new":
-            half = scale(tape, x)
-            inner = tape_pow3(tape, x)
-        else:
-            half = scale(tape, x)
-            inner = None
-        if inner is not None:
-            argument = scale(tape, add(tape, x, scale(tape, inner)))
-            del inner
-        else:
-            argument = mul(tape, scale(tape, x), shift(tape, mul(tape, scale(tape, x), x)))
-        wave = shift(tape, pointwise(tape, argument, save="output"))
-        del argument
-        return mul(tape, half, wave)
+    # Nested as the original expressions are, so that operands die when theirs do.
+    if name == "gelu_new":
+        return mul(
+            tape,
+            scale(tape, x),
+            shift(tape, pointwise(tape, scale(tape, add(tape, x, scale(tape, power(tape, x)))), save="output")),
+        )
+    if name == "gelu_fast":
+        return mul(
+            tape,
+            scale(tape, x),
+            shift(
+                tape,
+                pointwise(tape, mul(tape, scale(tape, x), shift(tape, mul(tape, scale(tape, x), x))), save="output"),
+            ),
+        )
     if name == "quick_gelu":
         return mul(tape, x, pointwise(tape, scale(tape, x), save="output"))
     if name in ("relu", "sigmoid", "tanh"):
@@ -441,8 +443,3 @@ def activation(tape: Tape, x: Tensor, name: str) -> Tensor:
     from planner.errors import NotModelled
 
     raise NotModelled(f"activation function {name!r} is not modelled")
-
-
-def tape_pow3(tape: Tape, x: Tensor) -> Tensor:
-    """x**3 of gelu_new."""
-    return power(tape, x)

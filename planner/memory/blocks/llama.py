@@ -9,9 +9,21 @@ from planner.memory.net import Net
 from planner.memory.tape import Tensor
 
 
+STYLES = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "olmo2": "olmo2"}
+"""How an architecture's RMSNorm is written; the others as llama's."""
+
+
+def style(net: Net) -> str:
+    """The RMSNorm's style."""
+    return STYLES.get(net.spec.architecture, "llama")
+
+
 def embed(net: Net) -> Tensor:
-    """Embeddings (granite scales them), masks and rotary tables; `inputs_embeds` is named until the model returns."""
+    """Embeddings (some scale them), masks and rotary tables; `inputs_embeds` is named until the model returns."""
     x = net.embed("model.embed_tokens")
+    if net.spec.architecture in ("gemma", "gemma2", "gemma3_text"):
+        x = ops.scale(net.tape, x)  # inside the embedding module
+    x = net.require_grad_of_inputs(x)
     if net.spec.architecture == "granite":
         x = ops.scale(net.tape, x)
     net.named.append(x.alias())
@@ -21,7 +33,7 @@ def embed(net: Net) -> Tensor:
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm."""
-    x = net.norm("model.norm", x, style="llama")
+    x = net.norm("model.norm", x, style=style(net))
     net.release()
     return x
 
@@ -36,24 +48,25 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     tape = net.tape
     granite = net.spec.architecture == "granite"
     residual = x
-    hidden = net.norm("input_layernorm", x, style="llama")
-    hidden = _attention(net, hidden, index)
+    hidden = net.norm("input_layernorm", x, style=style(net))
+    hidden = attention(net, hidden, index)
     hidden = ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
     residual = hidden
-    hidden = net.norm("post_attention_layernorm", hidden, style="llama")
+    hidden = net.norm("post_attention_layernorm", hidden, style=style(net))
     hidden = gated_mlp(net, hidden)
     return ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
 
 
-def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
+def attention(net: Net, hidden: Tensor, index: int) -> Tensor:
+    """Projections, norms on queries and keys where there are some, rotation, attention, output projection."""
     tape, spec = net.tape, net.spec
     with tape.scope("attention"):
         query = net.linear("self_attn.q_proj", hidden)
         if "self_attn.q_norm" in net.by_path:
-            query = net.norm("self_attn.q_norm", query, width=spec.head_dim, style="llama")
+            query = net.norm("self_attn.q_norm", query, width=spec.head_dim, style=style(net))
         key = net.linear("self_attn.k_proj", hidden)
         if "self_attn.k_norm" in net.by_path:
-            key = net.norm("self_attn.k_norm", key, width=spec.head_dim, style="llama")
+            key = net.norm("self_attn.k_norm", key, width=spec.head_dim, style=style(net))
         value = net.linear("self_attn.v_proj", hidden)
         if uses_rotary(net, index):
             query, key = apply_rotary(net, query, key)

@@ -10,7 +10,7 @@ from planner.memory.tape import Tensor
 
 def embed(net: Net) -> Tensor:
     """Embeddings with dropout, masks, tables for the part of the heads that turns."""
-    x = net.embed("model.embed_tokens")
+    x = net.require_grad_of_inputs(net.embed("model.embed_tokens"))
     net.prepare(rotary_dim(net), rotary=True)
     x = ops.dropout(net.tape, x, net.spec.embedding_dropout)
     net.named.append(x.alias())
@@ -45,12 +45,18 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         if "self_attn.q_layernorm" in net.by_path:
             query = net.norm("self_attn.q_layernorm", query, width=spec.head_dim)
             key = net.norm("self_attn.k_layernorm", key, width=spec.head_dim)
-        query, key = partial_rotary(net, query, key)
-        return net.linear("self_attn.dense", net.attend(query, key, value, heads_first=True))
+        query, key, named = partial_rotary(net, query, key)
+        mixed = net.attend(query, key, value, heads_first=True)
+        mixed = net.linear("self_attn.dense", mixed)
+        del named
+        return mixed
 
 
-def partial_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotates the first dimensions of every head and puts the rest back behind them."""
+def partial_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Rotates the first dimensions of every head and puts the rest back behind them.
+
+    Also returns the parts, which an attention that rotates in its own body goes on naming until its end.
+    """
     tape, spec = net.tape, net.spec
     share = rotary_dim(net) / spec.head_dim
     turned, passed = int(query.elements * share), query.elements - int(query.elements * share)
@@ -58,7 +64,8 @@ def partial_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor
     turned, passed = int(key.elements * share), key.elements - int(key.elements * share)
     key_turn, key_pass = ops.part(tape, key, turned), ops.part(tape, key, passed)
     query_turn, key_turn = apply_rotary(net, query_turn, key_turn)
-    return ops.concat(tape, query_turn, query_pass), ops.concat(tape, key_turn, key_pass)
+    whole_query, whole_key = ops.concat(tape, query_turn, query_pass), ops.concat(tape, key_turn, key_pass)
+    return whole_query, whole_key, (query_turn, query_pass, key_turn, key_pass)
 
 
 def rotary_dim(net: Net) -> int:

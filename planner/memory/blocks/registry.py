@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
-from planner.memory.blocks import bert, llama, phi
+from planner.memory.blocks import bert, gemma, gpt2, gpt_neox, llama, olmo, phi, phi3, stablelm, starcoder2, t5
 from planner.memory.net import Net, unmodelled
 from planner.memory.tape import Tensor
 from planner.spec import ModelSpec
@@ -26,9 +26,13 @@ class Program:
     holds it, and puts logits that are kept into the second."""
     between: Callable[[Net, Tensor], Tensor] | None = None
     """What runs between an encoder's layers and a decoder's, which count on from `spec.num_layers`."""
+    bind: Callable[[Net, int], Callable[[Tensor], Tensor]] | None = None
+    """Instead of `layer`: the layer at an index with all it takes besides the hidden states, which it holds on to."""
 
 
 _LLAMA = Program(embed=llama.embed, layer=llama.layer, final=llama.final, kind=llama.kind)
+_GEMMA = Program(embed=gemma.embed, layer=gemma.layer, final=llama.final, kind=llama.kind)
+_GPT2 = Program(embed=gpt2.embed, layer=gpt2.layer, final=gpt2.final)
 _BERT = Program(embed=bert.embed, layer=bert.layer, final=bert.final, finish=bert.finish)
 
 PROGRAMS: dict[str, Program] = {
@@ -39,6 +43,26 @@ PROGRAMS: dict[str, Program] = {
     "granite": _LLAMA,
     "smollm3": _LLAMA,
     "phi": Program(embed=phi.embed, layer=phi.layer, final=phi.final),
+    "gemma": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "olmo": Program(embed=olmo.embed, layer=olmo.layer, final=olmo.final),
+    "olmo2": Program(embed=olmo.embed, layer=olmo.layer2, final=llama.final),
+    "phi3": Program(embed=phi3.embed, layer=phi3.layer, final=llama.final),
+    "stablelm": Program(embed=phi.embed, layer=stablelm.layer, final=stablelm.final),
+    "starcoder2": Program(embed=starcoder2.embed, layer=starcoder2.layer, final=stablelm.final),
+    "gpt_neox": Program(embed=gpt_neox.embed, layer=gpt_neox.layer, final=gpt_neox.final),
+    "gpt2": _GPT2,
+    "gpt_bigcode": _GPT2,
+    "t5": Program(
+        embed=t5.embed,
+        layer=t5.layer,
+        final=t5.final,
+        kind=t5.kind,
+        finish=t5.finish,
+        between=t5.between,
+        bind=t5.bind,
+    ),
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,

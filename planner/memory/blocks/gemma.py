@@ -1,0 +1,52 @@
+"""gemma 2 and 3: norms before and after attention and MLP, soft caps (2) or norms on queries and keys (3), windows."""
+
+from __future__ import annotations
+
+from planner.memory import ops
+from planner.memory.blocks import llama
+from planner.memory.net import Net
+from planner.memory.ops import FP32
+from planner.memory.tape import S, Tensor
+
+
+def embed(net: Net) -> Tensor:
+    """Scaled embeddings, masks for both kinds of layers, rotary tables (gemma 3: one pair for either kind)."""
+    x = llama.embed(net)
+    if net.spec.architecture == "gemma3_text":
+        tape, width = net.tape, net.spec.head_dim
+        with tape.scope("attention"):
+            wide = [tape.new(S, width, FP32) for _ in range(3)]
+            net.window_tables += [tape.new(S, width, net.itemsize) for _ in range(2)]
+            del wide
+    return x
+
+
+def layer(net: Net, x: Tensor, index: int) -> Tensor:
+    """One decoder layer (transformers models/gemma2/modeling_gemma2.py and gemma3, ...DecoderLayer)."""
+    tape = net.tape
+    residual = x
+    hidden = net.norm("input_layernorm", x, style="gemma")
+    hidden = _attention(net, hidden, index)
+    hidden = net.norm("post_attention_layernorm", hidden, style="gemma")
+    hidden = ops.add(tape, residual, hidden)
+    residual = hidden
+    hidden = net.norm("pre_feedforward_layernorm", hidden, style="gemma")
+    hidden = llama.gated_mlp(net, hidden)
+    hidden = net.norm("post_feedforward_layernorm", hidden, style="gemma")
+    return ops.add(tape, residual, hidden)
+
+
+def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
+    tape, spec = net.tape, net.spec
+    with tape.scope("attention"):
+        query = net.linear("self_attn.q_proj", hidden)
+        key = net.linear("self_attn.k_proj", hidden)
+        value = net.linear("self_attn.v_proj", hidden)
+        if "self_attn.q_norm" in net.by_path:
+            query = net.norm("self_attn.q_norm", query, width=spec.head_dim, style="gemma")
+            key = net.norm("self_attn.k_norm", key, width=spec.head_dim, style="gemma")
+        query, key = llama.apply_rotary(net, query, key)
+        mask = net.window_mask if index in spec.sliding_layers else None
+        softcap = net.config("attn_logit_softcapping") is not None
+        mixed = net.attend(query, key, value, mask=mask, softcap=softcap)
+        return net.linear("self_attn.o_proj", mixed)

@@ -1,0 +1,60 @@
+"""gpt2 and gpt_bigcode: learned positions, fused projections, plain MLP, dropout after both."""
+
+from __future__ import annotations
+
+from planner.memory import ops
+from planner.memory.net import Net, unmodelled
+from planner.memory.tape import S, Tensor
+
+
+def embed(net: Net) -> Tensor:
+    """Word and position embeddings, both named until the model returns, their sum with dropout."""
+    tape = net.tape
+    words = net.require_grad_of_inputs(net.embed("transformer.wte"))
+    positions = net.embed("transformer.wpe", S)
+    x = ops.add(tape, words, positions)
+    net.named += [words.alias(), positions.alias()]
+    net.prepare(0, rotary=False)
+    return ops.dropout(tape, x, net.spec.embedding_dropout)
+
+
+def final(net: Net, x: Tensor) -> Tensor:
+    """The last norm."""
+    x = net.norm("transformer.ln_f", x)
+    net.release()
+    return x
+
+
+def layer(net: Net, x: Tensor, index: int) -> Tensor:
+    """One block (transformers models/gpt2/modeling_gpt2.py, GPT2Block; gpt_bigcode, GPTBigCodeBlock)."""
+    tape = net.tape
+    residual = x
+    hidden = net.norm("ln_1", x)
+    attended = _attention(net, hidden)
+    hidden = ops.add(tape, attended, residual)
+    residual = hidden
+    hidden = net.norm("ln_2", hidden)
+    forwarded = _mlp(net, hidden)
+    return ops.add(tape, residual, forwarded)
+
+
+def _attention(net: Net, hidden: Tensor) -> Tensor:
+    tape, spec = net.tape, net.spec
+    plain = spec.architecture == "gpt2"
+    if plain and net.choices.attention == "eager" and net.config("reorder_and_upcast_attn"):
+        raise unmodelled("gpt2's reorder_and_upcast_attn under eager attention")
+    with tape.scope("attention"):
+        width = spec.num_kv_heads * spec.head_dim
+        query, key, value = ops.split(tape, net.linear("attn.c_attn", hidden), spec.hidden_size, width, width)
+        # gpt2 takes the softmax in the scores' own dtype, gpt_bigcode in fp32.
+        mixed = net.attend(query, key, value, fp32_softmax=not plain)
+        mixed = net.linear("attn.c_proj", mixed)
+        return ops.dropout(tape, mixed, spec.hidden_dropout)
+
+
+def _mlp(net: Net, x: Tensor) -> Tensor:
+    tape = net.tape
+    hidden = net.linear("mlp.c_fc", x)
+    hidden = ops.activation(tape, hidden, net.spec.activation)
+    hidden = net.linear("mlp.c_proj", hidden)
+    return ops.dropout(tape, hidden, net.spec.hidden_dropout)
