@@ -107,6 +107,8 @@ def head_of(model: Any) -> tuple[Any, float, float | None]:
     config, head = base.config, base.get_output_embeddings()
     if head is None:
         raise NotModelled(f"--loss chunked: {type(base).__name__} has no vocabulary head")
+    if hasattr(head, "modules_to_save"):  # PEFT trains a copy of the head beside the frozen one
+        head = head.modules_to_save[head.active_adapter if isinstance(head.active_adapter, str) else "default"]
     if hasattr(head, "lora_A"):
         raise NotModelled("--loss chunked with adapters on the vocabulary head; leave it out of --lora-targets")
     scaling = 1.0

@@ -317,6 +317,20 @@ def device_operators(target: str, kernel: str) -> list[tuple[Any, str, Any]]:
     return []
 
 
+def host_offload(recorder: Any) -> list[tuple[Any, str, Any]]:
+    """Saved layer inputs go to host memory: copies that are not counted, and come back as new tensors in backward."""
+    from transformers import modeling_utils
+
+    def pack(tensor: Any) -> Any:
+        with recorder.paused():
+            return torch.empty_like(tensor)
+
+    def save_on_host(**_: Any) -> Any:
+        return torch.autograd.graph.saved_tensors_hooks(pack, torch.empty_like)
+
+    return [(modeling_utils, "save_on_cpu", save_on_host)]
+
+
 def mask_creation(padded: bool) -> list[tuple[Any, str, Any]]:
     """Decides the data-dependent branches of transformers' mask creation as a real batch would.
 

@@ -93,6 +93,8 @@ def trace(
         changes = (
             operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices)
         )
+        if choices.checkpoint_offload and target == "cuda":
+            changes += operators.host_offload(recorder)
         with operators.replaced(changes), contextlib.ExitStack() as stack:
             if target == "cuda":
                 stack.enter_context(cuda_autocast_rules())
