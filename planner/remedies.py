@@ -25,6 +25,9 @@ SAME_RESULT = 0
 RESULT_CLASS = {"adapter_dtype": 1, "optimizer": 1, "precision": 1, "method": 2, "max_length": 3}
 """How deep a change goes; what is not listed leaves the training's result alone."""
 
+WORTH_NAMING = 0.01
+"""Share of the peak under which a change that does not make it fit is not worth a line."""
+
 OTHER_DEVICES = 3
 """How many other devices are named: the smallest ones on which the configuration fits as it is."""
 
@@ -51,6 +54,8 @@ def find_remedies(
         if saves <= 0:
             continue
         singles.append((change, saves))
+        if saves < WORTH_NAMING * memory.device_peak_bytes and not _inside(after):
+            continue
         found.append(_remedy(model, hardware, choices, change, saves, _inside(after), speed))
     for limit in (SAME_RESULT, max(RESULT_CLASS.values())):
         # A change of method or length is combined only where the gentler ones can't do it, alone or together.

@@ -40,11 +40,13 @@ def gpu_record(profile: HardwareProfile) -> dict[str, Any]:
 
 def gpus_view(console: Console, profiles: Sequence[HardwareProfile]) -> None:
     """One line per device."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name, justify in (("name", "left"), ("device", "left"), ("usable", "right"), ("GB/s", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("TFLOP/s", justify="right", no_wrap=True)
-    table.add_column("types", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("name", no_wrap=True, min_width=14)
+    table.add_column("device", no_wrap=True, overflow="ellipsis")
+    table.add_column("usable", justify="right", no_wrap=True, min_width=9)
+    table.add_column("GB/s", justify="right", no_wrap=True, min_width=5)
+    table.add_column("TFLOP/s", justify="right", no_wrap=True, min_width=7)
+    table.add_column("beside fp32", no_wrap=True, min_width=11)
     for profile in profiles:
         best = next((kind for kind in ("bf16", "fp16", "fp32") if kind in profile.flops_per_second), "fp32")
         rate = profile.flops_per_second.get(best)
@@ -54,7 +56,7 @@ def gpus_view(console: Console, profiles: Sequence[HardwareProfile]) -> None:
             format_bytes(profile.total_bytes),
             f"{profile.bandwidth_bytes_per_second / 1e9:,.0f}",
             "" if rate is None else f"{rate / 1e12:,.1f}",
-            " ".join(profile.dtypes),
+            " ".join(name for name in profile.dtypes if name != "fp32"),
         )
     console.print(table)
     console.print(
@@ -88,11 +90,11 @@ def model_record(entry: Entry) -> dict[str, Any]:
 
 def models_view(console: Console, entries: Sequence[Entry]) -> None:
     """One line per model."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("name", no_wrap=True)
-    table.add_column("hub id", overflow="ellipsis", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=28)
+    table.add_column("hub id", overflow="ellipsis", no_wrap=True, max_width=32)
+    table.add_column("kind", no_wrap=True, min_width=10)
+    table.add_column("size", justify="right", no_wrap=True, min_width=6)
     for entry in entries:
         published = entry.published_parameters
         table.add_row(
