@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
-from planner.memory.blocks import bert, gemma, gpt2, gpt_neox, llama, olmo, phi, phi3, stablelm, starcoder2, t5
+from planner.memory.blocks import (
+    bert,
+    experts,
+    falcon,
+    gemma,
+    gpt2,
+    gpt_neox,
+    llama,
+    olmo,
+    phi,
+    phi3,
+    stablelm,
+    starcoder2,
+    t5,
+)
 from planner.memory.net import Net, unmodelled
 from planner.memory.tape import Tensor
 from planner.spec import ModelSpec
@@ -33,6 +47,7 @@ class Program:
 _LLAMA = Program(embed=llama.embed, layer=llama.layer, final=llama.final, kind=llama.kind)
 _GEMMA = Program(embed=gemma.embed, layer=gemma.layer, final=llama.final, kind=llama.kind)
 _GPT2 = Program(embed=gpt2.embed, layer=gpt2.layer, final=gpt2.final)
+_EXPERTS = Program(embed=experts.embed, layer=experts.layer, final=llama.final, kind=experts.kind)
 _BERT = Program(embed=bert.embed, layer=bert.layer, final=bert.final, finish=bert.finish)
 
 PROGRAMS: dict[str, Program] = {
@@ -43,6 +58,7 @@ PROGRAMS: dict[str, Program] = {
     "granite": _LLAMA,
     "smollm3": _LLAMA,
     "phi": Program(embed=phi.embed, layer=phi.layer, final=phi.final),
+    "falcon": Program(embed=falcon.embed, layer=falcon.layer, final=falcon.final),
     "gemma": _LLAMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
@@ -63,6 +79,9 @@ PROGRAMS: dict[str, Program] = {
         between=t5.between,
         bind=t5.bind,
     ),
+    "mixtral": _EXPERTS,
+    "qwen2_moe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
