@@ -1,0 +1,188 @@
+"""mixtral, qwen2_moe, qwen3_moe: llama-like layers whose MLP is a router and a mixture of experts.
+
+The experts run as transformers 5 runs them by default, as one grouped matrix product over the tokens sorted by expert
+(`grouped_mm`): every token has its `top_k` rows whichever experts it goes to, so that memory does not depend on how the
+tokens spread. The load-balancing loss is off unless `output_router_logits` is set; with it there is no program.
+
+Source: transformers 5.23 integrations/moe.py (grouped_mm_experts_forward), models/{mixtral,qwen2_moe,qwen3_moe}/
+modeling_*.py; PyTorch's _grouped_mm saves its two operands (read 2026-11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from planner.memory import ops
+from planner.memory.blocks import llama
+from planner.memory.net import Net, unmodelled
+from planner.memory.ops import BYTE, FP32, INT64, Weight
+from planner.memory.tape import BSS, ONE, Gradients, T, Tensor
+
+
+def embed(net: Net) -> Tensor:
+    """As llama, with qwen2_moe's second mask; refuses what the experts' program does not cover."""
+    if net.config("output_router_logits"):
+        raise unmodelled(f"{net.spec.architecture} with output_router_logits (the load-balancing loss)")
+    if net.config("router_jitter_noise"):
+        raise unmodelled(f"{net.spec.architecture} with router_jitter_noise")
+    adapted = [path for path in net.targeted if net.by_path[path].kind == "parameter"]
+    if adapted:
+        raise unmodelled(f"an adapter on the fused expert tensors ({adapted[0]}); with --lora-targets attention it is")
+    x = llama.embed(net)
+    if net.spec.architecture == "qwen2_moe" and not net.spec.sliding_layers and net.choices.attention != "flash":
+        # Without a window its config holds 0 for it, and the windowed mask is made all the same, for no layer.
+        with net.tape.scope("attention"):
+            net.named.append(net.tape.new(BSS, 1, net.itemsize if net.choices.attention == "eager" else BYTE))
+    return x
+
+
+def kind(net: Net, index: int) -> Hashable:
+    """Dense and sparse layers differ."""
+    return llama.kind(net, index), index in net.spec.sparse_layers
+
+
+def layer(net: Net, x: Tensor, index: int) -> Tensor:
+    """One decoder layer (MixtralDecoderLayer, Qwen2MoeDecoderLayer, Qwen3MoeDecoderLayer)."""
+    tape = net.tape
+    residual = x
+    hidden = net.norm("input_layernorm", x, style="llama")
+    hidden = llama.attention(net, hidden, index)
+    hidden = ops.add(tape, residual, hidden)
+    residual = hidden
+    hidden = net.norm("post_attention_layernorm", hidden, style="llama")
+    hidden = _sparse(net, hidden) if index in net.spec.sparse_layers else _mlp(net, hidden, "mlp")
+    return ops.add(tape, residual, hidden)
+
+
+def _mlp(net: Net, x: Tensor, path: str) -> Tensor:
+    tape = net.tape
+    return net.linear(
+        f"{path}.down_proj",
+        ops.mul(
+            tape,
+            ops.activation(tape, net.linear(f"{path}.gate_proj", x), net.spec.activation),
+            net.linear(f"{path}.up_proj", x),
+        ),
+    )
+
+
+def _sparse(net: Net, x: Tensor) -> Tensor:
+    """The sparse block, for qwen2_moe with the expert that all tokens share."""
+    tape = net.tape
+    shared = _mlp(net, x, "mlp.shared_expert") if net.spec.shared_expert_intermediate_size else None
+    _logits, weights, chosen = _router(net, x)
+    out = _experts(net, x, weights, chosen)
+    if shared is None:
+        return out
+    opening = ops.pointwise(tape, net.linear("mlp.shared_expert_gate", x), save="output")
+    shared = ops.mul(tape, opening, shared)
+    del opening
+    return ops.add(tape, out, shared)
+
+
+def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of all experts, softmax in fp32, the best `top_k` of them, made to sum to one; weights and indices."""
+    tape, experts, top_k = net.tape, net.spec.num_experts, net.spec.experts_per_token
+    weight = net.base_weight(experts * net.spec.hidden_size)
+    logits = ops.linear(tape, x, weight, experts, net.spec.hidden_size)
+    wide = ops.to(tape, logits, FP32)
+    chances = ops.softmax(tape, wide)
+    del wide
+    best, indices = _top_k(net, chances, top_k)
+    if net.spec.architecture == "mixtral" or net.config("norm_topk_prob"):
+        best = _normalised(net, best)
+    if net.spec.architecture != "mixtral":
+        best = ops.to(tape, best, logits.itemsize)
+    return logits, best, indices
+
+
+def _top_k(net: Net, chances: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """topk: values and int64 indices, which backward keeps; backward zeros of the whole."""
+    tape, size = net.tape, chances.elements
+    values = tape.new(T, top_k, chances.itemsize)
+    indices = tape.new(T, top_k, INT64)
+    tape.record(values, (chances,), (indices.alias(),), lambda g, s: (tape.new(T, size, FP32),))
+    return values, indices
+
+
+def _normalised(net: Net, values: Tensor) -> Tensor:
+    """values /= their sum, in place: saves the sum and a copy of the old values; backward both products and sums."""
+    tape, size = net.tape, values.elements
+    total = tape.new(T, 1, FP32)
+    if not values.requires_grad:
+        return values
+    before = tape.like(values)
+    out = values.alias()
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        return [tape.new(T, size, FP32)]
+
+    return tape.record(out, (values,), (before, total), backward)
+
+
+def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+    """grouped_mm_experts_forward: rows sorted by expert, up, gate, down, weighted, put back and summed per token."""
+    tape, spec = net.tape, net.spec
+    hidden, inner, top_k = spec.hidden_size, spec.expert_intermediate_size, spec.experts_per_token
+    order, sorted_ids = tape.new(T, top_k, INT64), tape.new(T, top_k, INT64)
+    rows = _gather(net, x, T, top_k * hidden, tape.new(T, top_k, INT64))
+    factors = _gather(net, weights, T, top_k, order.alias())
+    counted = tape.new(T, top_k, FP32)
+    out = _grouped(net, rows, hidden, 2 * inner)
+    out = _gate(net, out)
+    out = _grouped(net, out, inner, hidden)
+    weighted = ops.mul(tape, out, factors)
+    inverse = tape.new(T, top_k, INT64)
+    numbers = tape.new(T, top_k, INT64)
+    del numbers
+    weighted = _gather(net, weighted, T, top_k * hidden, inverse)
+    final = _sum_rows(net, weighted, top_k)
+    result = ops.to(tape, final, x.itemsize)
+    del sorted_ids, counted, rows, chosen
+    return result
+
+
+def _gather(net: Net, x: Tensor, monomial: int, elements: int, index: Tensor) -> Tensor:
+    """x[index]: the rows copied; saves the index; backward zeros like x, into which the gradients are added."""
+    tape, width = net.tape, x.itemsize
+    size = (x.monomial, x.elements)
+    out = tape.new(monomial, elements, width)
+    return tape.record(out, (x,), (index,), lambda g, s: (tape.new(size[0], size[1], width),))
+
+
+def _grouped(net: Net, x: Tensor, inputs: int, outputs: int) -> Tensor:
+    """Grouped product with every expert's weight: output rows·out·w; saves as a linear layer does; backward dX, dW."""
+    tape, experts = net.tape, net.spec.num_experts
+    weight: Weight = net.base_weight(experts * inputs * outputs)
+    out = tape.new(x.monomial, x.elements // inputs * outputs, weight.tensor.itemsize)
+    needs_x, trains = x.requires_grad, weight.parameter is not None
+    saved = ([x] if trains else []) + ([weight.tensor] if needs_x else [])
+    size, width, count, weight_width = x.elements, x.itemsize, weight.tensor.elements, weight.tensor.itemsize
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        return [
+            tape.new(T, size, width) if needs_x else None,
+            tape.new(ONE, count, weight_width) if trains else None,
+        ]
+
+    return tape.record(out, (x, weight.tensor), saved, backward)
+
+
+def _gate(net: Net, x: Tensor) -> Tensor:
+    """act(gate) · up of the two halves, which are views."""
+    tape = net.tape
+    gate, up = ops.split(tape, x, x.elements // 2, x.elements // 2)
+    return ops.mul(tape, ops.activation(tape, gate, net.spec.activation), up)
+
+
+def _sum_rows(net: Net, x: Tensor, top_k: int) -> Tensor:
+    """Sum over a token's rows; backward a view of the gradient, expanded."""
+    tape, elements = net.tape, x.elements
+    out = tape.new(T, elements // top_k, x.itemsize)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        gradient = g[0]
+        assert gradient is not None
+        return [gradient.alias(elements)]
+
+    return tape.record(out, (x,), (), backward)
