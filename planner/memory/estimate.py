@@ -15,6 +15,7 @@ from planner.memory.loss import chunk_rows
 from planner.memory.net import Net
 from planner.memory.peak import Array, Envelope, envelope, evaluate, multipliers
 from planner.memory.program import Case, layer_kind, run
+from planner.memory.reserved import replayed
 from planner.memory.tape import Tape
 from planner.records import MemoryReport
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
@@ -143,23 +144,53 @@ def predict(
     binding = max(instants, key=lambda name: instants[name])
     components = _components(case, found, values, live, binding, choices)
     components["workspaces"] = workspaces
-    persistent = _persistent(found)
-    reserved = int(device.reserved(np.array([allocated]), np.array([persistent]))[0])
+    budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
+    persistent = np.array([_persistent(found)])
+    low = np.array([allocated])
+    if hardware.kind in ("cuda", "rocm"):
+        reserved, most = _replayed(model, hardware, choices, case, binding, allocated, budget - hardware.context_bytes)
+    else:
+        reserved = most = int(device.reserved(low, persistent)[0])
     total = reserved + hardware.context_bytes
     components["fragmentation"] = reserved - allocated
     components["context"] = hardware.context_bytes
-    upper = int(device.upper(np.array([total]), np.array([allocated]), np.array([persistent]))[0])
-    lower = int(device.lower(np.array([total]), np.array([allocated]), np.array([persistent]))[0])
+    upper = int(device.upper(np.array([most + hardware.context_bytes]), low, persistent)[0])
+    lower = int(device.lower(np.array([total]), low, persistent)[0])
     return MemoryReport(
         allocated_peak_bytes=allocated,
         reserved_peak_bytes=reserved,
         device_peak_bytes=total,
         interval_bytes=(lower, upper),
-        budget_bytes=hardware.budget_bytes if budget_bytes is None else budget_bytes,
+        budget_bytes=budget,
         binding_instant=binding,
         instants=instants,
         components={name: size for name, size in components.items() if size},
     )
+
+
+def _replayed(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    case: Case,
+    binding: str,
+    allocated: int,
+    limit: int,
+) -> tuple[int, int]:
+    """Reserved bytes below `limit` (or without it, where it does not suffice), and without it."""
+    batch = choices.batch_size
+    if binding == "eval":
+        case, batch = _eval_case(case), choices.eval_batch_size or batch
+    found = replayed(
+        case,
+        np.array([batch]),
+        np.array([choices.max_length]),
+        chunk_rows(model.vocab_size),
+        first=[hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES,
+        limit=max(limit, 0) if allocated <= limit else None,
+    )
+    free = max(found.free_bytes, allocated)
+    return max(found.limited_bytes or free, allocated), free
 
 
 def _eval_case(case: Case) -> Case:

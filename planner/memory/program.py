@@ -6,8 +6,8 @@ before exist too. The instants of the step are segments of the tape.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 from planner.memory import linear, loss
 from planner.memory.blocks import registry
@@ -16,7 +16,7 @@ from planner.memory.net import Net
 from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
 from planner.memory.ops import FP32, INT64
 from planner.memory.tape import ONE, T, Tape, Tensor
-from planner.spec import ModelSpec, TrainingChoices
+from planner.spec import ModelSpec, Module, TrainingChoices
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,15 @@ class Case:
     """An evaluation batch instead of a training step."""
 
 
-def run(case: Case, watch: tuple[int, int] | None = None) -> Tape:
-    """The tape of one step; with `watch` (segment, event) also the live bytes by component at that event."""
-    tape = Tape(watch, case.target)
+def run(case: Case, watch: tuple[int, int] | None = None, log_values: Sequence[float] | None = None) -> Tape:
+    """The tape of one step; with `watch` (segment, event) also the live bytes by component at that event.
+
+    With `log_values` (the monomials' values) every layer runs, and allocations and releases are logged one by one; what
+    is there before the step (`persistent_sizes`) is left out of the log.
+    """
+    tape = Tape(watch, case.target, log_values)
     net = Net.build(tape, case.spec, case.choices, padded=case.padded, windowed=case.windowed)
-    held = persistent(net)
+    held = persistent(net) if log_values is None else []
     tape.mark()
     if case.evaluating:
         with tape.no_grad():
@@ -82,9 +86,43 @@ def persistent(net: Net) -> list[Tensor]:
     return held
 
 
+def persistent_sizes(case: Case) -> list[int]:
+    """The same, one size in bytes for every tensor."""
+    net = Net.build(Tape(), case.spec, case.choices, padded=False, windowed=False)
+    tensors = trained_tensors(case.spec, case.choices, net.itemsize, net.adapter_itemsize)
+    sizes: list[int] = [size for size in (buffer_bytes(case.spec),) if size]
+    for module in case.spec.modules:
+        sizes += module_sizes(net, module) * module.copies
+    for tensor in tensors:
+        single = tensor.elements * tensor.itemsize
+        state = state_bytes([replace(tensor, copies=1)], case.choices)
+        parts = [single] * (case.choices.method != "full") + [state // 2] * (2 if state else 0)
+        sizes += (parts + [single] * net.accumulating) * tensor.copies
+    return sizes
+
+
+def module_sizes(net: Net, module: Module) -> list[int]:
+    """Bytes of the tensors of one copy of a module."""
+    if linear.quantized(net, module):
+        elements = module.in_features * module.out_features
+        packed = -(-elements // 2)
+        scales = linear.bytes_4bit(elements, nested=net.choices.quantization == "nf4-double") - packed
+        sizes = [packed, scales]
+        bias = module.parameters - elements
+    else:
+        bias = 0 if not module.bias else module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
+        sizes = [(module.parameters - bias) * net.itemsize]
+    return sizes + ([bias * net.itemsize] if bias else [])
+
+
+def buffer_bytes(spec: ModelSpec) -> int:
+    """Bytes of large tensors that are no parameters: gpt_bigcode's causal table of 1-byte flags, positions²."""
+    return spec.max_positions**2 if spec.architecture == "gpt_bigcode" else 0
+
+
 def weight_bytes(net: Net) -> int:
     """Bytes of the base model's weights: every module in the weights' dtype, or packed where it is 4-bit."""
-    total = 0
+    total = buffer_bytes(net.spec)
     nested = net.choices.quantization == "nf4-double"
     for module in net.spec.modules:
         size = module.parameters * net.itemsize
@@ -101,6 +139,8 @@ def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instan
     with tape.scope("layer_activations"):
         x = architecture.embed(net)
         kinds: list[Hashable] = [layer_kind(net, architecture, index) for index in range(spec.total_layers)]
+        if tape.log_values is not None:
+            kinds = list(range(spec.total_layers))
         for stretch in stacked(kinds, checkpointed, spec.num_layers):
             if stretch.layers[0] == spec.num_layers and architecture.between is not None:
                 x = architecture.between(net, x)
@@ -152,6 +192,13 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
 
 def optimizer_step(net: Net) -> None:
     """Transient bytes of the update (planner.memory.optimizers)."""
+    tape = net.tape
     tensors = trained_tensors(net.spec, net.choices, net.itemsize, net.adapter_itemsize)
-    transient = net.tape.new(ONE, step_bytes(tensors, net.choices), 1)
+    total = step_bytes(tensors, net.choices)
+    whole = sum(tensor.size for tensor in tensors)
+    if tape.log_values is not None and total == whole:
+        each = [tape.new(ONE, t.elements, t.itemsize) for t in tensors for _ in range(t.copies)]
+        del each
+        return
+    transient = tape.new(ONE, total, 1)
     del transient

@@ -38,17 +38,17 @@ class StopRecompute(Exception):
 class Storage:
     """Bytes that are live from construction until the last reference is gone."""
 
-    __slots__ = ("component", "monomial", "size", "tape")
+    __slots__ = ("component", "key", "monomial", "size", "tape")
 
     def __init__(self, tape: Tape, monomial: int, size: int, component: str) -> None:
         self.tape = tape
         self.monomial = monomial
         self.size = size
         self.component = component
-        tape.grow(monomial, size, component)
+        self.key = tape.grow(monomial, size, component)
 
     def __del__(self) -> None:
-        self.tape.shrink(self.monomial, self.size, self.component)
+        self.tape.shrink(self.monomial, self.size, self.component, self.key)
 
 
 class Tensor:
@@ -171,8 +171,17 @@ def times_copies(delta: Vector, constant: int, per_n: int) -> Vector:
 class Tape:
     """Live bytes, their history, and the autograd graph of one run."""
 
-    def __init__(self, watch: tuple[int, int] | None = None, target: str = "cuda") -> None:
+    def __init__(
+        self,
+        watch: tuple[int, int] | None = None,
+        target: str = "cuda",
+        log_values: Sequence[float] | None = None,
+    ) -> None:
         self.target = target
+        self.log_values = log_values
+        """Where set: the monomials' values at which every allocation and release is logged instead of counted."""
+        self.log: list[tuple[int, int]] = []
+        """(number, bytes) of an allocation, (number of the allocation, -1) of its release."""
         self.live = [0] * (2 * WIDTH)
         self.by_component: dict[str, list[int]] = {}
         self.component = "temporaries"
@@ -194,8 +203,11 @@ class Tape:
 
     # ---- bytes -----------------------------------------------------------------------------------------------------
 
-    def grow(self, monomial: int, size: int, component: str) -> None:
-        """An allocation: counts it and records what is live now."""
+    def grow(self, monomial: int, size: int, component: str) -> int:
+        """An allocation: counts it and records what is live now; its number in the log, if one is kept."""
+        if self.log_values is not None:
+            self.log.append((len(self.log), round(size * self.log_values[monomial])))
+            return len(self.log) - 1
         self.live[monomial] += size
         counts = self.by_component.get(component)
         if counts is None:
@@ -206,9 +218,14 @@ class Tape:
         if self.watch is not None and self.watch == (len(self.segments) - 1, len(segment.events) - 1):
             self.watched = {name: list(values) for name, values in self.by_component.items()}
 
-    def shrink(self, monomial: int, size: int, component: str) -> None:
+        return 0
+
+    def shrink(self, monomial: int, size: int, component: str, key: int) -> None:
         """A release."""
         if self.closed:
+            return
+        if self.log_values is not None:
+            self.log.append((key, -1))
             return
         self.live[monomial] -= size
         self.by_component[component][monomial] -= size
@@ -445,6 +462,8 @@ class Tape:
 
     def retag(self, tensor: Tensor, component: str) -> None:
         """Counts the tensor's storage for another component from now on."""
+        if self.log_values is not None:
+            return
         storage = tensor.storage
         if storage.component == component:
             return

@@ -1,0 +1,54 @@
+"""Reserved bytes of one configuration: its step's allocations, one by one, through the model of the caching allocator."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+from planner.allocator import OutOfMemory, replay
+from planner.memory.peak import Array, multipliers
+from planner.memory.program import Case, persistent_sizes, run
+from planner.memory.tape import WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What the caching allocator would hold."""
+
+    free_bytes: int
+    """Peak of reserved bytes with nothing in the way."""
+    limited_bytes: int | None
+    """The same below the limit, with free segments given back when it is reached; None where even that overflows."""
+    flushes: int
+    """How often in two steps segments would have to be given back below the limit: each costs a synchronisation."""
+
+
+def replayed(
+    case: Case,
+    batch_size: Array,
+    length: Array,
+    chunk_rows: int,
+    *,
+    first: list[int],
+    limit: int | None = None,
+    expandable: bool = False,
+) -> Replay:
+    """Two steps of `case` (whose N is fixed) at one batch and length; `first`: sizes allocated before the weights."""
+    assert case.checkpointed is not None
+    values = multipliers(batch_size, length, batch_size * 0, chunk_rows)[0][:WIDTH]
+    collecting = gc.isenabled()
+    gc.disable()  # tens of thousands of small objects, none in a cycle that matters
+    try:
+        log = run(case, None, [float(value) for value in values]).log
+        persistent = first + persistent_sizes(case)
+        free = replay(persistent, log, expandable_segments=expandable).reserved_peak
+        if limit is None or free <= limit:
+            return Replay(free, free, 0)
+        try:
+            limited = replay(persistent, log, expandable_segments=expandable, limit=limit)
+        except OutOfMemory:
+            return Replay(free, None, 0)
+        return Replay(free, limited.reserved_peak, limited.flushes)
+    finally:
+        if collecting:
+            gc.enable()
