@@ -109,6 +109,14 @@ def test_the_kernel_that_pytorch_would_choose(dtype: Any, width: int, mask: bool
     assert choose_kernel(query, key, key, torch.empty(8, 8) if mask else None) == kernel
 
 
+def test_older_cards_have_no_flash_kernel() -> None:
+    query = torch.empty(2, 4, 8, 64, dtype=torch.float16, device="meta")
+    grouped = query[:, :2]
+    assert choose_kernel(query, query, query, None, "pre-ampere") == "efficient"
+    assert choose_kernel(query, grouped, grouped, None, "pre-ampere") == "math"
+    assert choose_kernel(query.bfloat16(), query.bfloat16(), query.bfloat16(), None, "pre-ampere") == "math"
+
+
 def test_cuda_autocast_rules_hold_only_while_they_are_asked_for() -> None:
     x = torch.randn(4, 8, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):

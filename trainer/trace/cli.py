@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--config", required=True, help="config.json, a folder holding one, or - for stdin")
     made.add_argument("--target", choices=("cuda", "cpu", "mps"), default="cuda")
     made.add_argument("--padded", action="store_true", help="some tokens of the batch are padding")
-    made.add_argument("--kernel", default="auto", choices=("auto", "flash", "efficient", "math", "cudnn"))
+    made.add_argument("--kernel", default="auto", choices=("auto", "pre-ampere", "flash", "efficient", "math", "cudnn"))
     made.add_argument("--cublas-workspace-bytes", type=int, help="all cuBLAS workspaces together")
     made.add_argument("--json", action="store_true")
     made.add_argument("--explain", action="store_true", help="the largest groups of live storages, on stderr")

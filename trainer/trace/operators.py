@@ -15,7 +15,8 @@ from torch.nn import functional
 
 aten = torch.ops.aten
 HALF = (torch.float16, torch.bfloat16)
-KERNELS = ("auto", "flash", "efficient", "math", "cudnn")
+KERNELS = ("auto", "pre-ampere", "flash", "efficient", "math", "cudnn")
+"""`auto` chooses as PyTorch does on Ampere and later; `pre-ampere` as on Volta and Turing, without the flash kernel."""
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -27,16 +28,18 @@ def _round_up(value: int, multiple: int) -> int:
 
 def choose_kernel(query: Any, key: Any, value: Any, mask: Any, requested: str = "auto") -> str:
     """Which CUDA kernel PyTorch's `scaled_dot_product_attention` would take (order flash, efficient, math)."""
-    if requested != "auto":
+    if requested not in ("auto", "pre-ampere"):
         if requested in ("flash", "cudnn") and mask is not None:
             return "efficient"
         return requested
     width = query.shape[-1]
     same = query.shape[-1] == key.shape[-1] == value.shape[-1]
-    if mask is None and query.dtype in HALF and same and width <= 256:
+    modern = requested == "auto"
+    if modern and mask is None and query.dtype in HALF and same and width <= 256:
         return "flash"
     grouped = query.shape[1] != key.shape[1]
-    if query.dtype in (*HALF, torch.float32) and query.shape[-1] == key.shape[-1] and not grouped:
+    dtypes = (*HALF, torch.float32) if modern else (torch.float16, torch.float32)
+    if query.dtype in dtypes and query.shape[-1] == key.shape[-1] and not grouped:
         return "efficient"
     return "math"
 

@@ -94,10 +94,14 @@ class Recorder(StorageMeter):
     # Recording.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._settle()
         stand_in = self._stand_ins.get(func)
         out = (stand_in or func)(*args, **(kwargs or {}))
         self._locate()
-        self._see_all(out, func)
+        if self._is_engine_sum(func, args):
+            self._see_sum(args[0], out, func)
+        else:
+            self._see_all(out, func)
         rule = self._scratch.get(func)
         if rule is not None:
             self._hold(func, rule(args, out))
@@ -142,6 +146,11 @@ class Recorder(StorageMeter):
 
     def _at_peak(self) -> None:
         self.peak_clock[self.phase] = self.clock
+
+    def _in_place(self, first: Storage, made: Storage | None) -> None:
+        """The sum took the operand's place: in the record it is born when that one dies."""
+        if made is not None and made.born < first.died < NEVER:
+            made.born, first.died = first.died, made.born
 
     def _hold(self, op: Any, sizes: list[int]) -> None:
         held = []
