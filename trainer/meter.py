@@ -17,12 +17,30 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+NO_NODE = -1
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements fill its stretch of memory in some order: nothing expanded, nothing skipped."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
 
 class StorageMeter(TorchDispatchMode):
     """Counts live tensor storages from each operator's outputs; `enter(phase)` starts an instant.
 
     A dispatch mode sees operators below autograd: what an operator makes and frees inside itself stays unseen. It holds
     weak references only. Tensors that exist already (weights, optimizer state, the batch) are taken in by `adopt`.
+
+    Where two gradients of one tensor meet, the autograd engine adds the second to the first in place if nobody else
+    holds the first, but never while a dispatch mode is active or on fake tensors
+    (torch/csrc/autograd/input_buffer.cpp). The meter counts what happens without it: a sum whose first operand is gone
+    at the next operator took that operand's place.
     """
 
     def __init__(self, *, granularity: int = 1, constant_bytes: int = 0) -> None:
@@ -35,9 +53,17 @@ class StorageMeter(TorchDispatchMode):
         self.instants: dict[str, int] = {}
         """Peak bytes by phase."""
         self._live: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self._node = NO_NODE
+        """The autograd node that the engine runs, by its sequence number."""
+        self._node_of: dict[int, int] = {}
+        """The node in which a live storage was made."""
+        self._open = False
+        self._sum: tuple[int, Any, int] | None = None
+        """A sum of the engine whose first operand may die: that operand's storage, its record, and the bytes alive."""
 
     def enter(self, phase: str) -> None:
         """Starts a phase; its peak starts from what is alive now."""
+        self._settle()
         self.phase = phase
         self._note_peak()
 
@@ -68,9 +94,55 @@ class StorageMeter(TorchDispatchMode):
         self._live.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._settle()
         out = func(*args, **(kwargs or {}))
-        self._see_all(out, func)
+        if self._is_engine_sum(func, args):
+            self._see_sum(args[0], out, func)
+        else:
+            self._see_all(out, func)
         return out
+
+    def _is_engine_sum(self, func: Any, args: Any) -> bool:
+        """Whether the engine itself adds two gradients, as it does after the node whose output is the second one.
+
+        Formulas of derivatives call the same operator; the sums among them are of what the same node has just made.
+        """
+        node = None
+        if torch._C._current_graph_task_id() != -1:
+            node = torch._C._current_autograd_node()
+        self._node = NO_NODE if node is None else node._sequence_nr()
+        if node is None or func is not torch.ops.aten.add.Tensor or torch.is_grad_enabled():
+            return False
+        first = args[0]
+        if not isinstance(first, torch.Tensor) or not _is_dense(first):
+            return False
+        born = self._node_of.get(first.untyped_storage()._cdata, NO_NODE)
+        return born != self._node or node.name() == "MulBackward0"
+
+    def _see_sum(self, first: torch.Tensor, out: torch.Tensor, origin: Any) -> None:
+        """Counts the result, but leaves open whether both were alive at once."""
+        key = first.untyped_storage()._cdata
+        entry = self._live.get(key)
+        if entry is None:
+            self._see_all(out, origin)
+            return
+        self._open = True
+        self._see(out, origin)
+        self._open = False
+        made = self._live.get(out.untyped_storage()._cdata)
+        self._sum = (key, (entry[1], made[1] if made else None), self.current)
+
+    def _settle(self) -> None:
+        """Before whatever comes next: was the last sum made in place?"""
+        if self._sum is None:
+            return
+        key, records, alive = self._sum
+        self._sum = None
+        if key not in self._live:
+            self._in_place(*records)
+        elif alive > self.instants.get(self.phase, -1):
+            self.instants[self.phase] = alive
+            self._at_peak()
 
     def _see_all(self, out: Any, origin: Any) -> None:
         if isinstance(out, torch.Tensor):
@@ -93,11 +165,14 @@ class StorageMeter(TorchDispatchMode):
         def on_death(_: Any) -> None:
             if self._live.pop(key, None) is not None:
                 self.current -= size
+                self._node_of.pop(key, None)
                 self._died(token)
 
         self._live[key] = (weakref.ref(storage, on_death), token)
+        self._node_of[key] = self._node
         self.current += size
-        self._note_peak()
+        if not self._open:
+            self._note_peak()
 
     def _note_peak(self) -> None:
         if self.current > self.instants.get(self.phase, -1):
@@ -116,6 +191,9 @@ class StorageMeter(TorchDispatchMode):
         pass
 
     def _at_peak(self) -> None:
+        pass
+
+    def _in_place(self, first: Any, made: Any) -> None:
         pass
 
 
