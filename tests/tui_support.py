@@ -13,6 +13,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from planner.tui.app import TuneplanApp
+from planner.tui.screens.end import EndScreen
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -56,7 +57,10 @@ async def until(app: TuneplanApp, pilot: Pilot[Any], true: Callable[[], bool], s
     """Waits until something holds; returns the screen."""
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, f"it never came to hold; the screen shows:\n{screen_text(app)}"
+        failed = (
+            isinstance(app.screen, EndScreen) and app.run_snapshot is not None and app.run_snapshot.phase == "failed"
+        )
+        assert time.monotonic() < end and not failed, f"it never came to hold; the screen shows:\n{screen_text(app)}"
         await asyncio.sleep(0.05)
         await pilot.pause()
     await pilot.pause()

@@ -64,12 +64,26 @@ class RunSnapshot:
         return self.measured_bytes / self.predicted_bytes - 1
 
 
-def begin(plan: Plan) -> RunSnapshot:
-    """The snapshot before the first event: only what the plan promised."""
+def begin(plan: Plan, before: RunSnapshot | None = None) -> RunSnapshot:
+    """The snapshot before the first event: what the plan promised, and the curves of the run that is resumed."""
     memory = plan.predicted
-    return RunSnapshot(
+    return replace(
+        RunSnapshot() if before is None else _resumable(before),
         predicted_bytes=memory.allocated_peak_bytes if memory else None,
         predicted_device_bytes=memory.device_peak_bytes if memory else None,
+    )
+
+
+def _resumable(run: RunSnapshot) -> RunSnapshot:
+    return RunSnapshot(
+        step=run.step,
+        total_steps=run.total_steps,
+        train=run.train,
+        evals=run.evals,
+        learning_rates=run.learning_rates,
+        speeds=run.speeds,
+        sample=run.sample,
+        checkpoint=run.checkpoint,
     )
 
 
@@ -120,7 +134,8 @@ def _logged(run: RunSnapshot, line: str) -> RunSnapshot:
 def _curve(points: tuple[Point, ...], x: float, y: Any) -> tuple[Point, ...]:
     if y is None or not math.isfinite(float(y)):
         return points
-    longer = (*points, (x, float(y)))
+    # A resumed run repeats the steps after its checkpoint: the later word holds.
+    longer = (*(point for point in points if point[0] < x), (x, float(y)))
     return longer if len(longer) <= CURVE_POINTS else longer[::2]
 
 

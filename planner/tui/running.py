@@ -83,7 +83,7 @@ class RunControl(App[int]):
 
         assert self._plan_path is not None
         self.exit_code = 0
-        self.run_snapshot = live.begin(plan)
+        self.run_snapshot = live.begin(plan, self.run_snapshot if resume else None)
         self._run = runs.start(self._plan_path, output=self.run_folder, resume="auto" if resume else None)
         self.switch_screen("live")
         self._follow(self._run)

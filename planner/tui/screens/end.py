@@ -64,7 +64,9 @@ class EndScreen(WizardScreen):
         for title, command in self.wizard_app.next_commands():
             parts += [(f"\n{title}\n", "dim"), (f"  {command}\n", "bold $accent")]
         self.query_one("#outcome-text", Static).update(Content.assemble(*parts))
-        self.query_one(Curves).run = run
+        curves = self.query_one(Curves)
+        curves.run = run
+        curves.display = bool(run.train or run.evals)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Resume is offered where there is something to resume."""
