@@ -67,7 +67,9 @@ def write_pairs(path: Path, count: int = 40) -> Path:
     return path
 
 
-def make_plan(path: Path, model: Path, data: Path, *, settings: Any = None, data_settings: Any = None, **hyper: Any) -> Path:
+def make_plan(
+    path: Path, model: Path, data: Path, *, settings: Any = None, data_settings: Any = None, **hyper: Any
+) -> Path:
     """A plan file for the cpu."""
     plan = Plan(
         model=str(model),

@@ -1,1 +1,1 @@
-"""tuneplan's trainer: a process of its own that runs a plan, measures it and writes an observation. Needs the train extra."""
+"""tuneplan's trainer: a process of its own that runs a plan, measures it and writes an observation."""

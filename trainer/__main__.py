@@ -1,9 +1,10 @@
-"""`python -m trainer`: run, generate, demo-assets, doctor. stdout is data, stderr is talk."""
+"""`python -m trainer`: run, generate, probe, demo-assets, doctor. stdout is data, stderr is talk."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def parser() -> argparse.ArgumentParser:
     assets = commands.add_parser("demo-assets", help="make the embedded demonstration model and its data")
     assets.add_argument("folder", type=Path, nargs="?", help="copy them here (default: only the user's data folder)")
 
+    probe = commands.add_parser("probe", help="measure a few steps of one shape on random weights")
+    probe.add_argument("settings", nargs="?", help="request as JSON file, or - for stdin")
+    probe.add_argument("--serve", action="store_true", help="answer requests on stdin, one JSON line each")
+
     commands.add_parser("doctor", help="versions and devices as JSON")
     return root
 
@@ -45,11 +50,20 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     given = parser().parse_args(arguments)
+    # Read by OpenMP when torch is first imported. Threads that spin at every barrier make a step 10 to 50 times slower
+    # as soon as anything else wants the processor; threads that sleep cost a few percent on an idle machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         if given.command == "run":
             return _run(given)
         if given.command == "generate":
             return _generate(given)
+        if given.command == "probe":
+            from trainer.probe import command
+
+            if given.serve == (given.settings is not None):
+                parser().error("probe takes either a settings file or --serve")
+            return command.serve() if given.serve else command.run(given.settings)
         if given.command == "demo-assets":
             from trainer.demo import assets
 

@@ -18,7 +18,7 @@ from trainer.events import EventStream
 
 
 class Reporter(TrainerCallback):
-    """Turns the loop's progress into `step`, `eval`, `checkpoint`, `paused` and `resumed` events, and obeys `Control`."""
+    """Turns the loop's progress into `step`, `eval`, `checkpoint`, `paused`, `resumed` events and obeys `Control`."""
 
     def __init__(self, events: EventStream, control: Control, device: torch.device, hyperparameters: Hyperparameters):
         self.events = events
@@ -40,7 +40,7 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last_log_step = state.global_step
-        self.trainer.meter.start_training(self.trainer.model)
+        self.trainer.meter.start_training(self.trainer.model, self.trainer.optimizer)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The order of the epoch follows from its number alone, so that a resumed run finds its place again."""

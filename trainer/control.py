@@ -15,7 +15,7 @@ from trainer.events import EventStream
 class StopRequested(BaseException):
     """A stop arrived before the first step, when there is no step to finish and nothing to save.
 
-    Not an `Exception`: raised by a signal inside some library's import, it must not be taken for that library's trouble.
+    Not an `Exception`: raised by a signal inside a library's import, it must not be taken for that library's trouble.
     """
 
 

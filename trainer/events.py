@@ -36,8 +36,8 @@ class EventStream:
             sys.stdout.flush()
             handle = os.dup(1)
             os.dup2(2, 1)
-            sys.stdout = sys.stderr
             self._stream = os.fdopen(handle, "w", encoding="utf-8", buffering=1)
+            sys.stderr = sys.stdout = _Tolerant(sys.stderr)  # type: ignore[assignment]
 
     def attach(self, run_dir: Path) -> None:
         """From now on events are kept in the run folder too."""
@@ -76,6 +76,25 @@ class EventStream:
                 with contextlib.suppress(OSError):
                     self._file.close()
                 self._file = None
+
+
+class _Tolerant:
+    """stderr for a process whose parent may leave: what can't be written is dropped, and the training goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._wrapped = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._wrapped.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._wrapped.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
 
 
 def _finite(value: Any) -> Any:

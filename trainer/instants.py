@@ -31,24 +31,38 @@ class StepMeter:
         self._storages: StorageMeter | None = None
         self._entered = False
         self._steps = 0
+        self._tensors: tuple[Any, Any] | None = None
+        self._found: dict[str, int] = {}
+        """Peaks of storage meters that have been put away."""
 
     # ---- the cpu's storage meter -----------------------------------------------------------------------------------
 
-    def start_training(self, model: Any) -> None:
-        """From here on the model's tensors are known; on cpu, counting starts."""
-        if self.device.type != "cpu":
-            return
+    def start_training(self, model: Any, optimizer: Any) -> None:
+        """From here on the model's and the optimizer's tensors are known; on cpu, counting starts."""
+        if self.device.type == "cpu":
+            self._tensors = (model, optimizer)
+            self._count_afresh()
+
+    def _count_afresh(self) -> None:
+        assert self._tensors is not None
         self._storages = StorageMeter()
-        self._storages.adopt_training(model, _NoState())
+        self._storages.adopt_training(*self._tensors)
         self._enter()
+
+    def _put_away(self) -> None:
+        """Keeps the peaks of the running storage meter and drops it with its references."""
+        self._leave()
+        if self._storages is not None:
+            for name, value in self._storages.instants.items():
+                self._found[name] = max(value, self._found.get(name, 0))
+            self._storages.forget()
+            self._storages = None
 
     def step_done(self) -> None:
         """After each optimizer step."""
         self._steps += 1
-        if self._steps >= METERED_STEPS:
-            self._leave()
-            if self._storages is not None:
-                self._storages.forget()
+        if self._steps == METERED_STEPS:
+            self._put_away()
 
     def eval_batch_done(self, count: int) -> None:
         """After each evaluation batch; the first ones of the first evaluation are enough."""
@@ -56,7 +70,7 @@ class StepMeter:
             self._leave()
 
     def _enter(self) -> None:
-        if self._storages is not None and not self._entered and self._steps < METERED_STEPS:
+        if self._storages is not None and not self._entered:
             self._storages.__enter__()
             self._entered = True
 
@@ -77,7 +91,7 @@ class StepMeter:
     def close(self) -> None:
         """Stops whatever still measures."""
         self.end()
-        self._leave()
+        self._put_away()
         self._counters.stop()
 
     # ---- instants --------------------------------------------------------------------------------------------------
@@ -85,6 +99,10 @@ class StepMeter:
     def begin(self, instant: str) -> None:
         """Ends the running instant and starts this one."""
         self.current = instant
+        # Rare instants that come after the metered steps are counted once, from a fresh account.
+        rare = instant in ("eval", "save") and instant not in self._found
+        if rare and self._tensors is not None and self._storages is None:
+            self._count_afresh()
         self._counters.enter(instant)
         if self._storages is not None and self._entered:
             self._storages.enter(instant)
@@ -103,17 +121,18 @@ class StepMeter:
         self._counters.enter("other")
         if self._storages is not None and self._entered:
             self._storages.enter("other")
+        if self._steps >= METERED_STEPS:
+            self._put_away()
 
     @property
     def instants(self) -> dict[str, int]:
         """Peak of allocated bytes by instant so far; empty where nothing could be measured."""
+        found = dict(self._found) if self.device.type == "cpu" else dict(self._counters.instants)
         if self._storages is not None:
-            found = self._storages.instants
-        elif self.device.type == "cpu":
-            found = {}
-        else:
-            found = self._counters.instants
-        return {name: value for name, value in found.items() if name != "other"}
+            for name, value in self._storages.instants.items():
+                found[name] = max(value, found.get(name, 0))
+        found.pop("other", None)
+        return found
 
     def peak(self) -> int | None:
         """Largest allocated peak of any instant in bytes, None before anything was measured."""
@@ -133,9 +152,3 @@ class StepMeter:
             "device_peak_bytes": device_bytes,
             "instants": self.instants,
         }
-
-
-class _NoState:
-    """Stands for an optimizer that has no state yet."""
-
-    state: dict[Any, dict[str, Any]] = {}  # noqa: RUF012

@@ -105,7 +105,7 @@ def load_tokenizer(model: str) -> Any:
 
 
 def load_model(plan: Plan, choices: TrainingChoices, config: dict[str, Any], *, device: str, seed: int) -> Any:
-    """The base model on `device` in training mode. Without weights beside the config, method `full` starts from scratch."""
+    """The base model on `device` in training mode. Method `full` starts from scratch where there are no weights."""
     from trainer import modeling
 
     if choices.num_gpus > 1:

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -61,10 +60,9 @@ def main(request: Request, events: EventStream) -> int:
         run.execute()
         return 0
     except StopRequested:
-        events.emit(
-            "finished", reason="stopped", adapter_path=None, steps=0, seconds=0.0, eval_loss=None, eval_loss_before=None,
-            predicted_bytes=None, measured_bytes=None, observation_path=None,
-        )  # fmt: skip
+        unknown = ("adapter_path", "eval_loss", "eval_loss_before", "predicted_bytes", "measured_bytes")
+        nothing = dict.fromkeys((*unknown, "observation_path"))
+        events.emit("finished", reason="stopped", steps=0, seconds=0.0, **nothing)
         return 0
     except BaseException as error:
         message, code = explain(error, run)
@@ -245,8 +243,8 @@ class Run:
         from trainer import checkpoints, devices, loading, modeling
         from trainer.callbacks import Reporter
         from trainer.generate import complete
-        from trainer.loop import LoopTrainer, copy_trained, save_trained
         from trainer.instants import StepMeter
+        from trainer.loop import LoopTrainer, copy_trained, save_trained
 
         for name in h.report_to:
             require_reporter(name)
@@ -404,9 +402,10 @@ class Run:
         )
         if truncated:
             self.events.warn(
-                "truncated", f"{truncated} examples are longer than --max-length {self.choices.max_length} and were cut",
+                "truncated",
+                f"{truncated} examples are longer than --max-length {self.choices.max_length} and were cut",
                 "raise --max-length if their ends matter",
-            )  # fmt: skip
+            )
         if skipped:
             self.events.warn("skipped", f"{skipped} examples have nothing to learn and were left out", "")
         prompt = None
@@ -512,7 +511,7 @@ class Run:
             if c.batch_size > 1
             else "a smaller --max-length, --gradient-checkpointing or --loss chunked"
         )
-        return f"out of memory on {self.device} at step {step} ({phase}); try {way_out}, then --resume won't apply: start anew"
+        return f"out of memory on {self.device} at step {step} ({phase}); start anew with {way_out}"
 
 
 def histogram(lengths: list[int], max_length: int, bins: int = 32) -> dict[str, Any]:
@@ -530,8 +529,3 @@ def require_reporter(name: str) -> None:
 
     if find_spec(name) is None:
         raise NotModelled(f"report_to {name!r}: the package isn't installed; pip install {name}, or leave it out")
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes left on the folder's file system."""
-    return shutil.disk_usage(folder).free

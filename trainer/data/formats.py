@@ -1,4 +1,4 @@
-"""Reads JSONL, JSON, CSV, parquet and text files in the usual shapes into `Example`s, each with the place it came from."""
+"""Reads JSONL, JSON, CSV, parquet and text files in the usual shapes into `Example`s that know where they stood."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def recognise(row: dict[str, Any], where: str) -> Shape:
             return shape
     raise InvalidInput(
         f"{where}: columns {', '.join(map(str, row)) or '(none)'} fit no known shape (messages | conversations | "
-        "prompt+completion | instruction+output | text); name them with `data: {columns: {prompt: ..., completion: ...}}`"
+        "prompt+completion | instruction+output | text); name them with "
+        "`data: {columns: {prompt: ..., completion: ...}}`"
     )
 
 

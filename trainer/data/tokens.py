@@ -70,7 +70,7 @@ def render_prompt(tokenizer: Any, messages: Sequence[dict[str, str]], shape: str
 def tokenize(
     examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
 ) -> TokenizedData:
-    """Sequences of at most `max_length` tokens. Chats and pairs are cut at the end; plain texts go on in the next one."""
+    """Sequences of at most `max_length` tokens. Chats and pairs are cut at the end, plain texts go on in the next."""
     data = TokenizedData()
     for example in examples:
         if example.text is not None:

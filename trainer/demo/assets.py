@@ -24,8 +24,8 @@ log = logging.getLogger("trainer")
 
 TRAINING_PAIRS = 1200
 HELD_OUT_PAIRS = 100
-PRETRAINING_PAIRS = 38400
-PRETRAINING_BATCH = 128
+PRETRAINING_PAIRS = 9600
+PRETRAINING_BATCH = 32
 MAX_POSITIONS = 256
 
 
@@ -114,7 +114,7 @@ def _pretraining_plan(model: Path, data: Path) -> Plan:
             warmup_ratio=0.1,
             beta2=0.98,
             report_to=(),
-            logging_steps=20,
+            logging_steps=30,
             early_stopping_patience=0,
         ),
         data=DataSettings(path=str(data), validation_split=0.01),
@@ -125,7 +125,7 @@ def _run(plan: Path, output: Path) -> None:
     """Pre-trains by the same command that trains everything else; progress goes to stderr."""
     command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output)]
     environment = {**os.environ, "TUNEPLAN_HOME": str(output.parent / "home")}  # its observation is of no use later
-    print("making the demonstration model (once, about a minute)", file=sys.stderr)
+    print("making the demonstration model (once, less than a minute)", file=sys.stderr)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None
         message = f"exit code {child.returncode}"
