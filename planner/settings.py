@@ -193,7 +193,7 @@ def fit_to_hardware(
 
     A precision that was asked for by name (`precision` in `fixed`) is never replaced: it is refused instead.
     """
-    storage = choices.precision.removesuffix("-mixed")
+    storage = choices.precision.removesuffix("-mixed").removesuffix("-amp")
     if storage in hardware.dtypes:
         return choices, []
     instead = _supported_precision(choices, hardware)

@@ -71,7 +71,7 @@ class Update:
 
 def compute_dtype(choices: TrainingChoices) -> str:
     """Arithmetic type of the matrix products under `--precision`: fp32, bf16 or fp16."""
-    return choices.precision.removesuffix("-mixed")
+    return choices.precision.removesuffix("-mixed").removesuffix("-amp")
 
 
 def visible_pairs(length: Array, *, causal: bool, window: int | None) -> Array:

@@ -15,8 +15,10 @@ WEIGHT_DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16-mixed": torch.float32,
     "fp16-mixed": torch.float32,
+    "bf16-amp": torch.bfloat16,
 }
-"""Dtype of the stored weights by precision; the mixed modes keep fp32 weights and compute under autocast."""
+"""Dtype of the stored weights by precision; the mixed modes keep fp32 weights and compute under autocast, `bf16-amp`
+is autocast over bf16 weights."""
 
 ATTENTION_IMPLEMENTATIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 _MASKED = ("bert", "distilbert", "roberta", "albert", "electra", "modernbert", "xlm-roberta", "deberta-v2")

@@ -11,7 +11,7 @@ import torch
 
 from planner.spec import TrainingChoices
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16, "bf16-amp": torch.bfloat16}
 
 
 def autocast_dtype(choices: TrainingChoices) -> torch.dtype | None:

@@ -65,11 +65,11 @@ def prepare_kbit(model: Any, choices: TrainingChoices) -> None:
     """What a run does to a 4-bit model before it attaches adapters: everything that is not 4-bit is frozen.
 
     Stack `peft` also turns norms, embeddings and head into fp32 (`peft.prepare_model_for_kbit_training`); stack
-    `builtin` leaves their dtype alone.
+    `builtin` leaves their dtype alone, and so do the frameworks that run autocast over bf16 weights (`bf16-amp`).
     """
     if choices.method != "qlora":
         return
-    if choices.stack == "peft":
+    if choices.stack == "peft" and choices.precision != "bf16-amp":
         from peft import prepare_model_for_kbit_training
 
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
