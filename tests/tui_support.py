@@ -60,7 +60,8 @@ async def until(app: TuneplanApp, pilot: Pilot[Any], true: Callable[[], bool], s
         failed = (
             isinstance(app.screen, EndScreen) and app.run_snapshot is not None and app.run_snapshot.phase == "failed"
         )
-        assert time.monotonic() < end and not failed, f"it never came to hold; the screen shows:\n{screen_text(app)}"
+        if failed or time.monotonic() > end:
+            raise AssertionError(f"it never came to hold; the screen shows:\n{screen_text(app)}")
         await asyncio.sleep(0.05)
         await pilot.pause()
     await pilot.pause()
