@@ -58,7 +58,7 @@ class Candidates:
             gradient_accumulation_steps=int(self.accumulation[index]),
             max_length=int(self.length[index]),
             gradient_checkpointing=layers > 0,
-            checkpoint_layers=layers if 0 < layers < model.num_layers else None,
+            checkpoint_layers=layers if 0 < layers < model.total_layers else None,
         )
 
 
@@ -123,10 +123,10 @@ def rounded(length: int) -> int:
 def layer_counts(model: ModelSpec, base: TrainingChoices, fixed: Collection[str]) -> list[int]:
     """How many layers may be checkpointed: any number on the builtin stack, all or none on the other."""
     if "checkpoint_layers" in fixed or ("gradient_checkpointing" in fixed):
-        return [base.checkpointed_layers(model.num_layers)]
+        return [base.checkpointed_layers(model.total_layers)]
     if base.stack == "builtin":
-        return list(range(model.num_layers + 1))
-    return [0, model.num_layers]
+        return list(range(model.total_layers + 1))
+    return [0, model.total_layers]
 
 
 def losses(base: TrainingChoices, fixed: Collection[str]) -> tuple[TrainingChoices, ...]:

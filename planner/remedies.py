@@ -174,11 +174,11 @@ def _checkpoint_changes(
     model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
 ) -> Iterator[Change]:
     """All layers checkpointed, and on the builtin stack the fewest that fit."""
-    now = choices.checkpointed_layers(model.num_layers)
-    if now >= model.num_layers:
+    now = choices.checkpointed_layers(model.total_layers)
+    if now >= model.total_layers:
         return
     if choices.stack == "builtin":
-        layers = list(range(now + 1, model.num_layers))
+        layers = list(range(now + 1, model.total_layers))
         fitting = next((n for n, upper in _uppers(model, hardware, choices, layers=layers) if upper <= budget), 0)
         if fitting:
             yield {"gradient_checkpointing": True, "checkpoint_layers": fitting}
@@ -220,7 +220,7 @@ def _uppers(
         choices,
         np.asarray(batches, dtype=np.int64) if batches else here * choices.batch_size,
         np.asarray(lengths, dtype=np.int64) if lengths else here * choices.max_length,
-        np.asarray(layers, dtype=np.int64) if layers else here * choices.checkpointed_layers(model.num_layers),
+        np.asarray(layers, dtype=np.int64) if layers else here * choices.checkpointed_layers(model.total_layers),
     )
     return [(value, int(upper)) for value, upper in zip(axis, grid.upper, strict=True)]
 

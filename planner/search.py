@@ -7,15 +7,12 @@ are evaluated as arrays of shape (candidates,); nothing loops over them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from planner.candidates import (
-    Candidates,
     batch_is_fixed,
     batch_pairs,
     candidate_lengths,
@@ -24,38 +21,16 @@ from planner.candidates import (
     losses,
     rounded,
 )
-from planner.check import TIGHT_SHARE, check
+from planner.check import check
 from planner.errors import Infeasible, InvalidInput
 from planner.records import Advice, CheckReport, Record
 from planner.settings import check_length, fit_to_hardware
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.tiers import TIERS, choose
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
-
-SAME_SPEED = 0.01
-"""Candidates within this share of the fastest step count as equally fast; the one with the least memory is taken."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tier:
-    """How much of the budget a tier may fill."""
-
-    name: str
-    budget_share: float
-    open_length: int
-    """Longest length it takes where neither the user nor the data says one: those of training guide 1 (A10G)."""
-
-
-TIERS = (
-    Tier(name="high", budget_share=1.0, open_length=2048),
-    Tier(name="balanced", budget_share=0.80, open_length=1024),
-    Tier(name="low", budget_share=0.60, open_length=768),
-    Tier(name="safe", budget_share=0.45, open_length=768),
-)
-"""Shares: training guide 1 (tiers for A10G and M3) uses 1 : 0.8 : 0.6 of the high tier on the A10G; its safe mode on
-the M3 is the next step down. Training guide 3 too says to fill about 80 %."""
 
 GOALS: dict[str, str] = {"fastest": "high", "balanced": "balanced", "safest": "safe"}
 """Which tier a goal recommends."""
@@ -128,14 +103,9 @@ def recommend(
     lengths = candidate_lengths(model, base, fixed, data)
     layers = layer_counts(model, base, fixed)
     candidates = evaluate_first(model, hardware, losses(base, fixed), pairs=pairs, lengths=lengths, layers=layers)
-    picks = pick_tiers(candidates, budget, open_length="max_length" not in fixed and data is None)
     all_notes = [*notes, *format_notes, *batch_notes]
-    if picks is None:
-        smallest = candidates.choices(int(np.argmin(candidates.upper)), model)
-        report = check(model, hardware, smallest, budget_bytes=budget, notes=all_notes)
-        raise NothingFits(_nothing_fits(report), report)
-    options = []
-    for tier, index in zip(TIERS, picks, strict=True):
+
+    def judge(index: int) -> CheckReport:
         chosen = candidates.choices(index, model)
         tokens = None
         if data is not None:
@@ -145,19 +115,16 @@ def recommend(
                 padding=chosen.padding,
                 examples=data.training_examples(validation_split),
             )
-        options.append(
-            check(
-                model,
-                hardware,
-                chosen,
-                budget_bytes=budget,
-                tokens_per_epoch=tokens,
-                tier=tier.name,
-                with_remedies=False,
-            )
-        )
-    recommended = next(report for report in options if report.tier == GOALS[goal])
-    final = candidates.choices(picks[[tier.name for tier in TIERS].index(GOALS[goal])], model)
+        return check(model, hardware, chosen, budget_bytes=budget, tokens_per_epoch=tokens, with_remedies=False)
+
+    picked = choose(candidates, budget, judge, open_length="max_length" not in fixed and data is None)
+    if picked is None:
+        smallest = candidates.choices(int(np.argmin(candidates.upper)), model)
+        report = check(model, hardware, smallest, budget_bytes=budget, notes=all_notes)
+        raise NothingFits(_nothing_fits(report), report)
+    options = [report.model_copy(update={"tier": tier.name}) for tier, (_, report) in zip(TIERS, picked, strict=True)]
+    number = [tier.name for tier in TIERS].index(GOALS[goal])
+    recommended, final = options[number], candidates.choices(picked[number][0], model)
     if data is not None:
         all_notes += data_notes(data, final, validation_split, "max_length" in fixed)
     elif "max_length" not in fixed:
@@ -179,51 +146,6 @@ def recommend(
         ),
         data=None if data is None else data.summary(),
     )
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Choice
-
-
-def pick_tiers(candidates: Candidates, budget_bytes: int, *, open_length: bool) -> list[int] | None:
-    """Index of each tier's candidate in the order of `TIERS`; None if nothing fits.
-
-    Each lower tier is held under the one before, so memory never grows from tier to tier.
-    """
-    safe = (candidates.upper <= budget_bytes) & (candidates.device <= TIGHT_SHARE * budget_bytes)
-    if not safe.any():
-        # Only tight configurations are left: better said so than refused.
-        safe = candidates.device <= budget_bytes
-        if not safe.any():
-            return None
-    picks: list[int] = []
-    ceiling = int(candidates.upper[safe].max())
-    # dict.fromkeys keeps the order in which lengths are wanted.
-    wanted = [int(length) for length in dict.fromkeys(candidates.length.tolist())]
-    for tier in TIERS:
-        under = safe & (candidates.upper <= ceiling)
-        lengths = [n for n in wanted if not open_length or n <= tier.open_length] or [min(wanted)]
-        length = next((n for n in lengths if (under & (candidates.length == n)).any()), None)
-        if length is None:
-            length = int(candidates.length[under].max())
-        here = under & (candidates.length == length)
-        inside = here & (candidates.upper <= tier.budget_share * budget_bytes)
-        index = _fastest(candidates, inside) if inside.any() else _smallest(candidates, here)
-        picks.append(index)
-        ceiling = int(candidates.upper[index])
-    return picks
-
-
-def _fastest(candidates: Candidates, mask: NDArray[np.bool_]) -> int:
-    seconds = candidates.seconds[mask]
-    return _smallest(candidates, mask & (candidates.seconds <= seconds.min() * (1 + SAME_SPEED)))
-
-
-def _smallest(candidates: Candidates, mask: NDArray[np.bool_]) -> int:
-    where = np.flatnonzero(mask)
-    # Among equal memory the fastest, then the fewest recomputed layers.
-    order = np.lexsort((candidates.checkpointed_layers[where], candidates.seconds[where], candidates.upper[where]))
-    return int(where[order[0]])
 
 
 def _nothing_fits(report: CheckReport) -> str:
