@@ -36,11 +36,17 @@ class Case:
     """An evaluation batch instead of a training step."""
 
 
-def run(case: Case, watch: tuple[int, int] | None = None, log_values: Sequence[float] | None = None) -> Tape:
+def run(
+    case: Case,
+    watch: tuple[int, int] | None = None,
+    log_values: Sequence[float] | None = None,
+    *,
+    every_layer: bool = False,
+) -> Tape:
     """The tape of one step; with `watch` (segment, event) also the live bytes by component at that event.
 
-    With `log_values` (the monomials' values) every layer runs, and allocations and releases are logged one by one; what
-    is there before the step (`persistent_sizes`) is left out of the log.
+    With `log_values` (the monomials' values) allocations and releases are logged one by one; what is there before the
+    step (`persistent_sizes`) is left out of the log. `every_layer`: no layer stands for others.
     """
     tape = Tape(watch, case.target, log_values)
     net = Net.build(tape, case.spec, case.choices, padded=case.padded, windowed=case.windowed)
@@ -51,12 +57,12 @@ def run(case: Case, watch: tuple[int, int] | None = None, log_values: Sequence[f
             tape.begin("eval")
             evaluated: list[Tensor] = []
             inputs = tape.new(T, 3, INT64)
-            _forward(net, 0, evaluated, "eval")
+            _forward(net, 0, evaluated, "eval", every_layer)
     else:
         tape.begin("forward")
         inputs = tape.new(T, 3, INT64)
         keep: list[Tensor] = []
-        value = _forward(net, case.checkpointed, keep, "loss")
+        value = _forward(net, case.checkpointed, keep, "loss", every_layer)
         tape.begin("backward")
         tape.backward(value, tape.new(ONE, 1, FP32))
         del value, keep
@@ -133,13 +139,15 @@ def weight_bytes(net: Net) -> int:
     return total
 
 
-def _forward(net: Net, checkpointed: int | None, keep: list[Tensor], loss_instant: str) -> Tensor:
+def _forward(
+    net: Net, checkpointed: int | None, keep: list[Tensor], loss_instant: str, every_layer: bool = False
+) -> Tensor:
     tape, spec = net.tape, net.spec
     architecture = registry.program(spec)
     with tape.scope("layer_activations"):
         x = architecture.embed(net)
         kinds: list[Hashable] = [layer_kind(net, architecture, index) for index in range(spec.total_layers)]
-        if tape.log_values is not None:
+        if every_layer:
             kinds = list(range(spec.total_layers))
         for stretch in stacked(kinds, checkpointed, spec.num_layers):
             if stretch.layers[0] == spec.num_layers and architecture.between is not None:
@@ -179,13 +187,19 @@ def _in_stack(net: Net, index: int) -> int:
 
 def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:
     run = architecture.bind(net, index) if architecture.bind is not None else None
+    shared = net.shared_tensors()  # a recomputation holds on to them after the model's forward has returned
 
     def forward(argument: Tensor) -> Tensor:
         net.index = _in_stack(net, index)
+        again = net.tape.refilling is not None
+        if again:
+            net.set_shared_tensors(shared)
         try:
             return architecture.layer(net, argument, index) if run is None else run(argument)
         finally:
             net.attention_weights = None
+            if again:
+                net.set_shared_tensors((None, None, None, None, ()))
 
     return net.tape.checkpoint(forward, x) if checkpointed else forward(x)
 

@@ -9,6 +9,7 @@ from planner.allocator import OutOfMemory, replay
 from planner.memory.peak import Array, multipliers
 from planner.memory.program import Case, persistent_sizes, run
 from planner.memory.tape import WIDTH
+from planner.memory.unroll import Event, Part, unroll
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def replayed(
     collecting = gc.isenabled()
     gc.disable()  # tens of thousands of small objects, none in a cycle that matters
     try:
-        log = run(case, None, [float(value) for value in values]).log
+        log = step_log(case, [float(value) for value in values])
         persistent = first + persistent_sizes(case)
         free = replay(persistent, log, expandable_segments=expandable).reserved_peak
         if limit is None or free <= limit:
@@ -52,3 +53,16 @@ def replayed(
     finally:
         if collecting:
             gc.enable()
+
+
+def step_log(case: Case, values: list[float]) -> list[Event]:
+    """Allocations and releases of one step, layer by layer, at the monomials' `values`."""
+    tape = run(case, None, values)
+    copies = {group.index: group.copies for group in tape.groups}
+    parts = [Part(s.log, s.group, s.name in ("backward", "optimizer")) for s in tape.segments]
+    if not copies:
+        return [event for part in parts for event in part.events]
+    whole = unroll(parts, copies)
+    if whole is None:
+        whole = [event for s in run(case, None, values, every_layer=True).segments for event in s.log]
+    return whole

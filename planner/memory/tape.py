@@ -140,7 +140,7 @@ class Region:
 class Segment:
     """Events of one stretch that repeats: recorded once, valid again at each of `offsets`."""
 
-    __slots__ = ("events", "name", "offsets", "parts")
+    __slots__ = ("events", "group", "log", "name", "offsets", "parts")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -148,6 +148,10 @@ class Segment:
         self.offsets: list[Vector] = [ZERO]
         self.parts: list[dict[str, Vector]] = [{}]
         """The offsets by component."""
+        self.group = 0
+        """The repeated stretch that runs here, forward or backward; 0 for none."""
+        self.log: list[tuple[int, int]] = []
+        """(number, bytes) of an allocation, (number of the allocation, -1) of its release."""
 
 
 ZERO: Vector = (0,) * (2 * WIDTH)
@@ -180,8 +184,7 @@ class Tape:
         self.target = target
         self.log_values = log_values
         """Where set: the monomials' values at which every allocation and release is logged instead of counted."""
-        self.log: list[tuple[int, int]] = []
-        """(number, bytes) of an allocation, (number of the allocation, -1) of its release."""
+        self.allocations = 0
         self.live = [0] * (2 * WIDTH)
         self.by_component: dict[str, list[int]] = {}
         self.component = "temporaries"
@@ -206,8 +209,9 @@ class Tape:
     def grow(self, monomial: int, size: int, component: str) -> int:
         """An allocation: counts it and records what is live now; its number in the log, if one is kept."""
         if self.log_values is not None:
-            self.log.append((len(self.log), round(size * self.log_values[monomial])))
-            return len(self.log) - 1
+            self.allocations += 1
+            self.segments[-1].log.append((self.allocations, round(size * self.log_values[monomial])))
+            return self.allocations
         self.live[monomial] += size
         counts = self.by_component.get(component)
         if counts is None:
@@ -225,7 +229,7 @@ class Tape:
         if self.closed:
             return
         if self.log_values is not None:
-            self.log.append((key, -1))
+            self.segments[-1].log.append((key, -1))
             return
         self.live[monomial] -= size
         self.by_component[component][monomial] -= size
@@ -366,6 +370,11 @@ class Tape:
             self.saving = None
         return output
 
+    def ends_recompute(self) -> bool:
+        """Whether the op that comes next is where a recomputation stops: one that saves only inputs makes no output."""
+        region = self.refilling
+        return region is not None and region.cursor == region.last
+
     def _refill(self, region: Region) -> None:
         recompute = region.recompute
         assert recompute is not None
@@ -492,6 +501,7 @@ class Tape:
         before = self.snapshot()
         self.begin(instant)
         segment = self.segments[-1]
+        segment.group = group.index
         yield
         after = self.snapshot()
         change, parts = _difference(after, before)
@@ -522,6 +532,7 @@ class Tape:
             group = self.groups[new - 1]
             group.entered = self.snapshot()
             group.segment = self.segments[-1]
+            group.segment.group = new
 
 
 class LayerGroup:
