@@ -7,7 +7,8 @@ their general form without one, and say so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from planner import advice_sources as src
@@ -20,7 +21,7 @@ from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
 
-__all__ = ["SCENARIOS", "advise", "hyperparameters"]
+__all__ = ["SCENARIOS", "VALIDATION_SPLIT", "adopt", "advise", "hyperparameters", "validation_share"]
 
 RATE_BASE = 5e-5
 """Full fine-tuning's learning rate at a hidden size of 2000 (Tinker docs, 2025)."""
@@ -33,6 +34,8 @@ RATE_CEILING = 1e-3
 
 SMALL_DATA, LARGE_DATA = 1_000, 100_000
 """Examples below and above which training guide 4 changes its advice."""
+VALIDATION_SPLIT = 0.1
+"""Share of the examples that validates (training guides 1 and 3)."""
 FEW_STEPS = 100
 """Optimizer steps under which a run is too short for a schedule (and a batch too large; Tinker docs, 2025)."""
 VALIDATION_EXAMPLES = 2_000
@@ -51,7 +54,6 @@ class _Case:
     choices: TrainingChoices
     data: DatasetProfile | None
     scenario: Scenario
-    validation_split: float
     step_seconds: float | None
     epochs: float
     steps_per_epoch: int | None
@@ -69,27 +71,28 @@ def advise(
     *,
     data: DatasetProfile | None = None,
     scenario: str = "standard",
-    validation_split: float = 0.1,
+    validation_split: float | None = None,
     step_seconds: float | None = None,
 ) -> list[Advice]:
     """Advice for one configuration, in the order in which a person decides.
 
+    `validation_split`: the share that validates; None is the advised one.
     `step_seconds`: of one optimizer step, where known; it spaces the log lines.
     """
     if scenario not in SCENARIOS:
         raise InvalidInput(f"--scenario {scenario!r} is unknown; choose one of {', '.join(SCENARIOS)}")
     preset = SCENARIOS[scenario]
+    split = validation_share(data) if validation_split is None else validation_split
     epochs_advice = _epochs(data, preset)
     per_epoch = None
     if data is not None:
-        per_epoch = data.steps_per_epoch(choices.effective_batch_size, validation_split=validation_split)
+        per_epoch = data.steps_per_epoch(choices.effective_batch_size, validation_split=split)
     case = _Case(
         model=model,
         hardware=hardware,
         choices=choices,
         data=data,
         scenario=preset,
-        validation_split=validation_split,
         step_seconds=step_seconds,
         epochs=float(epochs_advice.value),
         steps_per_epoch=per_epoch,
@@ -112,6 +115,37 @@ def hyperparameters(advice: list[Advice], **overrides: Any) -> Hyperparameters:
         if value is not None:
             values[name] = value
     return Hyperparameters(**values)
+
+
+def validation_share(data: DatasetProfile | None) -> float:
+    """Share of the examples that validates where the user names none: a tenth, less for a large data set."""
+    if data is None or data.examples * VALIDATION_SPLIT <= VALIDATION_EXAMPLES:
+        return VALIDATION_SPLIT
+    return float(f"{VALIDATION_EXAMPLES / data.examples:.2g}")
+
+
+def adopt(choices: TrainingChoices, fixed: Collection[str], data: DatasetProfile | None) -> TrainingChoices:
+    """The choices with the advised adapter scale and dropout where the user left them open; rank stays as it is."""
+    if choices.method == "full":
+        return choices
+    changes: dict[str, float] = {}
+    if "lora_alpha" not in fixed:
+        changes["lora_alpha"] = advised_alpha(choices.lora_r)
+    if "lora_dropout" not in fixed:
+        changes["lora_dropout"] = advised_dropout(data)
+    return replace(choices, **changes)  # type: ignore[arg-type]
+
+
+def advised_alpha(rank: int) -> int:
+    """Adapter scale for a rank: 32 up to rank 16, twice the rank beyond."""
+    return 32 if rank <= 16 else 2 * rank
+
+
+def advised_dropout(data: DatasetProfile | None) -> float:
+    """Adapter dropout by the number of examples; 0.05 while it is unknown."""
+    if data is None:
+        return 0.05
+    return 0.1 if data.examples < SMALL_DATA else 0.0 if data.examples > LARGE_DATA else 0.05
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -263,8 +297,6 @@ def _rank(case: _Case) -> Advice:
 
 def _rank_for(case: _Case, tokens: int) -> int | None:
     """Smallest usual rank whose parameters reach `tokens`; None where adapters cannot be counted."""
-    from dataclasses import replace
-
     from planner import lora
 
     try:
@@ -278,18 +310,17 @@ def _rank_for(case: _Case, tokens: int) -> int | None:
 
 def _alpha(case: _Case) -> Advice:
     rank = case.choices.lora_r
-    value = 32 if rank <= 16 else 2 * rank
+    value = advised_alpha(rank)
     rule = "32 up to rank 16, twice the rank beyond"
     if rank >= 64:
         rule += "; at such ranks alpha / sqrt(r) (--lora-variant rslora) keeps learning from slowing down"
-    return Advice(name="lora_alpha", value=value, rule=rule, source=sources(src.GUIDE_1, src.LESS, src.RSLORA))
+    return Advice(
+        name="lora_alpha", value=value, rule=rule, source=sources(src.GUIDE_1, src.GUIDE_2, src.LESS, src.RSLORA)
+    )
 
 
 def _dropout(case: _Case) -> Advice:
-    examples = None if case.data is None else case.data.examples
-    value = 0.05
-    if examples is not None:
-        value = 0.1 if examples < SMALL_DATA else 0.0 if examples > LARGE_DATA else 0.05
+    value = advised_dropout(case.data)
     rule = "0.05; 0.1 below 1,000 examples, 0 above 100,000, where nothing is seen often enough to be learnt by heart"
     return Advice(name="lora_dropout", value=value, rule=rule, source=sources(src.GUIDE_1, src.QLORA, src.LESS))
 
@@ -336,11 +367,10 @@ def _padding(case: _Case) -> Advice:
 
 
 def _validation(case: _Case) -> Advice:
-    value = case.validation_split
+    value = validation_share(case.data)
     rule = "a tenth, drawn before training and never trained on"
     source = sources(src.GUIDE_1, src.GUIDE_3)
-    if case.data is not None and value == 0.1 and case.data.examples * value > VALIDATION_EXAMPLES:
-        value = float(f"{VALIDATION_EXAMPLES / case.data.examples:.2g}")
+    if value < VALIDATION_SPLIT:
         rule = f"{VALIDATION_EXAMPLES} examples are enough: the error of the mean falls with their square root"
         source = sources(source, src.OWN)
     return Advice(name="validation_split", value=value, rule=rule, source=source)

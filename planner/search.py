@@ -72,18 +72,20 @@ def recommend(
     scenario: str = "standard",
     budget_bytes: int | None = None,
     data: DatasetProfile | None = None,
-    validation_split: float = 0.1,
+    validation_split: float | None = None,
     notes: Iterable[str] = (),
 ) -> Recommendation:
     """Finds the tiers.
 
     `choices` holds every setting; those named in `fixed` stay as they are, of the others batch_size,
-    gradient_accumulation_steps, gradient_checkpointing, checkpoint_layers, max_length, loss and precision may change.
+    gradient_accumulation_steps, gradient_checkpointing, checkpoint_layers, max_length, loss, precision, lora_alpha and
+    lora_dropout may change.
     `effective_batch_size`: sequences per optimizer step over all devices; None is the scenario's, usually 32.
+    `validation_split`: share of the examples kept out of training; None is the advised one.
     `goal`: fastest, balanced or safest; None is the scenario's, usually balanced.
     Raises `NothingFits` when no candidate fits, `InvalidInput` and `NotModelled` for requests without an answer.
     """
-    from planner.advice import SCENARIOS, advise
+    from planner.advice import SCENARIOS, adopt, advise, validation_share
 
     if scenario not in SCENARIOS:
         raise InvalidInput(f"--scenario {scenario!r} is unknown; choose one of {', '.join(SCENARIOS)}")
@@ -94,7 +96,8 @@ def recommend(
     fixed = set(fixed)
     if "max_length" in fixed:
         check_length(model, base)
-    base, format_notes = fit_to_hardware(base, hardware, fixed=fixed)
+    base, format_notes = fit_to_hardware(adopt(base, fixed, data), hardware, fixed=fixed)
+    split = validation_share(data) if validation_split is None else validation_split
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     wanted = effective_batch_size
     if wanted is None and not batch_is_fixed(fixed):
@@ -113,7 +116,7 @@ def recommend(
                 chosen.max_length,
                 batch_size=chosen.batch_size,
                 padding=chosen.padding,
-                examples=data.training_examples(validation_split),
+                examples=data.training_examples(split),
             )
         return check(model, hardware, chosen, budget_bytes=budget, tokens_per_epoch=tokens, with_remedies=False)
 
@@ -126,7 +129,7 @@ def recommend(
     number = [tier.name for tier in TIERS].index(GOALS[goal])
     recommended, final = options[number], candidates.choices(picked[number][0], model)
     if data is not None:
-        all_notes += data_notes(data, final, validation_split, "max_length" in fixed)
+        all_notes += data_notes(data, final, split, "max_length" in fixed)
     elif "max_length" not in fixed:
         all_notes.append("No data and no --max-length: each tier takes the length that the guides give it.")
     return Recommendation(
@@ -141,7 +144,7 @@ def recommend(
             final,
             data=data,
             scenario=scenario,
-            validation_split=validation_split,
+            validation_split=split,
             step_seconds=None if recommended.speed is None else recommended.speed.step_seconds,
         ),
         data=None if data is None else data.summary(),

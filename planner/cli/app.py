@@ -51,7 +51,8 @@ Columns = Annotated[
     typer.Option("--columns", help="Other column names, as role=name (prompt=question).", metavar="ROLE=NAME"),
 ]
 Split = Annotated[
-    float, typer.Option("--validation-split", help="Share of the examples that validates instead of training.")
+    Optional[float],  # noqa: UP045
+    typer.Option("--validation-split", help="Share of the examples that validates. Default 0.1, less for large data."),
 ]
 Effective = Annotated[
     Optional[int],  # noqa: UP045
@@ -73,7 +74,7 @@ def recommend(
     data: Data = None,
     format: DataFormat = "auto",
     columns: Columns = None,
-    validation_split: Split = 0.1,
+    validation_split: Split = None,
     effective_batch_size: Effective = None,
     goal: Annotated[
         Optional[str],  # noqa: UP045
@@ -154,7 +155,7 @@ def check(
     data: Data = None,
     format: DataFormat = "auto",
     columns: Columns = None,
-    validation_split: Split = 0.1,
+    validation_split: Split = None,
     effective_batch_size: Effective = None,
     reserve: Reserve = None,
     as_json: AsJson = False,

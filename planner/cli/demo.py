@@ -15,13 +15,13 @@ from planner.cli.recommend import make_plan
 from planner.cli.request import load_data, resolve
 from planner.errors import RunFailed
 
-VALIDATION_SPLIT = 0.1
 SHOWN_EXAMPLES = 3
 
 
 def run(*, output: str | None, epochs: float | None) -> int:
     """Makes the assets, plans for this machine, trains, and prints predicted beside measured."""
     from planner import plans, runs, search
+    from planner.advice import validation_share
     from planner.report.plan_view import plan_view
     from planner.report.words import make_console
 
@@ -39,7 +39,6 @@ def run(*, output: str | None, epochs: float | None) -> int:
         fixed=request.fixed,
         budget_bytes=request.budget_bytes,
         data=data,
-        validation_split=VALIDATION_SPLIT,
         notes=request.notes,
     )
     plan = make_plan(
@@ -47,7 +46,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
         answer.recommended,
         advice=list(answer.advice),
         data=assets["train"],
-        split=VALIDATION_SPLIT,
+        split=validation_share(data),
         overrides={"epochs": epochs},
     )
     plan_file = plans.save(plan, folder / "plan.yaml")

@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner import settings as training_settings
 from planner.check import check
 from planner.cli.request import Request, load_data, parse_columns, resolve
 from planner.errors import InvalidInput
-from planner.records import CheckReport
+from planner.records import Advice, CheckReport
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
-    from planner.search import Recommendation
+    from planner.records import Plan
 
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
 
@@ -30,7 +29,7 @@ def run(
     data: str | None,
     format: str,
     columns: list[str] | None,
-    validation_split: float,
+    validation_split: float | None,
     effective_batch_size: int | None,
     goal: str | None,
     scenario: str,
@@ -41,11 +40,13 @@ def run(
     settings: Mapping[str, Any],
 ) -> int:
     """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits."""
-    from planner import search
+    from planner import plans, search
+    from planner.advice import validation_share
 
     _check_split(validation_split)
     request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings)
     profile = _profile(data, request, format, columns)
+    split = validation_share(profile) if validation_split is None else validation_split
     try:
         answer = search.recommend(
             request.model,
@@ -57,13 +58,22 @@ def run(
             scenario=scenario,
             budget_bytes=request.budget_bytes,
             data=profile,
-            validation_split=validation_split,
+            validation_split=split,
             notes=request.notes,
         )
     except search.NothingFits as error:
         return _nothing_fits(error, as_json)
     if save is not None:
-        path = _save(request, answer.recommended, save, answer=answer, data=data, format=format, split=validation_split)
+        plan = make_plan(
+            request,
+            answer.recommended,
+            advice=list(answer.advice),
+            data=data,
+            format=format,
+            columns=parse_columns(columns),
+            split=split,
+        )
+        path = plans.save(plan, save)
         print(f"plan: wrote {path}", file=sys.stderr)
     if as_json:
         print(json.dumps(answer.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=2))
@@ -82,7 +92,7 @@ def run_check(
     data: str | None,
     format: str,
     columns: list[str] | None,
-    validation_split: float,
+    validation_split: float | None,
     effective_batch_size: int | None,
     reserve: str | None,
     as_json: bool,
@@ -90,18 +100,22 @@ def run_check(
     settings: Mapping[str, Any],
 ) -> int:
     """Judges one configuration."""
+    from planner import plans
+    from planner.advice import advise, validation_share
+
     _check_split(validation_split)
     values = dict(settings)
     request = resolve(gpu=gpu, model=model, reserve=reserve, values=values)
     choices = _with_effective_batch(request, effective_batch_size)
     profile = _profile(data, request, format, columns)
+    split = validation_share(profile) if validation_split is None else validation_split
     tokens = None
     if profile is not None:
         tokens = profile.tokens_per_epoch(
             choices.max_length,
             batch_size=choices.batch_size,
             padding=choices.padding,
-            examples=profile.training_examples(validation_split),
+            examples=profile.training_examples(split),
         )
     report = check(
         request.model,
@@ -113,7 +127,11 @@ def run_check(
         notes=request.notes,
     )
     if save is not None:
-        path = _save(request, report, save, data=data, format=format, split=validation_split)
+        advice = advise(request.model, request.hardware, choices, data=profile, validation_split=split)
+        plan = make_plan(
+            request, report, advice=advice, data=data, format=format, columns=parse_columns(columns), split=split
+        )
+        path = plans.save(plan, save)
         print(f"plan: wrote {path}", file=sys.stderr)
     _print_check(report, as_json)
     return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
@@ -140,8 +158,8 @@ def _product(request: Request, named: frozenset[str] | set[str]) -> str:
     return " × ".join([*parts, f"{request.choices.num_gpus} device(s)"])
 
 
-def _check_split(share: float) -> None:
-    if not 0 <= share < 1:
+def _check_split(share: float | None) -> None:
+    if share is not None and not 0 <= share < 1:
         raise InvalidInput(f"--validation-split must lie in [0, 1), not {share:g}")
 
 
@@ -185,52 +203,29 @@ def _own_words() -> list[str]:
     return [word for word in sys.argv[1:] if word not in ("--json", "--brief")]
 
 
-def _save(
-    request: Request,
-    report: CheckReport,
-    path: str,
-    *,
-    answer: Recommendation | None = None,
-    data: str | None = None,
-    format: str = "auto",
-    split: float = 0.1,
-) -> Path:
-    """Writes the plan file of one judged configuration."""
-    from planner import plans
-
-    plan = make_plan(
-        request, report, advice=None if answer is None else list(answer.advice), data=data, format=format, split=split
-    )
-    return plans.save(plan, path)
-
-
 def make_plan(
     request: Request,
     report: CheckReport,
     *,
-    advice: list[Any] | None = None,
-    data: str | None = None,
+    advice: list[Advice],
+    data: str | None,
+    split: float,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
-    split: float = 0.1,
     overrides: Mapping[str, Any] | None = None,
-) -> Any:
+) -> Plan:
     """The plan record for a judged configuration; `overrides` are hyperparameters that win over the advice."""
     from planner import __version__
-    from planner.advice import advise, hyperparameters
+    from planner.advice import hyperparameters
     from planner.records import DataSettings, Plan
 
-    choices = training_settings.choices_from(report.settings)
-    entries = advice
-    if entries is None:
-        entries = advise(request.model, request.hardware, choices, validation_split=split)
     return Plan(
         model=request.model_name,
         model_config_inline=dict(request.model.config) or None,
         gpu=request.gpu_name,
         settings=report.settings,
-        hyperparameters=hyperparameters(entries, **(overrides or {})),
-        advice=entries,
+        hyperparameters=hyperparameters(advice, **(overrides or {})),
+        advice=advice,
         data=DataSettings(
             path=None if data is None else str(Path(data).resolve()),
             format=format,  # type: ignore[arg-type]
