@@ -63,7 +63,7 @@ def upcast_loss(net: Net, logits: Tensor, version: str) -> Tensor:
 def loss_variant(net: Net) -> str:
     """Whose loss code runs: `5`, `4.48`, `4.45` or `no-upcast`."""
     version = net.choices.transformers_version
-    if version is None or net.choices.stack == "builtin":
+    if version is None:
         return "5"
     if version == "no-upcast":
         return version
