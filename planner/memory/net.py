@@ -13,6 +13,8 @@ from planner.spec import Module, ModelSpec, TrainingChoices
 
 WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32, "bf16-amp": HALF}
 
+Shared = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, tuple[Tensor, ...]]
+
 
 @dataclass(slots=True)
 class Net:
@@ -180,6 +182,12 @@ class Net:
         self.input_gradients.extend(g for g in gradients if g is not None)
         return ()
 
+    @property
+    def implementation(self) -> str:
+        """The attention that runs: gemma 2 refuses sdpa, which knows no soft cap, and transformers falls back to eager."""
+        chosen = self.choices.attention
+        return "eager" if chosen == "sdpa" and self.spec.architecture == "gemma2" else chosen
+
     # ---- attention -------------------------------------------------------------------------------------------------
 
     def prepare(self, head_dim: int, *, rotary: bool, wide_tables: bool = False) -> None:
@@ -202,11 +210,11 @@ class Net:
         The eager path always gets one in the model's dtype, made from a boolean one: a collator hands over an attention
         mask even where nothing is padded. Layers with a window get a mask of their own.
         """
-        tape, kind = self.tape, self.choices.attention
+        tape, kind = self.tape, self.implementation
         if kind == "flash":
             return
         kinds = {index in self.spec.sliding_layers for index in range(self.spec.num_layers)}
-        if self.spec.architecture not in ("mistral", "phi3", "starcoder2"):
+        if self.spec.architecture not in ("mistral", "phi3", "starcoder2", "mixtral", "qwen3_moe"):
             kinds.add(False)  # made whether or not a layer takes it
         for sliding in sorted(kinds):
             if kind == "eager":
@@ -224,12 +232,19 @@ class Net:
             else:
                 self.mask = mask
 
+    def shared_tensors(self) -> Shared:
+        """Masks and rotary tables, which all layers take."""
+        return self.mask, self.window_mask, self.cos, self.sin, tuple(self.window_tables)
+
+    def set_shared_tensors(self, shared: Shared) -> None:
+        """Puts them back in place, or takes them away."""
+        self.mask, self.window_mask, self.cos, self.sin, tables = shared
+        self.window_tables[:] = tables
+
     def release(self) -> None:
-        """The model's forward returns: its names are gone, masks and tables too unless a recomputation needs them."""
+        """The model's forward returns: its names are gone, masks and tables too but where a recomputation holds them."""
         self.named.clear()
-        if not self.choices.gradient_checkpointing or not self.tape.grad_enabled:
-            self.mask = self.window_mask = self.cos = self.sin = None
-            self.window_tables.clear()
+        self.set_shared_tensors((None, None, None, None, ()))
 
     def attend(
         self,
@@ -258,7 +273,7 @@ class Net:
         head_dim = head_dim or spec.head_dim
         mask = mask if mask is not None else self.mask
         probability = spec.attention_dropout if dropout is None else dropout
-        kind = self.choices.attention
+        kind = self.implementation
         with tape.scope("attention"):
             if tape.autocast and kind != "eager":
                 q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))

@@ -145,7 +145,7 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     tape, heads = net.tape, net.spec.num_heads
     wide_query, wide_key, wide_value = (ops.to(tape, x, FP32) for x in (query, key, value))
     scaled = ops.scale(tape, wide_query)
-    mask = tape.new(BSS, 1, FP32)
+    mask = tape.new(BSS, 1, query.itemsize)
     keys = attention.repeat_kv(tape, ops.scale(tape, wide_key), heads, 1)
     weights = ops.add_(tape, ops.matmul(tape, scaled, keys, BSS, heads, copy_a=True, copy_b=True), mask)
     weights = attention._safe_softmax(tape, weights)

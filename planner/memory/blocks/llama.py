@@ -8,7 +8,6 @@ from planner.memory import ops
 from planner.memory.net import Net
 from planner.memory.tape import Tensor
 
-
 STYLES = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "olmo2": "olmo2"}
 """How an architecture's RMSNorm is written; the others as llama's."""
 
@@ -82,7 +81,8 @@ def uses_rotary(net: Net, index: int) -> bool:
 
 def apply_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Rotates query and key; both old tensors live until both new ones are there."""
-    assert net.cos is not None and net.sin is not None
+    assert net.cos is not None
+    assert net.sin is not None
     rotated = ops.rotary(net.tape, query, net.cos, net.sin)
     return rotated, ops.rotary(net.tape, key, net.cos, net.sin)
 

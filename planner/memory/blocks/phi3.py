@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from planner.memory import ops
-from planner.memory.blocks import llama
 from planner.memory.blocks.phi import rotary_dim
 from planner.memory.net import Net
 from planner.memory.tape import Tensor
@@ -46,7 +45,8 @@ def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
 def _rotate(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Rotates the first dimensions of every head; queries are put together before the keys' turn begins."""
     tape, share = net.tape, rotary_dim(net) / net.spec.head_dim
-    assert net.cos is not None and net.sin is not None
+    assert net.cos is not None
+    assert net.sin is not None
     turned = int(query.elements * share)
     query_turn, query_pass = ops.part(tape, query, turned), ops.part(tape, query, query.elements - turned)
     turned = int(key.elements * share)
