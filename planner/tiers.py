@@ -17,7 +17,7 @@ SAME_SPEED = 0.01
 
 
 ROUNDS = 4
-"""How often tiers are picked again after the exact prediction said more than the candidates did."""
+"""How often a tier is picked again after the exact prediction said more than the candidate did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,49 +86,51 @@ def choose(
 ) -> list[tuple[int, CheckReport]] | None:
     """Each tier's candidate with its judgement; None if nothing fits. `judge` predicts one candidate exactly.
 
-    Candidates carry reserved bytes by a rule, the exact prediction replays the allocator. Where it says more than a
-    tier may have, candidates are raised by that ratio and the tiers picked again.
+    Candidates carry reserved bytes by a rule, the exact prediction replays the allocator. Where it says more than the
+    tier may have, candidates are raised by that ratio and the tier picked again; the tiers below profit from it.
     """
     seen: dict[int, CheckReport] = {}
-    ratio = 1.0
-    for _ in range(ROUNDS):
-        raised = _raised(candidates, ratio, seen)
-        picks = pick_tiers(raised, budget_bytes, open_length=open_length)
-        if picks is None:
-            break
-        for index in picks:
-            if index not in seen:
-                seen[index] = judge(index)
-        chosen = [(index, seen[index]) for index in picks]
-        if _kept(chosen, raised, budget_bytes):
-            return chosen
-        ratio = max([ratio, *(seen[i].memory.interval_bytes[1] / int(candidates.upper[i]) for i in picks)])
-    return _one_for_all(candidates, judge, seen)
+    ratio, raised = 1.0, candidates
+    chosen: list[tuple[int, CheckReport]] = []
+    for number, tier in enumerate(TIERS):
+        for _ in range(ROUNDS):
+            picks = pick_tiers(raised, budget_bytes, open_length=open_length)
+            if picks is None:
+                return _one_for_all(candidates, judge, seen)
+            index = picks[number]
+            promised_upper, promised_device = int(raised.upper[index]), int(raised.device[index])
+            report = seen.get(index) or judge(index)
+            seen[index] = report
+            ratio = max(ratio, report.memory.interval_bytes[1] / int(candidates.upper[index]))
+            raised = _raised(candidates, ratio, seen)
+            if _kept(tier, report, promised_upper, promised_device, budget_bytes):
+                break
+        else:
+            return _one_for_all(candidates, judge, seen)
+        if chosen and report.memory.device_peak_bytes > chosen[-1][1].memory.device_peak_bytes:
+            index, report = chosen[-1]  # a tier never takes more than the one above
+        chosen.append((index, report))
+    return chosen
 
 
 def _raised(candidates: Candidates, ratio: float, seen: dict[int, CheckReport]) -> Candidates:
     """The candidates with larger peaks, and the exact ones where they are known."""
-    if ratio == 1.0 and not seen:
-        return candidates
     upper, device = (candidates.upper * ratio).astype(np.int64), (candidates.device * ratio).astype(np.int64)
     for index, report in seen.items():
         upper[index], device[index] = report.memory.interval_bytes[1], report.memory.device_peak_bytes
     return replace(candidates, upper=upper, device=device)
 
 
-def _kept(chosen: list[tuple[int, CheckReport]], promised: Candidates, budget_bytes: int) -> bool:
-    """Whether every judgement is inside what its tier was picked for, and none is larger than the tier above."""
-    before = None
-    for tier, (index, report) in zip(TIERS, chosen, strict=True):
-        memory, limit = report.memory, tier.budget_share * budget_bytes
-        if promised.upper[index] <= limit < memory.interval_bytes[1]:
-            return False
-        if promised.device[index] <= TIGHT_SHARE * budget_bytes < memory.device_peak_bytes:
-            return False
-        if memory.device_peak_bytes > budget_bytes or (before is not None and memory.device_peak_bytes > before):
-            return False
-        before = memory.device_peak_bytes
-    return True
+def _kept(tier: Tier, report: CheckReport, promised_upper: int, promised_device: int, budget_bytes: int) -> bool:
+    """Whether the judgement is inside every limit that the candidate was picked for."""
+    memory = report.memory
+    limits = (tier.budget_share * budget_bytes, float(budget_bytes))
+    if any(promised_upper <= limit < memory.interval_bytes[1] for limit in limits):
+        return False
+    safe = TIGHT_SHARE * budget_bytes
+    if promised_device <= safe < memory.device_peak_bytes:
+        return False
+    return memory.device_peak_bytes <= budget_bytes
 
 
 def _one_for_all(

@@ -74,7 +74,7 @@ def test_grid_and_single_prediction_agree() -> None:
 
 
 def test_fifty_thousand_candidates_in_a_tenth_of_a_second() -> None:
-    """GIVEN 50,688 candidates after import THEN evaluating and picking takes under 100 ms (best of three)."""
+    """GIVEN 50,688 candidates after import THEN evaluating and picking takes under 100 ms of CPU (best of three)."""
     base = TrainingChoices(loss="chunked")
     pairs, _, _ = candidates.batch_pairs(base, set(), 32)
     layers = candidates.layer_counts(PHI, base, set())
@@ -82,10 +82,10 @@ def test_fifty_thousand_candidates_in_a_tenth_of_a_second() -> None:
     assert len(pairs) * len(layers) * len(lengths) >= 50_000
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         found = candidates.evaluate(PHI, A10G, base, pairs=pairs, lengths=lengths, layers=layers)
         assert tiers.pick_tiers(found, A10G.budget_bytes, open_length=True)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.1, times
 
 
