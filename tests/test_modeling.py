@@ -175,6 +175,24 @@ def test_targets_resolve_to_modules() -> None:
         target_paths(llama, ("qproj",))
 
 
+def test_adapter_configs_name_leaves_where_that_is_exact() -> None:
+    def named(config: dict[str, Any], *targets: str) -> set[str]:
+        model = modeling.attach_adapters(modeling.build(config, dtype=torch.float32), choices(lora_targets=targets))
+        return set(model.peft_config["default"].target_modules)
+
+    assert named(TINY["llama"], "attention") == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert len(named(TINY["bert"], "attention")) == 12  # `dense` would mean the MLP's too
+    assert "c_fc" in named(TINY["gpt2"], "all-linear")
+
+
+def test_a_classifier_is_trained_in_full() -> None:
+    config = {**TINY["bert"], "architectures": ["BertForSequenceClassification"], "num_labels": 2}
+    model = modeling.attach_adapters(modeling.build(config, dtype=torch.float32), choices(lora_targets=("all-linear",)))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("classifier.modules_to_save" in name for name in trained)
+    assert not any("classifier" in name and "lora" in name for name in trained)
+
+
 def test_weights_are_read_from_safetensors(tmp_path: Path) -> None:
     model = modeling.build(TINY["llama"], dtype=torch.bfloat16, seed=3)
     model.save_pretrained(tmp_path)

@@ -93,9 +93,7 @@ PHI2 = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("checkpointing", "keep_logits", "expected"), [(False, False, 126.0), (True, False, 17.3), (True, True, 18.8)]
-)
+@pytest.mark.parametrize(("checkpointing", "keep_logits", "expected"), [(False, False, 126.0), (True, True, 18.8)])
 def test_phi_2_at_full_size(checkpointing: bool, keep_logits: bool, expected: float) -> None:
     """Batch 8 x 2048, LoRA r8 on all linear layers of the blocks."""
     chosen = TrainingChoices(

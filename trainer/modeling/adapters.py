@@ -22,11 +22,14 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
+    # PEFT trains a classifier in full (modules_to_save), so it gets no adapter
+    classifies = type(model).__name__.endswith("ForSequenceClassification")
+    classifier = next((name for name in ("score", "classifier") if classifies and hasattr(model, name)), None)
     linears = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
     chosen: list[str] = []
     for target in targets:
         if target == "all-linear":
-            found = [n for n, m in linears.items() if m is not head]
+            found = [n for n, m in linears.items() if m is not head and not (classifier and n.startswith(classifier))]
         elif target == "attention":
             found = [n for n in linears if _is_attention(n)]
         else:
@@ -42,6 +45,13 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
             raise InvalidInput(f"--lora-targets {target!r} matches no linear module; this model has {leaves}")
         chosen += found
     return list(dict.fromkeys(chosen))
+
+
+def shortest_names(model: Any, paths: list[str]) -> list[str]:
+    """Leaf names where they mean exactly these modules, else the paths: an adapter's config stays readable."""
+    leaves = {path.rsplit(".", 1)[-1] for path in paths}
+    meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
+    return sorted(leaves) if meant == set(paths) else paths
 
 
 def _is_attention(path: str) -> bool:
@@ -66,7 +76,7 @@ def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: 
         r=choices.lora_r,
         lora_alpha=choices.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=choices.lora_dropout,
-        target_modules=target_paths(model, choices.lora_targets),
+        target_modules=shortest_names(model, target_paths(model, choices.lora_targets)),
         modules_to_save=list(choices.modules_to_save) or None,
         use_rslora=choices.lora_variant == "rslora",
         use_dora=choices.lora_variant == "dora",
