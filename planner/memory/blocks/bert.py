@@ -161,8 +161,7 @@ def _classifier_dropout(net: Net) -> float:
 
 def final(net: Net, x: Tensor) -> Tensor:
     """What follows the encoder up to the last layer of the head."""
-    if not net.choices.gradient_checkpointing:  # a checkpointed layer holds the mask until it has been recomputed
-        net.mask = None
+    net.release()
     return classifier_head(net, x) if net.spec.task == "classification" else masked_head(net, x)
 
 

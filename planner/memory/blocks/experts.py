@@ -146,7 +146,7 @@ def _gather(net: Net, x: Tensor, monomial: int, elements: int, index: Tensor) ->
     """x[index]: the rows copied; saves the index; backward zeros like x, into which the gradients are added."""
     tape, width = net.tape, x.itemsize
     size = (x.monomial, x.elements)
-    out = tape.new(monomial, elements, width)
+    out = x.alias(elements) if tape.ends_recompute() else tape.new(monomial, elements, width)
     return tape.record(out, (x,), (index,), lambda g, s: (tape.new(size[0], size[1], width),))
 
 
@@ -176,13 +176,7 @@ def _gate(net: Net, x: Tensor) -> Tensor:
 
 
 def _sum_rows(net: Net, x: Tensor, top_k: int) -> Tensor:
-    """Sum over a token's rows; backward a view of the gradient, expanded."""
-    tape, elements = net.tape, x.elements
-    out = tape.new(T, elements // top_k, x.itemsize)
-
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        gradient = g[0]
-        assert gradient is not None
-        return [gradient.alias(elements)]
-
-    return tape.record(out, (x,), (), backward)
+    """Sum over a token's rows; backward the gradient expanded, and copied because it is then viewed as rows."""
+    tape, elements, width = net.tape, x.elements, x.itemsize
+    out = tape.new(T, elements // top_k, width)
+    return tape.record(out, (x,), (), lambda g, s: (tape.new(T, elements, width),))

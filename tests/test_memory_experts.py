@@ -1,0 +1,50 @@
+"""Closed form against the traced step: mixtures of experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from planner.errors import NotModelled
+from planner.memory.program import Case, run
+from planner.sources import from_config
+from planner.spec import TrainingChoices
+from tests.test_memory_encoders import compare
+
+SHARED: dict[str, Any] = {
+    "vocab_size": 1000,
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 2048,
+}
+SMALL: dict[str, Any] = {**SHARED, "intermediate_size": 512, "moe_intermediate_size": 64, "num_experts": 8}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mixtral": {**SHARED, "model_type": "mixtral", "intermediate_size": 256, "num_local_experts": 8},
+    "qwen2_moe": {**SMALL, "model_type": "qwen2_moe", "shared_expert_intermediate_size": 192},
+    "qwen3_moe": {**SMALL, "model_type": "qwen3_moe", "head_dim": 32, "norm_topk_prob": True, "mlp_only_layers": [1]},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "lora": {"lora_targets": ("attention",)},
+    "full": {"method": "full"},
+    "full-checkpointed": {"method": "full", "gradient_checkpointing": True},
+    "eager-padded": {"lora_targets": ("attention",), "attention": "eager", "padded": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_agrees_with_the_trace(config: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routers, grouped experts, the shared expert and dense layers between."""
+    compare(CONFIGS[config], monkeypatch, **CASES[case])
+
+
+def test_refuses_adapters_on_fused_experts() -> None:
+    """PEFT would build the whole weight for them; no program, no number."""
+    spec = from_config(CONFIGS["mixtral"], "tested")
+    choices = TrainingChoices(lora_targets=("all-linear",), lora_dropout=0.0, stack="peft")
+    with pytest.raises(NotModelled, match="fused expert"):
+        run(Case(spec, choices, 0))
