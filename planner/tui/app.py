@@ -37,7 +37,7 @@ class TuneplanApp(RunControl, App[int]):
     """Every start value may be given; what is given is chosen already, and the wizard opens at the first open step."""
 
     TITLE = "tuneplan"
-    CSS_PATH = "wizard.tcss"
+    CSS_PATH = Path(__file__).with_name("wizard.tcss")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]  # noqa: RUF012
     SCREENS: ClassVar[dict[str, Callable[[], Screen[Any]]]] = {

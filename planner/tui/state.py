@@ -69,6 +69,15 @@ class WizardState:
         return (self.hardware.name if self.hardware else "", self.model_name, self.data.path or "")
 
     @property
+    def training_examples(self) -> int | None:
+        """Examples of one epoch, after the split and `max_examples`; None without data."""
+        if self.dataset is None:
+            return None
+        all_examples = self.dataset.examples
+        used = min(all_examples, self.data.max_examples or all_examples)
+        return max(1, self.dataset.training_examples(self.data.validation_split) * used // all_examples)
+
+    @property
     def tokens_per_epoch(self) -> int | None:
         """Tokens that pass through the model in one epoch, padding included; None without data."""
         if self.dataset is None:
@@ -78,7 +87,7 @@ class WizardState:
             batch_size=self.choices.batch_size,
             padding=self.choices.padding,
             group_by_length=self.hyperparameters.group_by_length,
-            examples=self.dataset.training_examples(self.data.validation_split),
+            examples=self.training_examples,
         )
 
 

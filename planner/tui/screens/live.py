@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Log, Static
+from textual.widgets import RichLog, Static
 
 from planner.tui import figures, live
 from planner.tui.live import RunSnapshot
@@ -45,7 +46,7 @@ class LiveScreen(WizardScreen):
             with Vertical(id="numbers", classes="pane"):
                 yield Static("", id="numbers-text", markup=False)
         with Horizontal(classes="panes", id="lower"):
-            yield Log(id="log", classes="pane", max_lines=live.LOG_LINES)
+            yield RichLog(id="log", classes="pane", max_lines=live.LOG_LINES, wrap=True, min_width=0)
             with VerticalScroll(id="sample", classes="pane"):
                 yield Static("", id="sample-text", markup=False)
 
@@ -69,7 +70,7 @@ class LiveScreen(WizardScreen):
         self._write_log(run.log)
 
     def _write_log(self, lines: tuple[str, ...]) -> None:
-        log = self.query_one("#log", Log)
+        log = self.query_one("#log", RichLog)
         known = self._logged
         if lines[: len(known)] == known:
             fresh = lines[len(known) :]
@@ -77,12 +78,19 @@ class LiveScreen(WizardScreen):
             log.clear()
             fresh = lines
         self._logged = lines
-        if fresh:
-            log.write_lines(fresh)
+        for line in fresh:
+            log.write(Text(line))
+
+    def on_resize(self) -> None:
+        """Lines are wrapped when they are written, so another width writes them again."""
+        super().on_resize()
+        self.query_one("#log", RichLog).clear()
+        self._logged = ()
+        self.call_after_refresh(self._show)
 
     def on_screen_resume(self) -> None:
         """A new run may have begun meanwhile."""
-        self.query_one("#log", Log).focus()
+        self.query_one("#log", RichLog).focus()
         self._show()
 
     def action_pause(self) -> None:
