@@ -87,6 +87,7 @@ def check(
     answer, not an error.
     """
     from planner import lora, memory
+    from planner.calibration import store as calibration
 
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     check_length(model, choices)
@@ -109,9 +110,32 @@ def check(
         memory=predicted,
         speed=speed,
         verdict=verdict,
-        reasons=[*notes, *format_notes, *explain(predicted, verdict)],
+        reasons=[*notes, *format_notes, *explain(predicted, verdict), *calibration_sentences(hardware)],
         remedies=remedies,
+        calibration=calibration.summary(hardware),
     )
+
+
+def calibration_sentences(hardware: HardwareProfile) -> list[str]:
+    """What this machine's measurements say of the prediction; nothing where there are none."""
+    found = hardware.calibration
+    if found is None:
+        return []
+    sentences = []
+    if found.applied:
+        off = found.errors.get("fitted_median")
+        typical = f", typically {off:.1%} off for a model it had not seen" if off is not None else ""
+        sentences.append(
+            f"Corrected by {found.observations} measurements of {found.models} models on this machine{typical}."
+        )
+    elif found.reason:
+        sentences.append(f"Not corrected by measurements here: {found.reason}.")
+    if "runs" in found.errors:
+        sentences.append(
+            f"The last {found.errors['runs']:.0f} training runs here were predicted {found.errors['runs_median']:+.1%} "
+            f"off (worst {found.errors['runs_worst']:+.1%})."
+        )
+    return sentences
 
 
 def predict_speed(

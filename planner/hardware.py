@@ -16,6 +16,7 @@ from typing import Any
 
 from hardware_profiles import loader
 from hardware_profiles.host import cgroup_limit_bytes, host_memory_bytes
+from planner.calibration import store
 from planner.errors import InvalidInput, NotModelled
 from planner.spec import Fact, HardwareProfile
 from planner.units import GIB, MIB, format_bytes
@@ -61,7 +62,7 @@ def find(name: str) -> HardwareProfile:
         raise InvalidInput(
             f"unknown GPU {name!r}{_suggestion(name)} (`plan gpus` lists all, `--gpu auto` is this machine)"
         )
-    return _this_cpu() if stem == "cpu" else loader.load(stem)
+    return store.attach(_this_cpu() if stem == "cpu" else loader.load(stem))
 
 
 def near_names(name: str, count: int = 3) -> tuple[str, ...]:
@@ -78,7 +79,8 @@ def detect() -> Detected:
     found = _detect_nvidia()
     if found is None and sys.platform == "darwin":
         found = _detect_mac()
-    return found or _detect_cpu()
+    found = found or _detect_cpu()
+    return replace(found, profile=store.attach(found.profile))
 
 
 def _suggestion(name: str) -> str:

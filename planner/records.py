@@ -226,7 +226,41 @@ class Observation(Record):
     """Measured allocated peak by instant."""
     step_seconds: list[float] = []
     tokens_per_second: float | None = None
+    outcome: Literal["ran", "out_of_memory", "failed"] = "ran"
+    """Whether the steps ran; peaks of a run that did not are those up to its end."""
+    probe: dict[str, Any] = {}
+    """How a probe measured: padded, memory_limit_bytes, warmup_steps, phase of an overflow, context_bytes,
+    reserved_instants, base_bytes, load_bytes, label."""
     notes: list[str] = []
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class ProbeRequest(Record):
+    """What `python -m trainer probe` measures: a few real steps of one shape on random weights."""
+
+    schema_: Literal["tuneplan.probe/1"] = Field(default="tuneplan.probe/1", alias="schema")
+    model: dict[str, Any]
+    """id, and the whole config.json under `config`."""
+    settings: dict[str, Any]
+    """Fields of `TrainingChoices`; what is left out has its default."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    profile: str = ""
+    """Hardware profile that the prediction was made for; goes into the observation."""
+    predicted: MemoryReport | None = None
+    padded: bool | None = None
+    """Whether some tokens are padding; None: as the prediction takes it, under `padding=max`."""
+    warmup_steps: int = Field(default=2, ge=1)
+    """The first one creates the optimizer's state and, on a GPU, its libraries' workspaces."""
+    steps: int = Field(default=3, ge=1)
+    """Measured steps, all of the same shape."""
+    evaluate: bool = True
+    """Whether one evaluation batch follows."""
+    memory_limit_bytes: int | None = Field(default=None, ge=1)
+    """Emulates a smaller card: the allocator may hold no more than this (on cpu: tensors may take no more)."""
+    seed: int = 0
+    source: str = "calibrate"
+    label: str = ""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 

@@ -142,6 +142,44 @@ class Fact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What observations on this machine taught about a device (planner.calibration); a profile carries it."""
+
+    applied: bool
+    """False where observations exist but no correction was accepted; `reason` says why."""
+    reason: str = ""
+    made: str = ""
+    """ISO 8601 date and time of the fit."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of torch and others that it was measured with."""
+    observations: int = 0
+    models: int = 0
+    persistent_factor: float = 1.0
+    """Measured over predicted bytes of what lives through the whole step (weights, adapters, optimizer state)."""
+    moving_factor: float = 1.0
+    """Measured over predicted bytes of what comes and goes within a step."""
+    fragmentation_factor: float = 1.0
+    """Measured over predicted bytes that the allocator holds beyond the tensors."""
+    slack_bytes: int = 0
+    """Bytes that the allocator holds besides, whatever the shape."""
+    cublas_workspace_bytes: int | None = None
+    """One of the two workspaces; None: as the profile has it."""
+    context_bytes: int | None = None
+    """None: as the profile has it."""
+    interval: tuple[float, float] | None = None
+    """Lower and upper half width of the device peak's interval in units of 16 MiB plus 1 % of the moving bytes."""
+    coverage: float | None = None
+    """Share of observations inside an interval that was made without their model."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Signed and absolute errors of the device (or allocated) peak, in shares: bare_median, fitted_median, worst ..."""
+    speed: dict[str, float] = field(default_factory=dict)
+    """Factors on the expected efficiencies (arithmetic, bandwidth, launch) and `spread`, the log error's deviation."""
+
+    def __hash__(self) -> int:
+        return hash((self.applied, self.made, self.observations, self.reason))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HardwareProfile:
     """One device: what its memory and arithmetic units can do. Read from `hardware_profiles/*.toml`."""
 
@@ -172,6 +210,8 @@ class HardwareProfile:
     """What a person should know before using this device: missing dtypes, builds without its kernels, swap limits."""
     facts: dict[str, Fact] = field(default_factory=dict, repr=False)
     """Every fact with unit, source and date, by its key in the TOML."""
+    calibration: Calibration | None = None
+    """What was learned on this machine; None for the profile as it is shipped."""
 
     @property
     def budget_bytes(self) -> int:

@@ -108,8 +108,8 @@ def predict_grid(
         binding[chosen] = np.array(found.instants)[rows]
     allocated += device.workspace_bytes(hardware)
     reserved = device.reserved(allocated, persistent)
-    total = reserved + hardware.context_bytes
-    return Grid(allocated, reserved, total, device.upper(total, allocated, persistent), binding)
+    allocated, reserved, upper = device.corrected_peaks(hardware, allocated, reserved, persistent)
+    return Grid(allocated, reserved, reserved + hardware.context_bytes, upper, binding)
 
 
 def _persistent(found: Envelope) -> int:
@@ -156,7 +156,7 @@ def predict(
     components["context"] = hardware.context_bytes
     upper = int(device.upper(np.array([most + hardware.context_bytes]), low, persistent)[0])
     lower = int(device.lower(np.array([total]), low, persistent)[0])
-    return MemoryReport(
+    report = MemoryReport(
         allocated_peak_bytes=allocated,
         reserved_peak_bytes=reserved,
         device_peak_bytes=total,
@@ -166,6 +166,7 @@ def predict(
         instants=instants,
         components={name: size for name, size in components.items() if size},
     )
+    return device.corrected_report(hardware, report, int(persistent[0]), most)
 
 
 def _replayed(

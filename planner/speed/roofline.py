@@ -7,7 +7,7 @@ The efficiencies are rules with sources, not a fit of this machine: so every pre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,6 +76,24 @@ EXCHANGED = {"ddp": 2.0, "zero2": 2.0, "zero3": 3.0, "fsdp": 3.0}
 """Bytes exchanged per step in sizes of the trained parameters (Rajbhandari et al. 2020, arXiv:1910.02054, sec. 7)."""
 
 
+def calibrated(efficiency: Efficiency, hardware: HardwareProfile) -> Efficiency:
+    """The efficiencies as steps measured on this machine corrected them; unchanged without a calibration."""
+    found = hardware.calibration
+    if found is None or not found.applied or not found.speed:
+        return efficiency
+    arithmetic = found.speed.get("arithmetic", 1.0)
+    bandwidth = found.speed.get("bandwidth", 1.0)
+    launch = found.speed.get("launch", 1.0)
+    return replace(
+        efficiency,
+        matmul=efficiency.matmul * arithmetic,
+        attention=efficiency.attention * arithmetic,
+        bandwidth=efficiency.bandwidth * bandwidth,
+        kernel_seconds=efficiency.kernel_seconds * launch,
+        launch_seconds=efficiency.launch_seconds * launch,
+    )
+
+
 def require_dtype(hardware: HardwareProfile, choices: TrainingChoices) -> None:
     """Raise NotModelled where the device has no arithmetic for `--precision` and would emulate it."""
     dtype = work.compute_dtype(choices)
@@ -93,7 +111,7 @@ def step_seconds(
     checkpointed_layers: ArrayLike,
     *,
     accumulation: ArrayLike | None = None,
-    efficiency: Efficiency = EXPECTED,
+    efficiency: Efficiency | None = None,
 ) -> NDArray[np.float64]:
     """Seconds of one optimizer step, all micro-batches included.
 
@@ -102,6 +120,8 @@ def step_seconds(
     device emulates.
     """
     require_dtype(hardware, choices)
+    if efficiency is None:
+        efficiency = calibrated(EXPECTED, hardware)
     if accumulation is None:
         accumulation = choices.gradient_accumulation_steps
     batch, tokens, checkpointed, micro_batches = np.broadcast_arrays(
@@ -148,14 +168,20 @@ def predict(
             )
         )
 
-    expected = seconds(EXPECTED)
+    expected = seconds(calibrated(EXPECTED, hardware))
     rate = positions / expected
+    slowest, fastest = seconds(SLOW), seconds(FAST)
+    found = hardware.calibration
+    if found is not None and found.applied and "spread" in found.speed:
+        # Measured here: twice the deviation of the steps' times from the fit covers 95 of 100.
+        factor = float(np.exp(2 * found.speed["spread"]))
+        slowest, fastest = expected * factor, expected / factor
     return SpeedReport(
         tokens_per_second=rate,
         step_seconds=expected,
         epoch_seconds=None if tokens_per_epoch is None else tokens_per_epoch / rate,
         model_flops_utilization=_utilization(model, hardware, choices, rate),
-        interval_tokens_per_second=(positions / seconds(SLOW), positions / seconds(FAST)),
+        interval_tokens_per_second=(positions / slowest, positions / fastest),
     )
 
 

@@ -1,0 +1,1 @@
+"""Corrections from observations: what a device's runs really took, beside what the bare model said."""

@@ -1,0 +1,257 @@
+"""Files of the calibration in the user's data folder: observations, one per file, and one small fit per device.
+
+Only the standard library is imported at the top: `plan` reads a fit on every start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.spec import Calibration, HardwareProfile
+
+if TYPE_CHECKING:
+    from planner.records import Observation
+
+SCHEMA = "tuneplan.calibration/1"
+RECENT_RUNS = 12
+"""Newest observations that are looked at to say how far off predictions have been."""
+
+
+def home() -> Path:
+    """The user's data folder; the environment variable TUNEPLAN_HOME overrides it."""
+    override = os.environ.get("TUNEPLAN_HOME")
+    if override:
+        return Path(override).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("tuneplan", appauthor=False))
+
+
+def observations_folder() -> Path:
+    """Where training runs and `plan calibrate` leave their observations."""
+    return home() / "observations"
+
+
+def fit_path(profile: str) -> Path:
+    """The fit of one device."""
+    return home() / "calibration" / f"{profile}.json"
+
+
+def write(path: Path, content: Any) -> None:
+    """Writes JSON whole: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=1)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_observation(observation: Observation, name: str) -> Path:
+    """Keeps one observation under the data folder; `name` tells it from others of the same second."""
+    stamp = observation.created.replace(":", "").replace("+0000", "Z")
+    path = observations_folder() / f"{stamp}-{name}.json"
+    write(path, observation.model_dump(mode="json", by_alias=True))
+    return path
+
+
+def save_fit(profile: str, found: Calibration) -> Path:
+    """Keeps a fit beside those made with other versions; the newest stands first."""
+    path = fit_path(profile)
+    entry = asdict(found)
+    others = [item for item in _entries(path) if _key(item.get("versions", {})) != _key(found.versions)]
+    write(path, {"schema": SCHEMA, "profile": profile, "fits": [entry, *others][:8]})
+    return path
+
+
+def _key(versions: Mapping[str, str]) -> tuple[str, ...]:
+    """What makes two fits replace one another: minor versions of torch and transformers, and the driver."""
+    return (*(_minor(versions.get(name, "")) for name in ("torch", "transformers")), versions.get("driver", ""))
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The fits in a file; a missing or damaged one has none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("schema") != SCHEMA:
+            return []
+        return [item for item in content["fits"] if isinstance(item, dict)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _revive(entry: Mapping[str, Any]) -> Calibration | None:
+    known = {field.name for field in fields(Calibration)}
+    values = {name: value for name, value in entry.items() if name in known}
+    try:
+        if values.get("interval") is not None:
+            low, high = values["interval"]
+            values["interval"] = (float(low), float(high))
+        return Calibration(**values)
+    except (TypeError, ValueError):
+        return None
+
+
+def load_fit(profile: str) -> Calibration | None:
+    """The fit that holds for the installed versions; one made with others comes back unapplied, with the reason."""
+    found = [item for entry in _entries(fit_path(profile)) if (item := _revive(entry)) is not None]
+    if not found:
+        return None
+    installed = _installed("torch")
+    if installed is None:  # a laptop without torch plans with what it has
+        return found[0]
+    for item in found:
+        if _minor(item.versions.get("torch", "")) == _minor(installed):
+            return item
+    newest = found[0]
+    was = newest.versions.get("torch", "an unknown version")
+    return Calibration(
+        applied=False,
+        reason=f"calibrated with torch {was}, installed is {installed}: run plan calibrate again",
+        made=newest.made,
+        versions=newest.versions,
+        observations=newest.observations,
+        models=newest.models,
+        errors=newest.errors,
+    )
+
+
+def _installed(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def recent_errors(profile: str) -> list[float]:
+    """Signed errors of the newest training runs' predictions on this device, (predicted - measured) / measured."""
+    try:
+        files = sorted((path for path in observations_folder().iterdir() if path.suffix == ".json"), reverse=True)
+    except OSError:
+        return []
+    errors: list[float] = []
+    for path in files:
+        if "calibrate" in path.name:
+            continue
+        if len(errors) >= RECENT_RUNS:
+            break
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["source"] != "run" or content["hardware"]["profile"] != profile or _failed(content):
+                continue
+            if any(str(note).startswith("planned max_length") for note in content.get("notes", ())):
+                continue  # it was planned for longer batches than came
+            measured, predicted = content["allocated_peak_bytes"], content["predicted"]["allocated_peak_bytes"]
+            errors.append((predicted - measured) / measured)
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            continue
+    return errors
+
+
+def _failed(content: Mapping[str, Any]) -> bool:
+    return content.get("outcome", "ran") != "ran" or any(
+        str(note).startswith("failed") for note in content.get("notes", ())
+    )
+
+
+def read_observations(paths: Iterable[Path] | None = None) -> list[Observation]:
+    """Observations in the data folder (or the files named), damaged files left out, oldest first."""
+    from pydantic import ValidationError
+
+    from planner.records import Observation
+
+    if paths is None:
+        folder = observations_folder()
+        paths = sorted(folder.glob("*.json")) if folder.is_dir() else ()
+    found = []
+    for path in paths:
+        try:
+            found.append(Observation.model_validate_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValidationError, ValueError):
+            continue
+    return found
+
+
+def attach(profile: HardwareProfile) -> HardwareProfile:
+    """The profile with what this machine has taught; itself where nothing was observed here."""
+    found = load_fit(profile.name)
+    if found is None:
+        errors = recent_errors(profile.name)
+        if not errors:
+            return profile
+        found = Calibration(applied=False, reason="not calibrated here: plan calibrate does that")
+    else:
+        errors = recent_errors(profile.name)
+    if errors:
+        ranked = sorted(errors)
+        known = dict(found.errors)
+        known |= {
+            "runs": float(len(errors)),
+            "runs_median": ranked[len(ranked) // 2],
+            "runs_worst": max(errors, key=abs),
+        }
+        found = replace(found, errors=known)
+    if not found.applied:
+        return replace(profile, calibration=found)
+    return replace(
+        profile,
+        calibration=found,
+        context_bytes=profile.context_bytes if found.context_bytes is None else found.context_bytes,
+        cublas_workspace_bytes=(
+            profile.cublas_workspace_bytes if found.cublas_workspace_bytes is None else found.cublas_workspace_bytes
+        ),
+    )
+
+
+def bare(profile: HardwareProfile) -> HardwareProfile:
+    """The profile as it is shipped, whatever this machine has taught; its memory stays this machine's."""
+    if profile.calibration is None:
+        return profile
+    from hardware_profiles import loader
+
+    try:
+        shipped = loader.load(profile.name)
+    except Exception:  # a card without a profile: its context is an estimate already
+        return replace(profile, calibration=None)
+    return replace(
+        profile,
+        calibration=None,
+        context_bytes=shipped.context_bytes,
+        cublas_workspace_bytes=shipped.cublas_workspace_bytes,
+    )
+
+
+def summary(profile: HardwareProfile) -> dict[str, Any] | None:
+    """What a report says of the calibration in use; None where there is none."""
+    found = profile.calibration
+    if found is None:
+        return None
+    content: dict[str, Any] = {"applied": found.applied}
+    if found.reason:
+        content["reason"] = found.reason
+    if found.made:
+        content |= {"made": found.made, "versions": found.versions}
+        content |= {"observations": found.observations, "models": found.models}
+    if found.coverage is not None:
+        content["coverage"] = round(found.coverage, 3)
+    content["errors"] = {name: round(value, 5) for name, value in found.errors.items()}
+    return content

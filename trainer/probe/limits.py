@@ -1,0 +1,35 @@
+"""A smaller card than the one that is there: the allocator is told to stop at so many bytes."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import torch
+
+from planner.errors import NotModelled
+from trainer.meter import StorageMeter
+
+
+class LimitedStorageMeter(StorageMeter):
+    """Counts tensor storages and raises torch's out-of-memory error when they pass `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__()
+        self.limit_bytes = limit_bytes
+
+    def _note_peak(self) -> None:
+        super()._note_peak()
+        if self.current > self.limit_bytes:
+            raise torch.OutOfMemoryError(f"tensors take {self.current} bytes of {self.limit_bytes}")
+
+
+def limit_device(device: torch.device, limit_bytes: int | None) -> None:
+    """Caps what the caching allocator may hold, None lifts the cap; a cpu is capped by its storage meter instead."""
+    if device.type == "cpu":
+        return
+    if device.type == "mps":
+        if limit_bytes is not None:
+            raise NotModelled("memory_limit_bytes: a limit is emulated on cuda and cpu only, not on mps")
+        return
+    _, total = torch.cuda.mem_get_info(device)
+    torch.cuda.set_per_process_memory_fraction(1.0 if limit_bytes is None else min(1.0, limit_bytes / total), device)
