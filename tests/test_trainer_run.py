@@ -38,9 +38,10 @@ def losses(events: list[Event]) -> dict[int, float]:
 def finished(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
     """One uninterrupted run of two epochs, eight steps, that several tests look at."""
     folder = tmp_path_factory.mktemp("finished")
-    os.environ["TUNEPLAN_HOME"] = str(folder / "home")
     plan = make_plan(folder / "plan.json", model, data, report_to=("tensorboard",), save_total_limit=3, save_steps=3)
-    events, failure = train(plan, folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEPLAN_HOME", str(folder / "home"))
+        events, failure = train(plan, folder / "run")
     assert failure is None, failure
     return folder, events
 
@@ -243,6 +244,19 @@ def test_variants_train(model: Path, data: Path, tmp_path: Path, settings: dict[
     trained = Path(of_kind(events, "finished")[0]["adapter_path"])
     assert trained.name == ("model" if settings.get("method") == "full" else "adapter")
     assert list(trained.glob("*.safetensors"))
+
+
+def test_qlora_trains_over_four_bit_weights(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    wide = make_model(tmp_path / "wide", width=64)  # the block size of nf4 on a cpu is 64 weights of one row
+    settings = {"method": "qlora", "precision": "bf16", "lora_variant": "rslora"}
+    plan = make_plan(tmp_path / "plan.json", wide, data, settings=settings, max_steps=3, learning_rate=3e-2)
+    events, failure = train(plan, tmp_path / "run")
+    assert failure is None, failure
+    evaluations = of_kind(events, "eval")
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"]
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert config["use_rslora"]
 
 
 def test_full_training_starts_from_scratch_where_there_are_no_weights(data: Path, tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def make_plan(
 def train(plan: Path, output: Path, **request: Any) -> tuple[list[Event], Exception | None]:
     """Runs a plan in this process; returns its events and the failure, if there was one."""
     from trainer.events import EventStream
-    from trainer.run import Failed, Request, main
+    from trainer.request import Request
+    from trainer.run import Failed, main
 
     stream = io.StringIO()
     failure: Exception | None = None

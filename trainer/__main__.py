@@ -82,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     from trainer.events import EventStream
-    from trainer.run import Failed, Request
+    from trainer.request import Request
+    from trainer.run import Failed
     from trainer.run import main as run_plan
 
     events = EventStream()

@@ -82,7 +82,7 @@ def find(run_dir: Path, resume: str) -> tuple[Path, list[str]]:
                 f"--resume {folder}: this checkpoint is damaged ({problem}); --resume auto takes a good one"
             )
         return folder, []
-    passed_over = []
+    passed_over: list[str] = []
     for _, path in steps(folder):
         problem = manifest_problem(path)
         if problem is None:

@@ -37,7 +37,7 @@ class EventStream:
             handle = os.dup(1)
             os.dup2(2, 1)
             self._stream = os.fdopen(handle, "w", encoding="utf-8", buffering=1)
-            sys.stderr = sys.stdout = _Tolerant(sys.stderr)  # type: ignore[assignment]
+            sys.stderr = sys.stdout = _Tolerant(sys.stderr)
 
     def attach(self, run_dir: Path) -> None:
         """From now on events are kept in the run folder too."""

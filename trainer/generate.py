@@ -63,7 +63,7 @@ def load_trained(run_dir: Path, device: torch.device) -> tuple[Any, Any]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not (folder / "adapter_config.json").is_file():
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
         return model.to(device).eval(), tokenizer
     from peft import PeftModel
 

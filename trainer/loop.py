@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -80,6 +80,10 @@ def training_arguments(
 class LoopTrainer(transformers.Trainer):
     """What differs from the stock Trainer, piece by piece; everything else is inherited."""
 
+    # transformers declares these more narrowly than it uses them.
+    model: Any
+    args: Any
+    state: Any
     # compute_loss divides by the targets of the whole effective batch, so no further division is due.
     loss_is_scaled_for_ga = True
 
@@ -166,7 +170,7 @@ class LoopTrainer(transformers.Trainer):
     def _loader(self, dataset: Any, batches: EpochBatches) -> torch.utils.data.DataLoader[Any]:
         loader = torch.utils.data.DataLoader(
             dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
@@ -251,7 +255,7 @@ class LoopTrainer(transformers.Trainer):
                     steps_per_epoch=self.steps_per_epoch,
                 )
 
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(cast(Any, optimizer or self.optimizer), factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -371,7 +375,7 @@ class LoopTrainer(transformers.Trainer):
         from safetensors.torch import load_file
 
         weights = load_file(str(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
-        outcome = set_peft_model_state_dict(self.model, weights)
+        outcome: Any = set_peft_model_state_dict(self.model, weights)
         if outcome.unexpected_keys:
             raise RunFailed(
                 f"{resume_from_checkpoint}: holds {len(outcome.unexpected_keys)} adapter tensors that this plan hasn't "

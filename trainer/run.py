@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import logging
 import math
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput, NotModelled, RunFailed, TuneplanError
-from planner.records import Plan, parse_plan
+from planner.errors import InvalidInput, RunFailed, TuneplanError
+from planner.records import Plan
 from planner.spec import TrainingChoices
 from trainer import files
 from trainer.control import Control, StopRequested
 from trainer.events import EventStream, log_to
+from trainer.request import (
+    Request,
+    choose_run_dir,
+    read_choices,
+    read_plan,
+    refuse_overwriting,
+    require_reporter,
+    write_plan,
+)
 
 log = logging.getLogger("trainer")
-
-REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive", "neptune")
-"""Names that `report_to` passes on to transformers."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What the command line asked for."""
-
-    plan: Path
-    data: str | None = None
-    output: Path | None = None
-    resume: str | None = None
-    """None starts anew; `auto` takes the newest good checkpoint of the run folder; else a checkpoint or run folder."""
-    control_stdin: bool = False
-    device: str = "auto"
 
 
 def main(request: Request, events: EventStream) -> int:
@@ -104,88 +95,6 @@ def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
         return "out of memory", RunFailed.exit_code
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first:.300} (details in {folder / 'log.txt'})", RunFailed.exit_code
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Before torch is imported: everything that can be refused at once
-
-
-def read_plan(request: Request) -> Plan:
-    """The plan file with `--data` put in."""
-    try:
-        text = request.plan.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{request.plan}: not a plan file: not UTF-8 text") from None
-    except OSError as error:
-        raise InvalidInput(f"{request.plan}: plan file can't be read: {error.strerror or error}") from None
-    plan = parse_plan(text, str(request.plan))
-    if request.data is not None:
-        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"path": request.data})})
-    h = plan.hyperparameters
-    for key, valid, right in (
-        ("learning_rate", h.learning_rate > 0, "above 0"),
-        ("epochs", h.epochs > 0, "above 0"),
-        ("max_steps", h.max_steps is None or h.max_steps >= 1, "at least 1"),
-        ("eval_steps", h.eval_steps is None or h.eval_steps >= 1, "at least 1"),
-        ("save_steps", h.save_steps is None or h.save_steps >= 1, "at least 1"),
-        ("logging_steps", h.logging_steps >= 1, "at least 1"),
-        ("save_total_limit", h.save_total_limit >= 1, "at least 1"),
-        ("warmup_ratio", 0 <= h.warmup_ratio <= 1, "between 0 and 1"),
-        ("min_learning_rate_ratio", 0 <= h.min_learning_rate_ratio <= 1, "between 0 and 1"),
-        ("scheduler_step_epochs", h.scheduler_step_epochs > 0, "above 0"),
-    ):
-        if not valid:
-            raise InvalidInput(f"{request.plan}: hyperparameters.{key} must be {right}, not {getattr(h, key)}")
-    if not 0 <= plan.data.validation_split < 1:
-        raise InvalidInput(
-            f"{request.plan}: data.validation_split must lie in [0, 1), not {plan.data.validation_split}"
-        )
-    for name in h.report_to:
-        if name not in REPORTERS:
-            raise InvalidInput(f"{request.plan}: report_to {name!r} is unknown; choose among {', '.join(REPORTERS)}")
-    return plan
-
-
-def read_choices(plan: Plan, where: str) -> TrainingChoices:
-    """The plan's settings as `TrainingChoices`."""
-    known = {field.name for field in dataclasses.fields(TrainingChoices)}
-    for key in plan.settings:
-        if key not in known:
-            raise InvalidInput(f"{where}: settings.{key}: this key is unknown")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plan.settings.items()}
-    try:
-        return TrainingChoices(**values)
-    except TypeError as error:
-        raise InvalidInput(f"{where}: settings: {error}") from None
-
-
-def choose_run_dir(request: Request, plan: Plan) -> Path:
-    """`--output`, else the folder that is resumed, else `runs/<time>-<model>`."""
-    if request.output is not None:
-        return request.output.expanduser().resolve()
-    if request.resume is not None:
-        if request.resume == "auto":
-            raise InvalidInput("--resume needs the run's folder: add --output DIR, or name a checkpoint")
-        path = Path(request.resume).expanduser().resolve()
-        return path.parent if path.name.startswith("checkpoint-") else path
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plan.model.rstrip("/").rsplit("/", 1)[-1]).strip("-") or "model"
-    return (Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}").resolve()
-
-
-def refuse_overwriting(request: Request, run_dir: Path) -> None:
-    """A folder that already holds a run is only touched by a resume."""
-    if request.resume is None and any(
-        next(run_dir.glob(pattern), None) is not None for pattern in ("checkpoint-*", "adapter", "model")
-    ):
-        raise InvalidInput(f"{run_dir} already holds a run: go on with --resume, or choose another --output")
-
-
-def write_plan(plan: Plan, run_dir: Path) -> None:
-    """The plan as it is run, beside its results."""
-    import yaml
-
-    text = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-    files.write_bytes(run_dir / "plan.yaml", text.encode())
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -276,7 +185,15 @@ class Run:
         if self.choices.method == "qlora":
             model = modeling.quantize(model, self.choices)
             modeling.prepare_kbit(model, self.choices)
+            for module in model.modules():
+                # On a cpu, bitsandbytes would repack the weights in place for an evaluation; they stay as trained on.
+                if hasattr(module, "support_avx512bf16_for_cpu"):
+                    module.support_avx512bf16_for_cpu = False
         model = modeling.attach_adapters(model, self.choices)
+        if self.choices.method == "qlora":
+            # transformers would ask the quantizer that loaded the weights whether training is possible; the weights were
+            # quantized here and there is none. Adapters are attached, which is what it wants to know.
+            model.get_base_model().is_quantized = False
         modeling.apply_checkpointing(model, self.choices)
         modeling.use_loss_version(model, self.choices)
         modeling.watch_loss(model, meter.loss_begins)
@@ -374,7 +291,7 @@ class Run:
             kept, chosen = split_validation(len(examples), settings.validation_split, h.seed)
             held_out = [examples[index] for index in chosen]
             examples = [examples[index] for index in kept]
-        options = {"max_length": self.choices.max_length, "train_on_prompt": h.train_on_prompt}
+        options: Any = {"max_length": self.choices.max_length, "train_on_prompt": h.train_on_prompt}
         train = tokenize(examples, tokenizer, **options)
         validation = tokenize(held_out, tokenizer, **options) if held_out else None
         if not train.sequences:
@@ -521,11 +438,3 @@ def histogram(lengths: list[int], max_length: int, bins: int = 32) -> dict[str, 
     for length in lengths:
         counts[min(len(counts) - 1, (length - 1) // width)] += 1
     return {"bin_width": width, "counts": counts, "min": lengths[0], "max": lengths[-1]}
-
-
-def require_reporter(name: str) -> None:
-    """A tracker that isn't installed is named before anything is loaded."""
-    from importlib.util import find_spec
-
-    if find_spec(name) is None:
-        raise NotModelled(f"report_to {name!r}: the package isn't installed; pip install {name}, or leave it out")

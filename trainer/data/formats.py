@@ -274,7 +274,7 @@ def _read_text(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _hub_rows(name: str) -> Iterator[tuple[str, Any]]:
-    import datasets
+    import datasets  # type: ignore[import-untyped]
 
     try:
         dataset = datasets.load_dataset(name, split="train")
