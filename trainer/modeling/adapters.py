@@ -63,13 +63,13 @@ def _is_attention(path: str) -> bool:
 
 
 def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: bool = False) -> Any:
-    """The model with adapters (a PeftModel), or unchanged under method `full`.
+    """The model with adapters (a PeftModel), or without any under method `full`.
 
     PEFT's own default keeps adapters in fp32 over half-precision weights (`adapter_dtype=fp32`); `bf16` leaves them in
     the weights' dtype. `low_cpu_mem_usage` creates them on `meta`.
     """
     if choices.method == "full":
-        return model
+        return _as_the_stack_runs_it(model, choices)
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -93,7 +93,16 @@ def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: 
     if choices.adapter_dtype == "bf16":
         _cast_adapters(adapted)
     adapted.train()
-    return adapted
+    return _as_the_stack_runs_it(adapted, choices)
+
+
+def _as_the_stack_runs_it(model: Any, choices: TrainingChoices) -> Any:
+    """Stack `builtin` replaces forwards by their lean forms; stack `peft` leaves them as they are."""
+    if choices.stack == "builtin":
+        from trainer.modeling.lean import apply_lean
+
+        return apply_lean(model, choices)
+    return model
 
 
 def _has_conv1d(model: Any) -> bool:

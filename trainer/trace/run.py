@@ -189,8 +189,10 @@ def _watch(model: Any, recorder: Recorder) -> None:
 def _values_unknown(choices: TrainingChoices) -> list[tuple[Any, str, Any]]:
     """Places that read a tensor's value: a fake has none, and memory does not depend on it."""
     from trainer.modeling import chunked
+    from trainer.modeling.lean import apply as lean
 
     changes: list[tuple[Any, str, Any]] = [
+        (lean, "draw_seed", lambda: 0),
         (chunked, "valid_rows", lambda labels: torch.arange(choices.batch_size * (choices.max_length - 1))),
     ]
     for name in ("adam", "sgd"):

@@ -1,0 +1,154 @@
+"""Puts the lean pieces in place of the modules they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import MethodType
+from typing import Any
+
+import torch
+
+from planner.spec import TrainingChoices
+from trainer.modeling.checkpointing import base_model
+from trainer.modeling.lean.dropout import SeededDropout
+from trainer.modeling.lean.lora import ActivatedLora, Base, LoraLinear, compute_dtype
+from trainer.modeling.lean.norms import RmsNorm
+from trainer.modeling.lean.rows import draw_seed
+
+PIECES = ("lora", "mlp", "norm", "dropout")
+
+_GATED = ("gate_proj", "up_proj", "down_proj")
+_PLAIN = (("fc1", "fc2"), ("dense_h_to_4h", "dense_4h_to_h"), ("c_fc", "c_proj"))
+_ACTIVATIONS = ("act_fn", "activation_fn", "act")
+_OFFSET_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
+_LATE_NORMS = ("Olmo2RMSNorm",)
+
+
+def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] = PIECES) -> Any:
+    """The model with its forwards replaced, for the pieces named; what has no lean form stays as it is.
+
+    DoRA keeps PEFT's own forward.
+    """
+    base = base_model(model)
+    for module in list(base.modules()):
+        kind = type(module).__name__
+        if "mlp" in pieces and choices.method != "full" and _is_mlp(module):
+            _replace(module, _gated_forward if hasattr(module, "gate_proj") else _plain_forward)
+        if "lora" in pieces and _is_lora_linear(module):
+            module._lean_base = Base(module.base_layer)
+            _replace(module, _lora_forward)
+        elif "norm" in pieces and kind.endswith("RMSNorm") and getattr(module, "weight", None) is not None:
+            module._lean_offset = 1.0 if kind in _OFFSET_NORMS else 0.0
+            module._lean_late = kind in _OFFSET_NORMS or kind in _LATE_NORMS
+            _replace(module, _norm_forward)
+        elif "dropout" in pieces and type(module) is torch.nn.Dropout:
+            _replace(module, _dropout_forward)
+    return model
+
+
+def _replace(module: Any, forward: Any) -> None:
+    module.forward = MethodType(forward, module)
+
+
+def _is_lora_linear(module: Any) -> bool:
+    """A PEFT LoRA layer over nn.Linear, Conv1D or a 4-bit linear with one plain adapter."""
+    if not hasattr(module, "lora_A") or not hasattr(module, "base_layer") or len(module.lora_A) != 1:
+        return False
+    if module.lora_variant or getattr(module, "fan_in_fan_out", False) != (
+        type(module.base_layer).__name__ == "Conv1D"
+    ):
+        return False
+    return type(module.base_layer).__name__ in ("Linear", "Conv1D", "Linear4bit")
+
+
+def _adapter(module: Any) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """A, B, scaling and dropout probability of a LoRA layer in its present mode."""
+    (name,) = module.lora_A.keys()
+    drop = module.lora_dropout[name]
+    probability = float(getattr(drop, "p", 0.0)) if module.training else 0.0
+    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name]), probability
+
+
+def _active(module: Any) -> bool:
+    return not module.disable_adapters and not module.merged and bool(module.active_adapters)
+
+
+def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    if not _active(self) or args or kwargs:
+        return type(self).forward(self, x, *args, **kwargs)
+    a, b, scaling, probability = _adapter(self)
+    dtype = _product_dtype(self, x)
+    seed = draw_seed() if probability else 0
+    out = LoraLinear.apply(x.to(dtype), a, b, self._lean_base, scaling, probability, seed)
+    return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+
+
+def _product_dtype(module: Any, x: torch.Tensor) -> torch.dtype:
+    """What the product runs in: autocast's dtype, a 4-bit layer's compute dtype, or the input's."""
+    own = getattr(module.base_layer, "compute_dtype", None)
+    return own if own is not None and not torch.is_autocast_enabled(x.device.type) else compute_dtype(x)
+
+
+def _is_mlp(module: Any) -> bool:
+    if all(hasattr(module, name) for name in _GATED):
+        last = module.down_proj
+    else:
+        pair = _plain_pair(module)
+        if pair is None:
+            return False
+        last = getattr(module, pair[1])
+    if _activation(module) is None:
+        return False
+    return _is_lora_linear(last) or type(last).__name__ in ("Linear", "Conv1D", "Linear4bit")
+
+
+def _plain_pair(module: Any) -> tuple[str, str] | None:
+    for pair in _PLAIN:
+        if all(hasattr(module, name) for name in pair):
+            return pair
+    return None
+
+
+def _activation(module: Any) -> Any:
+    for name in _ACTIVATIONS:
+        act = getattr(module, name, None)
+        if act is not None:
+            return act
+    return None
+
+
+def _activated(last: Any, act: Any, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
+    """last(act(first) · second), with its adapter where it has one."""
+    if _is_lora_linear(last):
+        if not _active(last):
+            made = act(first) if second is None else act(first) * second
+            return last(made)
+        a, b, scaling, probability = _adapter(last)
+        seed = draw_seed() if probability else 0
+        return ActivatedLora.apply(first, second, a, b, Base(last.base_layer), act, scaling, probability, seed)
+    return ActivatedLora.apply(first, second, None, None, Base(last), act, 1.0, 0.0, 0)
+
+
+def _gated_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return _activated(self.down_proj, _activation(self), self.gate_proj(x), self.up_proj(x))
+
+
+def _plain_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    pair = _plain_pair(self)
+    assert pair is not None
+    out = _activated(getattr(self, pair[1]), _activation(self), getattr(self, pair[0])(hidden_states), None)
+    if getattr(self, "residual_dropout", 0.0) and self.training:
+        return SeededDropout.apply(out, self.residual_dropout, draw_seed())
+    drop = getattr(self, "dropout", None)
+    return out if drop is None else drop(out)
+
+
+def _norm_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    eps = getattr(self, "variance_epsilon", getattr(self, "eps", 1e-6))
+    return RmsNorm.apply(x, self.weight, eps, self._lean_offset, self._lean_late)
+
+
+def _dropout_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    if not self.training or self.p == 0.0:
+        return x
+    return SeededDropout.apply(x, self.p, draw_seed())

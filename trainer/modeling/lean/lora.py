@@ -1,0 +1,198 @@
+"""A linear layer with LoRA as one autograd function.
+
+Kept for backward: the input once (query, key and value share it, as do gate and up), the two small matrices and their
+product of rank r per token. Not kept: an fp32 copy of the input, the dropped-out input, its mask, a gradient of the
+frozen weight. The input may also be an activation that is computed from what was kept (`ActivatedLora`).
+Over 4-bit weights the base product and its transpose de-quantise the weight when they need it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from trainer.modeling.lean.rows import Masks, pieces
+
+
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype that products run in: autocast's where it is on, else the input's."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class Base:
+    """The frozen linear layer under an adapter: its product and the product with its transpose."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.conv1d = type(layer).__name__ == "Conv1D"
+        self.packed = hasattr(layer.weight, "quant_state")
+
+    def weight(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight as (out, in) in `dtype`; a view or a temporary."""
+        weight = self.layer.weight
+        if self.packed:
+            from bitsandbytes.functional import dequantize_4bit
+
+            return dequantize_4bit(weight, weight.quant_state).to(dtype)
+        weight = weight.t() if self.conv1d else weight
+        return weight if weight.dtype == dtype else weight.to(dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (rows, in) -> (rows, out)."""
+        bias = self.layer.bias
+        return functional.linear(x, self.weight(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        """gradient (rows, out) -> (rows, in)."""
+        return gradient @ self.weight(gradient.dtype)
+
+
+class LoraLinear(torch.autograd.Function):
+    """base(x) + scaling · B(A(dropout(x)))."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        base: Base,
+        scaling: float,
+        probability: float,
+        seed: int,
+    ) -> torch.Tensor:
+        """x (..., in), a (r, in), b (out, r) -> (..., out) in x's dtype."""
+        flat = x.reshape(-1, x.shape[-1])
+        out = base.forward(flat)
+        low = flat.new_empty((flat.shape[0], a.shape[0]))
+        small = a.to(flat.dtype).t()
+        masks = Masks(probability, seed, flat) if probability > 0 else None
+        if masks is None:
+            torch.mm(flat, small, out=low)
+        else:
+            for piece in pieces(flat.shape[0]):
+                rows = flat[piece]
+                torch.mm(masks.next(*rows.shape).mul_(rows), small, out=low[piece])
+        out.addmm_(low, b.to(flat.dtype).t(), alpha=scaling)
+        ctx.save_for_backward(x, a, b, low)
+        ctx.base, ctx.scaling, ctx.probability, ctx.seed = base, scaling, probability, seed
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        """gradient (..., out) -> gradients of x, a and b."""
+        x, a, b, low = ctx.saved_tensors
+        flat = x.reshape(-1, x.shape[-1])
+        grad = gradient.reshape(-1, gradient.shape[-1])
+        grad_b = (grad.t() @ low).mul_(ctx.scaling).to(b.dtype)
+        grad_low = (grad @ b.to(grad.dtype)).mul_(ctx.scaling)
+        small = a.to(flat.dtype)
+        masks = Masks(ctx.probability, ctx.seed, flat) if ctx.probability > 0 else None
+        grad_x = ctx.base.backward(grad) if ctx.needs_input_grad[0] else None
+        if masks is None:
+            grad_a = (grad_low.t() @ flat).to(a.dtype)
+            if grad_x is not None:
+                grad_x.addmm_(grad_low, small)
+        else:
+            grad_a = torch.zeros_like(a)
+            for piece in pieces(flat.shape[0]):
+                rows, part = flat[piece], grad_low[piece]
+                mask = masks.next(*rows.shape)
+                if grad_x is not None:
+                    grad_x[piece].addcmul_(part @ small, mask)
+                grad_a += (part.t() @ mask.mul_(rows)).to(a.dtype)
+        return None if grad_x is None else grad_x.view_as(x), grad_a, grad_b, None, None, None, None
+
+
+class ActivatedLora(torch.autograd.Function):
+    """LoraLinear of act(first) or act(first) · second, which is made piece by piece and made again in backward."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        first: torch.Tensor,
+        second: torch.Tensor | None,
+        a: torch.Tensor | None,
+        b: torch.Tensor | None,
+        base: Base,
+        act: Any,
+        scaling: float,
+        probability: float,
+        seed: int,
+    ) -> torch.Tensor:
+        """first, second (..., in), a (r, in), b (out, r) -> (..., out); without a and b the base layer alone."""
+        flat = first.reshape(-1, first.shape[-1])
+        other = None if second is None else second.reshape(flat.shape)
+        low = None if a is None else flat.new_empty((flat.shape[0], a.shape[0]))
+        masks = Masks(probability, seed, flat) if probability > 0 and a is not None else None
+        out: torch.Tensor | None = None
+        for piece in pieces(flat.shape[0]):
+            made = act(flat[piece])
+            if other is not None:
+                made = made.mul_(other[piece]) if made is not flat else made * other[piece]
+            result = base.forward(made)
+            if out is None:
+                out = result if result.shape[0] == flat.shape[0] else result.new_empty((flat.shape[0], result.shape[1]))
+            if low is not None and a is not None and b is not None:
+                dropped = made if masks is None else masks.next(*made.shape).mul_(made)
+                torch.mm(dropped, a.to(flat.dtype).t(), out=low[piece])
+                result.addmm_(low[piece], b.to(flat.dtype).t(), alpha=scaling)
+            if result is not out:
+                out[piece] = result
+        assert out is not None
+        kept = (first, second, a, b, low)
+        ctx.present = [tensor is not None for tensor in kept]
+        ctx.save_for_backward(*(tensor for tensor in kept if tensor is not None))
+        ctx.base, ctx.act, ctx.scaling, ctx.probability, ctx.seed = base, act, scaling, probability, seed
+        return out.view(*first.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        """gradient (..., out) -> gradients of first, second, a and b."""
+        made_of = iter(ctx.saved_tensors)
+        first, second, a, b, low = (next(made_of) if present else None for present in ctx.present)
+        flat = first.reshape(-1, first.shape[-1])
+        other = None if second is None else second.reshape(flat.shape)
+        grad = gradient.reshape(-1, gradient.shape[-1])
+        grad_first = torch.empty_like(flat)
+        grad_second = None if other is None else torch.empty_like(other)
+        grad_a = None if a is None else torch.zeros_like(a)
+        grad_b = None if b is None else (grad.t() @ low).mul_(ctx.scaling).to(b.dtype)
+        masks = Masks(ctx.probability, ctx.seed, flat) if ctx.probability > 0 and a is not None else None
+        for piece in pieces(flat.shape[0]):
+            rows = grad[piece]
+            with torch.enable_grad():
+                leaf = flat[piece].detach().requires_grad_()
+                activated = ctx.act(leaf)
+            product = ctx.base.backward(rows)
+            if a is not None:
+                made = activated.detach() if other is None else activated.detach() * other[piece]
+                part = (rows @ b.to(rows.dtype)).mul_(ctx.scaling)
+                if masks is None:
+                    product.addmm_(part, a.to(rows.dtype))
+                    grad_a += (part.t() @ made).to(a.dtype)
+                else:
+                    mask = masks.next(*made.shape)
+                    product.addcmul_(part @ a.to(rows.dtype), mask)
+                    grad_a += (part.t() @ mask.mul_(made)).to(a.dtype)
+                    del mask
+                del made
+            if grad_second is not None:
+                torch.mul(product, activated.detach(), out=grad_second[piece])
+                product.mul_(other[piece])
+            (grad_first[piece],) = torch.autograd.grad(activated, leaf, product)
+            del leaf, activated, product
+        return (
+            grad_first.view_as(first),
+            None if grad_second is None else grad_second.view_as(second),
+            grad_a,
+            grad_b,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
