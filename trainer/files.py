@@ -92,6 +92,23 @@ def whole_folder(final: Path) -> Iterator[Path]:
         raise
 
 
+def tidy(folder: Path) -> None:
+    """Clears away what a killed process left of `whole_folder`; only for whoever holds the folder's lock.
+
+    A kill between its two renames leaves the old content under `.name.old` alone: that one gets its name back.
+    """
+    for leftover in folder.glob(".*.old"):
+        final = folder / leftover.name[1:].removesuffix(".old")
+        if leftover.is_dir() and not final.exists() and manifest_problem(leftover) is None:
+            leftover.rename(final)
+    for pattern in (".*.old", ".*.tmp"):
+        for leftover in folder.glob(pattern):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
 def write_manifest(folder: Path) -> None:
     """Lists the folder's files with size and SHA-256, so that a damaged one is noticed before it is loaded."""
     entries = {}

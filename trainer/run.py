@@ -43,6 +43,7 @@ def main(request: Request, events: EventStream) -> int:
         choices = read_choices(plan, str(request.plan))
         run_dir = choose_run_dir(request, plan)
         lock = files.FolderLock(run_dir)
+        files.tidy(run_dir)
         refuse_overwriting(request, run_dir)
         log_to(run_dir)
         events.attach(run_dir)
@@ -191,7 +192,7 @@ class Run:
                     module.support_avx512bf16_for_cpu = False
         model = modeling.attach_adapters(model, self.choices)
         if self.choices.method == "qlora":
-            # transformers would ask the quantizer that loaded the weights whether training is possible; the weights were
+            # transformers would ask the quantizer that loaded the weights whether they can be trained; they were
             # quantized here and there is none. Adapters are attached, which is what it wants to know.
             model.get_base_model().is_quantized = False
         modeling.apply_checkpointing(model, self.choices)
