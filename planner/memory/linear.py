@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from planner.errors import NotModelled
 from planner.memory import ops
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import ONE, Gradients, Tape, Tensor
@@ -147,6 +148,8 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, result: Tensor) -> Ten
     dropped-out input and a copy of W in the adapters' dtype, which backward keeps.
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
+    if quantized(net, module):
+        raise NotModelled("DoRA over 4-bit weights is not modelled; no number is given rather than a guess")
     a, b = _matrices(net, module)
     narrow = result.itemsize
     count = module.in_features * module.out_features

@@ -57,6 +57,8 @@ def as_config(config: dict[str, Any]) -> Any:
         made = AutoConfig.for_model(model_type, **values)
     except (KeyError, ValueError) as error:
         raise NotModelled(f"model type {model_type!r} is unknown to the installed transformers: {error}") from error
+    if model_type in _SEQ2SEQ and getattr(made, "decoder_start_token_id", None) is None:
+        made.decoder_start_token_id = getattr(made, "pad_token_id", None) or 0  # the decoder's input begins with it
     made.use_cache = False  # as the transformers Trainer sets it: keys and values are not kept for generation
     return made
 
