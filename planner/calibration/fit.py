@@ -85,10 +85,7 @@ def fit_terms(rows: Sequence[Row], hardware: HardwareProfile) -> Terms:
     """Maximum-a-posteriori terms of the rows."""
     from scipy.optimize import least_squares
 
-    start, priors = bare_terms(hardware), priors_for(hardware)
-    sizes = np.array(
-        [priors.persistent, priors.moving, priors.fragmentation, priors.slack, priors.workspace, priors.context]
-    )
+    start, sizes = bare_terms(hardware), _sizes(hardware)
     centre = np.array([1.0, 1.0, 1.0, 0.0, start.workspace_bytes, start.context_bytes])
     equations = [equation for row in rows for equation in _equations(row)]
     matrix = np.array([columns for columns, _, _ in equations]).reshape(-1, len(sizes))
@@ -118,6 +115,17 @@ def fit_terms(rows: Sequence[Row], hardware: HardwareProfile) -> Terms:
         workspace_bytes=float(values[4]),
         context_bytes=float(values[5]),
     )
+
+
+def _sizes(hardware: HardwareProfile) -> Array:
+    p = priors_for(hardware)
+    return np.array([p.persistent, p.moving, p.fragmentation, p.slack, p.workspace, p.context])
+
+
+def design(rows: Sequence[Row], hardware: HardwareProfile) -> Array:
+    """Coefficients of the equations of `rows`, in units of scatter and priors: (equations, 6)."""
+    made = [np.array(columns) * _sizes(hardware) / scale for row in rows for columns, _, scale in _equations(row)]
+    return np.array(made).reshape(-1, 6)
 
 
 def _equations(row: Row) -> list[tuple[list[float], float, float]]:

@@ -295,6 +295,24 @@ def ui() -> int:
 
 
 @app.command()
+def calibrate(
+    device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
+    minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--minutes", help="Time to spend. Default below 3 on a GPU, below 5 on a CPU."),
+    ] = None,
+    fit_only: Annotated[
+        bool, typer.Option("--fit-only", help="Measure nothing; fit the observations that are there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Measures real steps on this machine and corrects predictions by them (needs the train extra)."""
+    from planner.cli.calibrate import run
+
+    return run(device=device, minutes=minutes, fit_only=fit_only, as_json=as_json)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> int:
     """Versions, devices and extras of this machine."""
     from planner.cli.doctor import run
