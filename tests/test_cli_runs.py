@@ -38,6 +38,7 @@ def test_train_follows_a_run_to_its_end(model: Path, tmp_path: Path, environment
     plan = tmp_path / "plan.yaml"
     words = ["check", "--gpu", "cpu", "--model", str(model), "--precision", "fp32", "--batch-size", "4"]
     words += ["--gradient-accumulation-steps", "2", "--max-length", "16", "--no-gradient-checkpointing"]
+    words += ["--stack", "peft"]
     saved = subprocess.run([*PLAN, *words, "--save", str(plan)], capture_output=True, text=True, env=environment)
     assert saved.returncode == 0, saved.stderr
     command = [*PLAN, "train", str(plan), "--data", str(data), "--output", str(tmp_path / "run")]
