@@ -20,9 +20,14 @@ def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
     final = tmp_path / "checkpoint-1"
     with files.whole_folder(final) as folder:
         fill(folder, "one")
-    with pytest.raises(OSError, match="No space"), files.whole_folder(final) as folder:
-        (folder / "a.txt").write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def cut_short() -> None:
+        with files.whole_folder(final) as folder:
+            (folder / "a.txt").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        cut_short()
     assert (final / "a.txt").read_text() == "one"
     with files.whole_folder(final) as folder:
         fill(folder, "two")

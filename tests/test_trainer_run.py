@@ -250,7 +250,7 @@ def test_qlora_trains_over_four_bit_weights(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     wide = make_model(tmp_path / "wide", width=64)  # the block size of nf4 on a cpu is 64 weights of one row
     settings = {"method": "qlora", "precision": "bf16", "lora_variant": "rslora"}
-    plan = make_plan(tmp_path / "plan.json", wide, data, settings=settings, max_steps=3, learning_rate=3e-2)
+    plan = make_plan(tmp_path / "plan.json", wide, data, settings=settings, max_steps=4)
     events, failure = train(plan, tmp_path / "run")
     assert failure is None, failure
     evaluations = of_kind(events, "eval")
