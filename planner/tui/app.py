@@ -106,8 +106,7 @@ class TuneplanApp(RunControl, App[int]):
         first = self.wizard
         done = {"hardware": first.hardware, "model": first.model, "data": first.dataset}
         self.push_screen(next((name for name in ORDER if not done.get(name)), "plan"))
-        if first.hardware and first.model:
-            self.update(first)
+        self.update(first)
 
     def find_hardware(self, name: str) -> HardwareProfile:
         """A device by name or alias, `auto` for this machine's; `InvalidInput` with near names."""
@@ -133,6 +132,8 @@ class TuneplanApp(RunControl, App[int]):
         if new.hardware and new.model:
             self._ask("evaluate")
             self._ask("recommend")
+        else:
+            self.evaluation = Evaluation(error=questions.NEEDS_BOTH)
 
     def choose_hardware(self, profile: HardwareProfile) -> None:
         """Takes a device."""
