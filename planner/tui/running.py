@@ -151,7 +151,7 @@ class RunControl(App[int]):
             self.exit(self.exit_code)
 
     def leave_run(self) -> None:
-        """Lets the trainer go on alone: it has a session of its own and keeps its events in the run folder."""
+        """Lets the trainer go on alone: it is a process on its own and keeps its events in the run folder."""
         self._run = None
 
     def _command(self, command: str) -> None:
