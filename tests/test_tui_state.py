@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hardware_profiles.loader import load
+from planner.check import COMPONENT_TEXT
 from planner.errors import InvalidInput
 from planner.records import Event, Hyperparameters, MemoryReport
 from planner.sources import load_model
@@ -215,6 +216,7 @@ def test_apportion_by_largest_remainder() -> None:
 
 
 def test_short_texts() -> None:
+    assert max(len(figures.short_name(name)) + len(figures.short_bytes(999.9 * 2**20)) for name in COMPONENT_TEXT) <= 17
     assert figures.short_bytes(15.8 * 2**30) == "15.8Gi"
     assert figures.byte_range(2**30, 2 * 2**30) == "1.0–2.0 GiB"
     assert figures.change_text({"batch_size": 4, "gradient_accumulation_steps": 16}) == "batch 4×16"

@@ -75,13 +75,14 @@ SHORT_NAMES = {
     "lora_activations": "lora",
     "logits_and_loss": "logits",
     "fragmentation": "allocator",
-    "checkpoints": "checkpoints",
+    "checkpoints": "ckpts",
+    "temporaries": "temps",
 }
 
 
 def short_name(component: str) -> str:
-    """A component in eleven letters at most."""
-    return SHORT_NAMES.get(component, component.replace("_", " "))[:11]
+    """A component in ten letters at most."""
+    return SHORT_NAMES.get(component, component.replace("_", " "))[:10]
 
 
 def short_bytes(size_bytes: float) -> str:
