@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +39,18 @@ _ENVELOPES: dict[tuple[int, Case], tuple[ModelSpec, Envelope]] = {}
 _CACHE_LIMIT = 512
 
 
+def _batch_kind(choices: TrainingChoices, batch_size: Array | int) -> Any:
+    """2 for all micro-batches alike; 1 where a single sequence runs otherwise (older losses slice it without a copy)."""
+    return np.minimum(batch_size, 2) if choices.transformers_version is not None else 0 * batch_size + 2
+
+
 def _case(
     spec: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, checkpointed: int | None, length: int
 ) -> Case:
     """The case of a configuration; what stays symbolic is set to one value, so that equal cases are equal."""
     plain = replace(
         choices,
-        batch_size=1,
+        batch_size=int(_batch_kind(choices, choices.batch_size)),
         max_length=1,
         gradient_accumulation_steps=min(choices.gradient_accumulation_steps, 2),
         gradient_checkpointing=checkpointed != 0,
@@ -95,11 +101,13 @@ def predict_grid(
     rows_per_chunk = chunk_rows(model.vocab_size)
     covered = (layers >= symbolic.start) & (layers < symbolic.stop) if len(symbolic) else np.zeros(layers.shape, bool)
     edge = model.sliding_window if model.sliding_layers and model.sliding_window else np.iinfo(np.int64).max
-    key = np.where(covered, -1, layers) * 2 + (lengths >= edge)
+    kinds = _batch_kind(choices, batches)
+    key = np.where(covered, -1, layers) * 4 + (lengths >= edge) * 2 + (kinds == 1)
     for value in np.unique(key):
         chosen = key == value
-        number = int(value) // 2
-        case = _case(model, hardware, choices, None if number < 0 else number, int(lengths[chosen][0]))
+        number = int(value) // 4
+        kind = replace(choices, batch_size=int(kinds[chosen][0]))
+        case = _case(model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]))
         found = _envelope(case)
         values = multipliers(batches[chosen], lengths[chosen], layers[chosen], rows_per_chunk)
         peak, rows = evaluate(found, values)

@@ -22,7 +22,12 @@ def chunk_rows(vocab_size: int) -> int:
 
 
 def cross_entropy(tape: Tape, logits: Tensor) -> Tensor:
-    """log_softmax (result n·w, saved) and nll_loss; backward nll's n·w of zeros, then log_softmax's n·w."""
+    """log_softmax (result n·w, saved) and nll_loss; backward nll's n·w of zeros, then log_softmax's n·w.
+
+    Autocast asks for the log-softmax in fp32: 16-bit logits are converted first, and the conversion is gone after it.
+    """
+    if tape.autocast and logits.itemsize == HALF:
+        logits = ops.to(tape, logits, FP32)
     out = tape.like(logits)
     log_probabilities = tape.record(out, (logits,), (out.alias(),), lambda g, s: (tape.like(_one(g)),))
     del out
@@ -42,9 +47,17 @@ def _one(gradients: Gradients) -> Tensor:
     return gradient
 
 
-def shifted_copy(tape: Tape, logits: Tensor) -> Tensor:
-    """`logits[..., :-1, :].contiguous()`: a copy of all but the last position; backward zeros of the whole, filled."""
-    out = tape.new(TL, logits.elements, logits.itemsize)
+def shifted_copy(net: Net, logits: Tensor) -> Tensor:
+    """`logits[..., :-1, :].contiguous()`: a copy of all but the last position; backward zeros of the whole, filled.
+
+    Of a single sequence the slice is contiguous as it is, and nothing is copied.
+    """
+    tape = net.tape
+    if net.choices.batch_size == 1:
+        out = logits.alias()
+        out.monomial = TL
+    else:
+        out = tape.new(TL, logits.elements, logits.itemsize)
     size, width = (logits.monomial, logits.elements), logits.itemsize
     return tape.record(out, (logits,), (), lambda g, s: (tape.new(size[0], size[1], width),))
 
@@ -53,10 +66,10 @@ def upcast_loss(net: Net, logits: Tensor, version: str) -> Tensor:
     """The stock causal loss on `logits`; what `logits` still names while it runs is the caller's affair."""
     tape = net.tape
     if version == "no-upcast":
-        return cross_entropy(tape, shifted_copy(tape, logits))
+        return cross_entropy(tape, shifted_copy(net, logits))
     wide = ops.to(tape, logits, FP32)
     if version in ("4.45", "4.48"):
-        return cross_entropy(tape, shifted_copy(tape, wide))
+        return cross_entropy(tape, shifted_copy(net, wide))
     return cross_entropy(tape, wide)
 
 
@@ -79,7 +92,7 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
     variant = loss_variant(net)
     if variant == "4.45":
         logits = ops.to(tape, net.linear(head, hidden), FP32)
-        value = cross_entropy(tape, shifted_copy(tape, logits))
+        value = cross_entropy(tape, shifted_copy(net, logits))
     else:
         logits = head_logits(net, hidden, head)
         value = upcast_loss(net, logits, variant)

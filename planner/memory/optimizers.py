@@ -103,7 +103,7 @@ def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
     AdamW foreach: the square roots of all second moments at once; for-loop: root and quotient of one tensor; fused:
     none. SGD with weight decay: the decayed gradients, all at once or one at a time. Adafactor, for one tensor at a
     time: squared gradient and its sum with epsilon, or the estimate of the second moment and the update, in fp32, and
-    fp32 copies of parameter and gradient where those are 16-bit.
+    fp32 copies of parameter and gradient where those are 16-bit; besides, the update of the tensor before.
     """
     largest = max((tensor.elements * tensor.itemsize for tensor in tensors), default=0)
     total = sum(tensor.size for tensor in tensors)
@@ -116,8 +116,19 @@ def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
             return sum(tensor.size for tensor in decayed)
         return max((t.elements * t.itemsize for t in decayed), default=0) if implementation == "forloop" else 0
     if kind == "adafactor":
-        return max(
-            (tensor.elements * (2 * FP32 + (2 * FP32 if tensor.itemsize != FP32 else 0)) for tensor in tensors),
-            default=0,
-        )
+        return _adafactor_bytes(tensors)
     return 0
+
+
+def _adafactor_bytes(tensors: list[TrainedTensor]) -> int:
+    """Largest step of one tensor, with the update of the tensor before it, which its name still holds meanwhile."""
+    matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
+    peak = before = 0
+    for index, tensor in enumerate([*matrices, *(tensor for tensor in tensors if len(tensor.shape) <= 1)]):
+        if 0 < index < len(matrices) and matrices[index - 1].copies != tensor.copies > 1:
+            # A layer's first matrix follows the last one of the layer before.
+            before = max(before, [other for other in matrices[index:] if other.copies == tensor.copies][-1].elements)
+        wide = 4 * FP32 if tensor.itemsize != FP32 else 2 * FP32
+        peak = max(peak, tensor.elements * wide + before * FP32)
+        before = tensor.elements
+    return peak
