@@ -121,7 +121,7 @@ def eager(
     if mask is not None:
         weights = ops.add(tape, weights, mask)
     weights = ops.softmax_fp32(tape, weights) if fp32_softmax else ops.softmax(tape, weights)
-    weights = ops.dropout(tape, weights, dropout)
+    weights = ops.dropout(tape, weights, dropout, written_out=True)
     copies = groups == 1 or kv_heads == 1
     out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=copies)
     return ops.contiguous(tape, out), weights.alias()
@@ -158,7 +158,7 @@ def math(
     values = repeat_kv(tape, wide_v, groups)
     weights = ops.matmul(tape, query, ops.scale(tape, keys), BSS, heads, copy_a=True, copy_b=groups == 1)
     weights = _safe_softmax(tape, weights)
-    weights = ops.dropout(tape, weights, dropout)
+    weights = ops.dropout(tape, weights, dropout, written_out=True)
     out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
     return ops.contiguous(tape, ops.to(tape, out, narrow))
 

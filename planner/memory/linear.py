@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.errors import NotModelled
-from planner.memory import ops
+from planner.memory import lean, ops
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import ONE, Gradients, Tape, Tensor
 
@@ -45,12 +45,38 @@ def bytes_4bit(elements: int, *, nested: bool) -> int:
 def linear(net: Net, path: str, x: Tensor) -> Tensor:
     """The module at `path` applied to x, its adapter included."""
     module = net.by_path[path]
-    base = linear_4bit(net, module, x) if quantized(net, module) else _plain(net, path, module, x)
+    packed = quantized(net, module)
+    if _lean_adapter(net, module):
+        with net.tape.scope("lora_activations"):
+            a, b = _matrices(net, module)
+            return lean.lora(net, module, x, a, b, packed=packed)
+    base = linear_4bit(net, module, x) if packed else _plain(net, path, module, x)
     if not net.has_adapter(module):
         return base
     if net.choices.lora_variant == "dora":
         return _dora(net, path, module, x, base)
     return _lora(net, module, x, base)
+
+
+def lean_mlp(net: Net, path: str) -> bool:
+    """Whether the MLP that ends at `path` runs as one function from its activation on: builtin, over a frozen weight."""
+    module, choices = net.by_path[path], net.choices
+    if not net.tape.lean or choices.method == "full" or module.path in net.saved:
+        return False
+    return not (choices.lora_variant == "dora" and net.has_adapter(module))
+
+
+def activated(net: Net, path: str, first: Tensor, second: Tensor | None) -> Tensor:
+    """The last linear of an MLP on act(first), times second where there is one, in the lean form."""
+    module = net.by_path[path]
+    with net.tape.scope("lora_activations"):
+        a, b = _matrices(net, module) if net.has_adapter(module) else (None, None)
+        return lean.activated(net, module, first, second, a, b, packed=quantized(net, module))
+
+
+def _lean_adapter(net: Net, module: Module) -> bool:
+    """Whether the module's adapter runs in its lean form: stack `builtin`, plain LoRA, no head or embedding."""
+    return net.tape.lean and net.has_adapter(module) and net.choices.lora_variant != "dora"
 
 
 def _plain(net: Net, path: str, module: Module, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from planner.errors import NotModelled
 from planner.lora import adapter_modules, saved_modules
-from planner.memory import attention, linear, ops
+from planner.memory import attention, lean, linear, ops
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import BSS, ONE, SS, Gradients, Node, Parameter, S, T, Tape, Tensor
 from planner.spec import Module, ModelSpec, TrainingChoices
@@ -74,6 +74,7 @@ class Net:
         net.accumulating = choices.gradient_accumulation_steps > 1
         net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}
         net.saved = frozenset(module.path for module in saved_modules(spec, choices))
+        tape.lean = choices.stack == "builtin"
         tape.autocast = choices.precision.endswith(("-mixed", "-amp"))
         net.itemsize = net.storage_itemsize = WEIGHT_BYTES[choices.precision]
         net.adapter_itemsize = FP32 if choices.adapter_dtype == "fp32" else HALF
@@ -121,6 +122,14 @@ class Net:
         """The linear (or GPT-2 conv1d) module at `path` (inside its layer: `self_attn.q_proj`), with its adapter if any."""
         return linear.linear(self, path, x)
 
+    def activated(self, path: str, first: Tensor, second: Tensor | None = None) -> Tensor:
+        """The MLP's last linear at `path` of act(first) or act(first) · second, in the lean form."""
+        return linear.activated(self, path, first, second)
+
+    def lean_mlp(self, path: str) -> bool:
+        """Whether the MLP that ends at `path` runs in its lean form."""
+        return linear.lean_mlp(self, path)
+
     def has_adapter(self, module: Module) -> bool:
         """Whether the module carries an adapter in the layer that runs now."""
         layers = self.targeted.get(module.path, ())
@@ -158,6 +167,8 @@ class Net:
         if style is None:
             bias = self.base_weight(module.shape[0], module.path) if module.bias else None
             return ops.layer_norm(self.tape, x, weight, bias, size)
+        if self.tape.lean:
+            return lean.rms_norm(self.tape, x, weight, size, late=style != "llama")
         return ops.rms_norm(self.tape, x, weight, size, style=style)
 
     def embed(self, path: str, monomial: int = T) -> Tensor:

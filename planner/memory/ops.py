@@ -223,13 +223,18 @@ def split(tape: Tape, x: Tensor, *elements: int) -> list[Tensor]:
     return outs
 
 
-def dropout(tape: Tape, x: Tensor, probability: float) -> Tensor:
+def dropout(tape: Tape, x: Tensor, probability: float, *, written_out: bool = False) -> Tensor:
     """Dropout in training: output n·w and a mask, saved; backward n·w. Probability 0 is the same tensor.
 
+    `written_out`: the function is called rather than a dropout module, so that stack `builtin` does not replace it.
     CUDA's fused kernel keeps a mask of 1 byte per element; the CPU's composite keeps one in the tensor's dtype.
     """
     if probability <= 0:
         return x.same()
+    if tape.lean and not written_out:
+        from planner.memory.lean import seeded_dropout
+
+        return seeded_dropout(tape, x, probability, x.elements)
     out = tape.like(x)
     mask = tape.like(x, BYTE) if tape.target == "cuda" else tape.like(x)
     return tape.record(out, (x,), (mask,), lambda g, s: (tape.like(_first(g)),))

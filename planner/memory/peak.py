@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from planner.memory.lean import PIECE_ROWS
 from planner.memory.tape import WIDTH, Tape, Vector, add
 
 Array = npt.NDArray[np.int64]
@@ -67,7 +68,19 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
     tokens = b * s
     one = np.ones_like(tokens)
     basis = np.stack(
-        [one, s, tokens, s * s, b * s * s, np.minimum(tokens - b, chunk_rows), b, b * np.ceil(s / 128) * 128, tokens - b], axis=-1
+        [
+            one,
+            s,
+            tokens,
+            s * s,
+            b * s * s,
+            np.minimum(tokens - b, chunk_rows),
+            b,
+            b * np.ceil(s / 128) * 128,
+            tokens - b,
+            np.minimum(tokens, PIECE_ROWS),
+        ],
+        axis=-1,
     )
     assert basis.shape[-1] == WIDTH
     return np.concatenate([basis, basis * n[..., None]], axis=-1)

@@ -6,7 +6,8 @@ polynomial in batch and length, who keeps it alive is decided by Python's own re
 bytes that are live just after it; the peak of a configuration is the largest of them at its batch and length.
 
 Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most B·(S-1)), B,
-TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor).
+TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor), R (tokens of one piece of a lean
+function, at most T).
 Every coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed
 layers, so that one run covers every N.
 
@@ -23,8 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL")
-ONE, S, T, SS, BSS, C, B, TR, TL = range(len(BASIS))
+BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL", "R")
+ONE, S, T, SS, BSS, C, B, TR, TL, R = range(len(BASIS))
 WIDTH = len(BASIS)
 
 Vector = tuple[int, ...]
@@ -196,6 +197,8 @@ class Tape:
         self.saving: Region | None = None
         self.refilling: Region | None = None
         self.grad_enabled = True
+        self.lean = False
+        """Whether modules run in the lean forms of stack `builtin`."""
         self.autocast = False
         """Whether matrix products run in 16 bit over fp32 tensors (torch.autocast)."""
         self.autocast_cache: dict[int, tuple[Tensor, int]] = {}
@@ -203,6 +206,8 @@ class Tape:
         self.layer = 0
         self.groups: list[LayerGroup] = []
         self.closed = False
+        self.null_storage = Storage(self, ONE, 0, "temporaries")
+        """No bytes: what views of existing tensors stand on."""
 
     # ---- bytes -----------------------------------------------------------------------------------------------------
 

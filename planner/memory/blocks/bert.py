@@ -120,7 +120,7 @@ def two_way_eager(
     if mask is not None:
         weights = ops.add(tape, weights, mask)
     weights = ops.softmax(tape, weights)
-    weights = ops.dropout(tape, weights, dropout)
+    weights = ops.dropout(tape, weights, dropout, written_out=True)
     out = ops.matmul(tape, weights, value, T, heads * net.spec.head_dim, copy_a=False, copy_b=True)
     return ops.contiguous(tape, out), weights
 

@@ -56,6 +56,8 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
 
 def _mlp(net: Net, x: Tensor, path: str) -> Tensor:
     tape = net.tape
+    if net.lean_mlp(f"{path}.down_proj"):
+        return net.activated(f"{path}.down_proj", net.linear(f"{path}.gate_proj", x), net.linear(f"{path}.up_proj", x))
     return net.linear(
         f"{path}.down_proj",
         ops.mul(

@@ -59,6 +59,8 @@ def _dropout_add(net: Net, x: Tensor, residual: Tensor, probability: float) -> T
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
+    if net.lean_mlp("mlp.dense_4h_to_h"):
+        return net.activated("mlp.dense_4h_to_h", net.linear("mlp.dense_h_to_4h", x))
     x = ops.activation(net.tape, net.linear("mlp.dense_h_to_4h", x), net.spec.activation)
     return net.linear("mlp.dense_4h_to_h", x)
 

@@ -55,6 +55,9 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
 def _mlp(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
     hidden = net.linear("mlp.c_fc", x)
-    hidden = ops.activation(tape, hidden, net.spec.activation)
-    hidden = net.linear("mlp.c_proj", hidden)
+    if net.lean_mlp("mlp.c_proj"):
+        hidden = net.activated("mlp.c_proj", hidden)
+    else:
+        hidden = ops.activation(tape, hidden, net.spec.activation)
+        hidden = net.linear("mlp.c_proj", hidden)
     return ops.dropout(tape, hidden, net.spec.hidden_dropout)

@@ -90,6 +90,8 @@ def apply_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 def gated_mlp(net: Net, x: Tensor) -> Tensor:
     """down(act(gate(x)) · up(x))."""
     tape = net.tape
+    if net.lean_mlp("mlp.down_proj"):
+        return net.activated("mlp.down_proj", net.linear("mlp.gate_proj", x), net.linear("mlp.up_proj", x))
     return net.linear(
         "mlp.down_proj",
         ops.mul(

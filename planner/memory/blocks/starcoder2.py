@@ -36,12 +36,15 @@ def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
         query, key = llama.apply_rotary(net, query, key)
         mixed = net.attend(query, key, value, mask=net.window_mask if index in spec.sliding_layers else None)
         mixed = net.linear("self_attn.o_proj", mixed)
-        return ops.dropout(tape, mixed, spec.hidden_dropout)
+        return ops.dropout(tape, mixed, spec.hidden_dropout, written_out=True)
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
     hidden = net.linear("mlp.c_fc", x)
-    hidden = ops.activation(tape, hidden, net.spec.activation)
-    hidden = net.linear("mlp.c_proj", hidden)
+    if net.lean_mlp("mlp.c_proj"):
+        hidden = net.activated("mlp.c_proj", hidden)
+    else:
+        hidden = ops.activation(tape, hidden, net.spec.activation)
+        hidden = net.linear("mlp.c_proj", hidden)
     return ops.dropout(tape, hidden, net.spec.hidden_dropout)

@@ -99,7 +99,8 @@ def _is_mlp(module: Any) -> bool:
         last = getattr(module, pair[1])
     if _activation(module) is None:
         return False
-    return _is_lora_linear(last) or type(last).__name__ in ("Linear", "Conv1D", "Linear4bit")
+    frozen = not hasattr(last, "lora_A") and not any(p.requires_grad for p in last.parameters())
+    return _is_lora_linear(last) or (frozen and type(last).__name__ in ("Linear", "Conv1D", "Linear4bit"))
 
 
 def _plain_pair(module: Any) -> tuple[str, str] | None:
