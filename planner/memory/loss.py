@@ -26,13 +26,12 @@ def cross_entropy(tape: Tape, logits: Tensor) -> Tensor:
 
     Autocast asks for the log-softmax in fp32: 16-bit logits are converted first, and the conversion is gone after it.
     """
-    if tape.autocast and logits.itemsize == HALF:
-        logits = ops.to(tape, logits, FP32)
-    out = tape.like(logits)
-    log_probabilities = tape.record(out, (logits,), (out.alias(),), lambda g, s: (tape.like(_one(g)),))
-    del out
-    value = tape.new(0, 1, logits.itemsize)
-    size, width = (log_probabilities.monomial, log_probabilities.elements), logits.itemsize
+    wide = ops.to(tape, logits, FP32) if tape.autocast and logits.itemsize == HALF else logits
+    out = tape.like(wide)
+    log_probabilities = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_one(g)),))
+    del out, wide
+    value = tape.new(0, 1, log_probabilities.itemsize)
+    size, width = (log_probabilities.monomial, log_probabilities.elements), log_probabilities.itemsize
     return tape.record(
         value,
         (log_probabilities,),

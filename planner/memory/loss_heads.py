@@ -11,6 +11,7 @@ from planner.lora import saved_modules
 from planner.memory import ops
 from planner.memory.loss import cross_entropy
 from planner.memory.net import Net, unmodelled
+from planner.memory.ops import FP32
 from planner.memory.tape import B, Tensor
 
 
@@ -20,10 +21,17 @@ def vocabulary(net: Net, inputs: list[Tensor], keep: list[Tensor], *, path: str,
         raise unmodelled(f"--loss chunked for {net.spec.architecture} ({net.spec.task})")
     logits = _output_layer(net, inputs.pop(), path, bias)
     value = cross_entropy(net.tape, logits)
+    _returned(net, logits, keep)
+    return value
+
+
+def _returned(net: Net, logits: Tensor, keep: list[Tensor]) -> None:
+    """What the model returns besides the loss: accelerate turns it into fp32 under autocast, `keep_logits` holds it."""
+    if net.tape.autocast:
+        logits = ops.to(net.tape, logits, FP32)
     if net.choices.keep_logits:
         keep.append(logits.alias())
     net.named.clear()
-    return value
 
 
 def _output_layer(net: Net, hidden: Tensor, path: str, bias: str | None) -> Tensor:
@@ -48,9 +56,7 @@ def classification(net: Net, inputs: list[Tensor], keep: list[Tensor], *, path: 
         raise unmodelled(f"--loss chunked for {net.spec.architecture} ({net.spec.task})")
     logits = head_linear(net, path, inputs.pop())
     value = cross_entropy(net.tape, logits)
-    if net.choices.keep_logits:
-        keep.append(logits.alias())
-    net.named.clear()
+    _returned(net, logits, keep)
     return value
 
 

@@ -176,6 +176,11 @@ def efficient_backward_scratch(args: Any, out: Any) -> list[int]:
     return sizes
 
 
+def safe_softmax_scratch(args: Any, out: Any) -> list[int]:
+    """The softmax before rows without any key are set to zero, and which scores are minus infinity."""
+    return [out.numel() * out.element_size(), out.numel()]
+
+
 def gemm_4bit_scratch(args: Any, out: Any) -> list[int]:
     """The de-quantised weight in the input's dtype, and its fp32 scales when those are quantised too."""
     inputs, shape, block = args[0], args[2], args[4]
@@ -197,6 +202,7 @@ def cuda_scratch() -> dict[Any, Any]:
     rules: dict[Any, Any] = {
         aten._scaled_dot_product_flash_attention_backward.default: flash_backward_scratch,
         aten._scaled_dot_product_efficient_attention_backward.default: efficient_backward_scratch,
+        aten._safe_softmax.default: safe_softmax_scratch,
     }
     try:
         import bitsandbytes  # noqa: F401
