@@ -207,12 +207,14 @@ class Net:
         with tape.scope("attention"):
             self._make_masks()
             if rotary:
-                frequencies = tape.new(S, head_dim // 2, FP32)
-                table = tape.new(S, head_dim, FP32)
+                # One table for all rows, but one a row where packed rows bring their own positions.
+                rows = T if self.choices.padding == "packed" else S
+                frequencies = tape.new(rows, head_dim // 2, FP32)
+                table = tape.new(rows, head_dim, FP32)
                 del frequencies
-                wide_cos, wide_sin = tape.new(S, head_dim, FP32), tape.new(S, head_dim, FP32)
+                wide_cos, wide_sin = tape.new(rows, head_dim, FP32), tape.new(rows, head_dim, FP32)
                 width = FP32 if wide_tables else self.itemsize
-                self.cos, self.sin = tape.new(S, head_dim, width), tape.new(S, head_dim, width)
+                self.cos, self.sin = tape.new(rows, head_dim, width), tape.new(rows, head_dim, width)
                 del table, wide_cos, wide_sin
 
     def _make_masks(self) -> None:

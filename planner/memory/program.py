@@ -201,7 +201,10 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
             if again:
                 net.set_shared_tensors((None, None, None, None, ()))
 
-    return net.tape.checkpoint(forward, x) if checkpointed else forward(x)
+    if not checkpointed:
+        return forward(x)
+    choices = net.choices
+    return net.tape.checkpoint(forward, x, offload=choices.checkpoint_offload, reentrant=choices.checkpoint_reentrant)
 
 
 def optimizer_step(net: Net) -> None:

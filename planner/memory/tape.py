@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import heapq
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,10 @@ WIDTH = len(BASIS)
 
 Vector = tuple[int, ...]
 """2·WIDTH coefficients in bytes: WIDTH constants, then WIDTH factors of N."""
+
+
+def _nothing() -> None:
+    """Stands for a recomputation until it is known."""
 
 
 class StopRecompute(Exception):
@@ -129,13 +134,17 @@ class Parameter(Node):
 class Region:
     """A checkpointed stretch: its nodes keep no tensors until the first of them runs backward and all are recomputed."""
 
-    __slots__ = ("cursor", "last", "nodes", "recompute")
+    __slots__ = ("__weakref__", "cursor", "fetched", "last", "nodes", "output", "recompute")
 
     def __init__(self, recompute: Callable[[], object]) -> None:
         self.recompute: Callable[[], object] | None = recompute
         self.nodes: list[Node] = []
         self.cursor = 0
         self.last = -1
+        self.fetched: Tensor | None = None
+        """The input, back from host memory, where it was offloaded."""
+        self.output: Tensor | None = None
+        """The recomputed output, which a reentrant checkpoint holds through its backward."""
 
 
 class Segment:
@@ -362,18 +371,57 @@ class Tape:
                 self.shift(gone, {storage.component: gone})
                 del storage
 
-    def checkpoint(self, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
-        """`function(argument)`, its saved tensors dropped and recomputed in backward (non-reentrant checkpoint)."""
+    def checkpoint(
+        self,
+        function: Callable[[Tensor], Tensor],
+        argument: Tensor,
+        *,
+        offload: bool = False,
+        reentrant: bool = False,
+    ) -> Tensor:
+        """`function(argument)`, its saved tensors dropped and recomputed in backward.
+
+        A recomputation stops once the last saved tensor is there; a reentrant one runs to its end and holds its output.
+        With `offload` the argument is kept in host memory and copied back before the recomputation.
+        """
         if not self.grad_enabled:
             return function(argument)
-        self.retag(argument, "checkpoints")
-        region = Region(partial(function, argument))
+        if offload:
+            region = Region(_nothing)
+            region.recompute = partial(
+                self._fetched, weakref.ref(region), function, argument.elements, argument.itemsize, argument.monomial
+            )
+            region.recompute = partial(region.recompute, argument.node, argument.slot)
+        else:
+            self.retag(argument, "checkpoints")
+            region = Region(partial(function, argument))
         self.saving = region
         try:
             output = function(argument)
         finally:
             self.saving = None
+        if reentrant:
+            region.last = len(region.nodes)
         return output
+
+    def _fetched(
+        self,
+        region: Callable[[], Region | None],
+        function: Callable[[Tensor], Tensor],
+        elements: int,
+        itemsize: int,
+        monomial: int,
+        node: Node | None,
+        slot: int,
+    ) -> Tensor:
+        """`function` on the argument that comes back from host memory."""
+        with self.scope("checkpoints"):
+            argument = self.new(monomial, elements, itemsize)
+        argument.node, argument.slot = node, slot
+        owner = region()
+        assert owner is not None
+        owner.fetched = argument
+        return function(argument)
 
     def ends_recompute(self) -> bool:
         """Whether the op that comes next is where a recomputation stops: one that saves only inputs makes no output."""
@@ -386,7 +434,11 @@ class Tape:
         self.refilling = region
         component, layer = self.component, self.layer
         try:
-            recompute()
+            output = recompute()
+            if region.last >= len(region.nodes):
+                assert isinstance(output, Tensor)
+                region.output = output.alias()
+            del output
         except StopRecompute as stop:
             stop.__traceback__ = None  # its frames would keep the recomputed tensors alive
         finally:

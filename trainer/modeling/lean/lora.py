@@ -104,6 +104,7 @@ class LoraLinear(torch.autograd.Function):
                 if grad_x is not None:
                     grad_x[piece].addcmul_(part @ small, mask)
                 grad_a += (part.t() @ mask.mul_(rows)).to(a.dtype)
+                del mask
         return None if grad_x is None else grad_x.view_as(x), grad_a, grad_b, None, None, None, None
 
 
@@ -142,6 +143,7 @@ class ActivatedLora(torch.autograd.Function):
                 result.addmm_(low[piece], b.to(flat.dtype).t(), alpha=scaling)
             if result is not out:
                 out[piece] = result
+            del made, result  # else they would live while the next piece is made
         assert out is not None
         kept = (first, second, a, b, low)
         ctx.present = [tensor is not None for tensor in kept]
