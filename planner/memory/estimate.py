@@ -17,6 +17,7 @@ from planner.memory.net import Net
 from planner.memory.peak import Array, Envelope, envelope, evaluate, multipliers
 from planner.memory.program import Case, layer_kind, run
 from planner.memory.reserved import replayed
+from planner.memory.sharding import UNMEASURED_SHARE
 from planner.memory.tape import Tape
 from planner.records import MemoryReport
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
@@ -34,6 +35,9 @@ class Grid:
     binding: npt.NDArray[np.str_]
     """Name of the instant that sets the allocated peak."""
 
+
+INPUT_BYTES = 24
+"""int64 input_ids, labels and attention_mask of a token; a step's micro-batches are fetched together, before the first."""
 
 _ENVELOPES: dict[tuple[int, Case], tuple[ModelSpec, Envelope]] = {}
 _CACHE_LIMIT = 512
@@ -60,7 +64,7 @@ def _case(
     )
     windowed = bool(spec.sliding_layers) and spec.sliding_window is not None and length >= spec.sliding_window
     target = "cuda" if hardware.kind in ("cuda", "rocm") else hardware.kind
-    return Case(spec, plain, checkpointed, choices.padding == "max", windowed, target)
+    return Case(spec, plain, checkpointed, choices.padding == "max" and choices.stack == "peft", windowed, target)
 
 
 def _envelope(case: Case) -> Envelope:
@@ -146,16 +150,20 @@ def predict(
     instants: dict[str, int] = {}
     for name, size in zip(found.instants, live, strict=True):
         instants[name] = max(instants.get(name, 0), round(float(size)) + workspaces)
+    waiting = INPUT_BYTES * choices.batch_size * choices.max_length * (choices.gradient_accumulation_steps - 1)
+    instants = {name: size + (waiting if name != "load" else 0) for name, size in instants.items()}
     instants["eval"] = _eval_peak(case, choices) + workspaces
     instants["save"] = instants["load"]
     allocated = max(instants.values())
     binding = max(instants, key=lambda name: instants[name])
     components = _components(case, found, values, live, binding, choices)
+    if binding not in ("load", "eval", "save"):
+        components["temporaries"] = components.get("temporaries", 0) + waiting
     components["workspaces"] = workspaces
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     persistent = np.array([_persistent(found)])
     low = np.array([allocated])
-    if hardware.kind in ("cuda", "rocm"):
+    if hardware.kind in ("cuda", "rocm") and choices.num_gpus == 1:
         reserved, most = _replayed(model, hardware, choices, case, binding, allocated, budget - hardware.context_bytes)
     else:
         reserved = most = int(device.reserved(low, persistent)[0])
@@ -164,6 +172,9 @@ def predict(
     components["context"] = hardware.context_bytes
     upper = int(device.upper(np.array([most + hardware.context_bytes]), low, persistent)[0])
     lower = int(device.lower(np.array([total]), low, persistent)[0])
+    if choices.num_gpus > 1:
+        margin = int(UNMEASURED_SHARE * total)
+        lower, upper = lower - margin, upper + margin
     report = MemoryReport(
         allocated_peak_bytes=allocated,
         reserved_peak_bytes=reserved,

@@ -70,6 +70,8 @@ class Net:
     @classmethod
     def build(cls, tape: Tape, spec: ModelSpec, choices: TrainingChoices, *, padded: bool, windowed: bool) -> Net:
         """The network of `spec` under `choices` on `tape`, its adapters placed."""
+        if choices.method == "qlora" and choices.quantization == "int8":
+            raise unmodelled("--quantization int8")
         net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
         net.accumulating = choices.gradient_accumulation_steps > 1
         net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}

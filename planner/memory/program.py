@@ -13,6 +13,7 @@ from planner.memory import linear, loss
 from planner.memory.blocks import registry
 from planner.memory.layout import stacked
 from planner.memory.net import Net
+from planner.memory.sharding import kept_share, per_rank
 from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
 from planner.memory.ops import FP32, INT64
 from planner.memory.tape import ONE, T, Tape, Tensor
@@ -49,6 +50,7 @@ def run(
     step (`persistent_sizes`) is left out of the log. `every_layer`: no layer stands for others.
     """
     tape = Tape(watch, case.target, log_values)
+    tape.gradient_share = kept_share(case.choices)
     net = Net.build(tape, case.spec, case.choices, padded=case.padded, windowed=case.windowed)
     held = persistent(net) if log_values is None else []
     tape.mark()
@@ -79,11 +81,21 @@ def persistent(net: Net) -> list[Tensor]:
     tape, spec, choices = net.tape, net.spec, net.choices
     tensors = trained_tensors(spec, choices, net.itemsize, net.adapter_itemsize)
     trained = sum(tensor.size for tensor in tensors)
+    shares = per_rank(
+        spec,
+        choices,
+        weights=weight_bytes(net),
+        adapters=0 if choices.method == "full" else trained,
+        optimizer_state=state_bytes(tensors, choices),
+        gradients=trained,
+        itemsize=net.itemsize,
+    )
     parts = {
-        "weights": weight_bytes(net),
-        "adapters": 0 if choices.method == "full" else trained,
-        "optimizer_state": state_bytes(tensors, choices),
-        "gradients": trained if net.accumulating else 0,
+        "weights": shares.weights,
+        "adapters": shares.adapters,
+        "optimizer_state": shares.optimizer_state,
+        "gradients": trained // kept_share(choices) if net.accumulating else 0,
+        "communication": shares.buckets,
     }
     held = []
     for component, size in parts.items():
@@ -211,7 +223,7 @@ def optimizer_step(net: Net) -> None:
     """Transient bytes of the update (planner.memory.optimizers)."""
     tape = net.tape
     tensors = trained_tensors(net.spec, net.choices, net.itemsize, net.adapter_itemsize)
-    total = step_bytes(tensors, net.choices)
+    total = step_bytes(tensors, net.choices) // kept_share(net.choices)
     whole = sum(tensor.size for tensor in tensors)
     if tape.log_values is not None and total == whole:
         each = [tape.new(ONE, t.elements, t.itemsize) for t in tensors for _ in range(t.copies)]

@@ -206,6 +206,8 @@ class Tape:
         self.saving: Region | None = None
         self.refilling: Region | None = None
         self.grad_enabled = True
+        self.gradient_share = 1
+        """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
         self.lean = False
         """Whether modules run in the lean forms of stack `builtin`."""
         self.autocast = False
@@ -519,7 +521,10 @@ class Tape:
         parameter.received = [None]
         if value is None or parameter.grad is not None:
             return
-        if value.itemsize != parameter.itemsize or sys.getrefcount(value.storage) > 2:
+        if self.gradient_share > 1:
+            with self.scope("gradients"):
+                parameter.grad = self.new(ONE, -(-parameter.elements // self.gradient_share), parameter.itemsize)
+        elif value.itemsize != parameter.itemsize or sys.getrefcount(value.storage) > 2:
             with self.scope("gradients"):
                 parameter.grad = self.new(ONE, parameter.elements, parameter.itemsize)
         else:
