@@ -82,6 +82,23 @@ def _cudnn(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, 
     )[0]
 
 
+def _math_with_dropout(query: Any, key: Any, value: Any, mask: Any, p: float, is_causal: bool, scale: Any) -> Any:
+    """The composite kernel with CUDA's fused dropout, for fp32; the CPU's would keep a mask of the scores' own dtype."""
+    root = (query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    if is_causal:
+        allowed = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+        mask = torch.zeros(allowed.shape, dtype=query.dtype).masked_fill_(allowed.logical_not_(), float("-inf"))
+    elif mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(mask.logical_not(), float("-inf"))
+    scores = (query * root) @ (key * root).transpose(-2, -1)
+    if mask is not None:
+        scores = scores.add_(mask)
+    return torch.native_dropout(aten._safe_softmax(scores, -1), p, True)[0] @ value
+
+
 def cuda_attention(requested: str) -> Callable[..., Any]:
     """A stand-in for `scaled_dot_product_attention` that keeps what the CUDA kernels keep."""
 
@@ -107,6 +124,8 @@ def cuda_attention(requested: str) -> Callable[..., Any]:
             return _cudnn(query, key, value, dropout_p, is_causal, scale)
         if kernel == "efficient":
             return _efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
+        if dropout_p > 0 and query.dtype == torch.float32:
+            return _math_with_dropout(query, key, value, attn_mask, dropout_p, is_causal, scale)
         return aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
         )[0]
