@@ -82,9 +82,12 @@ def machine(device: str) -> HardwareProfile:
 
     if device == "cpu":
         return bare(hardware.find("cpu"))
-    found = hardware.detect().profile
-    if found.kind not in ("cpu",):
-        return bare(found)
+    try:
+        found = hardware.detect().profile
+        if found.kind != "cpu":
+            return bare(found)
+    except ImportError:  # neither NVML nor psutil in this process: the probe's process knows
+        pass
     child = subprocess.run(
         [sys.executable, "-m", "trainer", "doctor"], capture_output=True, text=True, cwd=common.ROOT, check=False
     )

@@ -103,15 +103,17 @@ def off_lines(observations: Sequence[Observation], limit: float = 0.01) -> list[
 def summary(observations: Sequence[Observation], hardware: HardwareProfile) -> str:
     """Everything in markdown."""
     known = ordinary(observations)
+    # A limit changes what the allocator holds, not what the tensors take.
+    ran = [item for item in observations if item.outcome == "ran"]
     versions = observations[0].versions if observations else {}
     named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if name in versions)
     title = observations[0].hardware.get("title", hardware.title) if observations else hardware.title
     instants: dict[str, list[float]] = {}
-    for item in known:
+    for item in ran:
         for name, error in common.instant_errors(item).items():
             instants.setdefault(name, []).append(error)
-    models = common.by(known, lambda item: str(item.model["config"].get("model_type")))
-    groups = common.by(known, lambda item: str(item.probe.get("group")))
+    models = common.by(ran, lambda item: str(item.model["config"].get("model_type")))
+    groups = common.by(ran, lambda item: str(item.probe.get("group")))
     inside, of = covered(known)
     lines = [
         f"# Real steps on {title} beside the prediction",
@@ -119,17 +121,15 @@ def summary(observations: Sequence[Observation], hardware: HardwareProfile) -> s
         f"{len(observations)} points ({len(known)} without a memory limit); {named}; profile {hardware.name}, "
         "uncalibrated; error = (predicted - measured) / measured.",
         "",
-        *common.table(
-            "All", [("allocated", allocated(known)), ("reserved", reserved(known)), ("device", device(known))]
-        ),
+        *common.table("All", [("allocated", allocated(ran)), ("reserved", reserved(known)), ("device", device(known))]),
         f"Device peaks inside the interval: {inside} of {of}.",
         "",
         *context_line(known, hardware),
         *verdict_lines(observations),
         *common.table("Allocated, by architecture", [(name, allocated(items)) for name, items in models.items()]),
         *common.table("Allocated, by group", [(name, allocated(items)) for name, items in groups.items()]),
-        *common.table("Reserved, by group", [(name, reserved(items)) for name, items in groups.items()]),
+        *common.table("Reserved, by group", [(name, reserved(ordinary(items))) for name, items in groups.items()]),
         *common.table("Allocated, by instant", list(instants.items())),
-        *off_lines(known),
+        *off_lines(ran),
     ]
     return "\n".join(lines).rstrip() + "\n"

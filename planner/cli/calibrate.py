@@ -77,6 +77,8 @@ def lines(outcome: Outcome) -> list[str]:
                 f"host time per kernel x {found.speed['launch']:.2f}; step times scatter by a factor "
                 f"of {2.718281828 ** found.speed['spread']:.2f}."
             )
+        else:
+            said.append("Step times were too few or too irregular to correct the speed by.")
     said += [f"Not measured: {text}" for text in outcome.failed]
     said += [f"Not used: {text}" for text in outcome.left_out]
     said.append(f"Kept in {outcome.path}.")
