@@ -1,11 +1,13 @@
 """A model of PyTorch's CUDA caching allocator: what it reserves for a given sequence of allocations and releases.
 
 Rules (PyTorch c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h, read 2026-11):
-blocks are rounded up to 512 B; up to 1 MiB they come from the small pool, whose segments are 2 MiB; from 1 MiB to 10 MiB
+blocks are rounded up to 512 B; up to 1 MiB they come from the small pool, whose segments are 2 MiB; from 1 MiB to
+10 MiB
 from segments of 20 MiB; larger ones get a segment of their own size rounded up to 2 MiB. A free block is taken best fit
 within its pool; what is left over is split off (small pool: 512 B or more, large pool: more than 1 MiB). Neighbouring
 free blocks of a segment merge. With expandable segments a pool is one range that grows by 2 MiB (small) or 20 MiB
-(large) pages. Segments are given back only when memory runs out: then all that are wholly free go, and the request is tried once
+(large) pages. Segments are given back only when memory runs out: then all that are wholly free go, and the request
+is tried once
 more.
 """
 
@@ -201,7 +203,8 @@ def replay(
 ) -> CachingAllocator:
     """The allocator after `steps` repetitions of one step; the second repeats what the first one left in the pools.
 
-    persistent: sizes in bytes that live throughout (weights, optimizer state). step: (key, size) for an allocation under
+    persistent: sizes in bytes that live throughout (weights, optimizer state). step: (key, size) for an allocation
+    under
     a key of its own, (key, -1) for its release; what a step does not release is released at its end.
     limit: bytes that may be reserved. Raises `OutOfMemory` where they do not suffice.
 

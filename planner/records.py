@@ -1,4 +1,5 @@
-"""The wire format: plan file, check report, events and observations. What one part writes, another reads, and nothing else.
+"""The wire format: plan file, check report, events and observations. What one part writes, another reads, and
+nothing else.
 
 pydantic models, so that each has a JSON schema and rejects what it does not know. Bytes are integers, times seconds.
 """
@@ -97,13 +98,15 @@ class Advice(Record):
 
 
 class Hyperparameters(Record):
-    """What a run does besides what moves memory; advice proposes them, the wizard edits them, the trainer obeys them."""
+    """What a run does besides what moves memory; advice proposes them, the wizard edits them, the trainer obeys
+    them.
+    """
 
     learning_rate: float = 2e-4
     epochs: float = 3.0
     max_steps: int | None = None
     """Stops after this many optimizer steps, whatever `epochs` says."""
-    scheduler: Literal["cosine", "linear", "constant", "polynomial", "step"] = "cosine"
+    scheduler: Literal["cosine", "cosine-restarts", "linear", "constant", "polynomial", "step"] = "cosine"
     min_learning_rate_ratio: float = 0.1
     """The schedule's last learning rate as a share of the first."""
     scheduler_step_epochs: float = 3.0
@@ -111,6 +114,8 @@ class Hyperparameters(Record):
     scheduler_gamma: float = 0.5
     """Scheduler `step`: factor of one drop."""
     polynomial_power: float = 1.0
+    scheduler_cycles: int = 2
+    """Scheduler `cosine-restarts`: how often the rate falls from its peak to its minimum."""
     warmup_ratio: float = 0.05
     warmup_steps: int | None = None
     """Takes precedence over `warmup_ratio`."""
@@ -122,6 +127,8 @@ class Hyperparameters(Record):
     """Optimizer steps between evaluations; None: once an epoch."""
     save_steps: int | None = None
     """None: at each evaluation."""
+    save_epochs: float | None = None
+    """Epochs between checkpoints, where `save_steps` isn't given."""
     save_total_limit: int = 2
     logging_steps: int = 1
     early_stopping_patience: int = 0
@@ -145,9 +152,12 @@ class DataSettings(Record):
 
     path: str | None = None
     """JSONL, JSON, CSV or parquet file, a folder of them, or a hub id."""
-    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text"] = "auto"
+    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification"] = "auto"
+    """`classification` (columns text and label) also says that a classifier is trained, whatever the model's head
+    was.
+    """
     columns: dict[str, str] = {}
-    """Remap: role (prompt, completion, text, messages, instruction, input, output, conversations) -> column name."""
+    """Remap: role (prompt, completion, text, label, messages, instruction, input, output, conversations) -> column."""
     validation_split: float = 0.1
     validation_path: str | None = None
     max_examples: int | None = None
@@ -181,9 +191,10 @@ class Event(Record):
     started {run_dir, pid, device, total_steps, epochs, trainable_parameters, parameters, versions, predicted}
     phase {name, detail}: load, data, train, eval, save, finish
     data {examples, validation_examples, tokens, truncated, lengths, skipped}
-    step {step, total_steps, epoch, loss, learning_rate, grad_norm, tokens_per_second, step_seconds, allocated_peak_bytes,
+    step {step, total_steps, epoch, loss, learning_rate, grad_norm, tokens_per_second, step_seconds,
+    allocated_peak_bytes,
           device_bytes, seconds_left}
-    eval {step, loss, perplexity, best, sample}
+    eval {step, loss, perplexity, best, sample}; a classifier also accuracy
     checkpoint {path, step, kind: last|best}
     warning {what, message, advice}
     oom {phase, step, batch_size, new_batch_size, gradient_accumulation_steps}

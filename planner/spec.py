@@ -1,7 +1,8 @@
 """The three orthogonal frozen inputs of every plan: model, hardware, choices.
 
 `ModelSpec` says what is trained, `HardwareProfile` what it runs on, `TrainingChoices` how. None knows of another.
-Byte fields end in `_bytes`; rates say their unit. Checks of a single value run at construction and raise `InvalidInput`.
+Byte fields end in `_bytes`; rates say their unit. Checks of a single value run at construction and raise
+`InvalidInput`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ class Module:
     """One parameterised module of the network, repeated over `layers`; the unit in which parameters are counted."""
 
     path: str
-    """Dotted name inside the transformers model, `{}` where the layer index stands: `model.layers.{}.self_attn.q_proj`."""
+    """Dotted name inside the transformers model, `{}` where the layer index stands:
+    `model.layers.{}.self_attn.q_proj`.
+    """
     kind: ModuleKind
-    """`linear` and `conv1d` (GPT-2's transposed linear) can carry LoRA; `parameter` is a bare tensor (e.g. fused experts)."""
+    """`linear` and `conv1d` (GPT-2's transposed linear) can carry LoRA; `parameter` is a bare tensor (e.g. fused
+    experts).
+    """
     shape: tuple[int, ...]
     """Weight shape: linear (out, in); conv1d (in, out); embedding (rows, width); norm (width,); parameter as stored."""
     bias: bool = False
@@ -110,7 +115,9 @@ class ModelSpec:
     modules: tuple[Module, ...]
     """Every parameterised module in forward order; parameters sum to the transformers model's, to the last one."""
     config: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The config it was read from, with the architecture's defaults filled in; what else an architecture needs stands here."""
+    """The config it was read from, with the architecture's defaults filled in; what else an architecture needs
+    stands here.
+    """
 
     @property
     def parameters(self) -> int:

@@ -42,19 +42,22 @@ def workspace_bytes(hardware: HardwareProfile) -> int:
 def reserved(allocated: Array, persistent: Array) -> Array:
     """Reserved bytes at the peak, from allocated and persistent ones."""
     moving = np.maximum(allocated - persistent, 0)
-    return allocated + SEGMENT_SLACK_BYTES + (FRAGMENTATION_SHARE * moving).astype(np.int64)
+    slack: Array = SEGMENT_SLACK_BYTES + (FRAGMENTATION_SHARE * moving).astype(np.int64)
+    return allocated + slack
 
 
 def upper(total: Array, allocated: Array, persistent: Array) -> Array:
     """Upper end of the device peak's interval."""
     moving = np.maximum(allocated - persistent, 0)
-    return total + (UPPER_SHARE * moving).astype(np.int64) + 64 * MIB
+    margin: Array = (UPPER_SHARE * moving).astype(np.int64) + 64 * MIB
+    return total + margin
 
 
 def lower(total: Array, allocated: Array, persistent: Array) -> Array:
     """Lower end of the device peak's interval."""
     moving = np.maximum(allocated - persistent, 0)
-    return np.maximum(total - (LOWER_SHARE * moving).astype(np.int64) - 64 * MIB, allocated)
+    margin: Array = (LOWER_SHARE * moving).astype(np.int64) + 64 * MIB
+    return np.maximum(total - margin, allocated)
 
 
 def interval_unit(moving: Array) -> Array:

@@ -37,14 +37,18 @@ class Grid:
 
 
 INPUT_BYTES = 24
-"""int64 input_ids, labels and attention_mask of a token; a step's micro-batches are fetched together, before the first."""
+"""int64 input_ids, labels and attention_mask of a token; a step's micro-batches are fetched together, before the
+first.
+"""
 
 _ENVELOPES: dict[tuple[int, Case], tuple[ModelSpec, Envelope]] = {}
 _CACHE_LIMIT = 512
 
 
 def _batch_kind(choices: TrainingChoices, batch_size: Array | int) -> Any:
-    """2 for all micro-batches alike; 1 where a single sequence runs otherwise (older losses slice it without a copy)."""
+    """2 for all micro-batches alike; 1 where a single sequence runs otherwise (older losses slice it without a
+    copy).
+    """
     return np.minimum(batch_size, 2) if choices.transformers_version is not None else 0 * batch_size + 2
 
 
@@ -137,7 +141,8 @@ def predict(
     """
     if choices.checkpoint_layers is not None and choices.checkpoint_layers > model.total_layers:
         raise InvalidInput(
-            f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.total_layers} layers of {model.id}"
+            f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.total_layers} layers "
+            f"of {model.id}"
         )
     layers = choices.checkpointed_layers(model.total_layers)
     case = _case(model, hardware, choices, layers, choices.max_length)

@@ -34,7 +34,9 @@ def quantized(net: Net, module: Module) -> bool:
 
 
 def bytes_4bit(elements: int, *, nested: bool) -> int:
-    """Storage of a 4-bit weight: half a byte a value, a scale per 64 (fp32; or one byte, with fp32 per 256), a table."""
+    """Storage of a 4-bit weight: half a byte a value, a scale per 64 (fp32; or one byte, with fp32 per 256), a
+    table.
+    """
     blocks = -(-elements // BLOCK_4BIT)
     size = -(-elements // 2) + 16 * 4
     if nested:
@@ -59,7 +61,9 @@ def linear(net: Net, path: str, x: Tensor) -> Tensor:
 
 
 def lean_mlp(net: Net, path: str) -> bool:
-    """Whether the MLP that ends at `path` runs as one function from its activation on: builtin, over a frozen weight."""
+    """Whether the MLP that ends at `path` runs as one function from its activation on: builtin, over a frozen
+    weight.
+    """
     module, choices = net.by_path[path], net.choices
     if not net.tape.lean or choices.method == "full" or module.path in net.saved:
         return False

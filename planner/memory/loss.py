@@ -79,7 +79,7 @@ def loss_variant(net: Net) -> str:
         return "5"
     if version == "no-upcast":
         return version
-    major, minor = (int(x) for x in (version.split(".") + ["0"])[:2])
+    major, minor = (int(x) for x in [*version.split("."), "0"][:2])
     if (major, minor) <= (4, 45):
         return "4.45"
     return "4.48" if (major, minor) < (4, 50) else "5"

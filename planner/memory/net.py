@@ -8,8 +8,8 @@ from planner.errors import NotModelled
 from planner.lora import adapter_modules, saved_modules
 from planner.memory import attention, lean, linear, ops
 from planner.memory.ops import BYTE, FP32, HALF, Weight
-from planner.memory.tape import BSS, ONE, SS, Gradients, Node, Parameter, S, T, Tape, Tensor
-from planner.spec import Module, ModelSpec, TrainingChoices
+from planner.memory.tape import BSS, ONE, Gradients, Node, Parameter, S, T, Tape, Tensor
+from planner.spec import ModelSpec, Module, TrainingChoices
 
 WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32, "bf16-amp": HALF}
 
@@ -121,7 +121,9 @@ class Net:
     # ---- layers ----------------------------------------------------------------------------------------------------
 
     def linear(self, path: str, x: Tensor) -> Tensor:
-        """The linear (or GPT-2 conv1d) module at `path` (inside its layer: `self_attn.q_proj`), with its adapter if any."""
+        """The linear (or GPT-2 conv1d) module at `path` (inside its layer: `self_attn.q_proj`), with its adapter if
+        any.
+        """
         return linear.linear(self, path, x)
 
     def activated(self, path: str, first: Tensor, second: Tensor | None = None) -> Tensor:
@@ -197,7 +199,9 @@ class Net:
 
     @property
     def implementation(self) -> str:
-        """The attention that runs: gemma 2 refuses sdpa, which knows no soft cap, and transformers falls back to eager."""
+        """The attention that runs: gemma 2 refuses sdpa, which knows no soft cap, and transformers falls back to
+        eager.
+        """
         chosen = self.choices.attention
         return "eager" if chosen == "sdpa" and self.spec.architecture == "gemma2" else chosen
 
@@ -236,9 +240,7 @@ class Net:
                 boolean = tape.new(BSS, 1, BYTE)
                 mask = tape.new(BSS, 1, self.itemsize)
                 del boolean
-            elif self.padded:
-                mask = tape.new(BSS, 1, BYTE)
-            elif sliding and self.windowed:
+            elif self.padded or (sliding and self.windowed):
                 mask = tape.new(BSS, 1, BYTE)
             else:
                 continue
@@ -257,7 +259,9 @@ class Net:
         self.window_tables[:] = tables
 
     def release(self) -> None:
-        """The model's forward returns: its names are gone, masks and tables too but where a recomputation holds them."""
+        """The model's forward returns: its names are gone, masks and tables too but where a recomputation holds
+        them.
+        """
         self.named.clear()
         self.set_shared_tensors((None, None, None, None, ()))
 

@@ -35,7 +35,9 @@ def _cast(tape: Tape, gradient: Tensor, itemsize: int) -> Tensor:
 
 
 def to(tape: Tape, x: Tensor, itemsize: int) -> Tensor:
-    """Cast: output n·itemsize; saves nothing; backward a cast of the gradient back. The same dtype is the same tensor."""
+    """Cast: output n·itemsize; saves nothing; backward a cast of the gradient back. The same dtype is the same
+    tensor.
+    """
     if x.itemsize == itemsize:
         return x.same()
     back = x.itemsize
@@ -61,7 +63,7 @@ def add(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     """a + b: output in the wider dtype; backward hands the same gradient to both, cast where a dtype differs."""
     wide = max(a.itemsize, b.itemsize)
     wa, wb = a.itemsize, b.itemsize
-    full, other = (a, b) if _covers(a, b) else (b, a)
+    full = a if _covers(a, b) else b
     out = tape.new(full.monomial, full.elements, wide)
     needs_a, needs_b = a.requires_grad, b.requires_grad
     size_a, size_b = _size(a), _size(b)
@@ -195,7 +197,9 @@ def rsqrt(tape: Tape, x: Tensor) -> Tensor:
 
 
 def pointwise(tape: Tape, x: Tensor, *, save: str = "input") -> Tensor:
-    """One fused activation kernel (silu, gelu save their input; tanh, sigmoid, relu their result): output and backward n·w."""
+    """One fused activation kernel (silu, gelu save their input; tanh, sigmoid, relu their result): output and
+    backward n·w.
+    """
     out = tape.like(x)
     kept = (x,) if save == "input" else (out.alias(),)
     return tape.record(out, (x,), kept, lambda g, s: (tape.like(_first(g)),))
@@ -422,7 +426,9 @@ def rotate_half(tape: Tape, x: Tensor) -> Tensor:
 
 
 def activation(tape: Tape, x: Tensor, name: str) -> Tensor:
-    """The activation functions of transformers' ACT2FN: fused kernels, or several operators where it writes them out."""
+    """The activation functions of transformers' ACT2FN: fused kernels, or several operators where it writes them
+    out.
+    """
     # Nested as the original expressions are, so that operands die when theirs do.
     if name == "gelu_new":
         return mul(

@@ -63,7 +63,9 @@ def _skyline(vectors: Array) -> list[int]:
 
 
 def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_rows: int) -> npt.NDArray[np.float64]:
-    """The monomials' values, (configurations, 2·WIDTH); `chunk_rows`: tokens of one loss chunk. Bytes up to 2^53 are exact in float64."""
+    """The monomials' values, (configurations, 2·WIDTH); `chunk_rows`: tokens of one loss chunk. Bytes up to 2^53
+    are exact in float64.
+    """
     b, s, n = (np.asarray(x, dtype=np.float64) for x in (batch_size, length, checkpointed))
     tokens = b * s
     one = np.ones_like(tokens)

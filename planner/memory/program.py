@@ -13,9 +13,9 @@ from planner.memory import linear, loss
 from planner.memory.blocks import registry
 from planner.memory.layout import stacked
 from planner.memory.net import Net
-from planner.memory.sharding import kept_share, per_rank
-from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
 from planner.memory.ops import FP32, INT64
+from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
+from planner.memory.sharding import kept_share, per_rank
 from planner.memory.tape import ONE, T, Tape, Tensor
 from planner.spec import ModelSpec, Module, TrainingChoices
 

@@ -1,4 +1,6 @@
-"""Reserved bytes of one configuration: its step's allocations, one by one, through the model of the caching allocator."""
+"""Reserved bytes of one configuration: its step's allocations, one by one, through the model of the caching
+allocator.
+"""
 
 from __future__ import annotations
 

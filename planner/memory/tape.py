@@ -5,12 +5,6 @@ polynomial in batch and length, who keeps it alive is decided by Python's own re
 `Node`s that saved it, exactly as in PyTorch. What comes out is, for every allocation of the step, the polynomial of the
 bytes that are live just after it; the peak of a configuration is the largest of them at its batch and length.
 
-Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most B·(S-1)), B,
-TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor), R (tokens of one piece of a lean
-function, at most T).
-Every coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed
-layers, so that one run covers every N.
-
 Engine rules follow PyTorch's (torch/csrc/autograd/engine.cpp, input_buffer.cpp, accumulate_grad.cpp; read 2026-11):
 nodes run in falling order of creation; a node's saved tensors are released after it ran; incoming gradients live as
 long as the node runs; a second gradient for the same input is added in place if the first is held by nobody else.
@@ -25,161 +19,58 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL", "R")
-ONE, S, T, SS, BSS, C, B, TR, TL, R = range(len(BASIS))
-WIDTH = len(BASIS)
+from planner.memory.graph import (
+    BSS,
+    ONE,
+    SS,
+    TL,
+    TR,
+    WIDTH,
+    ZERO,
+    B,
+    Backward,
+    C,
+    Gradients,
+    LayerGroup,
+    Node,
+    Parameter,
+    R,
+    Region,
+    S,
+    Segment,
+    StopRecompute,
+    Storage,
+    T,
+    Tensor,
+    Vector,
+    add,
+    times_copies,
+)
 
-Vector = tuple[int, ...]
-"""2·WIDTH coefficients in bytes: WIDTH constants, then WIDTH factors of N."""
+__all__ = [
+    "BSS",
+    "ONE",
+    "SS",
+    "TL",
+    "TR",
+    "WIDTH",
+    "B",
+    "C",
+    "Gradients",
+    "Node",
+    "Parameter",
+    "R",
+    "S",
+    "T",
+    "Tape",
+    "Tensor",
+    "Vector",
+    "add",
+]
 
 
 def _nothing() -> None:
     """Stands for a recomputation until it is known."""
-
-
-class StopRecompute(Exception):
-    """Raised when a checkpointed region has recomputed its last saved tensor (PyTorch's early stop)."""
-
-
-class Storage:
-    """Bytes that are live from construction until the last reference is gone."""
-
-    __slots__ = ("component", "key", "monomial", "size", "tape")
-
-    def __init__(self, tape: Tape, monomial: int, size: int, component: str) -> None:
-        self.tape = tape
-        self.monomial = monomial
-        self.size = size
-        self.component = component
-        self.key = tape.grow(monomial, size, component)
-
-    def __del__(self) -> None:
-        self.tape.shrink(self.monomial, self.size, self.component, self.key)
-
-
-class Tensor:
-    """A view of a storage: `elements` per unit of `monomial`, `itemsize` bytes each.
-
-    `node` and `slot` name the autograd output it is, where a gradient flows. Every holder has its own `Tensor`, so that
-    the storage's reference count says who else holds the bytes.
-    """
-
-    __slots__ = ("elements", "itemsize", "monomial", "node", "slot", "storage")
-
-    def __init__(self, storage: Storage, monomial: int, elements: int, itemsize: int) -> None:
-        self.storage = storage
-        self.monomial = monomial
-        self.elements = elements
-        self.itemsize = itemsize
-        self.node: Node | None = None
-        self.slot = 0
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether a gradient flows back through this tensor."""
-        return self.node is not None
-
-    def alias(self, elements: int | None = None) -> Tensor:
-        """Another tensor on the same storage, outside autograd (as `detach`); `elements` where it is a part."""
-        return Tensor(self.storage, self.monomial, self.elements if elements is None else elements, self.itemsize)
-
-    def same(self) -> Tensor:
-        """Another handle on the same tensor, the autograd edge included (as `view`, whose node keeps nothing)."""
-        other = self.alias()
-        other.node, other.slot = self.node, self.slot
-        return other
-
-
-Gradients = list["Tensor | None"]
-Backward = Callable[[Gradients, "tuple[Tensor, ...]"], "Sequence[Tensor | None]"]
-"""Gets the gradients of the outputs and the saved tensors; returns a gradient (or None) for every input edge."""
-
-
-class Node:
-    """One autograd node: edges to the nodes of its inputs, the tensors it saved, the rule of its backward."""
-
-    __slots__ = ("backward", "component", "edges", "layer", "pending", "received", "region", "saved", "sequence")
-
-    def __init__(
-        self,
-        sequence: int,
-        edges: tuple[tuple[Node, int] | None, ...],
-        saved: tuple[Tensor, ...],
-        backward: Backward | None,
-        outputs: int = 1,
-    ) -> None:
-        self.sequence = sequence
-        self.edges = edges
-        self.saved: tuple[Tensor, ...] | None = saved
-        self.backward = backward
-        self.received: Gradients = [None] * outputs
-        self.component = "temporaries"
-        self.pending = 0
-        self.layer = 0
-        self.region: Region | None = None
-
-
-class Parameter(Node):
-    """The accumulating leaf of a trainable tensor; its gradient, once born, stays until `Tape.zero_grad`."""
-
-    __slots__ = ("component", "elements", "grad", "itemsize")
-
-    def __init__(self, elements: int, itemsize: int) -> None:
-        super().__init__(1 << 62, (), (), None)
-        self.elements = elements
-        self.itemsize = itemsize
-        self.grad: Tensor | None = None
-
-
-class Region:
-    """A checkpointed stretch: its nodes keep no tensors until the first of them runs backward and all are recomputed."""
-
-    __slots__ = ("__weakref__", "cursor", "fetched", "last", "nodes", "output", "recompute")
-
-    def __init__(self, recompute: Callable[[], object]) -> None:
-        self.recompute: Callable[[], object] | None = recompute
-        self.nodes: list[Node] = []
-        self.cursor = 0
-        self.last = -1
-        self.fetched: Tensor | None = None
-        """The input, back from host memory, where it was offloaded."""
-        self.output: Tensor | None = None
-        """The recomputed output, which a reentrant checkpoint holds through its backward."""
-
-
-class Segment:
-    """Events of one stretch that repeats: recorded once, valid again at each of `offsets`."""
-
-    __slots__ = ("events", "group", "log", "name", "offsets", "parts")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.events: list[Vector] = []
-        self.offsets: list[Vector] = [ZERO]
-        self.parts: list[dict[str, Vector]] = [{}]
-        """The offsets by component."""
-        self.group = 0
-        """The repeated stretch that runs here, forward or backward; 0 for none."""
-        self.log: list[tuple[int, int]] = []
-        """(number, bytes) of an allocation, (number of the allocation, -1) of its release."""
-
-
-ZERO: Vector = (0,) * (2 * WIDTH)
-
-
-def add(left: Vector, right: Sequence[int], factor: int = 1) -> Vector:
-    """left + factor · right, coefficient by coefficient."""
-    return tuple(x + factor * y for x, y in zip(left, right, strict=True))
-
-
-def times_copies(delta: Vector, constant: int, per_n: int) -> Vector:
-    """delta · (constant + per_n · N), for a delta without N part or a count without one."""
-    fixed, slope = delta[:WIDTH], delta[WIDTH:]
-    if per_n and any(slope):
-        raise AssertionError("a repeated stretch inside a repeated stretch cannot both depend on N")
-    return tuple(x * constant for x in fixed) + tuple(
-        x * per_n + y * constant for x, y in zip(fixed, slope, strict=True)
-    )
 
 
 class Tape:
@@ -586,7 +477,8 @@ class Tape:
             return
         if old:
             group = self.groups[old - 1]
-            assert group.entered is not None and group.segment is not None
+            assert group.entered is not None
+            assert group.segment is not None
             change, parts = _difference(self.snapshot(), group.entered)
             self._repeat(group.segment, change, parts, group.copies - 1, group.copies_per_n)
         self.begin(self.instant)
@@ -595,19 +487,6 @@ class Tape:
             group.entered = self.snapshot()
             group.segment = self.segments[-1]
             group.segment.group = new
-
-
-class LayerGroup:
-    """Bookkeeping of one repeated stretch."""
-
-    __slots__ = ("copies", "copies_per_n", "entered", "index", "segment")
-
-    def __init__(self, index: int, copies: int, copies_per_n: int) -> None:
-        self.index = index
-        self.copies = copies
-        self.copies_per_n = copies_per_n
-        self.entered: tuple[Vector, dict[str, Vector]] | None = None
-        self.segment: Segment | None = None
 
 
 def _difference(

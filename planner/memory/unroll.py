@@ -1,8 +1,10 @@
 """A step's log for all layers, unrolled from a run in which one layer of a repeated stretch stands for many.
 
 Inside a stretch of m copies the same allocations and releases happen m times. Two tensors cross from copy to copy: the
-hidden state in forward (the one tensor of a copy that outlives the stretch is what the next copy finds as its input) and
-its gradient in backward, where the copies run in reverse (unless one buffer carries it through). Where that pattern does not hold, nothing is unrolled.
+hidden state in forward (the one tensor of a copy that outlives the stretch is what the next copy finds as its
+input) and
+its gradient in backward, where the copies run in reverse (unless one buffer carries it through). Where that pattern
+does not hold, nothing is unrolled.
 """
 
 from __future__ import annotations

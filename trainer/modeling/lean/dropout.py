@@ -13,13 +13,13 @@ class SeededDropout(torch.autograd.Function):
     """x · mask / (1-p), the mask drawn from `seed` in forward and again in backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, probability: float, seed: int) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
         """Any shape; output of the same shape and dtype."""
         ctx.probability, ctx.seed = probability, seed
         return masked(x, probability, seed)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """The gradient under the same mask."""
         return masked(gradient, ctx.probability, ctx.seed), None, None
 

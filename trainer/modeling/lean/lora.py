@@ -54,7 +54,7 @@ class LoraLinear(torch.autograd.Function):
     """base(x) + scaling · B(A(dropout(x)))."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         a: torch.Tensor,
@@ -82,7 +82,7 @@ class LoraLinear(torch.autograd.Function):
         return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """gradient (..., out) -> gradients of x, a and b."""
         x, a, b, low = ctx.saved_tensors
         flat = x.reshape(-1, x.shape[-1])
@@ -112,7 +112,7 @@ class ActivatedLora(torch.autograd.Function):
     """LoraLinear of act(first) or act(first) · second, which is made piece by piece and made again in backward."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         first: torch.Tensor,
         second: torch.Tensor | None,
@@ -152,10 +152,11 @@ class ActivatedLora(torch.autograd.Function):
         return out.view(*first.shape[:-1], out.shape[-1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """gradient (..., out) -> gradients of first, second, a and b."""
         made_of = iter(ctx.saved_tensors)
-        first, second, a, b, low = (next(made_of) if present else None for present in ctx.present)
+        kept: list[Any] = [next(made_of) if present else None for present in ctx.present]
+        first, second, a, b, low = kept
         flat = first.reshape(-1, first.shape[-1])
         other = None if second is None else second.reshape(flat.shape)
         grad = gradient.reshape(-1, gradient.shape[-1])

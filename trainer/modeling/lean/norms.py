@@ -14,9 +14,7 @@ class RmsNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float, late: bool
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float, late: bool) -> torch.Tensor:
         """x (..., width), weight (width) -> (..., width)."""
         wide = x.float()
         inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
@@ -32,7 +30,7 @@ class RmsNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """gradient (..., width) -> gradients of x and weight."""
         x, weight, inverse = ctx.saved_tensors
         normed = x.float() * inverse
