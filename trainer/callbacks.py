@@ -114,6 +114,7 @@ class Reporter(TrainerCallback):
             perplexity=metrics["eval_perplexity"],
             best=best,
             sample=self.trainer.last_sample,
+            **({"accuracy": metrics["eval_accuracy"]} if "eval_accuracy" in metrics else {}),
         )
         if not before_training and self._should_stop_early(state) and state.global_step < state.max_steps:
             self.reason = "early_stopping"

@@ -41,7 +41,8 @@ def complete(
     with torch.no_grad(), cached_generation(model):
         output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
     model.train(was_training)
-    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    start = 0 if model.config.is_encoder_decoder else ids.shape[1]
+    return str(tokenizer.decode(output[0, start:], skip_special_tokens=True))
 
 
 def trained_folder(run_dir: Path) -> Path:
@@ -56,25 +57,22 @@ def trained_folder(run_dir: Path) -> Path:
 
 def load_trained(run_dir: Path, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) of a finished run, adapters attached by plain PEFT."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from trainer.tasks import load_pretrained
+    from trainer.tasks.base import read_task_file
 
     folder = trained_folder(run_dir)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not (folder / "adapter_config.json").is_file():
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
-        return model.to(device).eval(), tokenizer
+        return load_pretrained(str(folder), read_task_file(folder)).to(device).eval(), tokenizer
     from peft import PeftModel
 
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError):
         raise InvalidInput(f"{folder}/adapter_config.json: missing or damaged") from None
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, trust_remote_code=False, dtype="auto")
-    except OSError as error:
-        raise InvalidInput(
-            f"{folder}: its base model {base} can't be loaded: {str(error).splitlines()[0]:.160}"
-        ) from None
+    model = load_pretrained(base, read_task_file(folder), dtype="auto")
     return PeftModel.from_pretrained(model, folder).to(device).eval(), tokenizer

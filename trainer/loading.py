@@ -104,8 +104,12 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
-def load_model(plan: Plan, choices: TrainingChoices, config: dict[str, Any], *, device: str, seed: int) -> Any:
-    """The base model on `device` in training mode. Method `full` starts from scratch where there are no weights."""
+def load_model(
+    plan: Plan, choices: TrainingChoices, config: dict[str, Any], *, device: str, seed: int, task: Any = None
+) -> Any:
+    """The base model with the head of its task (causal where none is given) on `device` in training mode. Method
+    `full` starts from scratch where there are no weights.
+    """
     from trainer import modeling
 
     if choices.num_gpus > 1:
@@ -136,6 +140,7 @@ def load_model(plan: Plan, choices: TrainingChoices, config: dict[str, Any], *, 
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidInput(f"{plan.model}: can't be loaded from safetensors: {reason:.200}") from None
-    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
-        raise NotModelled(f"{plan.model} is a {type(model).__name__}; this version trains causal language models only")
+    from trainer.tasks import Task
+
+    (task or Task(config)).require(model, plan.model)
     return model

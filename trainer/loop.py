@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shutil
 import time
@@ -19,10 +20,12 @@ from planner.errors import RunFailed
 from planner.records import Hyperparameters
 from planner.spec import TrainingChoices
 from trainer import checkpoints, modeling, schedules
-from trainer.data.batches import Collator, EpochBatches, SequenceDataset
-from trainer.data.tokens import IGNORED, TokenizedData
+from trainer.data.batches import EpochBatches, SequenceDataset
+from trainer.data.tokens import TokenizedData
 from trainer.files import disk_problem, whole_folder, write_manifest
 from trainer.instants import StepMeter
+from trainer.tasks import Task
+from trainer.tasks.base import with_task_file
 
 
 def training_arguments(
@@ -58,7 +61,7 @@ def training_arguments(
         eval_strategy="steps" if validates else "no",
         eval_steps=eval_steps if validates else None,
         save_strategy="steps",
-        save_steps=h.save_steps or eval_steps,
+        save_steps=h.save_steps or (max(1, round(h.save_epochs * steps_per_epoch)) if h.save_epochs else eval_steps),
         save_total_limit=h.save_total_limit,
         metric_for_best_model="eval_loss" if validates else None,
         greater_is_better=False if validates else None,
@@ -103,7 +106,9 @@ class LoopTrainer(transformers.Trainer):
         sample: Callable[[], str | None] | None = None,
         announce: Callable[[str], None] = lambda phase: None,
         callbacks: list[Any] | None = None,
+        task: Task | None = None,
     ) -> None:
+        self.task = task = task or Task({})
         self.choices = choices
         self.hyperparameters = hyperparameters
         self.meter = meter
@@ -147,9 +152,7 @@ class LoopTrainer(transformers.Trainer):
                 steps_per_epoch=self.steps_per_epoch,
                 validates=validation is not None,
             ),
-            data_collator=Collator(
-                pad_token_id=tokenizer.pad_token_id, max_length=choices.max_length, padding=choices.padding
-            ),
+            data_collator=task.collator(tokenizer, choices, seed=hyperparameters.seed, epochs=self.batches),
             train_dataset=SequenceDataset(train.sequences),
             eval_dataset=SequenceDataset(validation.sequences) if validation is not None else None,
             processing_class=tokenizer,
@@ -165,13 +168,14 @@ class LoopTrainer(transformers.Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
         """Validation batches in a fixed order."""
-        return self._loader(self.eval_dataset, self.eval_batches)
+        collator = self.task.collator(self.processing_class, self.choices, seed=self.hyperparameters.seed)
+        return self._loader(self.eval_dataset, self.eval_batches, collator)
 
-    def _loader(self, dataset: Any, batches: EpochBatches) -> torch.utils.data.DataLoader[Any]:
+    def _loader(self, dataset: Any, batches: EpochBatches, collator: Any = None) -> torch.utils.data.DataLoader[Any]:
         loader = torch.utils.data.DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=self.data_collator,
+            collate_fn=collator or self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
@@ -190,7 +194,7 @@ class LoopTrainer(transformers.Trainer):
         if not batches:
             return [], None
         self.real_tokens += sum(batch.pop("real_tokens") for batch in batches)
-        targets = sum(int((batch["labels"][..., 1:] != IGNORED).sum()) for batch in batches)
+        targets = sum(int(self.task.targets(batch["labels"])) for batch in batches)
         return batches, torch.tensor(max(targets, 1), device=device)
 
     # ---- one step --------------------------------------------------------------------------------------------------
@@ -274,25 +278,26 @@ class LoopTrainer(transformers.Trainer):
         """Mean loss per target token over the validation set, its perplexity, and a generated sample."""
         model = self.model
         model.eval()
-        total, targets, batches = 0.0, 0, 0
+        total, targets, batches, correct = 0.0, 0, 0, 0
         started = time.perf_counter()
         self.announce("eval")
-        per_token = modeling.loss.accepts_num_items(model) or self.choices.loss == "chunked"
+        classifies = self.task.name == "classification"
+        choices = dataclasses.replace(self.choices, keep_logits=True) if classifies else self.choices
+        one = torch.ones((), device=self.args.device)  # divides by 1: the sum over the batch's targets
         self.meter.begin("eval")
         # Sampling and batching must not shift the random numbers of the training that goes on afterwards.
         with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(self.args.device)):
             for inputs in self.get_eval_dataloader():
                 del inputs["real_tokens"]
                 inputs = self._prepare_inputs(inputs)
-                count = int((inputs["labels"][..., 1:] != IGNORED).sum())
+                count = int(self.task.targets(inputs["labels"]))
                 if not count:
                     continue
-                one = torch.ones((), device=self.args.device) if per_token else None
-                loss, _kept = modeling.compute_loss(model, inputs, self.choices, num_items=one)
-                value = float(loss)
-                if not per_token:  # such models return the batch's mean, already divided for accumulation
-                    value *= count * max(1, self.choices.gradient_accumulation_steps)
-                total += value
+                loss, kept = modeling.compute_loss(model, inputs, choices, num_items=one)
+                total += float(loss)
+                if classifies:
+                    correct += self.task.correct(kept, inputs["labels"]) or 0
+                del kept
                 targets += count
                 batches += 1
                 self.meter.eval_batch_done(batches)
@@ -306,6 +311,8 @@ class LoopTrainer(transformers.Trainer):
             "eval_perplexity": math.exp(mean) if mean < 700 else math.inf,
             "eval_seconds": time.perf_counter() - started,
         }
+        if classifies:
+            metrics["eval_accuracy"] = correct / max(targets, 1)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.announce("train")
@@ -364,7 +371,7 @@ class LoopTrainer(transformers.Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Adapters in PEFT's format (or the whole model under `full`) with the tokenizer."""
-        save_trained(self.model, self.processing_class, Path(output_dir or self.args.output_dir))
+        save_trained(self.model, self.processing_class, Path(output_dir or self.args.output_dir), self.task)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Adapter weights are copied into the existing parameters, which keep their dtype; full models as stock."""
@@ -383,7 +390,7 @@ class LoopTrainer(transformers.Trainer):
             )
 
 
-def save_trained(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_trained(model: Any, tokenizer: Any, folder: Path, task: Task | None = None) -> None:
     """What was trained, in safetensors, with the tokenizer beside it."""
     if hasattr(model, "peft_config"):
         # Without `False` PEFT asks the hub whether the vocabulary was resized; it never is here.
@@ -392,6 +399,8 @@ def save_trained(model: Any, tokenizer: Any, folder: Path) -> None:
         inner = getattr(model, "_orig_mod", model)
         inner.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if task is not None:
+        with_task_file(folder, task)
 
 
 def copy_trained(source: Path, destination: Path) -> None:

@@ -48,6 +48,8 @@ def read_plan(request: Request) -> Plan:
         ("max_steps", h.max_steps is None or h.max_steps >= 1, "at least 1"),
         ("eval_steps", h.eval_steps is None or h.eval_steps >= 1, "at least 1"),
         ("save_steps", h.save_steps is None or h.save_steps >= 1, "at least 1"),
+        ("save_epochs", h.save_epochs is None or h.save_epochs > 0, "above 0"),
+        ("scheduler_cycles", h.scheduler_cycles >= 1, "at least 1"),
         ("logging_steps", h.logging_steps >= 1, "at least 1"),
         ("save_total_limit", h.save_total_limit >= 1, "at least 1"),
         ("warmup_ratio", 0 <= h.warmup_ratio <= 1, "between 0 and 1"),

@@ -121,6 +121,7 @@ class Run:
         self.events = events
         self.control = control
         self.config: dict[str, Any] = {}
+        self.task: Any = None
         self.device: Any = None
         self.trainer: Any = None
         self.reporter: Any = None
@@ -150,7 +151,7 @@ class Run:
         transformers.logging.enable_propagation()
         transformers.logging.disable_default_handler()
         transformers.logging.disable_progress_bar()
-        from trainer import checkpoints, devices, loading, modeling
+        from trainer import checkpoints, devices, loading, modeling, tasks
         from trainer.callbacks import Reporter
         from trainer.generate import complete
         from trainer.instants import StepMeter
@@ -167,6 +168,8 @@ class Run:
         self.config = loading.read_config(self.plan.model)
         loading.check_config(self.plan, self.config)
         tokenizer = loading.load_tokenizer(self.plan.model)
+        self.task = tasks.choose(self.config, self.plan.data)
+        self.task.check(self.choices)
         train, validation, prompt = self.prepare_data(tokenizer)
         identity = self.identity(train)
         checkpoint: Path | None = None
@@ -181,7 +184,9 @@ class Run:
         transformers.set_seed(h.seed)
         meter = StepMeter(self.device)
         meter.begin("load")
-        model = loading.load_model(self.plan, self.choices, self.config, device=str(self.device), seed=h.seed)
+        model = loading.load_model(
+            self.plan, self.choices, self.config, device=str(self.device), seed=h.seed, task=self.task
+        )
         self.check_positions(model)
         if self.choices.method == "qlora":
             model = modeling.quantize(model, self.choices)
@@ -222,6 +227,7 @@ class Run:
             sample=sample if validation is not None else None,
             announce=self.announce,
             callbacks=[reporter],
+            task=self.task,
         )
         reporter.trainer = trainer
         if checkpoint is not None:
@@ -257,7 +263,7 @@ class Run:
             copy_trained(Path(best), destination)
         else:
             with files.whole_folder(destination) as folder:
-                save_trained(trainer.model, tokenizer, folder)
+                save_trained(trainer.model, tokenizer, folder, self.task)
         seconds = time.perf_counter() - started
         observation, path = self.observe()
         self.events.emit(
@@ -282,9 +288,8 @@ class Run:
         """(training data, validation data or None, rendered prompt of the sample or None)."""
         from trainer.data.batches import split_validation
         from trainer.data.formats import read_examples, read_path
-        from trainer.data.tokens import render_prompt, tokenize
 
-        h, settings = self.plan.hyperparameters, self.plan.data
+        h, settings = self.plan.hyperparameters, self.task.data_settings(self.plan.data)
         examples = read_examples(settings)
         if settings.validation_path:
             held_out = read_path(settings.validation_path, settings)
@@ -293,8 +298,9 @@ class Run:
             held_out = [examples[index] for index in chosen]
             examples = [examples[index] for index in kept]
         options: Any = {"max_length": self.choices.max_length, "train_on_prompt": h.train_on_prompt}
-        train = tokenize(examples, tokenizer, **options)
-        validation = tokenize(held_out, tokenizer, **options) if held_out else None
+        self.task.prepare(examples, tokenizer)
+        train = self.task.tokenize(examples, tokenizer, **options)
+        validation = self.task.tokenize(held_out, tokenizer, **options) if held_out else None
         if not train.sequences:
             raise InvalidInput(
                 f"{settings.path}: none of the {len(examples)} training examples leaves a token to learn within "
@@ -326,16 +332,8 @@ class Run:
             )
         if skipped:
             self.events.warn("skipped", f"{skipped} examples have nothing to learn and were left out", "")
-        prompt = None
-        if h.sample_prompt is not None:
-            prompt = render_prompt(tokenizer, [{"role": "user", "content": h.sample_prompt}])
-        elif held_out and held_out[0].messages is not None:
-            messages = held_out[0].messages
-            last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-            prompt = render_prompt(tokenizer, messages[:last], held_out[0].shape) if last else None
-        elif held_out and held_out[0].text:
-            words = held_out[0].text.split(" ")
-            prompt = " ".join(words[: max(1, min(8, len(words) // 2))])
+        shown = (held_out or examples)[0]
+        prompt = self.task.sample_prompt(shown, tokenizer, h.sample_prompt) if held_out else None
         return train, validation, prompt
 
     def identity(self, train: Any) -> dict[str, Any]:

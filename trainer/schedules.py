@@ -18,7 +18,8 @@ def multiplier(step: int, *, hyperparameters: Hyperparameters, total_steps: int,
     """Share of the peak learning rate used by optimizer step `step` (0-based) out of `total_steps`.
 
     Warm-up rises linearly and reaches 1 with its last step. Afterwards, with progress p in [0, 1] and minimum ratio m:
-    cosine m + (1 - m)(1 + cos(pi p)) / 2; linear 1 - (1 - m) p; polynomial m + (1 - m)(1 - p)^power; constant 1;
+    cosine m + (1 - m)(1 + cos(pi p)) / 2; cosine-restarts the same over each of `scheduler_cycles` equal parts of
+    p; linear 1 - (1 - m) p; polynomial m + (1 - m)(1 - p)^power; constant 1;
     step max(m, gamma^floor(epochs / scheduler_step_epochs)), counted from the start of the run.
     """
     warmup = warmup_steps(hyperparameters, total_steps)
@@ -38,4 +39,6 @@ def multiplier(step: int, *, hyperparameters: Hyperparameters, total_steps: int,
         return 1 - (1 - minimum) * progress
     if kind == "polynomial":
         return minimum + (1 - minimum) * (1 - progress) ** hyperparameters.polynomial_power
+    if kind == "cosine-restarts" and progress < 1:
+        progress = (progress * hyperparameters.scheduler_cycles) % 1.0
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * progress)) / 2

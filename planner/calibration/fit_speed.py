@@ -31,7 +31,7 @@ def predicted_seconds(row: Row, hardware: HardwareProfile, factors: dict[str, fl
 
     changed = replace(hardware, calibration=Calibration(applied=True, speed=factors))
     c = row.choices
-    layers = c.checkpointed_layers(row.spec.num_layers)
+    layers = c.checkpointed_layers(row.spec.total_layers)
     return float(speed.step_seconds(row.spec, changed, c, c.batch_size, c.max_length, layers, accumulation=1))
 
 

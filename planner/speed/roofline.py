@@ -127,7 +127,7 @@ def step_seconds(
     batch, tokens, checkpointed, micro_batches = np.broadcast_arrays(
         *(np.asarray(value, dtype=np.float64) for value in (batch_size, length, checkpointed_layers, accumulation))
     )
-    repeated = np.minimum(checkpointed / max(model.num_layers, 1), 1.0)
+    repeated = np.minimum(checkpointed / max(model.total_layers, 1), 1.0)
     device = np.zeros(batch.shape)
     kernels = np.zeros(batch.shape)
     fused = hardware.kind != "mps"  # PyTorch's MPS attention keeps the scores in training
@@ -158,7 +158,7 @@ def predict(
 
     Raises NotModelled for a dtype that the device emulates.
     """
-    checkpointed = choices.checkpointed_layers(model.num_layers)
+    checkpointed = choices.checkpointed_layers(model.total_layers)
     positions = choices.effective_batch_size * choices.max_length
 
     def seconds(efficiency: Efficiency) -> float:

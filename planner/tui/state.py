@@ -130,7 +130,7 @@ def with_model(state: WizardState, model: ModelSpec, name: str) -> WizardState:
     if 0 < model.max_positions < choices.max_length:
         choices = replace(choices, max_length=model.max_positions)
     if choices.checkpoint_layers is not None:
-        choices = replace(choices, checkpoint_layers=min(choices.checkpoint_layers, model.num_layers))
+        choices = replace(choices, checkpoint_layers=min(choices.checkpoint_layers, model.total_layers))
     return replace(state, model=model, model_name=name, choices=choices)
 
 
@@ -192,8 +192,8 @@ def change(state: WizardState, key: str, new: Any) -> WizardState:
         return replace(state, edited=edited, data=state.data.model_copy(update={key: new}))
     if key == "max_length" and state.model and 0 < state.model.max_positions < new:
         raise InvalidInput(f"{entry.label}: {state.model.id} has {state.model.max_positions} positions, not {new}")
-    if key == "checkpoint_layers" and new is not None and state.model and new > state.model.num_layers:
-        raise InvalidInput(f"{entry.label}: {state.model.id} has {state.model.num_layers} layers, not {new}")
+    if key == "checkpoint_layers" and new is not None and state.model and new > state.model.total_layers:
+        raise InvalidInput(f"{entry.label}: {state.model.id} has {state.model.total_layers} layers, not {new}")
     return replace(state, edited=edited, choices=replace(state.choices, **{key: new}))
 
 
@@ -212,7 +212,7 @@ def step(state: WizardState, key: str, direction: int) -> WizardState:
     elif key == "max_length" and state.model and state.model.max_positions:
         new = min(new, state.model.max_positions)
     elif key == "checkpoint_layers" and state.model:
-        new = _next_layers(now, direction, state.model.num_layers)
+        new = _next_layers(now, direction, state.model.total_layers)
     return state if new == now else change(state, key, new)
 
 

@@ -14,7 +14,7 @@ from planner.records import DataSettings
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
-Shape = Literal["messages", "prompt-completion", "alpaca", "sharegpt", "text"]
+Shape = Literal["messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification"]
 
 _NEEDED: dict[Shape, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -22,8 +22,9 @@ _NEEDED: dict[Shape, tuple[str, ...]] = {
     "prompt-completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
     "text": ("text",),
+    "classification": ("text", "label"),
 }
-"""Columns by which a shape is recognised, in the order in which they are tried."""
+"""Columns by which a shape is recognised, in the order in which they are tried; the last is never guessed."""
 
 _SHAREGPT_ROLES = {
     "human": "user",
@@ -49,6 +50,8 @@ class Example:
     where: str
     """`file:line` or `file, row n`, for messages about it."""
     shape: Shape
+    label: str | int | None = None
+    """What a classifier learns of `text`."""
 
 
 def read_examples(settings: DataSettings) -> list[Example]:
@@ -95,6 +98,11 @@ def _example(row: dict[str, Any], shape: Shape, where: str) -> Example:
         raise InvalidInput(f"{where}: {missing[0]!r} is missing (the data has the shape {shape})")
     if shape == "text":
         return Example(None, _string(row, "text", where), where, shape)
+    if shape == "classification":
+        label = row["label"]
+        if isinstance(label, bool) or not isinstance(label, (str, int)) or label == "":
+            raise InvalidInput(f"{where}: 'label' must be a name or a whole number, not {label!r:.40}")
+        return Example(None, _string(row, "text", where), where, shape, label)
     if shape == "prompt-completion":
         if isinstance(row["prompt"], list):
             messages = _messages(row["prompt"], where, "prompt") + _messages(row["completion"], where, "completion")

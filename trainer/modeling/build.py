@@ -95,10 +95,15 @@ def build(
 
 def _build(cls: Any, config: Any, attention: str, dtype: torch.dtype, device: Any, weights: str | None) -> Any:
     if weights is not None:
+        labels = {}
+        if "SequenceClassification" in cls.__name__:
+            labels = {"id2label": config.id2label, "label2id": config.label2id, "pad_token_id": config.pad_token_id}
         model = cls.from_pretrained(
-            weights, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+            weights, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False, **labels
         ).to(device)
         model.config.use_cache = False
+        if getattr(config, "decoder_start_token_id", None) is not None and config.model_type in _SEQ2SEQ:
+            model.config.decoder_start_token_id = config.decoder_start_token_id
     else:
         with torch.device(device):
             model = cls.from_config(config, dtype=dtype, attn_implementation=attention)

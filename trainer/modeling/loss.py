@@ -114,16 +114,34 @@ def compute_loss(
     else:
         output = model(**batch)
         loss = output.loss
-        if choices.gradient_accumulation_steps > 1:
+        if num_items is not None:
+            # Such a model returns the micro-batch's mean: weighted by its targets, the parts add up to the whole mean.
+            loss = loss * (targets_in(model, batch["labels"]) / num_items)
+        elif choices.gradient_accumulation_steps > 1:
             loss = loss / choices.gradient_accumulation_steps
     return loss, (output if choices.keep_logits else None)
 
 
+def targets_in(model: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Targets among the labels, 0-dim: a causal model learns each label but the first from the position before."""
+    counted = labels[..., 1:] if _is_causal(model) else labels
+    return (counted != IGNORE).sum()
+
+
+def _is_causal(model: Any) -> bool:
+    return type(base_model(model)).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+
+
 def accepts_num_items(model: Any) -> bool:
-    """Whether the model's own loss takes `num_items_in_batch` (the test that the transformers Trainer makes)."""
+    """Whether the model's own loss takes `num_items_in_batch` (the test that the transformers Trainer makes).
+
+    Models with other heads take the argument and ignore it (T5, DistilBERT), so that only causal ones count.
+    """
     import inspect
 
     base = base_model(model)
+    if not _is_causal(model):
+        return False
     if hasattr(base, "accepts_loss_kwargs"):
         return bool(base.accepts_loss_kwargs)
     return any(

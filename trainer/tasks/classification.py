@@ -1,0 +1,100 @@
+"""Sequence classification: one label per text, with a head that is trained in full beside the adapters."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from planner.errors import InvalidInput
+from planner.records import DataSettings
+from planner.spec import TrainingChoices
+from trainer.data.formats import Example
+from trainer.data.tokens import TokenizedData, Tokens
+from trainer.tasks.base import Unpacked, encode, mask_of, pad
+
+
+class Classification(Unpacked):
+    """Columns `text` and `label`. Labels are named in sorted order, whole numbers as themselves."""
+
+    name = "classification"
+    architectures = ("ForSequenceClassification",)
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.labels: list[str] = []
+        """Names by number."""
+
+    def data_settings(self, settings: DataSettings) -> DataSettings:
+        return settings.model_copy(update={"format": "classification"})
+
+    def prepare(self, examples: Sequence[Example], tokenizer: Any) -> None:
+        """Takes the labels from the data, or the order of the model's own names where they are the same ones."""
+        found = {str(example.label) for example in examples}
+        if len(found) < 2:
+            raise InvalidInput(f"{examples[0].where}: only the label {found.pop()!r} occurs; a classifier needs two")
+        own = self.config.get("id2label") or {}
+        names = [str(own[key]) for key in sorted(own, key=int)]
+        numbers = all(label.lstrip("-").isdigit() for label in found)
+        self.labels = names if found <= set(names) else sorted(found, key=int if numbers else None)
+        head = (self.config.get("architectures") or [""])[0]
+        if not head.endswith("ForSequenceClassification"):
+            self.config["architectures"] = [f"{self.config.get('model_type', '')}ForSequenceClassification"]
+        self.config["id2label"] = {str(number): label for number, label in enumerate(self.labels)}
+        self.config["label2id"] = {label: number for number, label in enumerate(self.labels)}
+        self.config["num_labels"] = len(self.labels)
+        if self.config.get("pad_token_id") is None:
+            # A decoder with a classifier reads the last token before the padding, so it must know the padding.
+            self.config["pad_token_id"] = tokenizer.pad_token_id
+
+    def tokenize(
+        self, examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
+    ) -> TokenizedData:
+        data = TokenizedData()
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        for example in examples:
+            label = str(example.label)
+            if label not in numbers:
+                raise InvalidInput(f"{example.where}: the label {label!r} does not occur in the training data")
+            cut = encode(tokenizer, example.text or "", max_length)
+            ids = cut.ids
+            if self.config.get("model_type") == "t5" and (not ids or ids[-1] != tokenizer.eos_token_id):
+                ids = [*ids[: max_length - 1], tokenizer.eos_token_id]  # its head reads the closing token
+            if not ids:
+                data.skipped += 1
+                continue
+            data.truncated += cut.was_longer
+            data.sequences.append(Tokens(array("l", ids), array("l", [numbers[label]])))
+        return data
+
+    def collator(self, tokenizer: Any, choices: TrainingChoices, *, seed: int, epochs: Any = None) -> LabelCollator:
+        return LabelCollator(tokenizer.pad_token_id, choices.max_length if choices.padding == "max" else None)
+
+    def correct(self, output: Any, labels: torch.Tensor) -> int:
+        return int((output.logits.argmax(-1) == labels).sum())
+
+    def sample_prompt(self, example: Example, tokenizer: Any, given: str | None) -> str | None:
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "labels": self.labels}
+
+
+class LabelCollator:
+    """Rows into input_ids and attention_mask (rows, length) and labels (rows,), int64."""
+
+    def __init__(self, pad_token_id: int, length: int | None) -> None:
+        self.pad_token_id = pad_token_id
+        self.length = length
+
+    def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, Any]:
+        texts = [list(row[0].ids) for row in rows]
+        ids = pad(texts, self.pad_token_id, self.length)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask_of(texts, ids.shape[1]),
+            "labels": torch.tensor([row[0].labels[0] for row in rows], dtype=torch.int64),
+            "real_tokens": sum(map(len, texts)),
+        }
