@@ -99,10 +99,13 @@ class CachingAllocator:
         block = self._at[handle]
         self.allocated -= block.size
         block.free = True
-        for neighbour in (block.previous, block.next):
-            if neighbour is not None and neighbour.free:
-                self._take_from_pool(neighbour)
-                block = self._merge(*sorted((block, neighbour), key=lambda item: item.address))
+        before, after = block.previous, block.next
+        if after is not None and after.free:
+            self._take_from_pool(after)
+            self._merge(block, after)
+        if before is not None and before.free:
+            self._take_from_pool(before)
+            block = self._merge(before, block)
         insort(self._free[block.small], (block.size, block.address))
 
     def _best_fit(self, need: int, small: bool) -> _Block | None:
