@@ -206,7 +206,7 @@ def interval(units: Sequence[float]) -> tuple[float, float]:
     values = np.sort(np.asarray(units, dtype=float))
     count = len(values)
     if count >= 40:
-        rank = math.ceil((count + 1) * 0.025)
+        rank = math.floor((count + 1) * 0.025)
         low, high = -values[rank - 1], values[count - rank]
     else:
         spread = float(values.std(ddof=1)) if count > 1 else abs(float(values[0]))

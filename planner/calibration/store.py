@@ -97,9 +97,27 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         return []
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "applied": (bool,),
+    "reason": (str,),
+    "made": (str,),
+    "versions": (dict,),
+    "errors": (dict,),
+    "speed": (dict,),
+    "interval": (list, type(None)),
+    "coverage": (int, float, type(None)),
+    "cublas_workspace_bytes": (int, type(None)),
+    "context_bytes": (int, type(None)),
+}
+"""What JSON may hold under a key of a fit; numbers elsewhere."""
+
+
 def _revive(entry: Mapping[str, Any]) -> Calibration | None:
+    """A fit from its JSON; None where a value is none that a fit would have written."""
     known = {field.name for field in fields(Calibration)}
     values = {name: value for name, value in entry.items() if name in known}
+    if not all(isinstance(value, _KINDS.get(name, (int, float))) for name, value in values.items()):
+        return None
     try:
         if values.get("interval") is not None:
             low, high = values["interval"]

@@ -47,7 +47,10 @@ def make_batch(
     labels = torch.zeros(shape[0], dtype=torch.int64) if classifies else tokens.clone()
     batch = {"input_ids": tokens, "labels": labels}
     if choices.padding == "packed":
-        batch["position_ids"] = torch.arange(shape[1]).expand(shape).contiguous()
+        # Two sequences share each row: positions start again in its middle.
+        half = -(-shape[1] // 2)
+        row = torch.cat([torch.arange(half), torch.arange(shape[1] - half)])
+        batch["position_ids"] = row.expand(shape).contiguous()
     else:
         batch["attention_mask"] = torch.ones(shape, dtype=torch.int64)
         if padded:
