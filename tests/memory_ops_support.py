@@ -1,6 +1,7 @@
 """One operator run twice, by PyTorch and on the tape, and the bytes that live at its three moments.
 
-Either way the inputs are made by an upstream node that drops their gradients, and the output goes into a node that keeps
+Either way the inputs are made by an upstream node that drops their gradients, and the output goes into a node that
+keeps
 nothing and hands a dense gradient back. The three figures are live bytes, weights left out: the largest during forward
 (inputs held by the caller), what autograd alone keeps between forward and backward, the largest during backward.
 """
@@ -21,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from planner.memory.peak import multipliers
 from planner.memory.tape import BSS, ONE, SS, TL, WIDTH, Node, S, T, Tape, Tensor
 from trainer.trace import operators
+from trainer.trace.fakes import quantization_tensors
 from trainer.trace.recorder import Recorder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bool": torch.bool}
@@ -74,6 +76,9 @@ class Op:
     slack: int = 64
     """Bytes by which the figures may differ: scalars that the tape leaves out, or what a case names."""
     module: Any = field(default=None, compare=False)
+    """Whose parameters count as weights."""
+    mode: Any = field(default=None, compare=False)
+    """The fake mode in which the module was made; None for a new one."""
 
 
 class _Source(torch.autograd.Function):
@@ -107,7 +112,7 @@ def _device(op: Op, recorder: Recorder) -> Iterator[None]:
             recorder.stand_in_for({torch.ops.aten._grouped_mm.default: operators.grouped_mm})
             stack.enter_context(operators.replaced(operators.device_operators("cuda", "auto")))
             stack.enter_context(cuda_autocast_rules())
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(op.mode or FakeTensorMode(allow_non_fake_inputs=True))
             from trainer.modeling.lean import apply as lean
 
             stack.enter_context(operators.replaced([(lean, "draw_seed", lambda: 0)]))
@@ -151,7 +156,10 @@ def run_torch(op: Op) -> Figures:
 
 
 def _parameters(op: Op) -> list[torch.Tensor]:
-    return [*op.parameters, *(op.module.parameters() if op.module is not None else ())]
+    if op.module is None:
+        return list(op.parameters)
+    packed = [tensor for _, tensor in quantization_tensors(op.module)]
+    return [*op.parameters, *op.module.parameters(), *op.module.buffers(), *packed]
 
 
 def run_tape(op: Op, tape: Tape | None = None) -> Figures:

@@ -52,9 +52,9 @@ def linear(net: Net, path: str, x: Tensor) -> Tensor:
         with net.tape.scope("lora_activations"):
             a, b = _matrices(net, module)
             return lean.lora(net, module, x, a, b, packed=packed)
-    base = linear_4bit(net, module, x) if packed else _plain(net, path, module, x)
+    base = [linear_4bit(net, module, x) if packed else _plain(net, path, module, x)]
     if not net.has_adapter(module):
-        return base
+        return base.pop()
     if net.choices.lora_variant == "dora":
         return _dora(net, path, module, x, base)
     return _lora(net, module, x, base)
@@ -135,8 +135,8 @@ def _matrices(net: Net, module: Module) -> tuple[Weight, Weight]:
     return a, net.weight(rank * module.out_features, width, trainable=True)
 
 
-def _lora(net: Net, module: Module, x: Tensor, result: Tensor) -> Tensor:
-    """result + B(A(dropout(x)))·scaling, as PEFT writes it.
+def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
+    """result + B(A(dropout(x)))·scaling, as PEFT writes it; the result is taken out of `base`, so that it dies here.
 
     Over a plain weight the sum is made in the adapters' dtype and cast back; over a 4-bit one the result is copied
     first, the adapter's share cast to its dtype, and under autocast x is not cast beforehand.
@@ -144,6 +144,7 @@ def _lora(net: Net, module: Module, x: Tensor, result: Tensor) -> Tensor:
     tape, rank = net.tape, net.choices.lora_r
     over_4bit = quantized(net, module)
     a, b = _matrices(net, module)
+    result = base.pop()
     narrow = result.itemsize
     with tape.scope("lora_activations"):
         if over_4bit:
@@ -171,7 +172,7 @@ def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int)
     )
 
 
-def _dora(net: Net, path: str, module: Module, x: Tensor, result: Tensor) -> Tensor:
+def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) -> Tensor:
     """Weight-decomposed LoRA: the sum above, scaled per output by magnitude / |W + BA|.
 
     The norm needs B·A and W + s·B·A as matrices of out·in; with dropout the base product is made a second time, on the
@@ -181,6 +182,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, result: Tensor) -> Ten
     if quantized(net, module):
         raise NotModelled("DoRA over 4-bit weights is not modelled; no number is given rather than a guess")
     a, b = _matrices(net, module)
+    result = held.pop()
     narrow = result.itemsize
     count = module.in_features * module.out_features
     with tape.scope("lora_activations"):
