@@ -57,7 +57,8 @@ def lower(total: Array, allocated: Array, persistent: Array) -> Array:
     """Lower end of the device peak's interval."""
     moving = np.maximum(allocated - persistent, 0)
     margin: Array = (LOWER_SHARE * moving).astype(np.int64) + 64 * MIB
-    return np.maximum(total - margin, allocated)
+    end: Array = np.maximum(total - margin, allocated)
+    return end
 
 
 def interval_unit(moving: Array) -> Array:
