@@ -23,14 +23,24 @@ BLOCK_NESTED = 256
 """Scales that share a scale of their own under double quantisation."""
 
 
+_HEAD_TRANSFORMS = ("cls.predictions.transform.dense", "vocab_transform", "lm_head.dense")
+"""Linear layers outside the stack that are no output head."""
+
+
 def quantized(net: Net, module: Module) -> bool:
-    """Whether the module's weight is 4-bit: every nn.Linear but the output head (transformers' default exceptions)."""
-    return (
-        net.choices.method == "qlora"
-        and module.kind == "linear"
-        and module.layers is not None
-        and module.path not in net.unquantized
-    )
+    """Whether the module's weight is 4-bit, as transformers converts: every plain `nn.Linear` but the output head.
+
+    T5 keeps `wo`, Falcon's layers are of a class of its own; the very last parameter is kept too, which is a matrix
+    only in OLMo with a tied head. Source: transformers 5.23 quantizers/base.py, integrations/bitsandbytes.py.
+    """
+    spec = net.spec
+    if net.choices.method != "qlora" or module.kind != "linear" or module.path in net.unquantized:
+        return False
+    if spec.architecture == "olmo" and spec.tie_embeddings:
+        raise NotModelled("4-bit weights of OLMo with a tied head: transformers leaves its last matrix unquantized")
+    if spec.architecture == "falcon" or (spec.architecture == "t5" and module.leaf == "wo"):
+        return False
+    return module.layers is not None or module.path in _HEAD_TRANSFORMS
 
 
 def bytes_4bit(elements: int, *, nested: bool) -> int:

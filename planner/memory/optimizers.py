@@ -100,7 +100,7 @@ def state_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
 def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
     """Transient bytes of the update itself.
 
-    AdamW foreach: the square roots of all second moments at once; for-loop: root and quotient of one tensor; fused:
+    AdamW foreach: the square roots of all second moments at once; for-loop: root and quotient of one tensor, and the quotient before; fused:
     none. SGD with weight decay: the decayed gradients, all at once or one at a time. Adafactor, for one tensor at a
     time: squared gradient and its sum with epsilon, or the estimate of the second moment and the update, in fp32, and
     fp32 copies of parameter and gradient where those are 16-bit; besides, the update of the tensor before.
@@ -109,7 +109,11 @@ def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
     total = sum(tensor.size for tensor in tensors)
     kind, implementation = choices.optimizer, choices.optimizer_implementation
     if kind == "adamw":
-        return {"foreach": total, "forloop": 2 * largest, "fused": 0}[implementation]
+        return {
+            "foreach": total,
+            "forloop": _one_by_one([(t, 2 * t.itemsize, t.itemsize) for t in tensors]),
+            "fused": 0,
+        }[implementation]
     if kind == "sgd":
         decayed = [tensor for tensor in tensors if len(tensor.shape) > 1]
         if implementation == "foreach":
@@ -121,14 +125,23 @@ def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
 
 
 def _adafactor_bytes(tensors: list[TrainedTensor]) -> int:
-    """Largest step of one tensor, with the update of the tensor before it, which its name still holds meanwhile."""
-    matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
+    """Two fp32 transients of a tensor, fp32 copies of a 16-bit parameter and its gradient, and the update before."""
+    return _one_by_one([(t, (4 if t.itemsize != FP32 else 2) * FP32, FP32) for t in tensors])
+
+
+def _one_by_one(steps: list[tuple[TrainedTensor, int, int]]) -> int:
+    """Largest step where tensors are updated one after another and a loop's name holds the last result until the next.
+
+    Each step is a tensor, the bytes per element while it is updated, and those that stay while the next one is.
+    Matrices come first, as the optimizers' groups have them.
+    """
+    matrices = [step for step in steps if len(step[0].shape) > 1]
     peak = before = 0
-    for index, tensor in enumerate([*matrices, *(tensor for tensor in tensors if len(tensor.shape) <= 1)]):
-        if 0 < index < len(matrices) and matrices[index - 1].copies != tensor.copies > 1:
+    for index, (tensor, during, after) in enumerate([*matrices, *(s for s in steps if len(s[0].shape) <= 1)]):
+        if 0 < index < len(matrices) and matrices[index - 1][0].copies != tensor.copies > 1:
             # A layer's first matrix follows the last one of the layer before.
-            before = max(before, [other for other in matrices[index:] if other.copies == tensor.copies][-1].elements)
-        wide = 4 * FP32 if tensor.itemsize != FP32 else 2 * FP32
-        peak = max(peak, tensor.elements * wide + before * FP32)
-        before = tensor.elements
+            last = [step for step in matrices[index:] if step[0].copies == tensor.copies][-1]
+            before = max(before, last[0].elements * last[2])
+        peak = max(peak, tensor.elements * during + before)
+        before = tensor.elements * after
     return peak
