@@ -285,13 +285,14 @@ def demo(
 
 
 @app.command()
-def ui() -> int:
-    """The wizard: hardware, model, data, plan and a live run, by keyboard."""
+def ui(gpu: Gpu = None, model: Model = None, data: Data = None) -> int:
+    """The wizard: hardware, model, data, plan and a live run, by keyboard; what is given is chosen already."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidInput("plan ui needs a terminal; plan --gpu … prints the same answer without one")
     from planner.tui import app as wizard
 
-    return int(wizard.run() or 0)
+    given = {name: value for name, value in (("gpu", gpu), ("model", model), ("data", data)) if value is not None}
+    return int(wizard.run(given) or 0)
 
 
 @app.command()
