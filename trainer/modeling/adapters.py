@@ -18,7 +18,11 @@ ATTENTION_LEAVES = frozenset(_LEAVES.split())
 
 
 def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
-    """Full module paths that the target names or sets stand for; raises InvalidInput when one matches nothing."""
+    """What PEFT is given for the targets: full module paths, and the names that it turns into fused expert tensors.
+
+    Raises InvalidInput for a target that matches nothing. `all-linear` is PEFT's: every linear layer but the output,
+    and in a mixture of experts whose tensors PEFT knows to be fused, the experts and the router too.
+    """
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
@@ -26,12 +30,17 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     classifier = next((name for name in ("score", "classifier") if classifies and hasattr(model, name)), None)
     linears = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
+    fused = fused_expert_names(model)
     chosen: list[str] = []
     for target in targets:
         if target == "all-linear":
             found = [n for n, m in linears.items() if m is not head and not (classifier and n.startswith(classifier))]
+            # These names mean the fused tensors wherever they stand; dense layers of the same name stay untouched.
+            found = [n for n in found if n.rsplit(".", 1)[-1] not in fused] + list(fused)
         elif target == "attention":
             found = [n for n in linears if _is_attention(n)]
+        elif target.rsplit(".", 1)[-1] in fused:
+            found = [target.rsplit(".", 1)[-1]]
         else:
             found = [n for n in linears if n == target or n.endswith("." + target)]
             if not found:
@@ -47,19 +56,35 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def fused_expert_names(model: Any) -> tuple[str, ...]:
+    """Names that PEFT turns into adapters on a layer's fused expert tensors and router, by its own table.
+
+    Empty for every architecture without an entry there. The table is private to PEFT and asked for, not copied, so that
+    the adapters are those of plain PEFT whatever its version does.
+    """
+    try:
+        from peft.utils import transformers_weight_conversion as conversion
+    except ImportError:
+        return ()
+    pattern = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model.config.model_type)
+    return tuple(getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, ()))
+
+
 def shortest_names(model: Any, paths: list[str]) -> list[str]:
     """Leaf names where they mean exactly these modules, else the paths: an adapter's config stays readable."""
     leaves = {path.rsplit(".", 1)[-1] for path in paths}
+    experts = set(fused_expert_names(model)) & set(paths)
+    if experts:
+        return sorted(paths)
     meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
     return sorted(leaves) if meant == set(paths) else paths
 
 
 def _is_attention(path: str) -> bool:
+    """A projection inside an attention module: `out_proj` of a classification head is none."""
     parent, _, leaf = path.rpartition(".")
-    if leaf in ATTENTION_LEAVES:
-        return True
     owner = parent.lower()
-    return leaf in ("dense", "c_proj") and ("attn" in owner or "attention" in owner)
+    return (leaf in ATTENTION_LEAVES or leaf in ("dense", "c_proj")) and ("attn" in owner or "attention" in owner)
 
 
 def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: bool = False) -> Any:
@@ -72,11 +97,19 @@ def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: 
         return _as_the_stack_runs_it(model, choices)
     from peft import LoraConfig, get_peft_model
 
+    targets = target_paths(model, choices.lora_targets)
+    experts = [name for name in fused_expert_names(model) if name in targets]
+    if experts and (choices.lora_dropout > 0 or choices.lora_variant == "dora"):
+        what = "--lora-dropout above 0" if choices.lora_dropout > 0 else "DoRA"
+        raise InvalidInput(
+            f"{what} cannot be used on the fused expert tensors ({', '.join(experts)}); set --lora-dropout 0 without "
+            "DoRA, or choose --lora-targets attention"
+        )
     config = LoraConfig(
         r=choices.lora_r,
         lora_alpha=choices.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=choices.lora_dropout,
-        target_modules=shortest_names(model, target_paths(model, choices.lora_targets)),
+        target_modules=shortest_names(model, targets),
         modules_to_save=list(choices.modules_to_save) or None,
         use_rslora=choices.lora_variant == "rslora",
         use_dora=choices.lora_variant == "dora",
@@ -84,12 +117,22 @@ def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: 
         fan_in_fan_out=_has_conv1d(model),
         task_type=_task_type(model),
     )
-    adapted = get_peft_model(
-        model,
-        config,
-        autocast_adapter_dtype=choices.adapter_dtype == "fp32",
-        low_cpu_mem_usage=low_cpu_mem_usage,
-    )
+    try:
+        adapted = get_peft_model(
+            model,
+            config,
+            autocast_adapter_dtype=choices.adapter_dtype == "fp32",
+            low_cpu_mem_usage=low_cpu_mem_usage,
+        )
+    except TypeError as error:
+        if "modules_to_save" not in str(error):
+            raise
+        # PEFT copies every module whose name ends like the classifier's (`pre_classifier`), adapted or not.
+        kept = ", ".join(choices.modules_to_save) or "the classifier"
+        raise InvalidInput(
+            f"PEFT cannot train {kept} in full: --lora-targets {','.join(choices.lora_targets)} puts an adapter on a "
+            "module whose name ends alike; choose attention, or name the modules"
+        ) from None
     if choices.adapter_dtype == "bf16":
         _cast_adapters(adapted)
     adapted.train()
