@@ -16,7 +16,7 @@ from torch.nn import functional  # noqa: E402
 
 from planner.memory import attention, loss, ops  # noqa: E402
 from planner.memory.ops import Weight  # noqa: E402
-from planner.memory.tape import ONE, T, Tape, Tensor  # noqa: E402
+from planner.memory.tape import Tape, Tensor  # noqa: E402
 from tests.memory_ops_support import BATCH, LENGTH, Input, Op, agrees  # noqa: E402
 
 W, H, D, K, V = 96, 4, 32, 2, 640
