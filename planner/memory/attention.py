@@ -7,7 +7,7 @@ aten/src/ATen/native/transformers/attention.cpp; transformers' integrations/sdpa
 from __future__ import annotations
 
 from planner.memory import ops
-from planner.memory.ops import BYTE, FP32, HALF
+from planner.memory.ops import BYTE, FP32, HALF, INT64
 from planner.memory.tape import BSS, SS, TR, Gradients, T, Tape, Tensor
 
 
@@ -34,6 +34,20 @@ def flash(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int
         return [dq, dk, dv]
 
     return tape.record(out, (q, k, v), (q, k, v, out.alias(), lse), backward)
+
+
+def gathered(tape: Tape, x: Tensor) -> Tensor:
+    """The tokens of a padded batch taken by index into one row without gaps: a copy, its int64 index saved; backward
+    zeros of the whole."""
+    index = tape.new(T, 1, INT64)
+    out = tape.like(x)
+    return tape.record(out, (x,), (index,), lambda g, s: (tape.like(_one(g)),))
+
+
+def _one(gradients: Gradients) -> Tensor:
+    gradient = gradients[0]
+    assert gradient is not None
+    return gradient
 
 
 def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, head_dim: int) -> Tensor:

@@ -312,6 +312,9 @@ class Net:
                     heads_first=heads_first,
                 )
                 return output
+            if kind == "flash" and self.padded:
+                q, k, v = (attention.gathered(tape, x) for x in (q, k, v))
+                return attention.gathered(tape, attention.flash(tape, q, k, v, heads, kv_heads, head_dim))
             if kind == "flash" or (tape.target == "cuda" and mask is None and q.itemsize == HALF and head_dim <= 256):
                 out = attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
                 return ops.contiguous(tape, out) if heads_first else out

@@ -100,12 +100,12 @@ def state_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
 def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
     """Transient bytes of the update itself.
 
-    AdamW foreach: the square roots of all second moments at once; for-loop: root and quotient of one tensor, and the quotient before; fused:
-    none. SGD with weight decay: the decayed gradients, all at once or one at a time. Adafactor, for one tensor at a
-    time: squared gradient and its sum with epsilon, or the estimate of the second moment and the update, in fp32, and
-    fp32 copies of parameter and gradient where those are 16-bit; besides, the update of the tensor before.
+    AdamW foreach: the square roots of all second moments at once; for-loop: root and quotient of one tensor, and the
+    quotient of the tensor before; fused: none. SGD with weight decay: the decayed gradients, all at once or one at a
+    time. Adafactor, for one tensor at a time: squared gradient and its sum with epsilon, or the estimate of the second
+    moment and the update, in fp32, and fp32 copies of parameter and gradient where those are 16-bit; besides, the
+    update of the tensor before.
     """
-    largest = max((tensor.elements * tensor.itemsize for tensor in tensors), default=0)
     total = sum(tensor.size for tensor in tensors)
     kind, implementation = choices.optimizer, choices.optimizer_implementation
     if kind == "adamw":
