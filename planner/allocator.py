@@ -2,8 +2,7 @@
 
 Rules (PyTorch c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h, read 2026-11):
 blocks are rounded up to 512 B; up to 1 MiB they come from the small pool, whose segments are 2 MiB; from 1 MiB to
-10 MiB
-from segments of 20 MiB; larger ones get a segment of their own size rounded up to 2 MiB. A free block is taken best fit
+10 MiB from segments of 20 MiB; larger ones get a segment of their own size rounded up to 2 MiB. A free block is taken best fit
 within its pool; what is left over is split off (small pool: 512 B or more, large pool: more than 1 MiB). Neighbouring
 free blocks of a segment merge. With expandable segments a pool is one range that grows by 2 MiB (small) or 20 MiB
 (large) pages. Segments are given back only when memory runs out: then all that are wholly free go, and the request
@@ -119,10 +118,12 @@ class CachingAllocator:
         if self.expandable:
             return self._extend(need, small)
         size = segment_size(need)
+        if self._exceeds(size):
+            self._flush()
+        self._reserve(size)
         block = _Block(self._next_address, size, small)
         self._next_address += size + BLOCK  # a gap, so that segments never merge
         self._at[block.address] = block
-        self._reserve(size)
         return block
 
     def _extend(self, need: int, small: bool) -> _Block:
@@ -130,6 +131,11 @@ class CachingAllocator:
         tail = self._tail[small]
         have = tail.size if tail is not None and tail.free else 0
         more = -(-(need - have) // page) * page
+        if self._exceeds(more):
+            self._flush()
+            tail = self._tail[small]  # a free tail that was all of its range is gone
+            have = tail.size if tail is not None and tail.free else 0
+            more = -(-(need - have) // page) * page
         self._reserve(more)
         if tail is not None and tail.free:
             self._take_from_pool(tail)
@@ -144,11 +150,12 @@ class CachingAllocator:
         self._tail[small] = block
         return block
 
+    def _exceeds(self, size: int) -> bool:
+        return self.limit is not None and self.reserved + size > self.limit
+
     def _reserve(self, size: int) -> None:
-        if self.limit is not None and self.reserved + size > self.limit:
-            self._flush()
-            if self.reserved + size > self.limit:
-                raise OutOfMemory
+        if self._exceeds(size):
+            raise OutOfMemory
         self.reserved += size
         self.reserved_peak = max(self.reserved_peak, self.reserved)
 
@@ -207,8 +214,7 @@ def replay(
     """The allocator after `steps` repetitions of one step; the second repeats what the first one left in the pools.
 
     persistent: sizes in bytes that live throughout (weights, optimizer state). step: (key, size) for an allocation
-    under
-    a key of its own, (key, -1) for its release; what a step does not release is released at its end.
+    under a key of its own, (key, -1) for its release; what a step does not release is released at its end.
     limit: bytes that may be reserved. Raises `OutOfMemory` where they do not suffice.
 
     The small pool (half of the allocations, under a hundredth of the bytes) is counted rather than played: the largest
