@@ -1,9 +1,10 @@
 """Real training steps on this machine's CPU beside the closed form: the bytes of their tensors, instant by instant.
 
     python benchmarks/cpu_observe.py --out DIR [--limit N] [--only TEXT]
+    python benchmarks/cpu_observe.py --out DIR --score hardware_profiles/observations/cpu.jsonl
 
-Small models of many architectures on both stacks; a meter counts every tensor storage of one steady-state step
-(trainer/meter.py). Writes observations.jsonl and summary.md to DIR. Exit code 1 when the median passes 0.2 % or the
+The second form measures nothing: it holds earlier measurements against today's closed form. Small models of many
+architectures on both stacks; a meter counts every tensor storage of one steady-state step (trainer/meter.py). Writes observations.jsonl and summary.md to DIR. Exit code 1 when the median passes 0.2 % or the
 worst run 1 %.
 """
 
@@ -132,6 +133,8 @@ def points(names: list[str] | None = None, variants: list[str] | None = None) ->
                 continue
             if values.get("loss") == "chunked" and name in ("bert", "distilbert", "t5"):
                 values["loss"] = "full"
+            if name == "mixtral" and "lora_targets" not in values:
+                values["lora_targets"] = ("attention",)  # adapters on fused expert tensors aren't modelled
             choices = TrainingChoices(**values)
             made.append(
                 Point(label=f"{name} / {variant}", model=name, config=config, choices=choices, group=variant, steps=1)
@@ -161,6 +164,20 @@ def observe(chosen: list[Point], *, source: str = "cpu_observe", talk: bool = Tr
             if talk and error is not None:
                 parts = ", ".join(f"{k} {v:+.3%}" for k, v in common.instant_errors(observation).items())
                 print(f"[{number}/{len(chosen)}] {point.label}: {error:+.3%} ({parts})", file=sys.stderr)
+    return found
+
+
+def score(path: Path) -> list[Observation]:
+    """Earlier observations with today's predictions; what isn't modelled is named on stderr and left out."""
+    from planner.errors import TuneplanError
+    from planner.hardware import find
+
+    hardware, found = find("cpu"), []
+    for item in common.read_lines(path):
+        try:
+            found.append(common.rescored(item, hardware))
+        except TuneplanError as error:
+            print(f"{item.probe.get('label')}: {error}", file=sys.stderr)
     return found
 
 
@@ -200,11 +217,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for observations.jsonl and summary.md")
     parser.add_argument("--limit", type=int, help="only the first N points")
+    parser.add_argument("--score", type=Path, help="observations to score again instead of measuring")
     parser.add_argument("--only", help="only points whose label holds this text")
     given = parser.parse_args()
     chosen = [point for point in points() if given.only is None or given.only in point.label][: given.limit]
     started = time.perf_counter()
-    observations = observe(chosen)
+    observations = score(given.score) if given.score else observe(chosen)
     if not observations:
         print("no point could be measured", file=sys.stderr)
         return 1

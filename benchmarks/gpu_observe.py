@@ -181,11 +181,14 @@ def keep(session: Session, point: Point, observation: Observation, seconds: floa
 
 
 def observe(
-    points: Iterator[Point], hardware: HardwareProfile, *, device: str, minutes: float, out: Path, workers: int = 1
+    points: Iterator[Point], hardware: HardwareProfile, *, device: str, deadline: float, out: Path, workers: int = 1
 ) -> Session:
-    """Measures points until they or the minutes run out and writes DIR; an interruption keeps what is there."""
+    """Measures points until they run out or `deadline` (monotonic clock) is near, and writes DIR.
+
+    An interruption keeps what is there.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    session = Session(hardware=hardware, device=device, deadline=time.monotonic() + 60 * minutes - WRITE_SECONDS)
+    session = Session(hardware=hardware, device=device, deadline=deadline - WRITE_SECONDS)
     with open(out / "observations.jsonl", "w", encoding="utf-8") as lines:
         session.lines = lines
         threading.Thread(target=prepare, args=(session, points), daemon=True).start()
@@ -214,6 +217,7 @@ def main() -> int:
     parser.add_argument("--only", help="only points whose label holds this text")
     parser.add_argument("--list", action="store_true", help="print the points and measure nothing")
     given = parser.parse_args()
+    deadline = time.monotonic() + 60 * given.minutes
     given.out.mkdir(parents=True, exist_ok=True)
     # Corrections that were learned on this machine would flatter the model; this folder has none.
     os.environ["TUNEPLAN_HOME"] = str((given.out / "home").resolve())
@@ -229,9 +233,7 @@ def main() -> int:
         for number, point in enumerate(points, 1):
             print(number, point.label)
         return 0
-    session = observe(
-        points, hardware, device=given.device, minutes=given.minutes, out=given.out, workers=given.workers
-    )
+    session = observe(points, hardware, device=given.device, deadline=deadline, out=given.out, workers=given.workers)
     print((given.out / "summary.md").read_text(encoding="utf-8"))
     return 0 if session.observations else 1
 

@@ -62,6 +62,14 @@ def request_for(point: Point, hardware: HardwareProfile, *, device: str, source:
     )
 
 
+def rescored(observation: Observation, hardware: HardwareProfile) -> Observation:
+    """The observation with today's prediction instead of the one that was made when it was measured."""
+    spec = sources.from_config(observation.model["config"], str(observation.model["id"]))
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in observation.settings.items()}
+    predicted = memory.predict(spec, hardware, TrainingChoices(**values))
+    return observation.model_copy(update={"predicted": predicted})
+
+
 def spec_of(point: Point) -> ModelSpec:
     """The model of a point."""
     return sources.from_config(point.config, point.model)

@@ -31,5 +31,7 @@ def limit_device(device: torch.device, limit_bytes: int | None) -> None:
         if limit_bytes is not None:
             raise NotModelled("memory_limit_bytes: a limit is emulated on cuda and cpu only, not on mps")
         return
-    _, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction(1.0 if limit_bytes is None else min(1.0, limit_bytes / total), device)
+    # This call, unlike the others, takes no device without an index.
+    index = torch.cuda.current_device() if device.index is None else device.index
+    _, total = torch.cuda.mem_get_info(index)
+    torch.cuda.set_per_process_memory_fraction(1.0 if limit_bytes is None else min(1.0, limit_bytes / total), index)
