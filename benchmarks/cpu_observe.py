@@ -4,8 +4,8 @@
     python benchmarks/cpu_observe.py --out DIR --score hardware_profiles/observations/cpu.jsonl
 
 The second form measures nothing: it holds earlier measurements against today's closed form. Small models of many
-architectures on both stacks; a meter counts every tensor storage of one steady-state step (trainer/meter.py). Writes observations.jsonl and summary.md to DIR. Exit code 1 when the median passes 0.2 % or the
-worst run 1 %.
+architectures on both stacks; a meter counts every tensor storage of one steady-state step (trainer/meter.py). Writes
+observations.jsonl and summary.md to DIR. Exit code 1 when the median passes 0.2 % or the worst run 1 %.
 """
 
 from __future__ import annotations
