@@ -2,12 +2,11 @@
 
 Rules (PyTorch c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h, read 2026-11):
 blocks are rounded up to 512 B; up to 1 MiB they come from the small pool, whose segments are 2 MiB; from 1 MiB to
-10 MiB from segments of 20 MiB; larger ones get a segment of their own size rounded up to 2 MiB. A free block is taken best fit
-within its pool; what is left over is split off (small pool: 512 B or more, large pool: more than 1 MiB). Neighbouring
-free blocks of a segment merge. With expandable segments a pool is one range that grows by 2 MiB (small) or 20 MiB
-(large) pages. Segments are given back only when memory runs out: then all that are wholly free go, and the request
-is tried once
-more.
+10 MiB from segments of 20 MiB; larger ones get a segment of their own size rounded up to 2 MiB. A free block is taken
+best fit within its pool; what is left over is split off (small pool: 512 B or more, large pool: more than 1 MiB).
+Neighbouring free blocks of a segment merge. With expandable segments a pool is one range that grows by 2 MiB (small) or
+20 MiB (large) pages. Segments are given back only when memory runs out: then all that are wholly free go, and the
+request is tried once more.
 """
 
 from __future__ import annotations
