@@ -333,7 +333,7 @@ def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(
     assert (tmp_path / "run/observation.json").exists()
 
 
-def test_out_of_memory_is_one_line_and_an_event(
+def test_out_of_memory_that_no_halving_cures_is_one_line(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -346,11 +346,13 @@ def test_out_of_memory_is_one_line_and_an_event(
     monkeypatch.setattr(modeling, "compute_loss", full)
     plan = make_plan(tmp_path / "plan.json", model, data, data_settings={"validation_split": 0})
     events, _ = train(plan, tmp_path / "run")
-    (oom,) = of_kind(events, "oom")
-    assert (oom["phase"], oom["step"], oom["batch_size"]) == ("forward", 1, 4)
+    told = of_kind(events, "oom")
+    assert {(oom["phase"], oom["step"]) for oom in told} == {("forward", 1)}
+    assert [(oom["batch_size"], oom["new_batch_size"]) for oom in told] == [(4, 2), (2, 1), (1, 1), (1, None)]
     (failed,) = of_kind(events, "failed")
     assert failed["exit_code"] == 4
-    assert "--batch-size 2 --gradient-accumulation-steps 4" in failed["message"]
+    assert "at step 1 (forward) with micro-batch 1: nothing is left to halve" in failed["message"]
+    assert "--gradient-checkpointing, --loss chunked or --method qlora" in failed["message"]
 
 
 def test_wrong_requests_are_one_line_with_exit_code_2(model: Path, data: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from planner.records import Hyperparameters
 from trainer import devices
 from trainer.control import Control
 from trainer.events import EventStream
+from trainer.symptoms import Symptom, Symptoms
 
 
 class Reporter(TrainerCallback):
@@ -35,12 +36,27 @@ class Reporter(TrainerCallback):
         """Seconds and tokens spent in steps since the last `step` event."""
         self._tokens_seen = 0
         self._last_log_step = 0
+        self._symptoms: Symptoms | None = None
+        self._history: list[Any] = []
+        """A resumed run's log, until the training begins."""
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last_log_step = state.global_step
         self.trainer.meter.start_training(self.trainer.model, self.trainer.optimizer)
+        h = self.hyperparameters
+        self._symptoms = Symptoms(
+            total_steps=state.max_steps,
+            warmup_steps=h.warmup_steps if h.warmup_steps is not None else math.ceil(h.warmup_ratio * state.max_steps),
+            max_grad_norm=self.trainer.choices.max_grad_norm,
+        )
+        self._symptoms.recall(self._history)
+        self._history = []
+
+    def _warn(self, symptoms: list[Symptom]) -> None:
+        for symptom in symptoms:
+            self.events.warn(symptom.what, symptom.message, symptom.advice)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The order of the epoch follows from its number alone, so that a resumed run finds its place again."""
@@ -54,6 +70,8 @@ class Reporter(TrainerCallback):
         spent, tokens = self._since_log
         self._since_log = (spent + seconds, tokens + self.trainer.real_tokens - self._tokens_seen)
         self._tokens_seen = self.trainer.real_tokens
+        if self._symptoms is not None:
+            self._warn(self._symptoms.step(state.global_step, self.trainer.last_loss, self.trainer.last_grad_norm))
         if state.global_step >= state.max_steps:
             control.should_log = True
             if self.trainer.eval_dataset is not None:
@@ -116,6 +134,8 @@ class Reporter(TrainerCallback):
             sample=self.trainer.last_sample,
             **({"accuracy": metrics["eval_accuracy"]} if "eval_accuracy" in metrics else {}),
         )
+        if not before_training and self._symptoms is not None:
+            self._warn(self._symptoms.evaluation(state.global_step, loss))
         if not before_training and self._should_stop_early(state) and state.global_step < state.max_steps:
             self.reason = "early_stopping"
             control.should_training_stop = True
@@ -146,6 +166,7 @@ class Reporter(TrainerCallback):
 
     def recall(self, state: Any) -> None:
         """Takes over from a resumed run's log what the evaluations found earlier."""
+        self._history = list(state.log_history)
         for entry in state.log_history:
             if "eval_loss" not in entry:
                 continue

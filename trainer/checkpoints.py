@@ -52,6 +52,15 @@ def write_identity(folder: Path, identity: dict[str, Any]) -> None:
     write_json(folder / IDENTITY, {"schema": "tuneplan.checkpoint/1", **identity})
 
 
+def recovery_state(folder: Path) -> dict[str, int]:
+    """With how many rows at once the run had come to train; empty for checkpoints that don't say."""
+    try:
+        state = json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get("recovery", {})
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """Refuses to go on from a checkpoint of another run, naming the first thing that differs."""
     try:

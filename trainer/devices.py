@@ -11,12 +11,19 @@ import torch
 from planner.errors import InvalidInput, NotModelled
 
 OUT_OF_MEMORY_TEXTS = (
-    "MPS backend out of memory",
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDA out of memory",
+    "out of memory",  # CUDA, HIP, MPS, and cudaErrorMemoryAllocation that comes as a plain CUDA error
+    "cudaErrorMemoryAllocation",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "HIP out of memory",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS finds no room for its handle
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",  # DefaultCPUAllocator on Linux
+    "not enough memory: you tried to allocate",  # and on Windows
+    "std::bad_alloc",
+    "kIOGPUCommandBufferCallbackErrorOutOfMemory",
+    "Invalid buffer size",  # Metal: one tensor larger than the largest buffer
+    # On a MIG slice the caching allocator asks NVML for its report of the overflow, which may be refused there; what
+    # arrives is that refusal (c10/cuda/CUDACachingAllocator.cpp).
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
 )
 
 
@@ -111,7 +118,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error means that memory ran out, on whichever device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+    return isinstance(error, RuntimeError) and any(text.lower() in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -41,8 +41,13 @@ class EventStream:
 
     def attach(self, run_dir: Path) -> None:
         """From now on events are kept in the run folder too."""
+        path = run_dir / "events.jsonl"
         with contextlib.suppress(OSError):
-            self._file = open(run_dir / "events.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            # A killed run's last line may be half a line: what follows starts on its own.
+            torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+            self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            if torn:
+                self._file.write("\n")
 
     def emit(self, kind: str, /, **data: Any) -> Event:
         """Writes one event now; returns it."""

@@ -92,21 +92,26 @@ def whole_folder(final: Path) -> Iterator[Path]:
         raise
 
 
-def tidy(folder: Path) -> None:
+def tidy(folder: Path) -> list[str]:
     """Clears away what a killed process left of `whole_folder`; only for whoever holds the folder's lock.
 
-    A kill between its two renames leaves the old content under `.name.old` alone: that one gets its name back.
+    Returns the names of folders that were being written when the process died. A kill between the two renames leaves
+    the old content under `.name.old` alone: that one gets its name back.
     """
     for leftover in folder.glob(".*.old"):
         final = folder / leftover.name[1:].removesuffix(".old")
         if leftover.is_dir() and not final.exists() and manifest_problem(leftover) is None:
             leftover.rename(final)
+    half_written = []
     for pattern in (".*.old", ".*.tmp"):
-        for leftover in folder.glob(pattern):
+        for leftover in sorted(folder.glob(pattern)):
             if leftover.is_dir():
+                if pattern == ".*.tmp":
+                    half_written.append(leftover.name[1:].removesuffix(".tmp"))
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
+    return half_written
 
 
 def write_manifest(folder: Path) -> None:
@@ -124,10 +129,18 @@ def manifest_problem(folder: Path) -> str | None:
     """Why the folder's content isn't what was written, or None when it is."""
     try:
         entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for entry in entries.values():
+            int(entry["bytes"]), str(entry["sha256"])
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
+    if not entries:
+        return f"{MANIFEST} lists no files"
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_file() and name != MANIFEST and name not in entries:
+            return f"{name} isn't listed in {MANIFEST}"
     for name, entry in entries.items():
         file = folder / name
         if not file.is_file():

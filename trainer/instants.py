@@ -88,6 +88,20 @@ class StepMeter:
         finally:
             self._enter()
 
+    def forget_peaks(self) -> None:
+        """Measures anew, but for `load`: what comes is smaller than what was."""
+        self.end()
+        kept = self._found.get("load")
+        for table in (self._counters.instants, self._counters.reserved):
+            for name in [name for name in table if name != "load"]:
+                del table[name]
+        if self._tensors is not None:
+            self._put_away()
+            kept = self._found.get("load", kept)
+            self._steps = 0
+            self._count_afresh()
+        self._found = {} if kept is None else {"load": kept}
+
     def close(self) -> None:
         """Stops whatever still measures."""
         self.end()

@@ -19,11 +19,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from planner.errors import RunFailed
 from planner.records import Hyperparameters
 from planner.spec import TrainingChoices
-from trainer import checkpoints, modeling, schedules
+from trainer import checkpoints, devices, modeling, schedules, updates
 from trainer.data.batches import EpochBatches, SequenceDataset
 from trainer.data.tokens import TokenizedData
+from trainer.faults import Faults
 from trainer.files import disk_problem, whole_folder, write_manifest
 from trainer.instants import StepMeter
+from trainer.recovery import Recovery, free
 from trainer.tasks import Task
 from trainer.tasks.base import with_task_file
 
@@ -105,6 +107,7 @@ class LoopTrainer(transformers.Trainer):
         identity: dict[str, Any],
         sample: Callable[[], str | None] | None = None,
         announce: Callable[[str], None] = lambda phase: None,
+        out_of_memory: Callable[[dict[str, Any]], None] = lambda fields: None,
         callbacks: list[Any] | None = None,
         task: Task | None = None,
     ) -> None:
@@ -122,6 +125,18 @@ class LoopTrainer(transformers.Trainer):
         """Rows and padded length of the largest training batch so far."""
         self.step_started = time.perf_counter()
         self._step_loss = torch.zeros((), device=device)
+        self.last_loss = math.nan
+        """Mean loss per target of the last optimizer step."""
+        self.tell_out_of_memory = out_of_memory
+        self.recovery = Recovery(
+            device=device,
+            choices=choices,
+            run_dir=run_dir,
+            seed=hyperparameters.seed,
+            phase=lambda: meter.current or "train",
+            report=self._out_of_memory,
+            faults=Faults.from_environment(),
+        )
         self.last_grad_norm: float | None = None
         packed = choices.padding == "packed"
         self.batches = EpochBatches(
@@ -159,6 +174,7 @@ class LoopTrainer(transformers.Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(transformers.PrinterCallback)
+        self.recovery.watch(model)
 
     # ---- data ------------------------------------------------------------------------------------------------------
 
@@ -185,6 +201,7 @@ class LoopTrainer(transformers.Trainer):
         """The micro-batches of one optimizer step with the number of targets in them."""
         self.step_started = time.perf_counter()
         self._step_loss = torch.zeros((), device=self.args.device)
+        self.recovery.begin_step(self.state.global_step + 1)
         batches = []
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
@@ -200,25 +217,61 @@ class LoopTrainer(transformers.Trainer):
     # ---- one step --------------------------------------------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch; returns its share of the step's loss."""
+        """Forward and backward of one micro-batch, in pieces where it doesn't fit; returns its share of the loss."""
         model.train()
         inputs = self._prepare_inputs(inputs)
+
+        def attempt(piece: dict[str, Any]) -> torch.Tensor:
+            return self._forward_backward(model, piece, num_items_in_batch)
+
+        loss = self.recovery.micro_batch(inputs, attempt)
+        if self.recovery.faults.take("nan", self.recovery.step):
+            loss = loss * math.nan
+        self._step_loss += loss
+        return loss
+
+    def _forward_backward(self, model: Any, inputs: dict[str, Any], num_items: Any) -> torch.Tensor:
+        """One piece of a micro-batch; its loss is summed over its targets and divided by the whole step's."""
+        faults, step = self.recovery.faults, self.recovery.step
         shape = tuple(inputs["input_ids"].shape)
         if shape[0] * shape[1] > self.longest_batch[0] * self.longest_batch[1]:
             self.longest_batch = (shape[0], shape[1])
+        # A part may be all prompt; where the model's own loss is a mean, the mean over no targets is no number.
+        if shape[0] < self.choices.batch_size and not int(self.task.targets(inputs["labels"])):
+            return torch.zeros((), device=self.args.device)
         self.meter.begin("forward")
-        loss, kept = modeling.compute_loss(model, inputs, self.choices, num_items=num_items_in_batch)
+        faults.strike("forward", step)
+        loss, kept = modeling.compute_loss(model, inputs, self.choices, num_items=num_items)
         del inputs
         self.meter.begin("backward")
-        self.accelerator.backward(loss)
+        with faults.within_backward(self.recovery.parameters, step):
+            self.accelerator.backward(loss)
         del kept
         self.meter.end()
-        self._step_loss += loss.detach()
         return loss.detach()
+
+    def _out_of_memory(self, **fields: Any) -> None:
+        """Tells of it while the peaks up to the failure are known; then measures what fits from the start."""
+        self.meter.end()
+        self.tell_out_of_memory(fields)
+        self.meter.forget_peaks()
+        self.longest_batch = (0, 0)
+
+    def _update_failed(self, divisible: bool) -> None:
+        self.recovery.update_failed(divisible)
+        self.meter.begin("optimizer")
 
     def _clip_grad_norm(self, model: Any) -> Any:
         self.meter.begin("optimizer")
-        return super()._clip_grad_norm(model)
+        try:
+            return super()._clip_grad_norm(model)
+        except Exception as error:
+            # The norm is made before any gradient is scaled, so nothing is lost yet. A gradient scaler can't unscale
+            # twice, hence not accelerate's call again.
+            if not devices.is_out_of_memory(error) or getattr(self.accelerator, "scaler", None) is not None:
+                raise
+        self._update_failed(False)
+        return torch.nn.utils.clip_grad_norm_(self.recovery.parameters, self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Refuses to step on a loss or gradient that isn't a number, while the weights are still good."""
@@ -227,7 +280,7 @@ class LoopTrainer(transformers.Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value = float(norm) if norm is not None else 0.0
         self.last_grad_norm = value
-        loss = float(self._step_loss)
+        loss = self.last_loss = float(self._step_loss)
         scaled = getattr(self.accelerator, "scaler", None) is not None
         # Under loss scaling an infinite gradient is routine: the scaler skips the step and halves the scale.
         if not math.isfinite(loss) or (not math.isfinite(value) and not scaled):
@@ -245,6 +298,12 @@ class LoopTrainer(transformers.Trainer):
         """The optimizer that the plan names, built by the code that the trace runs."""
         if self.optimizer is None:
             self.optimizer = modeling.build_optimizer(self.model, self.choices, self.hyperparameters)
+            updates.guard(
+                self.optimizer,
+                self.choices,
+                failed=self._update_failed,
+                strike=lambda: self.recovery.faults.strike("optimizer", self.recovery.step),
+            )
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -282,28 +341,21 @@ class LoopTrainer(transformers.Trainer):
         started = time.perf_counter()
         self.announce("eval")
         classifies = self.task.name == "classification"
-        choices = dataclasses.replace(self.choices, keep_logits=True) if classifies else self.choices
-        one = torch.ones((), device=self.args.device)  # divides by 1: the sum over the batch's targets
         self.meter.begin("eval")
         # Sampling and batching must not shift the random numbers of the training that goes on afterwards.
         with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(self.args.device)):
             for inputs in self.get_eval_dataloader():
                 del inputs["real_tokens"]
                 inputs = self._prepare_inputs(inputs)
-                count = int(self.task.targets(inputs["labels"]))
-                if not count:
-                    continue
-                loss, kept = modeling.compute_loss(model, inputs, choices, num_items=one)
-                total += float(loss)
-                if classifies:
-                    correct += self.task.correct(kept, inputs["labels"]) or 0
-                del kept
-                targets += count
+                for loss, count, right in self.recovery.evaluation(inputs, self._evaluate_piece):
+                    total += loss
+                    targets += count
+                    correct += right
                 batches += 1
                 self.meter.eval_batch_done(batches)
             self.meter.end()
             with self.meter.unmetered():
-                self.last_sample = self.sample() if self.sample else None
+                self.last_sample = self._make_sample()
         model.train()
         mean = total / max(targets, 1)
         metrics = {
@@ -317,6 +369,31 @@ class LoopTrainer(transformers.Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.announce("train")
         return metrics
+
+    def _evaluate_piece(self, inputs: dict[str, Any]) -> tuple[float, int, int]:
+        """(loss summed over the targets, number of targets, how many a classifier got right)."""
+        if self.meter.current != "eval":
+            self.meter.begin("eval")
+        self.recovery.faults.strike("eval", self.recovery.step)
+        count = int(self.task.targets(inputs["labels"]))
+        if not count:
+            return 0.0, 0, 0
+        classifies = self.task.name == "classification"
+        choices = dataclasses.replace(self.choices, keep_logits=True) if classifies else self.choices
+        one = torch.ones((), device=self.args.device)  # divides by 1: the sum over the batch's targets
+        loss, kept = modeling.compute_loss(self.model, inputs, choices, num_items=one)
+        right = int(self.task.correct(kept, inputs["labels"]) or 0) if classifies else 0
+        return float(loss), count, right
+
+    def _make_sample(self) -> str | None:
+        """The sample is worth a look, not a run: where memory runs out, there is none."""
+        try:
+            return self.sample() if self.sample else None
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+        free(self.args.device)
+        return None
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         best = super()._determine_best_metric(metrics, trial)
@@ -346,7 +423,7 @@ class LoopTrainer(transformers.Trainer):
                         self.state.best_model_checkpoint = str(best)
                 self._note_callback_states()
                 self.state.save_to_json(str(folder / "trainer_state.json"))
-                checkpoints.write_identity(folder, self.identity)
+                checkpoints.write_identity(folder, {**self.identity, "recovery": self.recovery.state()})
                 write_manifest(folder)
         except Exception as error:
             problem = disk_problem(error, run_dir)

@@ -24,6 +24,7 @@ def build(
     step_seconds: list[float],
     tokens_per_second: float | None,
     notes: list[str],
+    outcome: Any = "ran",
 ) -> Observation:
     """`measured` holds allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known."""
     settings = asdict(choices)
@@ -39,18 +40,20 @@ def build(
         step_seconds=[round(seconds, 6) for seconds in step_seconds],
         tokens_per_second=tokens_per_second,
         notes=notes,
+        outcome=outcome,
         **measured,
     )
 
 
-def save(observation: Observation, run_dir: Path) -> Path:
-    """Writes `observation.json` into the run folder and a copy for the calibration into the user's data folder."""
+def save(observation: Observation, run_dir: Path, *, name: str = "observation.json") -> Path:
+    """Writes the observation into the run folder and a copy for the calibration into the user's data folder."""
     text = (observation.model_dump_json(by_alias=True, indent=1) + "\n").encode()
-    path = run_dir / "observation.json"
+    path = run_dir / name
     write_bytes(path, text)
     stamp = observation.created.replace(":", "").replace("+0000", "Z")
+    own = name.removeprefix("observation").removesuffix(".json")
     try:
-        write_bytes(user_data_dir() / "observations" / f"{stamp}-{run_dir.name}.json", text)
+        write_bytes(user_data_dir() / "observations" / f"{stamp}-{run_dir.name}{own}.json", text)
     except OSError as error:
         logging.getLogger("trainer").warning("observation not copied to the user's data folder: %s", error)
     return path

@@ -43,10 +43,15 @@ def main(request: Request, events: EventStream) -> int:
         choices = read_choices(plan, str(request.plan))
         run_dir = choose_run_dir(request, plan)
         lock = files.FolderLock(run_dir)
-        files.tidy(run_dir)
+        half_written = files.tidy(run_dir)
         refuse_overwriting(request, run_dir)
         log_to(run_dir)
         events.attach(run_dir)
+        for name in half_written:
+            events.warn(
+                "half-written folder",
+                f"{run_dir / name} was being written when the run ended; what there was is removed",
+            )
         write_plan(plan, run_dir)
         run = Run(request=request, plan=plan, choices=choices, run_dir=run_dir, events=events, control=control)
         run.execute()
@@ -202,7 +207,7 @@ class Run:
             model.get_base_model().is_quantized = False
         modeling.apply_checkpointing(model, self.choices)
         modeling.use_loss_version(model, self.choices)
-        modeling.watch_loss(model, meter.loss_begins)
+        modeling.watch_loss(model, lambda instant: self.loss_begins(meter, instant))
         meter.end()
 
         # -- loop
@@ -226,11 +231,13 @@ class Run:
             identity=identity,
             sample=sample if validation is not None else None,
             announce=self.announce,
+            out_of_memory=self.out_of_memory,
             callbacks=[reporter],
             task=self.task,
         )
         reporter.trainer = trainer
         if checkpoint is not None:
+            trainer.recovery.restore(checkpoints.recovery_state(checkpoint))
             state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             reporter.recall(state)
         total_steps = h.max_steps or max(1, math.ceil(h.epochs * trainer.steps_per_epoch))
@@ -368,10 +375,16 @@ class Run:
         """Builds and saves the observation."""
         from trainer import observe
 
-        trainer, reporter = self.trainer, self.reporter
+        trainer = self.trainer
         trainer.meter.close()
-        remarks = list(notes)
-        choices = self.choices
+        observation = self._observation(list(notes), choices=trainer.recovery.choices_now())
+        return observation, observe.save(observation, self.run_dir)
+
+    def _observation(self, notes: list[str], *, choices: TrainingChoices, outcome: str = "ran") -> Any:
+        from trainer import observe
+
+        trainer, reporter = self.trainer, self.reporter
+        remarks = [*notes, *trainer.recovery.notes]
         rows, longest = trainer.longest_batch
         if longest and longest < choices.max_length and choices.padding == "longest":
             remarks.append(f"planned max_length {choices.max_length}; the longest batch was {rows} x {longest} tokens")
@@ -379,7 +392,7 @@ class Run:
         # The first step pays for start-up work that no later one repeats.
         steady = reporter.step_seconds[1:] or reporter.step_seconds
         spent = sum(reporter.step_seconds)
-        observation = observe.build(
+        return observe.build(
             plan=self.plan,
             choices=choices,
             config=self.config,
@@ -388,8 +401,8 @@ class Run:
             step_seconds=steady[:200],
             tokens_per_second=trainer.real_tokens / spent if spent else None,
             notes=remarks,
+            outcome=outcome,
         )
-        return observation, observe.save(observation, self.run_dir)
 
     def observe_failure(self, message: str) -> None:
         """What is known of a failed run is kept too."""
@@ -397,6 +410,37 @@ class Run:
             return
         with contextlib.suppress(Exception):
             self.observe((f"failed: {message}",))
+
+    def out_of_memory(self, fields: dict[str, Any]) -> None:
+        """An `oom` event, and an observation of the settings that did not fit, for the calibration."""
+        from trainer import observe
+
+        self.events.emit("oom", **fields)
+        if fields["phase"] == "eval":
+            tried = dataclasses.replace(self.trainer.recovery.choices_now(), eval_batch_size=fields["batch_size"])
+        else:
+            planned = self.choices
+            pieces = -(-planned.batch_size // fields["batch_size"])
+            tried = dataclasses.replace(
+                planned,
+                batch_size=fields["batch_size"],
+                gradient_accumulation_steps=planned.gradient_accumulation_steps * pieces,
+            )
+        # A full disk or a driver that doesn't answer must not cost the run that is being saved here.
+        with contextlib.suppress(Exception):
+            observation = self._observation([], choices=tried, outcome="out_of_memory")
+            observe.save(
+                observation,
+                self.run_dir,
+                name=f"observation-oom-{fields['step']}-{fields['phase']}-{fields['batch_size']}.json",
+            )
+
+    def loss_begins(self, meter: Any, instant: str) -> None:
+        """Called at the vocabulary head."""
+        within = meter.current == "forward"
+        meter.loss_begins(instant)
+        if within and self.trainer is not None:
+            self.trainer.recovery.faults.strike("loss", self.trainer.recovery.step)
 
     def predicted_bytes(self) -> int | None:
         """Predicted counterpart of `measured_bytes`."""
