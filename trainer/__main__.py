@@ -1,4 +1,4 @@
-"""`python -m trainer`: run, generate, probe, demo-assets, doctor. stdout is data, stderr is talk."""
+"""`python -m trainer`: everything that needs torch, as commands. stdout is data, stderr is talk."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=42)
     generate.add_argument("--device", default="auto")
 
+    from trainer.arguments import add_commands
+
+    add_commands(commands)
+
     assets = commands.add_parser("demo-assets", help="make the embedded demonstration model and its data")
     assets.add_argument("folder", type=Path, nargs="?", help="copy them here (default: only the user's data folder)")
 
@@ -64,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
             if given.serve == (given.settings is not None):
                 parser().error("probe takes either a settings file or --serve")
             return command.serve() if given.serve else command.run(given.settings)
+        if hasattr(given, "module"):
+            return _tool(given)
         if given.command == "demo-assets":
             from trainer.demo import assets
 
@@ -97,6 +103,18 @@ def _run(given: argparse.Namespace) -> int:
     )
     try:
         return run_plan(request, events)
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _tool(given: argparse.Namespace) -> int:
+    import importlib
+
+    from trainer.run import Failed
+
+    try:
+        return int(importlib.import_module(given.module).command(given))
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

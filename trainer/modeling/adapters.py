@@ -97,7 +97,9 @@ def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: 
         return _as_the_stack_runs_it(model, choices)
     from peft import LoraConfig, get_peft_model
 
-    targets = target_paths(model, choices.lora_targets)
+    drawn = tuple(getattr(model, "_drawn_anew", ()))
+    saved = [*choices.modules_to_save, *(name for name in drawn if name.split(".")[0] not in ("score", "classifier"))]
+    targets = [path for path in target_paths(model, choices.lora_targets) if path not in drawn]
     experts = [name for name in fused_expert_names(model) if name in targets]
     if experts and (choices.lora_dropout > 0 or choices.lora_variant == "dora"):
         what = "--lora-dropout above 0" if choices.lora_dropout > 0 else "DoRA"
@@ -110,7 +112,7 @@ def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: 
         lora_alpha=choices.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=choices.lora_dropout,
         target_modules=shortest_names(model, targets),
-        modules_to_save=list(choices.modules_to_save) or None,
+        modules_to_save=saved or None,
         use_rslora=choices.lora_variant == "rslora",
         use_dora=choices.lora_variant == "dora",
         bias="none",

@@ -98,9 +98,19 @@ def _build(cls: Any, config: Any, attention: str, dtype: torch.dtype, device: An
         labels = {}
         if "SequenceClassification" in cls.__name__:
             labels = {"id2label": config.id2label, "label2id": config.label2id, "pad_token_id": config.pad_token_id}
-        model = cls.from_pretrained(
-            weights, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False, **labels
-        ).to(device)
+        model, found = cls.from_pretrained(
+            weights,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **labels,
+        )
+        model = model.to(device)
+        if labels:
+            # A head (or BERT's pooler) that the weights lack is drawn anew: it has to be trained and kept in full.
+            model._drawn_anew = tuple(sorted({key.rpartition(".")[0] for key in found["missing_keys"]}))
         model.config.use_cache = False
         if getattr(config, "decoder_start_token_id", None) is not None and config.model_type in _SEQ2SEQ:
             model.config.decoder_start_token_id = config.decoder_start_token_id

@@ -14,7 +14,7 @@ from planner.errors import InvalidInput
 from planner.spec import TrainingChoices
 from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
-from trainer.tasks.base import Unpacked, mask_of, pad, plain_texts
+from trainer.tasks.base import Unpacked, encode, mask_of, pad, plain_texts
 
 SHARE = 0.15
 """Tokens that are learned."""
@@ -37,18 +37,15 @@ class Masked(Unpacked):
     ) -> TokenizedData:
         """Every token may be hidden, so that `train_on_prompt` makes no difference. Long texts go on in a next row."""
         data = TokenizedData()
-        extra = tokenizer.num_special_tokens_to_add(pair=False)
-        room = max(1, max_length - extra)
         for example in examples:
             before, answer = plain_texts(example)
             text = before if answer is None else f"{before} {answer}"
-            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-            if not ids:
+            if not text.strip():
                 data.skipped += 1
                 continue
-            data.split += len(ids) > room
-            for start in range(0, len(ids), room):
-                row = array("l", tokenizer.build_inputs_with_special_tokens(ids[start : start + room]))
+            rows = _rows(tokenizer, text, max_length)
+            data.split += len(rows) > 1
+            for row in rows:
                 data.sequences.append(Tokens(row, row))
         return data
 
@@ -57,6 +54,14 @@ class Masked(Unpacked):
 
     def sample_prompt(self, example: Example, tokenizer: Any, given: str | None) -> str | None:
         return None
+
+
+def _rows(tokenizer: Any, text: str, max_length: int) -> list[array[int]]:
+    """The text's tokens in rows of at most `max_length`, each between the tokenizer's own special tokens."""
+    if not getattr(tokenizer, "is_fast", False):  # these hand out the overflow in another form; the first row is whole
+        return [array("l", encode(tokenizer, text, max_length).ids)]
+    found = tokenizer(text, truncation=True, max_length=max_length, return_overflowing_tokens=True)
+    return [array("l", row) for row in found["input_ids"]]
 
 
 class MaskingCollator:
