@@ -323,7 +323,8 @@ class Net:
                 k = attention.repeat_kv(tape, k, heads // kv_heads, kv_heads)
                 v = attention.repeat_kv(tape, v, heads // kv_heads, kv_heads)
                 grouped, kv_heads = False, heads
-            if (grouped and tape.target == "cuda") or tape.target == "mps":
+            dropped = tape.target == "cpu" and probability > 0 and tape.grad_enabled  # the CPU's kernel has no dropout
+            if (grouped and tape.target == "cuda") or tape.target == "mps" or dropped:
                 return attention.math(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
                 )
