@@ -33,5 +33,9 @@ contracts: $(STAMP)
 
 check: lint types contracts
 
+# Traces of the grid are kept; only what is missing is traced (some minutes for all of it).
+accuracy: $(STAMP)
+	$(BIN)/python -m benchmarks.accuracy
+
 clean:
 	rm -rf $(VENV) build dist runs

@@ -64,6 +64,8 @@ def trace(request: Request) -> MemoryReport:
     target = "cuda" if request.hardware.kind == "rocm" else request.hardware.kind
     command = [sys.executable, "-m", "trainer.trace", "--config", "-", "--json", "--target", target]
     command += ["--cublas-workspace-bytes", str(workspaces), *to_flags(choices)]
+    if choices.padding == "max" and choices.stack == "peft":
+        command.append("--padded")  # stack `builtin` hands no mask over
     print("plan: tracing one step on fake tensors …", file=sys.stderr)
     child = subprocess.run(
         command, input=json.dumps(dict(request.model.config)), capture_output=True, text=True, check=False

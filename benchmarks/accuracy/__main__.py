@@ -1,0 +1,76 @@
+"""`python -m benchmarks.accuracy`: traces what is missing from the grid, then writes docs/accuracy.md."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import sys
+import time
+
+from benchmarks.accuracy import evaluate, report
+from benchmarks.accuracy.grid import configurations
+from benchmarks.accuracy.store import Store
+from planner.errors import NotModelled
+
+
+def run_grid(seed: int, count: int, *, fresh: bool, trace: bool, seconds: float) -> report.Grid:
+    """Traces until `count` configurations can be compared, or time is up; earlier traces are used again."""
+    store, grid, began = Store(seed), report.Grid(seed), time.monotonic()
+    for number, configuration in enumerate(itertools.islice(configurations(seed), 2 * count)):
+        if len(grid.points) >= count:
+            break
+        spec, choices = configuration.spec, configuration.choices
+        try:
+            predicted = evaluate.closed_form(spec, choices)
+        except NotModelled as error:
+            grid.planner_refused[str(error)] += 1
+            continue
+        line = store.find(configuration, any_code=not fresh)
+        if line is None:
+            if not trace or time.monotonic() - began > seconds:
+                continue
+            line = store.measure(configuration)
+            print(f"\r{number + 1} drawn, {len(grid.points)} compared", end="", file=sys.stderr)
+        if "refused" in line:
+            grid.trace_refused[line["refused"]] += 1
+        elif "trace_failed" in line:
+            grid.trace_failed.append(f"{configuration.model}: {line['trace_failed']}")
+        elif "instants" in line:
+            grid.older += line["code"] != evaluate.trace_code()
+            full = configuration.layers is None
+            grid.points.append(report.Point(spec, choices, full, line["instants"], predicted))
+    if trace:
+        store.tidy()
+    return grid
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the comparison; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("--seed", type=int, default=20, help="seed of the random grid")
+    parser.add_argument("--configurations", type=int, default=400, help="configurations to compare")
+    parser.add_argument("--minutes", type=float, default=60, help="stop tracing after this time; a later call resumes")
+    parser.add_argument("--fresh", action="store_true", help="repeat traces by older trace code")
+    parser.add_argument("--no-trace", action="store_true", help="use finished traces only")
+    parser.add_argument("--no-write", action="store_true", help="print the summary only (another seed, say)")
+    arguments = parser.parse_args(argv)
+    logging.disable(logging.WARNING)
+    grid = run_grid(
+        arguments.seed,
+        arguments.configurations,
+        fresh=arguments.fresh,
+        trace=not arguments.no_trace,
+        seconds=60 * arguments.minutes,
+    )
+    from benchmarks.accuracy.metrics import distribution
+
+    for stack in ("peft", "builtin"):
+        print(stack, distribution(p.error for p in grid.points if p.choices.stack == stack), file=sys.stderr)
+    if not arguments.no_write:
+        print(report.write(grid, run_traces=not arguments.no_trace))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

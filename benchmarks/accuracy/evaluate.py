@@ -1,0 +1,105 @@
+"""One configuration by the closed form and by the reference trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.grid import HARDWARE, Configuration
+from hardware_profiles.loader import load
+from planner import memory
+from planner.errors import NotModelled, TuneplanError
+from planner.settings import to_settings
+from planner.spec import ModelSpec, TrainingChoices
+
+INSTANTS = ("forward", "loss", "backward", "optimizer")
+"""The instants that a trace of a training step has."""
+ROOT = Path(__file__).parents[2]
+DEFAULTS = to_settings(TrainingChoices())
+
+
+def given(choices: TrainingChoices) -> dict[str, Any]:
+    """The settings that differ from the defaults."""
+    return {name: value for name, value in to_settings(choices).items() if value != DEFAULTS[name]}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a step allocates."""
+    from importlib.metadata import version
+
+    return {name: version(name).split("+")[0] for name in ("torch", "transformers", "peft", "bitsandbytes")}
+
+
+@cache
+def trace_code() -> str:
+    """A fingerprint of the reference's own code: a result traced by other code is traced again."""
+    files = sorted(
+        [*ROOT.glob("trainer/trace/*.py"), *ROOT.glob("trainer/modeling/**/*.py"), ROOT / "trainer/meter.py"]
+    )
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def padded(choices: TrainingChoices) -> bool:
+    """Whether a mask of padded tokens reaches the model: stack `builtin` pads on the right and hands none over."""
+    return choices.padding == "max" and choices.stack == "peft"
+
+
+def key(spec: ModelSpec, choices: TrainingChoices) -> str:
+    """What names one traced configuration: the model's config, the settings, the versions."""
+    content = json.dumps(
+        [dict(spec.config), to_settings(choices), padded(choices), versions()], sort_keys=True, default=str
+    )
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def closed_form(spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE) -> dict[str, int]:
+    """Allocated bytes by training instant, through the call that `plan check` makes."""
+    found = memory.predict(spec, load(gpu), choices).instants
+    return {name: found[name] for name in INSTANTS}
+
+
+def traced(spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE) -> dict[str, Any]:
+    """Allocated bytes by training instant from the fake-tensor reference, or why it refused."""
+    from planner.memory.device import workspace_bytes
+    from trainer.trace import trace
+
+    began = time.perf_counter()
+    try:
+        result = trace(
+            dict(spec.config),
+            choices,
+            padded=padded(choices),
+            cublas_workspace_bytes=int(workspace_bytes(load(gpu))),
+        )
+    except NotModelled as error:
+        return {"refused": str(error)}
+    return {
+        "instants": {name: result.instants[name] for name in INSTANTS if name in result.instants},
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+def record(configuration: Configuration) -> dict[str, Any]:
+    """The line of the results file for one configuration: what it is, and what the trace found."""
+    spec, choices = configuration.spec, configuration.choices
+    line: dict[str, Any] = {
+        "key": key(spec, choices),
+        "model": configuration.model,
+        "layers": configuration.layers,
+        "settings": given(choices),
+        "code": trace_code(),
+        "versions": versions(),
+    }
+    try:
+        closed_form(spec, choices)
+    except NotModelled as error:  # nothing to compare: the trace is spared
+        return {**line, "planner_refused": str(error)}
+    try:
+        return {**line, **traced(spec, choices)}
+    except (TuneplanError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        return {**line, "trace_failed": f"{type(error).__name__}: {error}"[:300]}

@@ -1,0 +1,80 @@
+"""Real runs: observations that stand under hardware_profiles/observations, beside the closed form of today."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardware_profiles.loader import load
+from planner import memory
+from planner.errors import TuneplanError
+from planner.records import Observation
+from planner.settings import choices_from
+from planner.sources import from_config
+from planner.spec import ModelSpec, TrainingChoices
+
+FOLDER = Path(__file__).parents[2] / "hardware_profiles" / "observations"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measured run and what is predicted for it now."""
+
+    model: ModelSpec
+    choices: TrainingChoices
+    kind: str
+    """cuda, cpu or mps."""
+    device: str
+    measured: int
+    predicted: int
+    instants: dict[str, tuple[int, int]]
+    """Predicted and measured bytes by instant."""
+    reserved: tuple[int, int] | None
+
+    @property
+    def error(self) -> float:
+        """Signed error of the allocated peak."""
+        return self.predicted / self.measured - 1
+
+
+def read(folder: Path = FOLDER) -> tuple[list[Run], list[str]]:
+    """All runs, and why some are left out."""
+    runs, refused = [], []
+    for path in sorted([*folder.glob("**/*.jsonl"), *folder.glob("**/*.json")]) if folder.exists() else []:
+        text = path.read_text()
+        for line in text.splitlines() if path.suffix == ".jsonl" else [text]:
+            if not line.strip():
+                continue
+            observation = Observation.model_validate(json.loads(line))
+            try:
+                run = _run(observation)
+            except (TuneplanError, KeyError) as error:
+                refused.append(f"{path.name}: {observation.model.get('id')}: {error}")
+                continue
+            if run is not None:
+                runs.append(run)
+    return runs, refused
+
+
+def _run(observation: Observation) -> Run | None:
+    measured = observation.instants
+    if not measured or not observation.model.get("config"):
+        return None
+    spec = from_config(observation.model["config"], str(observation.model.get("id", "model")))
+    choices = choices_from(observation.settings)
+    profile = load(observation.hardware["profile"])
+    found = memory.predict(spec, profile, choices)
+    both = {name: (found.instants[name], measured[name]) for name in measured if name in found.instants}
+    training = {name: pair for name, pair in both.items() if name not in ("load", "save", "eval")} or both
+    reserved = observation.reserved_peak_bytes
+    return Run(
+        model=spec,
+        choices=choices,
+        kind=profile.kind,
+        device=str(observation.hardware.get("title", profile.title)),
+        measured=max(pair[1] for pair in training.values()),
+        predicted=max(pair[0] for pair in training.values()),
+        instants=both,
+        reserved=None if reserved is None else (found.reserved_peak_bytes, reserved),
+    )

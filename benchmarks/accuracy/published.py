@@ -1,0 +1,140 @@
+"""Published measurements: each row of tests/cases as a configuration, told what its framework did differently.
+
+`variant` in a row says which release's loss code ran, whether the logits stayed alive through backward, and a precision
+that the stock options do not have. `FRAMEWORKS` adds what other frameworks do that can be told in the same terms.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy import evaluate
+from benchmarks.accuracy.store import RESULTS
+from planner import check, hardware
+from planner.errors import TuneplanError
+from planner.settings import choices_from
+from planner.sources import from_config
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+
+CASES = Path(__file__).parents[2] / "tests" / "cases"
+LOSSES = {"legacy-4.48": "4.48", "legacy-4.45": "4.45", "legacy-no-upcast": "no-upcast"}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One published row."""
+
+    id: str
+    source: str
+    tier: int
+    note: str
+    url: str
+    spec: ModelSpec
+    device: HardwareProfile
+    choices: TrainingChoices
+    kind: str
+    """What was measured: allocated, reserved or device."""
+    measured: int
+    told: tuple[str, ...]
+    """What was told beyond the row's settings."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the row is a well-specified run of transformers code, which must come out to the percent."""
+        return self.source == "fms" and self.tier == 1
+
+
+def _framework(row: dict[str, Any], choices: TrainingChoices) -> tuple[TrainingChoices, list[str]]:
+    """What a framework does beyond its row's settings, in the terms of the options."""
+    told = []
+    if row["source"] == "litgpt":
+        # The head runs in chunks of 128 tokens, but backward keeps the half-precision softmax of every chunk.
+        choices = replace(choices, loss="full", transformers_version="no-upcast")
+        told.append("loss of all tokens on bf16 logits")
+        if choices.method == "qlora":
+            choices = replace(choices, quantization="nf4")
+            told.append("nf4 without double quantisation")
+    if row["source"] == "fms" and row["model"] == "santacoder" and choices.transformers_version is None:
+        choices = replace(choices, transformers_version="no-upcast")
+        told.append("loss on bf16 logits")
+    return choices, told
+
+
+def read(path: Path = CASES / "published_dev.json") -> list[Case]:
+    """The rows of a file of cases."""
+    return [_case(row) for row in json.loads(path.read_text())["cases"]]
+
+
+def _case(row: dict[str, Any]) -> Case:
+    settings = dict(row["settings"])
+    variant = row.get("variant") or {}
+    told = []
+    if variant.get("loss"):
+        settings["transformers_version"] = LOSSES[variant["loss"]]
+        told.append(f"loss code {settings['transformers_version']}")
+    if variant.get("hold_output"):
+        settings["keep_logits"] = True
+        told.append("logits kept")
+    if variant.get("precision"):
+        settings["precision"] = variant["precision"]
+        told.append(f"precision {variant['precision']}")
+    device = hardware.find(settings.pop("gpu"))
+    choices, more = _framework(row, choices_from(settings))
+    return Case(
+        id=row["id"],
+        source=row["source"],
+        tier=row["tier"],
+        note=row["note"],
+        url=row["url"],
+        spec=from_config(row["config"], row["model"]),
+        device=device,
+        choices=choices,
+        kind=row["kind"],
+        measured=row["measured_bytes"],
+        told=(*told, *more),
+    )
+
+
+def closed_form(case: Case) -> dict[str, Any]:
+    """What `plan check` says: bytes of the measured kind, the binding instant, or why it refused."""
+    try:
+        report = check.check(case.spec, case.device, case.choices, with_remedies=False).memory
+    except TuneplanError as error:
+        return {"refused": str(error)}
+    return {"bytes": getattr(report, f"{case.kind}_peak_bytes"), "instant": report.binding_instant}
+
+
+@cache
+def _cached() -> dict[str, dict[str, Any]]:
+    path = RESULTS / "published.json"
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def traced(case: Case, *, run: bool = True) -> dict[str, Any]:
+    """The reference's answer, from the results kept beside this module where the trace code is the same."""
+    name = evaluate.key(case.spec, case.choices)
+    line = _cached().get(case.id)
+    if line is not None and line["key"] == name and (line["code"] == evaluate.trace_code() or not run):
+        return line
+    if not run:
+        return {"refused": "not traced"}
+    line = {"key": name, "code": evaluate.trace_code(), **evaluate.traced(case.spec, case.choices, case.device.name)}
+    if "instants" in line:
+        line["bytes"] = max(line["instants"].values())
+        if case.kind != "allocated":
+            line["bytes"] = _beyond(case, line["bytes"])
+    _cached()[case.id] = line
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "published.json").write_text(json.dumps(_cached(), indent=1, sort_keys=True) + "\n")
+    return line
+
+
+def _beyond(case: Case, allocated: int) -> int:
+    """Reserved or device bytes over a traced allocated peak: the planner's own margin, which a trace does not have."""
+    report = check.check(case.spec, case.device, case.choices, with_remedies=False).memory
+    return allocated + int(getattr(report, f"{case.kind}_peak_bytes")) - report.allocated_peak_bytes
