@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from weakref import ReferenceType
 
 if TYPE_CHECKING:
     from planner.memory.tape import Tape
@@ -83,7 +84,18 @@ Backward = Callable[[Gradients, "tuple[Tensor, ...]"], "Sequence[Tensor | None]"
 class Node:
     """One autograd node: edges to the nodes of its inputs, the tensors it saved, the rule of its backward."""
 
-    __slots__ = ("backward", "component", "edges", "layer", "pending", "received", "region", "saved", "sequence")
+    __slots__ = (
+        "__weakref__",
+        "backward",
+        "component",
+        "edges",
+        "layer",
+        "pending",
+        "received",
+        "region",
+        "saved",
+        "sequence",
+    )
 
     def __init__(
         self,
@@ -125,7 +137,8 @@ class Region:
 
     def __init__(self, recompute: Callable[[], object]) -> None:
         self.recompute: Callable[[], object] | None = recompute
-        self.nodes: list[Node] = []
+        self.nodes: list[ReferenceType[Node]] = []
+        """Its nodes in order; one whose graph nobody holds is gone, and what a recomputation saves for it goes too."""
         self.cursor = 0
         self.last = -1
         self.fetched: Tensor | None = None

@@ -210,8 +210,9 @@ class Tape:
         if region is None or not saved or region.cursor != region.last:
             return
         if any(tensor is not None and tensor.node is not None for tensor in inputs):
-            node = region.nodes[region.cursor]
-            node.saved, node.backward = tuple(saved), backward
+            last = region.nodes[region.cursor]()
+            if last is not None:
+                last.saved, last.backward = tuple(saved), backward
             raise StopRecompute
 
     def record_many(
@@ -226,15 +227,16 @@ class Tape:
             return
         region = self.refilling
         if region is not None:
-            node = region.nodes[region.cursor]
+            known = region.nodes[region.cursor]()
             region.cursor += 1
+            if known is None:  # nobody held it after forward, and nobody will now
+                known = Node(0, (), tuple(saved), backward, len(outputs))
+            elif saved:
+                known.saved, known.backward = tuple(saved), backward
             for slot, output in enumerate(outputs):
-                output.node, output.slot = node, slot
-            if saved:
-                node.saved = tuple(saved)
-                node.backward = backward
-                if region.cursor - 1 == region.last:
-                    raise StopRecompute
+                output.node, output.slot = known, slot
+            if saved and region.cursor - 1 == region.last:
+                raise StopRecompute
             return
         edges = tuple(None if t is None or t.node is None else (t.node, t.slot) for t in inputs)
         self.sequence += 1
@@ -248,7 +250,7 @@ class Tape:
                 region.last = len(region.nodes)
                 node.region = region
                 node.saved = None
-            region.nodes.append(node)
+            region.nodes.append(weakref.ref(node))
         for slot, output in enumerate(outputs):
             output.node, output.slot = node, slot
 

@@ -20,6 +20,8 @@ PIECES = ("lora", "mlp", "norm", "dropout")
 _GATED = ("gate_proj", "up_proj", "down_proj")
 _PLAIN = (("fc1", "fc2"), ("dense_h_to_4h", "dense_4h_to_h"), ("c_fc", "c_proj"))
 _ACTIVATIONS = ("act_fn", "activation_fn", "act")
+_LINEARS = ("Linear", "Conv1D", "Linear4bit", "FalconLinear")
+"""Linear layers by class name whose product is x·Wᵀ + b (Conv1D's weight is stored transposed)."""
 _OFFSET_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
 _LATE_NORMS = ("Olmo2RMSNorm",)
 
@@ -58,7 +60,7 @@ def _is_lora_linear(module: Any) -> bool:
         type(module.base_layer).__name__ == "Conv1D"
     ):
         return False
-    return type(module.base_layer).__name__ in ("Linear", "Conv1D", "Linear4bit")
+    return type(module.base_layer).__name__ in _LINEARS
 
 
 def _adapter(module: Any) -> tuple[torch.Tensor, torch.Tensor, float, float]:
@@ -100,7 +102,7 @@ def _is_mlp(module: Any) -> bool:
     if _activation(module) is None:
         return False
     frozen = not hasattr(last, "lora_A") and not any(p.requires_grad for p in last.parameters())
-    return _is_lora_linear(last) or (frozen and type(last).__name__ in ("Linear", "Conv1D", "Linear4bit"))
+    return _is_lora_linear(last) or (frozen and type(last).__name__ in _LINEARS)
 
 
 def _plain_pair(module: Any) -> tuple[str, str] | None:

@@ -22,6 +22,11 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def _shaped(out: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(rows, width) in the leading shape of `like`, and not as a view: models add to a layer's output in place."""
+    return torch.ops.aten._unsafe_view.default(out, [*like.shape[:-1], out.shape[-1]])
+
+
 class Base:
     """The frozen linear layer under an adapter: its product and the product with its transpose."""
 
@@ -79,7 +84,7 @@ class LoraLinear(torch.autograd.Function):
         out.addmm_(low, b.to(flat.dtype).t(), alpha=scaling)
         ctx.save_for_backward(x, a, b, low)
         ctx.base, ctx.scaling, ctx.probability, ctx.seed = base, scaling, probability, seed
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return _shaped(out, x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
@@ -149,7 +154,7 @@ class ActivatedLora(torch.autograd.Function):
         ctx.present = [tensor is not None for tensor in kept]
         ctx.save_for_backward(*(tensor for tensor in kept if tensor is not None))
         ctx.base, ctx.act, ctx.scaling, ctx.probability, ctx.seed = base, act, scaling, probability, seed
-        return out.view(*first.shape[:-1], out.shape[-1])
+        return _shaped(out, first)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
