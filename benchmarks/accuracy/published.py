@@ -51,6 +51,10 @@ class Case:
 def _framework(row: dict[str, Any], choices: TrainingChoices) -> tuple[TrainingChoices, list[str]]:
     """What a framework does beyond its row's settings, in the terms of the options."""
     told = []
+    if row["source"] != "fms":
+        # `builtin` in these rows says that no transformers Trainer ran; this trainer's lean functions did not either.
+        choices = replace(choices, stack="peft")
+        told.append("plain modules")
     if row["source"] == "litgpt":
         # The head runs in chunks of 128 tokens, but backward keeps the half-precision softmax of every chunk.
         choices = replace(choices, loss="full", transformers_version="no-upcast")

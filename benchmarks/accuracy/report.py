@@ -17,17 +17,18 @@ from planner.units import GIB
 DOCS = Path(__file__).parents[2] / "docs"
 
 REASONS = {
-    "fms-a100_80gb-4": "GPTBigCode of 4.48 had attention and a loss of its own; the next rows show the same gap",
-    "fms-a100_80gb-70": "the older GPTBigCode code, and nf4 with parts in fp32 that the row does not name",
-    "fms-a100_80gb-72": "the older GPTBigCode code, and nf4 with parts in fp32 that the row does not name",
-    "litgpt-hub-phi-2-lora-1xA10G": "LitGPT's phi uses PyTorch's fused gelu where transformers has seven operators",
-    "litgpt-0to-phi2-lora": "LitGPT's phi uses PyTorch's fused gelu where transformers has seven operators",
-    "litgpt-hub-tiny-llama-qlora-1xA10G": "above the same run without quantisation: LitGPT keeps more than the weights",
-    "tt-l32-3b-chunkedce": "measured under torch.compile, which fuses and recomputes",
-    "tt-l32-3b-ac": "measured under torch.compile, and the optimizer runs inside backward there",
-    "rasbt-gpt2-7-flash": "its own GPT-2: no copies of the logits, fused kernels; the figure is reserved",
-    "rasbt-gpt2-9-vocabpad": "compiled; its own GPT-2; the figure is reserved",
-    "rasbt-gpt2-0-base": "hand-written LayerNorm and GELU keep more than the library's; fp32",
+    "fms-a100_80gb-4": "tier 2: grows with the batch; that release's GPTBigCode keeps more than today's",
+    "fms-a100_80gb-70": "tier 2: that release's GPTBigCode, and nf4 with parts in fp32 that the row does not name",
+    "fms-a100_80gb-72": "tier 2: that release's GPTBigCode, and nf4 with parts in fp32 that the row does not name",
+    "litgpt-hub-phi-2-lora-1xA10G": "LitGPT's phi calls one fused gelu where transformers has seven operators",
+    "litgpt-0to-phi2-lora": "LitGPT's phi calls one fused gelu where transformers has seven operators",
+    "litgpt-hub-phi-2-qlora-1xA10G": "4-bit weights are prepared otherwise (norms and head stay bf16), fused gelu",
+    "litgpt-hub-tiny-llama-qlora-1xA10G": "4-bit weights are prepared otherwise (norms and head stay bf16)",
+    "tt-l32-3b-chunkedce": "measured under torch.compile, which fuses operators",
+    "tt-l32-3b-ac": "measured under torch.compile, all memory options of that table switched on one after another",
+    "rasbt-gpt2-7-flash": "its own GPT-2 code; the figure is reserved and given to 0.1 GiB",
+    "rasbt-gpt2-9-vocabpad": "its own GPT-2 code, compiled; the figure is reserved",
+    "rasbt-gpt2-0-base": "hand-written LayerNorm and GELU keep more than the library's",
     "rasbt-gpt2-5-bf16": "hand-written LayerNorm and GELU keep more than the library's",
 }
 """Why rows of other model code differ by more than 10 %."""
