@@ -168,10 +168,12 @@ def start(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     device: str | None = None,
+    adapter: str | Path | None = None,
 ) -> Run:
     """Starts `python -m trainer run` on a plan file. `resume` is `auto` or a checkpoint or run folder."""
     command = [sys.executable, "-m", "trainer", "run", str(plan_path), "--control", "stdin"]
-    for option, value in (("--data", data), ("--output", output), ("--resume", resume), ("--device", device)):
+    given = {"--data": data, "--output": output, "--resume": resume, "--device": device, "--adapter": adapter}
+    for option, value in given.items():
         if value is not None:
             command += [option, str(value)]
     try:

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--control", choices=["stdin"], help="obey pause, resume and stop commands on stdin")
     run.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    run.add_argument("--adapter", help="start from this adapter (PEFT format) instead of a new one")
 
     generate = commands.add_parser("generate", help="text from a finished run")
     generate.add_argument("run_dir", type=Path)
@@ -100,6 +101,7 @@ def _run(given: argparse.Namespace) -> int:
         resume=given.resume,
         control_stdin=given.control == "stdin",
         device=given.device,
+        adapter=given.adapter,
     )
     try:
         return run_plan(request, events)

@@ -144,3 +144,34 @@ def load_model(
 
     (task or Task(config)).require(model, plan.model)
     return model
+
+
+def load_adapter(model: Any, folder: Path, choices: TrainingChoices) -> None:
+    """Copies an adapter that PEFT (or this trainer) wrote into the model's, refusing one of another make by name."""
+    from peft import PeftConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if choices.method == "full":
+        raise InvalidInput("--adapter needs a plan with --method lora or qlora; merge it into its base for full")
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise InvalidInput(f"--adapter {folder}: no adapter_model.safetensors in it")
+    try:
+        was: Any = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidInput(f"--adapter {folder}: adapter_config.json: {str(error).splitlines()[0]:.160}") from None
+    now = model.peft_config["default"]
+    for key, option in (("r", "--lora-r"), ("use_dora", "--lora-variant"), ("use_rslora", "--lora-variant")):
+        its, ours = getattr(was, key, None), getattr(now, key)
+        if its != ours:
+            raise InvalidInput(f"--adapter {folder}: its {key} is {its}, the plan's {ours}; set {option}")
+    if was.lora_alpha != now.lora_alpha:
+        raise InvalidInput(
+            f"--adapter {folder}: its lora_alpha is {was.lora_alpha}, the plan's {now.lora_alpha}; set --lora-alpha"
+        )
+    expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    outcome: Any = set_peft_model_state_dict(model, load_file(str(weights)))
+    missing = sorted(expected & set(outcome.missing_keys))
+    if outcome.unexpected_keys or missing:
+        odd = (list(outcome.unexpected_keys) or missing)[0]
+        raise InvalidInput(f"--adapter {folder}: sits on other modules than the plan's --lora-targets (first: {odd})")

@@ -28,6 +28,8 @@ class Request:
     """None starts anew; `auto` takes the newest good checkpoint of the run folder; else a checkpoint or run folder."""
     control_stdin: bool = False
     device: str = "auto"
+    adapter: str | None = None
+    """An adapter in PEFT's format that the training starts from; None starts from a new one."""
 
 
 def read_plan(request: Request) -> Plan:

@@ -201,6 +201,8 @@ class Run:
                 if hasattr(module, "support_avx512bf16_for_cpu"):
                     module.support_avx512bf16_for_cpu = False
         model = modeling.attach_adapters(model, self.choices)
+        if self.request.adapter is not None:
+            loading.load_adapter(model, Path(self.request.adapter), self.choices)
         if self.choices.method == "qlora":
             # transformers would ask the quantizer that loaded the weights whether they can be trained; they were
             # quantized here and there is none. Adapters are attached, which is what it wants to know.

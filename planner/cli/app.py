@@ -256,13 +256,96 @@ def train(
         typer.Option("--output", help="Run folder. Default runs/<time>-<model>.", metavar="FOLDER"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint.")] = False,
+    adapter: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--adapter", help="Start from this adapter (PEFT format) instead of a new one.", metavar="FOLDER"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One longest batch only: measured peak beside the predicted one.")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="The trainer's events as JSON lines.")] = False,
 ) -> int:
     """Trains from a plan file in a process of its own; Ctrl-C stops after the step with a checkpoint."""
+    if dry_run:
+        from planner.cli import handoff
+
+        return handoff.run("dry-run", [plan_file, *handoff.options(data=data, device=device, json=as_json)])
     from planner.cli.children import run_train
 
-    return run_train(plan_file, data=data, output=output, resume=resume, device=device, as_json=as_json)
+    return run_train(
+        plan_file, data=data, output=output, resume=resume, device=device, as_json=as_json, adapter=adapter
+    )
+
+
+PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="Plan file written by --save or the wizard.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")]
+Text = Optional[str]  # noqa: UP045
+
+
+@app.command("find-lr")
+def find_lr(
+    plan_file: PlanFile,
+    data: Data = None,
+    device: Device = "auto",
+    low: Annotated[float, typer.Option("--min", help="First learning rate.")] = 1e-6,
+    high: Annotated[float, typer.Option("--max", help="Last learning rate.")] = 1e-1,
+    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps from first to last.")] = 100,
+    plot: Annotated[Text, typer.Option("--plot", help="Picture of it (.png, .svg, .pdf).", metavar="FILE")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Learning-rate range test: the rate rises until the loss breaks away; a suggestion, and weak evidence."""
+    from planner.cli import handoff
+
+    words = handoff.options(data=data, device=device, min=low, max=high, steps=steps, plot=plot, json=as_json)
+    return handoff.run("find-lr", [plan_file, *words])
+
+
+@app.command()
+def grid(
+    plan_file: PlanFile,
+    data: Data = None,
+    device: Device = "auto",
+    learning_rates: Annotated[Text, typer.Option("--learning-rates", help="Comma-separated.")] = None,
+    ranks: Annotated[Text, typer.Option("--ranks", help="LoRA ranks, comma-separated.")] = None,
+    batches: Annotated[Text, typer.Option("--batches", help="Effective batches, comma-separated.")] = None,
+    max_steps: Annotated[Optional[int], typer.Option("--max-steps", help="Steps of each run.")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[float], typer.Option("--epochs", help="Epochs of each run.")] = None,  # noqa: UP045
+    trials: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--trials", help="Let Optuna propose so many runs within the ranges."),
+    ] = None,
+    output: Annotated[str, typer.Option("--output", help="Folder of the runs.", metavar="FOLDER")] = "runs/grid",
+    as_json: AsJson = False,
+) -> int:
+    """Short runs over learning rate, rank and batch, compared in a table."""
+    from planner.cli import handoff
+
+    words = handoff.options(
+        data=data,
+        device=device,
+        learning_rates=learning_rates,
+        ranks=ranks,
+        batches=batches,
+        max_steps=max_steps,
+        epochs=epochs,
+        trials=trials,
+        output=output,
+        json=as_json,
+    )
+    return handoff.run("grid", [plan_file, *words])
+
+
+@app.command()
+def merge(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or an adapter's.")],
+    output: Annotated[str, typer.Option("--output", help="Folder of the plain model.", metavar="FOLDER")],
+    dtype: Annotated[str, typer.Option("--dtype", help="auto (the base's), fp32, bf16 or fp16.")] = "auto",
+) -> int:
+    """Merges the adapter of a finished run into its base: a plain model that needs no PEFT."""
+    from planner.cli import handoff
+
+    return handoff.run("merge", [run_folder, *handoff.options(output=output, dtype=dtype)])
 
 
 @app.command()

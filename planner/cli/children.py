@@ -110,7 +110,16 @@ def _complete(found: Mapping[str, Any], request: Request) -> MemoryReport:
     )
 
 
-def run_train(plan_file: str, *, data: str | None, output: str | None, resume: bool, device: str, as_json: bool) -> int:
+def run_train(
+    plan_file: str,
+    *,
+    data: str | None,
+    output: str | None,
+    resume: bool,
+    device: str,
+    as_json: bool,
+    adapter: str | None = None,
+) -> int:
     """Starts the trainer on a plan file and shows it to its end."""
     from planner import plans, runs
     from planner.cli.progress import Follower, summary_lines
@@ -121,7 +130,9 @@ def run_train(plan_file: str, *, data: str | None, output: str | None, resume: b
     if resume and output is None:
         raise InvalidInput("--resume needs --output, the run folder to go on in")
     require_train_extra("train")
-    run = runs.start(plan_file, data=data, output=output, resume="auto" if resume else None, device=device)
+    run = runs.start(
+        plan_file, data=data, output=output, resume="auto" if resume else None, device=device, adapter=adapter
+    )
     follower = Follower(raw=as_json)
     code = follower.follow(run)
     if follower.finished is not None and not as_json:
