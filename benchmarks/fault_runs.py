@@ -1,0 +1,174 @@
+"""Runs of the trainer that are made to fail: each is a process of its own, forked after the slow imports.
+
+The child is killed, its disk filled or its memory exhausted; what it said is read back from its run folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PRELOADED = "TUNEPLAN_FULL_DISK"
+"""Environment variable with the path of the preloaded library, where there is one."""
+
+
+def compile_full_disk(folder: Path) -> Path | None:
+    """The library that makes writes fail; None where no C compiler is at hand or the system isn't Linux."""
+    if sys.platform != "linux":
+        return None
+    library = folder / "full_disk.so"
+    source = Path(__file__).with_name("full_disk.c")
+    try:
+        subprocess.run(
+            ["cc", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return library
+
+
+def import_slow_parts() -> None:
+    """What every run imports, once; afterwards a fork starts training at once."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import accelerate  # noqa: F401
+    import peft  # noqa: F401
+    import torch
+    import transformers
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    import trainer.generate
+    import trainer.loop
+    import trainer.run  # noqa: F401
+    from trainer.events import quiet
+
+    torch.set_num_threads(1)
+    quiet()
+    transformers.logging.disable_progress_bar()
+
+
+@dataclass
+class Outcome:
+    """How one process ended."""
+
+    code: int
+    """Exit code, or minus the signal's number."""
+    seconds: float
+    events: list[dict[str, Any]]
+    """Events of this process, from its stdout."""
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Data of the events of a kind."""
+        return [event["data"] for event in self.events if event["kind"] == kind]
+
+    @property
+    def message(self) -> str:
+        """The line of its `failed` event."""
+        return str((self.of("failed") or [{"message": ""}])[-1]["message"])
+
+
+def run(
+    plan: Path,
+    output: Path,
+    *,
+    resume: bool = False,
+    faults: str = "",
+    kill_after: float | None = None,
+    signal_after: float | None = None,
+    fail_write: int = 0,
+    names: Path | None = None,
+    gradients: Path | None = None,
+) -> Outcome:
+    """One process. `kill_after` and `signal_after` (seconds) send SIGKILL and SIGTERM; `fail_write` fills the disk."""
+    said = plan.parent / f".{output.name}-stdout"
+    started = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = _child(plan, output, said, resume, faults, fail_write, names, gradients)
+        finally:
+            os._exit(code)
+    delay, number = (kill_after, signal.SIGKILL) if kill_after is not None else (signal_after, signal.SIGTERM)
+    status: int | None = None
+    if delay is not None:
+        while time.perf_counter() - started < delay and status is None:
+            done, found = os.waitpid(child, os.WNOHANG)
+            status = found if done else None
+            time.sleep(0.002)
+        if status is None:
+            os.kill(child, number)
+    if status is None:
+        _, status = os.waitpid(child, 0)
+    events = []
+    for line in said.read_text(errors="replace").splitlines() if said.exists() else []:
+        try:
+            events.append(json.loads(line))
+        except ValueError:  # a killed process's last line
+            continue
+    return Outcome(os.waitstatus_to_exitcode(status), time.perf_counter() - started, events)
+
+
+def _child(
+    plan: Path,
+    output: Path,
+    said: Path,
+    resume: bool,
+    faults: str,
+    fail_write: int,
+    names: Path | None,
+    gradients: Path | None,
+) -> int:
+    out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    talk = os.open(said.with_name(said.name + "-talk"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(talk, 2)
+    os.environ["TUNEPLAN_FAULTS"] = faults
+    library = os.environ.get(PRELOADED)
+    if library:
+        shim = ctypes.CDLL(library)
+        folder = str(output.resolve()).encode()
+        ctypes.memmove(ctypes.addressof((ctypes.c_char * 4096).in_dll(shim, "folder")), folder + b"\0", len(folder) + 1)
+        ctypes.c_long.in_dll(shim, "fail_from").value = fail_write
+        if names is not None:
+            ctypes.c_int.in_dll(shim, "names").value = os.open(names, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    if gradients is not None:
+        _keep_gradients(gradients)
+    from trainer.__main__ import main
+
+    arguments = ["run", str(plan), "--output", str(output), "--device", "cpu"]
+    return main([*arguments, "--resume", "auto"] if resume else arguments)
+
+
+def _keep_gradients(folder: Path) -> None:
+    """Writes the gradients of each update before they are clipped."""
+    import torch
+
+    from trainer.loop import LoopTrainer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    original = LoopTrainer._clip_grad_norm
+
+    def keeping(self: Any, model: Any) -> Any:
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        torch.save(found, folder / f"{self.state.global_step + 1}.pt")
+        return original(self, model)
+
+    LoopTrainer._clip_grad_norm = keeping  # type: ignore[method-assign]
+
+
+def finish(plan: Path, output: Path, *, tries: int = 3) -> Outcome:
+    """What a user does after a failure: resume, or start anew where there is nothing to resume yet."""
+    outcome = run(plan, output, resume=True)
+    for _ in range(tries):
+        if outcome.code == 0:
+            break
+        outcome = run(plan, output, resume="start without --resume" not in outcome.message)
+    return outcome
