@@ -66,7 +66,7 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
     narrow = ops.to(tape, x, itemsize)
     base = Base(net, module, packed=packed)
     rows = narrow.elements // width
-    monomial, dropped = narrow.monomial, net.choices.lora_dropout > 0
+    monomial, dropped = narrow.monomial, net.choices.lora_dropout > 0 and tape.training
     out = base.product(monomial, rows * out_width, itemsize)
     low = tape.new(monomial, rows * rank, itemsize)
     small = tape.new(ONE, rank * width, itemsize) if a.tensor.itemsize != itemsize else None
@@ -127,7 +127,7 @@ def activated(
     itemsize = first.itemsize
     base = Base(net, module, packed=packed)
     rows = first.elements // width
-    dropped = a is not None and net.choices.lora_dropout > 0
+    dropped = a is not None and net.choices.lora_dropout > 0 and tape.training
     low = tape.new(T, rows * rank, itemsize) if a is not None else None
     a_width = a.tensor.itemsize if a is not None else itemsize
     b_width = b.tensor.itemsize if b is not None else itemsize

@@ -265,6 +265,11 @@ class Net:
         self.named.clear()
         self.set_shared_tensors((None, None, None, None, ()))
 
+    def composite_attention(self, probability: float) -> bool:
+        """Whether the composite kernel runs: always on Apple's MPS, on the CPU where attention has dropout."""
+        tape = self.tape
+        return tape.target == "mps" or (tape.target == "cpu" and probability > 0 and tape.training)
+
     def attend(
         self,
         q: Tensor,
@@ -323,13 +328,13 @@ class Net:
                 k = attention.repeat_kv(tape, k, heads // kv_heads, kv_heads)
                 v = attention.repeat_kv(tape, v, heads // kv_heads, kv_heads)
                 grouped, kv_heads = False, heads
-            dropped = tape.target == "cpu" and probability > 0 and tape.grad_enabled  # the CPU's kernel has no dropout
-            if (grouped and tape.target == "cuda") or tape.target == "mps" or dropped:
+            if (grouped and tape.target == "cuda") or self.composite_attention(probability):
                 return attention.math(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
                 )
-            # This kernel writes its output tokens first whatever the layout of q.
-            return attention.efficient(tape, q, k, v, mask, heads, head_dim)
+            out = attention.efficient(tape, q, k, v, mask, heads, head_dim)
+            # CUDA's kernel writes its output tokens first whatever the layout of q, the CPU's takes q's layout over.
+            return ops.contiguous(tape, out) if heads_first and tape.target == "cpu" else out
 
 
 def _short(path: str) -> str:

@@ -233,7 +233,7 @@ def dropout(tape: Tape, x: Tensor, probability: float, *, written_out: bool = Fa
     `written_out`: the function is called rather than a dropout module, so that stack `builtin` does not replace it.
     CUDA's fused kernel keeps a mask of 1 byte per element; the CPU's composite keeps one in the tensor's dtype.
     """
-    if probability <= 0:
+    if probability <= 0 or not tape.training:
         return x.same()
     if tape.lean and not written_out:
         from planner.memory.lean import seeded_dropout

@@ -55,6 +55,7 @@ def run(
     held = persistent(net) if log_values is None else []
     tape.mark()
     if case.evaluating:
+        tape.training = False
         with tape.no_grad():
             tape.begin("eval")
             evaluated: list[Tensor] = []

@@ -99,6 +99,8 @@ class Tape:
         self.grad_enabled = True
         self.gradient_share = 1
         """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
+        self.training = True
+        """False in an evaluation, where dropout does nothing."""
         self.lean = False
         """Whether modules run in the lean forms of stack `builtin`."""
         self.autocast = False

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from planner.errors import NotModelled
 from planner.spec import TrainingChoices
+from trainer.modeling import packing
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.precision import autocast_dtype, precision_context
 
@@ -119,6 +120,21 @@ def head_of(model: Any) -> tuple[Any, float, float | None]:
     return head, scaling, getattr(config, "final_logit_softcapping", None)
 
 
+def hidden_states(base: Any, batch: dict[str, Any], choices: TrainingChoices) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states and their labels: of one row without padding where the batch's lengths are known, else as it is."""
+    batch = dict(batch)
+    lengths = batch.pop("lengths", None)
+    with precision_context(autocast_dtype(choices), batch["input_ids"].device.type):
+        if lengths is not None and choices.stack == "builtin" and packing.can_flatten(base):
+            flat, sequences = packing.flatten(batch, lengths)
+            labels = flat.pop("labels")
+            hidden = packing.forward(base, flat, sequences)
+            if hidden is not None:
+                return hidden, labels
+        labels = batch.pop("labels")
+        return base.base_model(**batch)[0], labels
+
+
 def chunked_loss(
     model: Any, batch: dict[str, torch.Tensor], choices: TrainingChoices, *, num_items: torch.Tensor | int | None
 ) -> torch.Tensor:
@@ -127,16 +143,16 @@ def chunked_loss(
     if not type(base).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         raise NotModelled(f"--loss chunked is made for causal models, not for {type(base).__name__}; use --loss full")
     head, scaling, soft_cap = head_of(model)
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    with precision_context(autocast_dtype(choices), batch["input_ids"].device.type):
-        hidden = base.base_model(**inputs)[0]
+    hidden, targets = hidden_states(base, batch, choices)
     if hasattr(base, "_loss_starts"):
         base._loss_starts()
-    labels = functional.pad(batch["labels"], (0, 1), value=IGNORE)[..., 1:].reshape(-1)
+    labels = functional.pad(targets, (0, 1), value=IGNORE)[..., 1:].reshape(-1)
     if num_items is None:
         num_items = (labels != IGNORE).sum().clamp(min=1)
     factor = torch.as_tensor(num_items, device=hidden.device, dtype=torch.float32).reciprocal()
     weight, bias = head.weight, getattr(head, "bias", None)
     compute = autocast_dtype(choices) or hidden.dtype
     flat = hidden.reshape(-1, hidden.shape[-1]).to(compute)
+    if not torch.is_grad_enabled():  # a Function is told of trainable inputs even then, and would make their gradients
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
     return ChunkedCrossEntropy.apply(flat, weight, bias, labels, factor, scaling, soft_cap)

@@ -190,7 +190,14 @@ def _attention(
             net.attention_weights = weights
         else:
             additive = _additive(net, bias, mask, causal=causal, copied=states is None)
-            mixed = attention.efficient(tape, query, key, value, additive, net.spec.num_heads, net.spec.head_dim)
+            heads, width = net.spec.num_heads, net.spec.head_dim
+            if net.composite_attention(net.spec.attention_dropout):
+                mixed = attention.math(
+                    tape, query, key, value, additive, heads, heads, width,
+                    causal=False, dropout=net.spec.attention_dropout,
+                )  # fmt: skip
+            else:
+                mixed = attention.efficient(tape, query, key, value, additive, heads, width)
             del additive
         mixed = net.linear(f"{path}.o", mixed)
         return mixed, bias
