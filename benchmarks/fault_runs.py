@@ -6,8 +6,10 @@ The child is killed, its disk filled or its memory exhausted; what it said is re
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -44,9 +46,13 @@ def import_slow_parts() -> None:
     import transformers
     from transformers.models.llama import modeling_llama  # noqa: F401
 
-    import trainer.generate
-    import trainer.loop
-    import trainer.run  # noqa: F401
+    import trainer
+
+    # All of it: every run is then of one version, also when the sources change meanwhile.
+    for module in pkgutil.walk_packages(trainer.__path__, "trainer."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    import trainer.__main__
     from trainer.events import quiet
 
     torch.set_num_threads(1)
