@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -169,6 +169,7 @@ def start(
     resume: str | Path | None = None,
     device: str | None = None,
     adapter: str | Path | None = None,
+    extra: Sequence[str] = (),
 ) -> Run:
     """Starts `python -m trainer run` on a plan file. `resume` is `auto` or a checkpoint or run folder."""
     command = [sys.executable, "-m", "trainer", "run", str(plan_path), "--control", "stdin"]
@@ -176,6 +177,7 @@ def start(
     for option, value in given.items():
         if value is not None:
             command += [option, str(value)]
+    command += extra
     try:
         process = subprocess.Popen(
             command,

@@ -13,6 +13,8 @@ from planner.errors import TuneplanError
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from trainer.arguments import add_commands, add_hyperparameters
+
     root = argparse.ArgumentParser(prog="python -m trainer", description="Trains what tuneplan has planned.")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -26,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--control", choices=["stdin"], help="obey pause, resume and stop commands on stdin")
     run.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     run.add_argument("--adapter", help="start from this adapter (PEFT format) instead of a new one")
+    add_hyperparameters(run)
 
     generate = commands.add_parser("generate", help="text from a finished run")
     generate.add_argument("run_dir", type=Path)
@@ -36,8 +39,6 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--max-new-tokens", "--max_new_tokens", dest="max_new_tokens", type=int, default=128)
     generate.add_argument("--seed", type=int, default=42)
     generate.add_argument("--device", default="auto")
-
-    from trainer.arguments import add_commands
 
     add_commands(commands)
 
@@ -88,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    from trainer.arguments import given_hyperparameters
     from trainer.events import EventStream
     from trainer.request import Request
     from trainer.run import Failed
@@ -102,6 +104,7 @@ def _run(given: argparse.Namespace) -> int:
         control_stdin=given.control == "stdin",
         device=given.device,
         adapter=given.adapter,
+        overrides=given_hyperparameters(given),
     )
     try:
         return run_plan(request, events)

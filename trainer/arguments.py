@@ -22,9 +22,7 @@ def add_commands(commands: Any) -> None:
     finder.add_argument("--json", action="store_true")
 
     grid = _on_a_plan(commands, "grid", "trainer.gridsearch", "short runs over learning rate, rank and batch, compared")
-    _both(
-        grid, "learning-rates", type=_floats, help="comma-separated (default: a third, one, three times the plan's)"
-    )
+    _both(grid, "learning-rates", type=_floats, help="comma-separated (default: a third, one, three times the plan's)")
     grid.add_argument("--ranks", type=_integers, help="LoRA ranks, comma-separated (default: the plan's)")
     grid.add_argument("--batches", type=_integers, help="effective batches, comma-separated (default: the plan's)")
     _both(grid, "max-steps", type=int, help="steps of each run")
@@ -49,9 +47,28 @@ def add_commands(commands: Any) -> None:
     presets.add_argument("--precision", default="fp32")
     presets.add_argument("--epochs", type=float)
     _both(presets, "max-length", type=int)
-    presets.add_argument(
-        "--no-train", dest="train", action="store_false", help="only write folder and plan"
-    )
+    presets.add_argument("--no-train", dest="train", action="store_false", help="only write folder and plan")
+
+
+def add_hyperparameters(run: argparse.ArgumentParser) -> None:
+    """Every hyperparameter of the plan as an option, so that a plan file is overridden by flags."""
+    from planner.records import Hyperparameters
+
+    group = run.add_argument_group("hyperparameters, instead of the plan's")
+    for name, field in Hyperparameters.model_fields.items():
+        kind = str(field.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+        if field.annotation is bool:
+            _both(group, name.replace("_", "-"), action=argparse.BooleanOptionalAction, default=None)
+        else:
+            _both(group, name.replace("_", "-"), default=None, metavar="VALUE", help=kind.replace("%", "%%"))
+
+
+def given_hyperparameters(given: argparse.Namespace) -> dict[str, Any]:
+    """The hyperparameters that were given."""
+    from planner.records import Hyperparameters
+
+    values = {name: getattr(given, name, None) for name in Hyperparameters.model_fields}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _on_a_plan(commands: Any, name: str, module: str, help: str) -> argparse.ArgumentParser:
@@ -63,7 +80,7 @@ def _on_a_plan(commands: Any, name: str, module: str, help: str) -> argparse.Arg
     return parser
 
 
-def _both(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+def _both(parser: Any, name: str, **options: Any) -> None:
     """An option with hyphens or underscores."""
     names = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
     parser.add_argument(*names, dest=name.replace("-", "_"), **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import InvalidInput, NotModelled
-from planner.records import Plan, parse_plan
+from planner.records import Hyperparameters, Plan, parse_plan
 from planner.spec import TrainingChoices
 from trainer import files
 
@@ -30,6 +30,8 @@ class Request:
     device: str = "auto"
     adapter: str | None = None
     """An adapter in PEFT's format that the training starts from; None starts from a new one."""
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Hyperparameters given on the command line, as text; they take precedence over the plan's."""
 
 
 def read_plan(request: Request) -> Plan:
@@ -43,6 +45,8 @@ def read_plan(request: Request) -> Plan:
     plan = parse_plan(text, str(request.plan))
     if request.data is not None:
         plan = plan.model_copy(update={"data": plan.data.model_copy(update={"path": request.data})})
+    if request.overrides:
+        plan = _overridden(plan, request.overrides)
     h = plan.hyperparameters
     for key, valid, right in (
         ("learning_rate", h.learning_rate > 0, "above 0"),
@@ -68,6 +72,23 @@ def read_plan(request: Request) -> Plan:
         if name not in REPORTERS:
             raise InvalidInput(f"{request.plan}: report_to {name!r} is unknown; choose among {', '.join(REPORTERS)}")
     return plan
+
+
+def _overridden(plan: Plan, given: dict[str, Any]) -> Plan:
+    """The plan with the hyperparameters of the command line; a wrong value is named by its option."""
+    from pydantic import ValidationError
+
+    values = plan.hyperparameters.model_dump()
+    for key, value in given.items():
+        if isinstance(values[key], (tuple, list)):
+            value = tuple(part.strip() for part in value.split(",") if part.strip() and part.strip() != "none")
+        values[key] = None if value == "none" else value
+    try:
+        return plan.model_copy(update={"hyperparameters": Hyperparameters.model_validate(values)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise InvalidInput(f"{flag} {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
 
 
 def read_choices(plan: Plan, where: str) -> TrainingChoices:

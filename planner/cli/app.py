@@ -247,8 +247,9 @@ def models(
     return 0
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
+    context: typer.Context,
     plan_file: Annotated[str, typer.Argument(metavar="PLAN", help="Plan file written by --save or the wizard.")],
     data: Data = None,
     output: Annotated[
@@ -266,16 +267,38 @@ def train(
     device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="The trainer's events as JSON lines.")] = False,
 ) -> int:
-    """Trains from a plan file in a process of its own; Ctrl-C stops after the step with a checkpoint."""
+    """Trains from a plan file in a process of its own; Ctrl-C stops after the step with a checkpoint.
+
+    Hyperparameters of the plan are overridden by options of their names: --learning-rate 1e-4 --epochs 3 …
+    """
+    extra = tuple(context.args)
+    _refuse_unknown_hyperparameters(extra)
     if dry_run:
         from planner.cli import handoff
 
+        if extra:
+            raise InvalidInput(f"{extra[0]} changes nothing in a dry run; leave it out")
         return handoff.run("dry-run", [plan_file, *handoff.options(data=data, device=device, json=as_json)])
     from planner.cli.children import run_train
 
     return run_train(
-        plan_file, data=data, output=output, resume=resume, device=device, as_json=as_json, adapter=adapter
+        plan_file, data=data, output=output, resume=resume, device=device, as_json=as_json, adapter=adapter, extra=extra
     )
+
+
+def _refuse_unknown_hyperparameters(words: tuple[str, ...]) -> None:
+    """Options that are left over must be names of hyperparameters."""
+    from planner.records import Hyperparameters
+    from planner.settings import near
+
+    for word in words:
+        if not word.startswith("--"):
+            continue
+        name = word[2:].split("=", 1)[0].replace("-", "_")
+        if name.removeprefix("no_") not in Hyperparameters.model_fields and name not in Hyperparameters.model_fields:
+            raise InvalidInput(f"no such option: {word.split('=', 1)[0]}{near(name, Hyperparameters.model_fields)}")
+    if words and not words[0].startswith("--"):
+        raise InvalidInput(f"unexpected argument {words[0]!r}; plan train takes one plan file")
 
 
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="Plan file written by --save or the wizard.")]

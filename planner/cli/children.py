@@ -6,7 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import InvalidInput, NotModelled, RunFailed
@@ -119,6 +119,7 @@ def run_train(
     device: str,
     as_json: bool,
     adapter: str | None = None,
+    extra: Sequence[str] = (),
 ) -> int:
     """Starts the trainer on a plan file and shows it to its end."""
     from planner import plans, runs
@@ -131,7 +132,13 @@ def run_train(
         raise InvalidInput("--resume needs --output, the run folder to go on in")
     require_train_extra("train")
     run = runs.start(
-        plan_file, data=data, output=output, resume="auto" if resume else None, device=device, adapter=adapter
+        plan_file,
+        data=data,
+        output=output,
+        resume="auto" if resume else None,
+        device=device,
+        adapter=adapter,
+        extra=extra,
     )
     follower = Follower(raw=as_json)
     code = follower.follow(run)
