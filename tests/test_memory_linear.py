@@ -119,6 +119,18 @@ def test_a_linear_module_with_its_adapter_is_what_peft_runs(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if "lora" in name or "dora" in name])
+def test_a_linear_module_that_narrows_is_what_peft_runs(name: str) -> None:
+    compare(
+        "mlp.down_proj",
+        320,
+        128,
+        lambda net, x: net.linear("mlp.down_proj", x),
+        slack=2 * RANKED,
+        **ADAPTERS[name],
+    )
+
+
 LEAN = {
     "lora": {"lora_dropout": 0.0},
     "lora, dropout": {"lora_dropout": 0.05},
