@@ -177,8 +177,11 @@ def math(
         weights = ops.add_(tape, weights, mask)
     weights = _safe_softmax(tape, weights)
     weights = ops.dropout(tape, weights, dropout, written_out=True)
-    out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
-    return ops.contiguous(tape, ops.to(tape, out, narrow))
+    wide_out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=groups == 1)
+    out = ops.to(tape, wide_out, narrow)
+    returned = tape.new(BSS, heads, narrow) if narrow != FP32 else None  # the weights in q's dtype, which nobody takes
+    del returned, wide_out
+    return ops.contiguous(tape, out)
 
 
 def _safe_softmax(tape: Tape, x: Tensor) -> Tensor:
