@@ -268,7 +268,14 @@ class Run:
         self.events.emit("phase", name="finish", detail="")
         best = trainer.state.best_model_checkpoint
         destination = self.run_dir / ("model" if self.choices.method == "full" else "adapter")
-        if best and Path(best).is_dir():
+        damage = files.manifest_problem(Path(best)) if best and Path(best).is_dir() else None
+        if damage:
+            self.events.warn(
+                "damaged checkpoint",
+                f"{best}, the best one, is damaged ({damage})",
+                "the last weights become the result",
+            )
+        if best and Path(best).is_dir() and not damage:
             copy_trained(Path(best), destination)
         else:
             with files.whole_folder(destination) as folder:
