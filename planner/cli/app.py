@@ -163,6 +163,10 @@ def check(
         Optional[str],  # noqa: UP045
         typer.Option("--save", help="Write this configuration as a plan file.", metavar="FILE"),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="The binding event as a polynomial, component by component.")
+    ] = False,
+    explain_all: Annotated[bool, typer.Option("--explain-all", help="The same for every instant.")] = False,
     **settings: Any,
 ) -> int:
     """One configuration: does it fit, how tightly, why, and what to change."""
@@ -179,6 +183,7 @@ def check(
         reserve=reserve,
         as_json=as_json,
         save=save,
+        explain="all" if explain_all else "binding" if explain else None,
         settings=settings,
     )
 

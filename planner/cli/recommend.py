@@ -17,7 +17,9 @@ from planner.records import Advice, CheckReport
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
+    from planner.memory.explain import Explanation
     from planner.records import Plan
+    from planner.spec import TrainingChoices
 
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
 
@@ -98,8 +100,9 @@ def run_check(
     as_json: bool,
     save: str | None,
     settings: Mapping[str, Any],
+    explain: str | None = None,
 ) -> int:
-    """Judges one configuration."""
+    """Judges one configuration; `explain` adds the terms of the `binding` instant, or of `all`."""
     from planner import plans
     from planner.advice import advise, validation_share
 
@@ -133,7 +136,7 @@ def run_check(
         )
         path = plans.save(plan, save)
         print(f"plan: wrote {path}", file=sys.stderr)
-    _print_check(report, as_json)
+    _print_check(report, as_json, _explained(request, choices, explain))
     return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
 
 
@@ -179,14 +182,31 @@ def _nothing_fits(error: Any, as_json: bool) -> int:
     return EXIT_DOES_NOT_FIT
 
 
-def _print_check(report: CheckReport, as_json: bool) -> None:
+def _explained(request: Request, choices: TrainingChoices, wanted: str | None) -> tuple[Explanation, ...]:
+    if wanted is None:
+        return ()
+    from planner.memory.explain import explain
+    from planner.settings import fit_to_hardware
+
+    fitted, _ = fit_to_hardware(choices, request.hardware, fixed=request.fixed)
+    return explain(request.model, request.hardware, fitted, every_instant=wanted == "all")
+
+
+def _print_check(report: CheckReport, as_json: bool, explained: tuple[Explanation, ...] = ()) -> None:
     if as_json:
-        print(json.dumps(report.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=2))
+        content = report.model_dump(mode="json", by_alias=True)
+        if explained:
+            content["explanation"] = [item.record() for item in explained]
+        print(json.dumps(content, ensure_ascii=False, indent=2))
         return
     from planner.report.memory_view import check_view
     from planner.report.words import make_console
 
     check_view(make_console(), report)
+    if explained:
+        from planner.memory.explain import lines
+
+        print("\n".join(lines(explained)))
 
 
 def _start_lines(save: str | None, data: str | None) -> list[str]:

@@ -1,0 +1,126 @@
+"""The polynomial behind a peak: every component's coefficients, monomials and bytes at an instant's largest event."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.memory import device, estimate
+from planner.memory.graph import BASIS, WIDTH
+from planner.memory.loss import chunk_rows
+from planner.memory.peak import multipliers
+from planner.memory.program import Case, run
+from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.units import format_bytes
+
+MEANING = {
+    "1": "1",
+    "S": "length",
+    "T": "tokens of a micro-batch, B·S",
+    "SS": "S²",
+    "BSS": "B·S²",
+    "C": "tokens of one loss chunk",
+    "B": "sequences of a micro-batch",
+    "TR": "B · S rounded up to 128",
+    "TL": "tokens with a successor, B·(S-1)",
+    "R": "tokens of one piece of a lean function",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """coefficient · value = bytes."""
+
+    component: str
+    monomial: str
+    coefficient: int
+    """Bytes per unit of the monomial."""
+    value: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The largest event of one instant; the terms sum to `bytes`."""
+
+    instant: str
+    bytes: int
+    binding: bool
+    terms: tuple[Term, ...]
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def explain(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, *, every_instant: bool = False
+) -> tuple[Explanation, ...]:
+    """The binding event's terms, or those of every instant's largest event; allocated bytes, before any calibration.
+
+    Raises `NotModelled` as `predict` does.
+    """
+    layers = choices.checkpointed_layers(model.total_layers)
+    case = estimate._case(model, hardware, choices, layers, choices.max_length)
+    step = multipliers(
+        np.array([choices.batch_size]), np.array([choices.max_length]), np.array([layers]), chunk_rows(model.vocab_size)
+    )[0]
+    # A step's later micro-batches are fetched with the first; they wait as so many bytes a token.
+    waiting = estimate.INPUT_BYTES * (choices.gradient_accumulation_steps - 1)
+    evaluating = (estimate._eval_case(case), estimate._eval_values(model, choices)[0])
+    found = {
+        name: _instant(name, *(evaluating if name == "eval" else (case, step)), hardware, waiting)
+        for name in ("load", "forward", "loss", "backward", "optimizer", "eval")
+    }
+    binding = max(found.values(), key=lambda item: item.bytes).instant
+    kept = found if every_instant else {binding: found[binding]}
+    return tuple(Explanation(item.instant, item.bytes, name == binding, item.terms) for name, item in kept.items())
+
+
+def _instant(
+    name: str, case: Case, values: npt.NDArray[np.float64], hardware: HardwareProfile, waiting: int
+) -> Explanation:
+    envelope = estimate._envelope(case)
+    live = envelope.coefficients.astype(np.float64) @ values
+    row = max((i for i, instant in enumerate(envelope.instants) if instant == name), key=lambda i: live[i])
+    segment, event, offset = envelope.where[row]
+    tape = run(case, (segment, event))
+    assert tape.watched is not None
+    parts = {component: np.array(vector, dtype=np.int64) for component, vector in tape.watched.items()}
+    for component, vector in (tape.segments[segment].parts[offset] if offset else {}).items():
+        parts[component] = parts.get(component, np.zeros(2 * WIDTH, dtype=np.int64)) + np.array(vector, dtype=np.int64)
+    terms = [
+        Term(component, BASIS[index], int(vector[index]), round(values[index]), round(vector[index] * values[index]))
+        for component, vector in parts.items()
+        for index in range(WIDTH)
+        if vector[index]
+    ]
+    if waiting and name not in ("load", "eval"):
+        tokens = round(values[BASIS.index("T")])
+        terms.append(Term("waiting_batches", "T", waiting, tokens, waiting * tokens))
+    workspaces = device.workspace_bytes(hardware)
+    if workspaces:
+        terms.append(Term("workspaces", "1", workspaces, 1, workspaces))
+    terms.sort(key=lambda term: -term.bytes)
+    return Explanation(name, sum(term.bytes for term in terms), False, tuple(terms))
+
+
+def lines(explanations: tuple[Explanation, ...]) -> list[str]:
+    """The explanations as a table in plain text."""
+    out: list[str] = []
+    for item in explanations:
+        mark = " (binding)" if item.binding else ""
+        out.append(f"{item.instant}{mark}: {item.bytes:,} bytes allocated, {format_bytes(item.bytes)}")
+        out.append(f"  {'component':<18} {'bytes per unit':>16}   {'monomial':<8} {'value':>13} {'bytes':>17}")
+        for term in item.terms:
+            out.append(
+                f"  {term.component:<18} {term.coefficient:>16,} · {term.monomial:<8} {term.value:>13,} "
+                f"{term.bytes:>17,}"
+            )
+        out.append("")
+    used = {term.monomial for item in explanations for term in item.terms}
+    out.append("; ".join(f"{name} = {MEANING[name]}" for name in BASIS if name in used and name != "1"))
+    return out
