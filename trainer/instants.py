@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,9 @@ class StepMeter:
         self._steps += 1
         if self._steps == METERED_STEPS:
             self._put_away()
+            if "torch._dynamo" in sys.modules:
+                # A compiled model isn't compiled under a dispatch mode, and is then passed over for good: ask anew.
+                sys.modules["torch._dynamo"].reset()
 
     def eval_batch_done(self, count: int) -> None:
         """After each evaluation batch; the first ones of the first evaluation are enough."""
