@@ -263,21 +263,25 @@ class LoopTrainer(transformers.Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         self.meter.begin("optimizer")
+        return self._norm(lambda: super(LoopTrainer, self)._clip_grad_norm(model), self.args.max_grad_norm)
+
+    def _norm(self, clip: Callable[[], Any], limit: float) -> Any:
+        """The norm of all gradients, which are then clipped to `limit`; tried again after an overflow."""
         try:
-            return super()._clip_grad_norm(model)
+            return clip()
         except Exception as error:
             # The norm is made before any gradient is scaled, so nothing is lost yet. A gradient scaler can't unscale
             # twice, hence not accelerate's call again.
             if not devices.is_out_of_memory(error) or getattr(self.accelerator, "scaler", None) is not None:
                 raise
         self._update_failed(False)
-        return torch.nn.utils.clip_grad_norm_(self.recovery.parameters, self.args.max_grad_norm)
+        return torch.nn.utils.clip_grad_norm_(self.recovery.parameters, limit)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Refuses to step on a loss or gradient that isn't a number, while the weights are still good."""
         if grad_norm is None:
             self.meter.begin("optimizer")
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = self._norm(lambda: super(LoopTrainer, self)._get_grad_norm(model, grad_norm=grad_norm), math.inf)
         value = float(norm) if norm is not None else 0.0
         self.last_grad_norm = value
         loss = self.last_loss = float(self._step_loss)
