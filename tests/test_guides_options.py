@@ -159,3 +159,21 @@ def test_torch_compile_trains(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert bool(counted["stats"]["unique_graphs"]) == compiled
         losses.append([step["loss"] for step in of_kind(events, "step")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_coverage_table_names_tests_that_exist() -> None:
+    import re
+
+    root = Path(__file__).parents[1]
+    named = re.findall(
+        r"`(?:(test_\w+))?(?:::(test_\w+))?(?:\[[^`]*\])?`", (root / "docs/guides-coverage.md").read_text()
+    )
+    assert len(named) > 50
+    file = ""
+    for module, function in named:
+        file = module or file
+        if not file:
+            continue
+        path = root / "tests" / f"{file}.py"
+        assert path.is_file(), file
+        assert not function or f"def {function}(" in path.read_text(), f"{file}::{function}"
