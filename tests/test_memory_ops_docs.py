@@ -1,0 +1,70 @@
+"""docs/model.md names functions and tests that exist, and its tables sum."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+from planner.hardware import find
+from planner.memory.explain import explain
+from planner.sources import load_model
+from planner.spec import TrainingChoices
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+
+
+def test_every_test_that_is_named_exists() -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    for name in set(re.findall(r"`(test_\w+)(?:\[[^`]*\])?`", TEXT)):
+        assert f"def {name}(" in sources, name
+    for name in set(re.findall(r"`(?:tests/)?(test_\w+\.py)`", TEXT)):
+        assert (ROOT / "tests" / name).is_file(), name
+
+
+def test_every_function_that_is_named_exists() -> None:
+    modules = {path.stem for path in (ROOT / "planner" / "memory").glob("*.py")}
+    found = {
+        (module, name)
+        for module, name in re.findall(r"`(\w+)\.([a-zA-Z_]\w*)`", TEXT)
+        if module in modules and name != "py"
+    }
+    assert len(found) > 30
+    for module, name in found:
+        assert hasattr(importlib.import_module(f"planner.memory.{module}"), name), (module, name)
+
+
+@pytest.mark.parametrize(
+    ("stack", "loss", "total"),
+    [("peft", "full", 18553321476), ("builtin", "full", 18553321476), ("builtin", "chunked", 10084907012)],
+)
+def test_the_worked_example_is_what_the_model_says(stack: str, loss: str, total: int) -> None:
+    chosen = TrainingChoices(
+        stack=stack,
+        loss=loss,
+        batch_size=8,
+        max_length=2048,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=True,
+        lora_r=8,
+        lora_dropout=0.05,
+    )
+    (binding,) = explain(load_model("phi-2"), find("a100-80gb"), chosen)
+    assert binding.bytes == total
+    assert f"**{total:,}**" in TEXT
+    for term in binding.terms:
+        alike = term.component in ("optimizer_state", "adapters", "workspaces")
+        assert alike or f"{term.coefficient:,}" in TEXT
+
+
+def test_the_tables_sum() -> None:
+    tables = TEXT.split("## Worked example")[1].split("## Not modelled")[0].split("| **sum**")
+    for table, after in itertools.pairwise(tables):
+        rows = [line.split("|") for line in table.splitlines() if line.startswith("| ") and "×" not in line]
+        total = re.search(r"\*\*([\d,]+)\*\*", after)
+        assert total is not None
+        assert sum(int(row[4].replace(",", "")) for row in rows) == int(total[1].replace(",", ""))
