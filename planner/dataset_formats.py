@@ -15,7 +15,7 @@ from planner.errors import InvalidInput
 from planner.settings import near
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt", "text")
+FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification")
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -23,6 +23,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "prompt-completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
     "text": ("text",),
+    "classification": ("text", "label"),  # never guessed: with both columns `text` comes first
 }
 """Columns that make a format, in the order in which formats are tried."""
 
@@ -221,7 +222,9 @@ def to_example(row: Row, format_name: str, columns: Mapping[str, str]) -> Exampl
             raise InvalidInput(f"{row.place}: {name!r} is missing (format {format_name})")
         return default if value is None else value
 
-    if format_name == "text":
+    if format_name == "classification":
+        column("label")
+    if format_name in ("text", "classification"):
         return Example("", _text(column("text"), row, "text"), 0)
     if format_name == "prompt-completion":
         prompt, prompt_turns = _text_or_turns(column("prompt"), row, "prompt")

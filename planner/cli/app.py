@@ -42,8 +42,10 @@ DataFormat = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Shape of the examples: auto, messages, prompt-completion, alpaca, sharegpt, text.",
-        autocompletion=options.complete_values(("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text")),
+        help="Shape of the examples: auto, messages, prompt-completion, alpaca, sharegpt, text, classification.",
+        autocompletion=options.complete_values(
+            ("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification")
+        ),
     ),
 ]
 Columns = Annotated[

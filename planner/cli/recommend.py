@@ -46,7 +46,7 @@ def run(
     from planner.advice import validation_share
 
     _check_split(validation_split)
-    request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings)
+    request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings, task=_task(format))
     profile = _profile(data, request, format, columns)
     split = validation_share(profile) if validation_split is None else validation_split
     try:
@@ -108,7 +108,7 @@ def run_check(
 
     _check_split(validation_split)
     values = dict(settings)
-    request = resolve(gpu=gpu, model=model, reserve=reserve, values=values)
+    request = resolve(gpu=gpu, model=model, reserve=reserve, values=values, task=_task(format))
     choices = _with_effective_batch(request, effective_batch_size)
     profile = _profile(data, request, format, columns)
     split = validation_share(profile) if validation_split is None else validation_split
@@ -164,6 +164,11 @@ def _product(request: Request, named: frozenset[str] | set[str]) -> str:
 def _check_split(share: float | None) -> None:
     if share is not None and not 0 <= share < 1:
         raise InvalidInput(f"--validation-split must lie in [0, 1), not {share:g}")
+
+
+def _task(format: str) -> str | None:
+    """Labelled data puts a classifier on the model; every other shape leaves its own head."""
+    return "classification" if format == "classification" else None
 
 
 def _profile(data: str | None, request: Request, format: str, columns: list[str] | None) -> DatasetProfile | None:

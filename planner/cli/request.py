@@ -37,8 +37,10 @@ class Request:
     notes: tuple[str, ...]
 
 
-def resolve(*, gpu: str | None, model: str | None, reserve: str | None, values: Mapping[str, Any]) -> Request:
-    """The request behind the options; every default that was taken is in `notes`."""
+def resolve(
+    *, gpu: str | None, model: str | None, reserve: str | None, values: Mapping[str, Any], task: str | None = None
+) -> Request:
+    """The request behind the options; every default that was taken is in `notes`. `task` replaces the model's head."""
     from planner import sources
 
     notes: list[str] = []
@@ -57,7 +59,7 @@ def resolve(*, gpu: str | None, model: str | None, reserve: str | None, values: 
             f"nothing of {hardware.title}'s {format_bytes(hardware.total_bytes)} is left to plan with: "
             f"{format_bytes(used)} held by others, {format_bytes(reserve_bytes or hardware.reserve_bytes)} reserved"
         )
-    spec = sources.load_model(model or DEFAULT_MODEL)
+    spec = sources.load_model(model or DEFAULT_MODEL, task=task)
     return Request(
         model=spec,
         model_name=_loadable(model or DEFAULT_MODEL),
@@ -143,7 +145,7 @@ def tokenizer_folder(model: str) -> Path | None:
 
 def parse_columns(entries: list[str] | None) -> dict[str, str]:
     """`role=name` pairs as a mapping."""
-    roles = ("prompt", "completion", "text", "messages", "instruction", "input", "output", "conversations")
+    roles = ("prompt", "completion", "text", "label", "messages", "instruction", "input", "output", "conversations")
     columns: dict[str, str] = {}
     for entry in entries or []:
         for pair in entry.split(","):
