@@ -217,7 +217,7 @@ def test_collator_shapes() -> None:
     longest = Collator(pad_token_id=0, max_length=6)(rows)
     assert longest["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
     assert longest["labels"].tolist() == [[-100, 6, 7], [-100, 9, -100]]
-    assert set(longest) == {"input_ids", "labels", "real_tokens"}
+    assert set(longest) == {"input_ids", "labels", "real_tokens", "lengths"}
     assert longest["real_tokens"] == 5
     assert Collator(pad_token_id=0, max_length=6, padding="max")(rows)["input_ids"].shape == (2, 6)
     packed = Collator(pad_token_id=0, max_length=6, padding="packed")([[sequence(5, 6, 7), sequence(8, 9)]])

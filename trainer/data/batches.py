@@ -166,7 +166,8 @@ class Collator:
     Padding stands on the right with ignored labels. A causal model never looks to the right, so no attention mask is
     made: real tokens see exactly what they would see alone, and the fast attention kernels stay in use.
     Packed rows restart their positions at each sequence, from which transformers builds the block-diagonal mask.
-    `real_tokens` (a Python int) counts the tokens that aren't padding; the model is not given it.
+    `real_tokens` (a Python int) counts the tokens that aren't padding; `lengths` (a list of tuples, row by row) are
+    those of the sequences, by which the step can leave the padding out. The model is given neither.
     """
 
     def __init__(self, *, pad_token_id: int, max_length: int, padding: str = "longest") -> None:
@@ -188,6 +189,7 @@ class Collator:
                 stop = start + len(tokens)
                 ids[number, start:stop] = torch.tensor(tokens.ids, dtype=torch.int64)
                 labels[number, start:stop] = torch.tensor(tokens.labels, dtype=torch.int64)
+                labels[number, start] = IGNORED  # nothing of its own sequence stands before it
                 positions[number, start:stop] = torch.arange(len(tokens))
                 start = stop
             if self.padding == "packed":
@@ -195,6 +197,8 @@ class Collator:
         batch: dict[str, Any] = {"input_ids": ids, "labels": labels, "real_tokens": real}
         if self.padding == "packed":
             batch["position_ids"] = positions
+        if self.padding != "max":
+            batch["lengths"] = [tuple(len(tokens) for tokens in row) for row in rows]
         return batch
 
 

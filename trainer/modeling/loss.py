@@ -103,7 +103,11 @@ def compute_loss(
     `batch` holds input_ids, labels (both int64, batch x length) and maybe attention_mask and position_ids. With
     `num_items` (targets in the whole effective batch) the sum is divided by it, so that micro-batches add up to the
     mean over all targets; without it the micro-batch's own mean is taken.
+    Where `batch` has `lengths` (row by row, the lengths of its sequences) stack `builtin` leaves the padding out under
+    the chunked loss; other steps ignore it.
     """
+    if choices.loss != "chunked" and "lengths" in batch:
+        batch = {name: value for name, value in batch.items() if name != "lengths"}
     if choices.loss == "chunked":
         from trainer.modeling.chunked import chunked_loss
 
