@@ -260,7 +260,12 @@ class Run:
         self.enter("train", f"{total_steps} steps")
         self.control.stepping = True
         trainer.args.eval_on_start = validation is not None and checkpoint is None
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is not None and state.global_step >= total_steps:
+            # Only the results were missing; transformers would make one more step before it looks at the count.
+            trainer.state = state
+            trainer._load_from_checkpoint(str(checkpoint), model)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         meter.close()
 
         # -- results: the best weights where there was a validation set, else the last
