@@ -76,6 +76,7 @@ class Net:
         net.accumulating = choices.gradient_accumulation_steps > 1
         net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}
         net.saved = frozenset(module.path for module in saved_modules(spec, choices))
+        tape.fused_half_softmax = tape.target == "cuda" and choices.precision.startswith("fp16")
         tape.lean = choices.stack == "builtin"
         tape.autocast = choices.precision.endswith(("-mixed", "-amp"))
         net.itemsize = net.storage_itemsize = WEIGHT_BYTES[choices.precision]

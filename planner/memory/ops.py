@@ -330,7 +330,15 @@ def matmul(
 
 
 def softmax_fp32(tape: Tape, x: Tensor) -> Tensor:
-    """softmax(x, dtype=fp32) then back to x's dtype: bf16 input is converted first (4n), the result (4n) is saved."""
+    """softmax(x, dtype=fp32) then back to x's dtype: bf16 input is converted first (4n), the result (4n) is saved.
+
+    CUDA converts fp16 as it goes, without that copy, and its gradient is fp16 at once.
+    """
+    if tape.fused_half_softmax and x.itemsize == HALF:
+        size, narrow = _size(x), x.itemsize
+        out = tape.like(x, FP32)
+        out = tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.new(size[0], size[1], narrow),))
+        return to(tape, out, x.itemsize)
     wide = to(tape, x, FP32)
     out = tape.like(wide)
     out = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))

@@ -99,6 +99,8 @@ class Tape:
         self.grad_enabled = True
         self.gradient_share = 1
         """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
+        self.fused_half_softmax = False
+        """Whether a softmax of 16-bit scores into fp32 makes no fp32 copy of them (fp16 on CUDA)."""
         self.training = True
         """False in an evaluation, where dropout does nothing."""
         self.lean = False

@@ -125,7 +125,8 @@ def hidden_states(base: Any, batch: dict[str, Any], choices: TrainingChoices) ->
     batch = dict(batch)
     lengths = batch.pop("lengths", None)
     with precision_context(autocast_dtype(choices), batch["input_ids"].device.type):
-        if lengths is not None and choices.stack == "builtin" and packing.can_flatten(base):
+        flattens = lengths is not None and choices.stack == "builtin" and packing.worth_flattening(lengths)
+        if flattens and packing.can_flatten(base):
             flat, sequences = packing.flatten(batch, lengths)
             labels = flat.pop("labels")
             hidden = packing.forward(base, flat, sequences)

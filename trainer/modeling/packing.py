@@ -74,6 +74,11 @@ def flatten(batch: dict[str, Any], lengths: Sequence[Sequence[int]]) -> tuple[di
     return {name: value.unsqueeze(0) for name, value in flat.items()}, made
 
 
+def worth_flattening(lengths: Sequence[Sequence[int]]) -> bool:
+    """Whether rows differ or hold several sequences; equal rows of one sequence have no padding to save."""
+    return any(len(row) != 1 for row in lengths) or len({row[0] for row in lengths}) > 1
+
+
 def can_flatten(base: Any) -> bool:
     """Whether this transformers model runs causal attention through the registry, by a kernel that it may choose."""
     if getattr(base, "_flattens", None) is None:

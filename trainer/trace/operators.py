@@ -83,7 +83,9 @@ def _cudnn(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, 
 
 
 def _math_with_dropout(query: Any, key: Any, value: Any, mask: Any, p: float, is_causal: bool, scale: Any) -> Any:
-    """The composite kernel with CUDA's fused dropout, for fp32; the CPU's would keep a mask of the scores' own dtype."""
+    """The composite kernel with CUDA's fused dropout, for fp32; the CPU's would keep a mask of the scores' own
+    dtype.
+    """
     root = (query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
     groups = query.shape[1] // key.shape[1]
     if groups > 1:

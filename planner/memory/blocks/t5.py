@@ -13,7 +13,7 @@ from planner.memory import attention, ops
 from planner.memory.blocks.bert import two_way_eager
 from planner.memory.loss_heads import vocabulary
 from planner.memory.net import Net, unmodelled
-from planner.memory.ops import BYTE, FP32, INT64
+from planner.memory.ops import BYTE, FP32, HALF, INT64
 from planner.memory.tape import BSS, ONE, SS, Node, T, Tensor
 
 
@@ -191,6 +191,9 @@ def _attention(
         else:
             additive = _additive(net, bias, mask, causal=causal, copied=states is None)
             heads, width = net.spec.num_heads, net.spec.head_dim
+            if tape.autocast:
+                query, key, value = (ops.to(tape, x, HALF) for x in (query, key, value))
+                additive = ops.to(tape, additive, HALF)
             if net.composite_attention(net.spec.attention_dropout):
                 mixed = attention.math(
                     tape, query, key, value, additive, heads, heads, width,

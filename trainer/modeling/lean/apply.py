@@ -121,7 +121,10 @@ def _activation(module: Any) -> Any:
 
 
 def _activated(last: Any, act: Any, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
-    """last(act(first) · second), with its adapter where it has one."""
+    """last(act(first) · second), with its adapter where it has one; under autocast in its dtype from the start."""
+    dtype = compute_dtype(first)
+    first = first.to(dtype)
+    second = None if second is None else second.to(dtype)
     if _is_lora_linear(last):
         if not _active(last):
             made = act(first) if second is None else act(first) * second

@@ -190,6 +190,7 @@ class ActivatedLora(torch.autograd.Function):
                 del made
             if grad_second is not None:
                 torch.mul(product, activated.detach(), out=grad_second[piece])
+                assert other is not None
                 product.mul_(other[piece])
             (grad_first[piece],) = torch.autograd.grad(activated, leaf, product)
             del leaf, activated, product
