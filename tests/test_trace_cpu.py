@@ -41,6 +41,8 @@ MORE: list[tuple[str, dict[str, Any]]] = [
 
 
 def compare(name: str, changes: dict[str, Any], padded: bool = False) -> None:
+    if name == "mixtral":  # its fused experts take no dropout
+        changes = {"lora_targets": ("attention",), **changes}
     chosen = choices(**changes)
     measured = measure(TINY[name], chosen, padded=padded)
     traced = trace(TINY[name], chosen, target="cpu", padded=padded)
