@@ -222,9 +222,9 @@ def _relative_positions(net: Net, path: str) -> Tensor:
 
 
 def _zero_positions(net: Net) -> Tensor:
-    """Zeros for the cross attention; under checkpointing they are a leaf that wants a gradient."""
+    """Zeros in the queries' dtype for the cross attention; under checkpointing a leaf that wants a gradient."""
     tape = net.tape
-    zeros = tape.new(SS, net.spec.num_heads, net.itemsize)
+    zeros = tape.new(SS, net.spec.num_heads, HALF if tape.autocast else net.itemsize)
     if net.choices.gradient_checkpointing and tape.grad_enabled:
         tape.sequence += 1
         zeros.node = Node(tape.sequence, (), (), net.input_gradients_kept)
@@ -235,7 +235,7 @@ def _zero_positions(net: Net) -> Tensor:
 
 def _additive(net: Net, bias: Tensor, mask: Tensor | None, *, causal: bool, copied: bool) -> Tensor:
     """The bias with the mask laid over it, contiguous, spread over the batch; each layer makes its own."""
-    tape, heads, width = net.tape, net.spec.num_heads, net.itemsize
+    tape, heads, width = net.tape, net.spec.num_heads, bias.itemsize
     if mask is None and causal:
         mask = tape.new(SS, 1, BYTE)
     if mask is not None:
@@ -249,7 +249,7 @@ def _additive(net: Net, bias: Tensor, mask: Tensor | None, *, causal: bool, copi
 
 def _where(net: Net, mask: Tensor, bias: Tensor) -> Tensor:
     """where(mask, bias, lowest): saves the mask; backward a tensor of the full shape, then the sum over the batch."""
-    tape, heads, width, monomial = net.tape, net.spec.num_heads, net.itemsize, mask.monomial
+    tape, heads, width, monomial = net.tape, net.spec.num_heads, bias.itemsize, mask.monomial
 
     def backward(g: list[Tensor | None], s: tuple[Tensor, ...]) -> list[Tensor | None]:
         chosen = tape.new(monomial, heads, width)
