@@ -110,6 +110,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "lora_targets": ("attention",),
         "gradient_accumulation_steps": 2,
     },
+    "peft qlora": {"stack": "peft", "method": "qlora", "quantization": "nf4"},
+    "builtin qlora chunked plain": {
+        "stack": "builtin",
+        "method": "qlora",
+        "loss": "chunked",
+        "gradient_checkpointing": False,
+    },
 }
 QUICK = ("llama", "phi", "gpt2", "bert", "qwen2")
 """Architectures of the ten runs that the tests make."""

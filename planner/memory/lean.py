@@ -123,9 +123,6 @@ def activated(
     activation's own graph, the product with the weight, and with an adapter the activated piece, its mask and a share.
     """
     tape, rank, name = net.tape, net.choices.lora_r, net.spec.activation
-    if tape.autocast:
-        first = ops.to(tape, first, HALF)
-        second = None if second is None else ops.to(tape, second, HALF)
     width, out_width = module.in_features, module.out_features
     itemsize = first.itemsize
     base = Base(net, module, packed=packed)

@@ -129,6 +129,9 @@ class Net:
 
     def activated(self, path: str, first: Tensor, second: Tensor | None = None) -> Tensor:
         """The MLP's last linear at `path` of act(first) or act(first) · second, in the lean form."""
+        if self.tape.autocast:  # here, where nobody else names the operands, so that they die as they are cast
+            first = ops.to(self.tape, first, HALF)
+            second = None if second is None else ops.to(self.tape, second, HALF)
         return linear.activated(self, path, first, second)
 
     def lean_mlp(self, path: str) -> bool:
