@@ -43,7 +43,7 @@ def test_lora_learns_the_rule_and_the_adapter_shows_it(tmp_path: Path, monkeypat
             "method": "lora", "precision": "fp32", "batch_size": 16, "gradient_accumulation_steps": 2, "max_length": 32,
             "gradient_checkpointing": False, "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0,
         },
-        hyperparameters=Hyperparameters(learning_rate=5e-3, epochs=3, report_to=()),
+        hyperparameters=Hyperparameters(learning_rate=5e-3, epochs=5, report_to=()),
         data=DataSettings(path=made["train"]),
     )  # fmt: skip
     (tmp_path / "plan.json").write_text(plan.model_dump_json(by_alias=True))
