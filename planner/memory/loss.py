@@ -90,7 +90,7 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
     tape = net.tape
     variant = loss_variant(net)
     if variant == "4.45":
-        logits = ops.to(tape, net.linear(head, hidden), FP32)
+        logits = head_logits(net, hidden, head, upcast=True)
         value = cross_entropy(tape, shifted_copy(net, logits))
     else:
         logits = head_logits(net, hidden, head)
@@ -102,10 +102,12 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
     return value
 
 
-def head_logits(net: Net, hidden: Tensor, head: str) -> Tensor:
-    """The head's output with what an architecture does to it: gemma2's soft cap, granite's scaling."""
+def head_logits(net: Net, hidden: Tensor, head: str, *, upcast: bool = False) -> Tensor:
+    """The head's output, in fp32 with `upcast`, and what an architecture does to it: soft cap, granite's scaling."""
     tape = net.tape
     logits = net.linear(head, hidden)
+    if upcast:
+        logits = ops.to(tape, logits, FP32)
     if net.config("final_logit_softcapping"):
         logits = ops.scale(tape, logits)
         logits = ops.pointwise(tape, logits, save="output")
