@@ -106,6 +106,19 @@ class CachingAllocator:
             block = self._merge(before, block)
         insort(self._free[block.small], (block.size, block.address))
 
+    def segments(self) -> list[tuple[bool, list[tuple[int, int, bool]]]]:
+        """Segments by address: (small pool?, its blocks as (address, bytes, free?))."""
+        found = []
+        for block in sorted(self._at.values(), key=lambda b: b.address):
+            if block.previous is None:
+                parts: list[tuple[int, int, bool]] = []
+                part: _Block | None = block
+                while part is not None:
+                    parts.append((part.address, part.size, part.free))
+                    part = part.next
+                found.append((block.small, parts))
+        return found
+
     def _best_fit(self, need: int, small: bool) -> _Block | None:
         pool = self._free[small]
         position = bisect_left(pool, (need, -1))

@@ -197,12 +197,30 @@ def trace(
     model: Model = None,
     reserve: Reserve = None,
     as_json: AsJson = False,
+    timeline: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--timeline", help="Picture of the step, live bytes by component (.png, .svg, .pdf).", metavar="FILE"
+        ),
+    ] = None,
+    memory_viewer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--memory-viewer", help="The step for pytorch.org/memory_viz (pickle).", metavar="FILE"),
+    ] = None,
     **settings: Any,
 ) -> int:
     """The same question as check, answered by tracing the real step on fake tensors (needs the train extra)."""
-    from planner.cli.children import run_trace
+    from planner.cli.tracing import run_trace
 
-    return run_trace(gpu=gpu, model=model, reserve=reserve, as_json=as_json, settings=settings)
+    return run_trace(
+        gpu=gpu,
+        model=model,
+        reserve=reserve,
+        as_json=as_json,
+        settings=settings,
+        timeline=timeline,
+        memory_viewer=memory_viewer,
+    )
 
 
 @app.command()

@@ -43,18 +43,22 @@ def replayed(
     gc.disable()  # tens of thousands of small objects, none in a cycle that matters
     try:
         log = step_log(case, [float(value) for value in values])
-        persistent = first + persistent_sizes(case)
-        free = replay(persistent, log, expandable_segments=expandable).reserved_peak
-        if limit is None or free <= limit:
-            return Replay(free, free, 0)
-        try:
-            limited = replay(persistent, log, expandable_segments=expandable, limit=limit)
-        except OutOfMemory:
-            return Replay(free, None, 0)
-        return Replay(free, limited.reserved_peak, limited.flushes)
+        return held(first + persistent_sizes(case), log, limit=limit, expandable=expandable)
     finally:
         if collecting:
             gc.enable()
+
+
+def held(persistent: list[int], log: list[Event], *, limit: int | None, expandable: bool = False) -> Replay:
+    """What the allocator holds over two repetitions of a step, without a limit and below it."""
+    free = replay(persistent, log, expandable_segments=expandable).reserved_peak
+    if limit is None or free <= limit:
+        return Replay(free, free, 0)
+    try:
+        limited = replay(persistent, log, expandable_segments=expandable, limit=limit)
+    except OutOfMemory:
+        return Replay(free, None, 0)
+    return Replay(free, limited.reserved_peak, limited.flushes)
 
 
 def step_log(case: Case, values: list[float]) -> list[Event]:

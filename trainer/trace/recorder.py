@@ -48,6 +48,8 @@ class Recorder(StorageMeter):
         self.storages: list[Storage] = []
         self.peak_clock: dict[str, int] = {}
         """Event number of each phase's peak."""
+        self.step_begins = 0
+        """Number of the last event before the step."""
         self.modules: list[str] = []
         self.ignoring = 0
         self._module_of_node: dict[int, str] = {}
@@ -92,6 +94,11 @@ class Recorder(StorageMeter):
         self.mark(tensor, role)
 
     # Recording.
+
+    def reset_peaks(self) -> None:
+        """The step begins here."""
+        super().reset_peaks()
+        self.step_begins = self.clock
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._settle()

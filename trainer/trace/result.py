@@ -60,6 +60,8 @@ class TraceResult:
     """(event number, allocated bytes after it, phase) for every allocation and release of the step."""
     seconds: float
     events: list[dict[str, Any]] = field(default_factory=list)
+    step_begins: int = 0
+    """Number of the last event before the step: weights, optimizer state and the batch are there by then."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the planner's `memory` object that a trace knows, and the largest groups at the peak.
@@ -78,7 +80,7 @@ class TraceResult:
             "seconds": round(self.seconds, 3),
         }
         if self.events:
-            found["events"] = self.events
+            found["events"], found["step_begins"] = self.events, self.step_begins
         return found
 
 
@@ -152,7 +154,7 @@ def summarise(
     for g in at_instant[binding]:
         components[g.component] += g.size
     components["workspaces"] = recorder.constant_bytes
-    timeline, log = _timeline(recorder, events)
+    timeline, log = _timeline(recorder, length, events)
     return TraceResult(
         allocated_peak_bytes=instants[binding],
         binding_instant=binding,
@@ -163,10 +165,11 @@ def summarise(
         timeline=timeline,
         seconds=seconds,
         events=log,
+        step_begins=recorder.step_begins,
     )
 
 
-def _timeline(recorder: Recorder, events: bool) -> tuple[list[tuple[int, int, str]], list[dict[str, Any]]]:
+def _timeline(recorder: Recorder, length: int, events: bool) -> tuple[list[tuple[int, int, str]], list[dict[str, Any]]]:
     points: list[tuple[int, int, Storage]] = []
     for record in recorder.storages:
         points.append((record.born, record.size, record))
@@ -189,7 +192,7 @@ def _timeline(recorder: Recorder, events: bool) -> tuple[list[tuple[int, int, st
                     "phase": record.phase,
                     "dtype": record.dtype,
                     "shape": list(record.shape),
-                    "role": record.role,
+                    "component": component_of(record, length),
                 }
             )
     return timeline, log

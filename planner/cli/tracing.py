@@ -1,0 +1,155 @@
+"""`plan trace`: the child process traces a step, the planner adds what the allocator makes of it, and shows both."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.cli.children import require_train_extra
+from planner.errors import InvalidInput, NotModelled, RunFailed
+from planner.settings import check_length, fit_to_hardware, to_flags
+
+if TYPE_CHECKING:
+    from planner.cli.request import Request
+    from planner.records import MemoryReport
+    from planner.timeline import Timeline
+
+
+def run_trace(
+    *,
+    gpu: str | None,
+    model: str | None,
+    reserve: str | None,
+    as_json: bool,
+    settings: Mapping[str, Any],
+    timeline: str | None = None,
+    memory_viewer: str | None = None,
+) -> int:
+    """Traces one configuration and judges it; exit code 3 when it does not fit."""
+    from planner.check import explain, verdict_of
+    from planner.cli.request import resolve
+
+    require_train_extra("trace")
+    picture_format = None
+    if timeline is not None:
+        from planner.export import timeline_plot
+
+        picture_format = timeline_plot.check_format(timeline)
+    for option, name in (("--timeline", timeline), ("--memory-viewer", memory_viewer)):
+        _refuse_unwritable(option, name)
+    request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings)
+    check_length(request.model, request.choices)
+    memory, course = trace(request)
+    verdict = verdict_of(memory)
+    if timeline is not None and picture_format is not None:
+        shape = f"{request.choices.batch_size} x {request.choices.max_length}"
+        title = f"{request.model.id}, {shape} on {request.hardware.title}"
+        _write(timeline, timeline_plot.picture(course, title=title, file_format=picture_format))
+    if memory_viewer is not None:
+        from planner.export import memory_viewer as viewer
+
+        _write(memory_viewer, viewer.pickled(course))
+        print(f"plan: open {memory_viewer} at pytorch.org/memory_viz", file=sys.stderr)
+    if as_json:
+        print(json.dumps(memory.model_dump(mode="json"), indent=2))
+    else:
+        from planner.report.memory_view import breakdown, instants_line
+        from planner.report.words import make_console
+
+        console = make_console()
+        console.print(f"Traced: {request.model.id} on {request.hardware.title}", style="bold")
+        console.print(breakdown(console, memory))
+        for sentence in [*request.notes, *explain(memory, verdict)]:
+            console.print(sentence)
+        console.print(instants_line(memory))
+    return 3 if verdict == "does_not_fit" else 0
+
+
+def trace(request: Request) -> tuple[MemoryReport, Timeline]:
+    """The memory of one traced step, and its course: reserved bytes are the step's own events, replayed."""
+    from planner.timeline import Timeline
+
+    choices, notes = fit_to_hardware(request.choices, request.hardware, fixed=request.fixed)
+    for note in notes:
+        print(f"plan: {note}", file=sys.stderr)
+    from planner.memory import device
+
+    workspaces = int(device.workspace_bytes(request.hardware))
+    target = "cuda" if request.hardware.kind == "rocm" else request.hardware.kind
+    command = [sys.executable, "-m", "trainer.trace", "--config", "-", "--json", "--events", "--target", target]
+    command += ["--cublas-workspace-bytes", str(workspaces), *to_flags(choices)]
+    if choices.padding == "max" and choices.stack == "peft":
+        command.append("--padded")  # stack `builtin` hands no mask over
+    print("plan: tracing one step on fake tensors …", file=sys.stderr)
+    child = subprocess.run(
+        command, input=json.dumps(dict(request.model.config)), capture_output=True, text=True, check=False
+    )
+    if child.returncode != 0:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        error = NotModelled if child.returncode == 2 else RunFailed
+        raise error(f"the trace failed: {last}")
+    try:
+        found = json.loads(child.stdout.strip().splitlines()[-1])
+        course = Timeline.from_trace(found)
+        return _complete(found["memory"], course, request), course
+    except (ValueError, IndexError, KeyError):
+        raise RunFailed("the trace printed no result") from None
+
+
+def _complete(found: Mapping[str, Any], course: Timeline, request: Request) -> MemoryReport:
+    """A trace's allocated bytes with reserved and device bytes, so that it can be laid beside a prediction."""
+    import numpy as np
+
+    from planner.memory import device
+    from planner.records import MemoryReport
+
+    hardware = request.hardware
+    peak = int(found["allocated_peak_bytes"])
+    allocated, persistent = np.array([peak]), np.array([found["instants"]["load"]])
+    if hardware.kind in ("cuda", "rocm"):
+        from planner.memory.reserved import held
+
+        limit = request.budget_bytes - hardware.context_bytes
+        first = [hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES
+        replay = held(first + course.persistent_sizes(), course.log(), limit=limit if peak <= limit else None)
+        most = max(replay.free_bytes, peak)
+        reserved = max(replay.limited_bytes or most, peak)
+    else:
+        reserved = most = int(device.reserved(allocated, persistent)[0])
+    total = reserved + hardware.context_bytes
+    components = {name: size for name, size in found["components"].items() if size}
+    components["fragmentation"] = reserved - peak
+    components["context"] = hardware.context_bytes
+    return MemoryReport(
+        allocated_peak_bytes=peak,
+        reserved_peak_bytes=reserved,
+        device_peak_bytes=total,
+        interval_bytes=(
+            int(device.lower(np.array([total]), allocated, persistent)[0]),
+            int(device.upper(np.array([most + hardware.context_bytes]), allocated, persistent)[0]),
+        ),
+        budget_bytes=request.budget_bytes,
+        binding_instant=found["binding_instant"],
+        instants=found["instants"],
+        components=components,
+    )
+
+
+def _refuse_unwritable(option: str, name: str | None) -> None:
+    """Before minutes are spent: is the folder there?"""
+    if name is not None and not Path(name).absolute().parent.is_dir():
+        raise InvalidInput(f"{option} {name}: there is no folder {Path(name).parent}")
+
+
+def _write(name: str, content: bytes) -> None:
+    from planner.plans import write_atomically
+
+    try:
+        write_atomically(Path(name), content)
+    except OSError as error:
+        raise RunFailed(f"{name} cannot be written: {error.strerror or error}") from None
+    print(f"plan: wrote {name}", file=sys.stderr)
