@@ -41,10 +41,7 @@ class Lengths:
         self.values = tuple(lengths)
         self.total = sum(self.values)
         self.longest = max(self.values)
-        self.bounds: torch.Tensor | None = None
-        if device.type == "cuda":
-            edges = torch.tensor((0, *self.values), dtype=torch.int32, pin_memory=True)
-            self.bounds = edges.cumsum(0, dtype=torch.int32).pin_memory().to(device, non_blocking=True)
+        self.bounds: torch.Tensor | None = boundaries(self.values, device) if device.type == "cuda" else None
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First and last-plus-one position of each sequence."""
@@ -52,6 +49,12 @@ class Lengths:
         for length in self.values:
             yield start, start + length
             start += length
+
+
+def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
+    """First positions of the sequences and the end of the last one, int32 (sequences + 1,), on the device."""
+    edges = torch.tensor((0, *lengths), dtype=torch.int32, pin_memory=True)
+    return edges.cumsum(0, dtype=torch.int32).pin_memory().to(device, non_blocking=True)
 
 
 def flatten(batch: dict[str, Any], lengths: Sequence[Sequence[int]]) -> tuple[dict[str, torch.Tensor], Lengths]:
@@ -176,35 +179,60 @@ def attention(
         running.layers += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None and sliding_window < sequence_lengths.longest else None
-    if dropout == 0.0 and window is None and query.device.type == "cpu" and not _fake(query):
+    kernel = choose_kernel(query, sequence_lengths, dropout, window)
+    if kernel == "cpu":
         return _CpuSequences.apply(query, key, value, sequence_lengths, scale), None
-    if dropout == 0.0 and sequence_lengths.bounds is not None and _varlen(query):
+    if kernel == "varlen":
         return _varlen_attention(query, key, value, sequence_lengths, scale, window), None
+    return _one_by_one(query, key, value, sequence_lengths, scale, window, dropout), None
+
+
+def choose_kernel(query: torch.Tensor, lengths: Lengths, dropout: float, window: int | None) -> str:
+    """`cpu` (torch's CPU flash kernel in one function), `varlen` (one CUDA kernel for all) or `one by one`."""
+    if dropout == 0.0 and window is None and query.device.type == "cpu":
+        return "cpu"
+    if dropout == 0.0 and lengths.bounds is not None and _varlen(query):
+        return "varlen"
+    return "one by one"
+
+
+def _one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Lengths,
+    scale: float,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """torch's own attention for each sequence. Kept: what its kernel keeps; with a window a mask of length² each.
+
+    The row is split rather than sliced, so that backward makes one gradient of it and not one a sequence.
+    """
+    groups = query.shape[1] // key.shape[1]
+    repeated = groups > 1 and (window is not None or query.shape[-1] > 256)  # no kernel takes a mask and grouped heads
     parts = []
-    for start, stop in sequence_lengths.spans():
+    for q, k, v in zip(*(x.split(lengths.values, dim=2) for x in (query, key, value)), strict=True):
+        if repeated:
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         part = functional.scaled_dot_product_attention(
-            query[:, :, start:stop],
-            key[:, :, start:stop],
-            value[:, :, start:stop],
-            attn_mask=None if window is None else _window_mask(stop - start, window, query.device),
+            q,
+            k,
+            v,
+            attn_mask=None if window is None else _window_mask(q.shape[2], window, query.device),
             dropout_p=dropout,
             is_causal=window is None,
             scale=scale,
-            enable_gqa=key.shape[1] != query.shape[1],
+            enable_gqa=groups > 1 and not repeated,
         )
         parts.append(part.transpose(1, 2))
-    return torch.cat(parts, dim=1), None
-
-
-def _fake(tensor: torch.Tensor) -> bool:
-    return type(tensor) is not torch.Tensor
+        del part, q, k, v
+    return torch.cat(parts, dim=1)
 
 
 def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
     """True where a position may look: at most `window` positions, itself among them."""
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
-    return (distance >= 0) & (distance < window)
+    return torch.ones((length, length), dtype=torch.bool, device=device).tril_().triu_(1 - window)
 
 
 def _varlen(query: torch.Tensor) -> bool:
@@ -225,7 +253,7 @@ def _varlen_kernel() -> Any:
 def _varlen_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, scale: float, window: int | None
 ) -> torch.Tensor:
-    rows = (x[0].transpose(0, 1) for x in (query, key, value))
+    rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # x[0] would cost a copy of each gradient
     bounds, longest = lengths.bounds, lengths.longest
     out: torch.Tensor = _varlen_kernel()(
         *rows,
@@ -241,7 +269,10 @@ def _varlen_attention(
 
 
 class _CpuSequences(torch.autograd.Function):
-    """torch's CPU flash kernel sequence by sequence, into one output: saves q, k, v, the output and its log-sum-exp."""
+    """torch's CPU flash kernel sequence by sequence, into one output: saves q, k, v, the output and its log-sum-exp.
+
+    One sequence's pieces live at a time; planner.memory.flat counts those of the longest.
+    """
 
     @staticmethod
     def forward(
@@ -257,6 +288,7 @@ class _CpuSequences(torch.autograd.Function):
             made, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
             out[:, start:stop] = made.transpose(1, 2)
             sums.append(lse)
+            del made, q, k, v  # else they would live while the next sequence's are made
         ctx.save_for_backward(query, key, value, out, *sums)
         ctx.lengths, ctx.scale, ctx.groups = lengths, scale, groups
         return out
@@ -283,6 +315,7 @@ class _CpuSequences(torch.autograd.Function):
                 if part.shape[1] != whole.shape[2]:
                     part = part.unflatten(1, (whole.shape[2], ctx.groups)).sum(dim=2)
                 whole[:, start:stop] = part.transpose(1, 2)
+            del made, part, q, k, v
         return *(grad.transpose(1, 2) for grad in grads), None, None
 
 
