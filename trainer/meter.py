@@ -78,13 +78,12 @@ class StorageMeter(TorchDispatchMode):
 
     def adopt_training(self, model: Any, optimizer: Any, batch: Iterable[torch.Tensor] = ()) -> None:
         """Takes in a model's weights (with quantisation states) and gradients, an optimizer's state and a batch."""
+        from trainer.modeling.quantized import quantization_tensors
+
         self.adopt(model.parameters())
         self.adopt(model.buffers())
-        for parameter in model.parameters():
-            state = getattr(parameter, "quant_state", None)
-            for part in (state, getattr(state, "state2", None)):
-                if part is not None:
-                    self.adopt(t for t in (part.absmax, part.code, part.offset) if isinstance(t, torch.Tensor))
+        for module in model.modules():
+            self.adopt(quantization_tensors(module))
         self.adopt(p.grad for p in model.parameters() if p.grad is not None)
         self.adopt(v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
         self.adopt(batch)

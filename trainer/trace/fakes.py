@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from trainer.modeling import quantized
+
 
 def make_fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
     """Replaces every parameter, buffer and plain tensor attribute in place; shared tensors stay shared."""
@@ -19,8 +21,9 @@ def make_fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
         if id(tensor) in made:
             return made[id(tensor)]
         keep.append(tensor)  # an id stays taken while the tensor lives
-        if type(tensor).__name__ == "Params4bit":
-            made[id(tensor)] = fake_4bit(tensor, mode)
+        if type(tensor).__name__ in ("Params4bit", "Int8Params"):
+            fake_packed = fake_4bit if type(tensor).__name__ == "Params4bit" else fake_int8
+            made[id(tensor)] = fake_packed(tensor, mode)
             return made[id(tensor)]
         with mode:
             new: Any = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
@@ -70,12 +73,18 @@ def fake_4bit(weight: Any, mode: FakeTensorMode) -> Any:
     return new
 
 
+def fake_int8(weight: Any, mode: FakeTensorMode) -> Any:
+    """An int8 weight with its fp32 scale per output, as it is before the first forward."""
+    with mode:
+        values = torch.empty(weight.shape, dtype=torch.int8)
+        scales = torch.empty(weight.shape[0], dtype=torch.float32)
+    new: Any = torch.nn.Parameter(values, requires_grad=False)
+    new.CB, new.SCB, new.has_fp16_weights = new.data, scales, False
+    return new
+
+
 def quantization_tensors(model: torch.nn.Module) -> Any:
-    """(module path, tensor) of every tensor in the quantisation states of a model's weights."""
-    for name, parameter in model.named_parameters():
-        state = getattr(parameter, "quant_state", None)
-        for part in (state, getattr(state, "state2", None)):
-            if part is not None:
-                for value in (part.absmax, part.code, part.offset):
-                    if isinstance(value, torch.Tensor):
-                        yield name, value
+    """(parameter path, tensor) of every tensor that a model's quantised weights have beside their values."""
+    for name, module in model.named_modules():
+        for tensor in quantized.quantization_tensors(module):
+            yield f"{name}.weight".removeprefix("."), tensor

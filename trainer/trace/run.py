@@ -17,7 +17,7 @@ from planner.records import Hyperparameters
 from planner.spec import TrainingChoices
 from trainer import modeling
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
-from trainer.trace import operators
+from trainer.trace import int8, operators, ragged
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
 from trainer.trace.recorder import Recorder
@@ -32,11 +32,15 @@ CUDA_GRANULARITY = 512
 TARGETS = ("cuda", "cpu", "mps")
 
 
-def make_batch(config: dict[str, Any], choices: TrainingChoices) -> dict[str, torch.Tensor]:
+def make_batch(
+    config: dict[str, Any], choices: TrainingChoices, lengths: ragged.Rows | None = None
+) -> dict[str, Any]:
     """What the collator hands over: int64 input_ids, labels and, unless packed, attention_mask (batch x length).
 
     A classifier's labels are one number per sequence.
     """
+    if lengths is not None:
+        return ragged.make_batch(lengths, choices)
     shape = (choices.batch_size, choices.max_length)
     classifies = str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
     targets = shape[:1] if classifies else shape
@@ -56,6 +60,7 @@ def trace(
     padded: bool = False,
     cublas_workspace_bytes: int = CUBLAS_WORKSPACES * CUBLAS_WORKSPACE_BYTES,
     kernel: str = "auto",
+    lengths: ragged.Rows | None = None,
     autocast: torch.dtype | None = None,
     kbit_preparation: bool = True,
     hyperparameters: Hyperparameters | None = None,
@@ -65,13 +70,16 @@ def trace(
 
     target: whose operators run (`cuda`, `cpu`, `mps`). padded: whether some token of the batch is padding, so that a
     mask is built and another attention kernel runs. cublas_workspace_bytes: all workspaces together, counted as
-    allocated on cuda. kernel: forces the attention kernel. autocast: computes in this dtype over the weights' dtype
+    allocated on cuda. kernel: forces the attention kernel. lengths: row by row those of the sequences in it; the batch
+    is then what the trainer's collator makes of them, and runs flattened where the trainer flattens it. autocast: computes in this dtype over the weights' dtype
     (frameworks that combine half-precision weights with autocast); by default only the mixed precisions do.
     kbit_preparation: whether a 4-bit model is prepared as its stack does it (stack `peft`: the rest becomes fp32).
     Raises NotModelled for what cannot be traced.
     """
     if target not in TARGETS:
         raise NotModelled(f"no operators are known for target {target!r}; choose one of {', '.join(TARGETS)}")
+    if lengths is not None:
+        ragged.check(lengths, choices)
     began = time.perf_counter()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -81,7 +89,10 @@ def trace(
     )
     if target == "cuda":
         recorder.scratch_for(operators.cuda_scratch())
+        recorder.scratch_for(int8.scratch())
+        recorder.scratch_for(ragged.scratch())
     recorder.stand_in_for({torch.ops.aten._grouped_mm.default: operators.grouped_mm})
+    recorder.stand_in_for(int8.stand_ins())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = _prepare(config, choices, target=target, padded=padded, kbit_preparation=kbit_preparation)
@@ -91,10 +102,13 @@ def trace(
         modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
         optimizer = modeling.build_optimizer(model, choices, hyperparameters)
         changes = (
-            operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices)
+            operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices, lengths)
         )
+        changes += ragged.device_kernels(target, kernel)
         if choices.checkpoint_offload and target == "cuda":
             changes += operators.host_offload(recorder)
+        if choices.method == "qlora":
+            changes += int8.readable_weights() + (int8.cuda_matmul() if target != "cpu" else [])
         with operators.replaced(changes), contextlib.ExitStack() as stack:
             if target == "cuda":
                 stack.enter_context(cuda_autocast_rules())
@@ -102,12 +116,14 @@ def trace(
             stack.enter_context(recorder)
             stack.enter_context(recorder.naming(_names(model)))
             _watch(model, recorder)
-            batch = make_batch(config, choices)
+            batch = make_batch(config, choices, lengths)
             num_items = torch.ones((), dtype=torch.int64)
             # The transformers Trainer fetches the micro-batches of a whole optimizer step at once.
-            others = [make_batch(config, choices) for _ in range(choices.gradient_accumulation_steps - 1)]
-            for tensor in (*batch.values(), num_items, *(value for other in others for value in other.values())):
-                recorder.mark(tensor, "batch")
+            others = [make_batch(config, choices, lengths) for _ in range(choices.gradient_accumulation_steps - 1)]
+            for made in (batch, {"num_items": num_items}, *others):
+                for value in made.values():
+                    if isinstance(value, torch.Tensor):
+                        recorder.mark(value, "batch")
             with operators.optimizer_rules(optimizer, recorder, target, fake_mode):
                 make_optimizer_state(optimizer)
             for state in optimizer.state.values():
@@ -146,7 +162,8 @@ def _prepare(
     model = modeling.quantize(model, choices, compute_dtype=_compute_dtype(choices))
     if kbit_preparation:
         modeling.prepare_kbit(model, choices)
-    return modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
+    with operators.replaced(int8.readable_weights() if choices.method == "qlora" else []):
+        return modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
 
 
 def _make_fake(model: Any, fake_mode: FakeTensorMode, recorder: Recorder, *, adapted: bool) -> None:
@@ -186,14 +203,15 @@ def _watch(model: Any, recorder: Recorder) -> None:
     modeling.watch_loss(model, recorder.enter)
 
 
-def _values_unknown(choices: TrainingChoices) -> list[tuple[Any, str, Any]]:
+def _values_unknown(choices: TrainingChoices, lengths: ragged.Rows | None) -> list[tuple[Any, str, Any]]:
     """Places that read a tensor's value: a fake has none, and memory does not depend on it."""
     from trainer.modeling import chunked
     from trainer.modeling.lean import apply as lean
 
+    learned = choices.batch_size * (choices.max_length - 1) if lengths is None else ragged.targets(lengths)
     changes: list[tuple[Any, str, Any]] = [
         (lean, "draw_seed", lambda: 0),
-        (chunked, "valid_rows", lambda labels: torch.arange(choices.batch_size * (choices.max_length - 1))),
+        (chunked, "valid_rows", lambda labels: torch.arange(learned)),
     ]
     for name in ("adam", "sgd"):
         module = importlib.import_module(f"torch.optim.{name}")

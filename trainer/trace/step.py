@@ -47,7 +47,7 @@ def run_step(
     loss, held = compute_loss(model, batch, choices, num_items=num_items)
     phase("backward")
     loss.backward()
-    del held
+    del loss, held
     phase("optimizer")
     if choices.max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(trainable, choices.max_grad_norm)
