@@ -41,7 +41,7 @@ class Lengths:
         self.values = tuple(lengths)
         self.total = sum(self.values)
         self.longest = max(self.values)
-        self.bounds: torch.Tensor | None = boundaries(self.values, device) if device.type == "cuda" else None
+        self.bounds = boundaries(self.values, device)
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First and last-plus-one position of each sequence."""
@@ -51,8 +51,10 @@ class Lengths:
             start += length
 
 
-def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
-    """First positions of the sequences and the end of the last one, int32 (sequences + 1,), on the device."""
+def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:
+    """First positions of the sequences and the end of the last one, int32 (sequences + 1,); only CUDA has a use for it."""
+    if device.type != "cuda":
+        return None
     edges = torch.tensor((0, *lengths), dtype=torch.int32, pin_memory=True)
     return edges.cumsum(0, dtype=torch.int32).pin_memory().to(device, non_blocking=True)
 
@@ -179,6 +181,9 @@ def attention(
         running.layers += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None and sliding_window < sequence_lengths.longest else None
+    if torch.is_autocast_enabled(query.device.type):  # as autocast does for torch's own attention
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     kernel = choose_kernel(query, sequence_lengths, dropout, window)
     if kernel == "cpu":
         return _CpuSequences.apply(query, key, value, sequence_lengths, scale), None
