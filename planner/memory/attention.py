@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from planner.memory import ops
 from planner.memory.ops import BYTE, FP32, HALF, INT64
-from planner.memory.tape import BSS, SS, TR, Gradients, T, Tape, Tensor
+from planner.memory.tape import BSS, BSSP, SS, SSP, TR, Gradients, T, Tape, Tensor
 
 
 def flash(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, head_dim: int) -> Tensor:
@@ -59,6 +59,8 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
     """
     if mask is not None and mask.itemsize == BYTE:
         mask = tape.new(BSS, 1, q.itemsize)
+    if mask is not None and tape.unaligned and tape.target == "cuda":
+        mask = aligned(tape, mask)
     out = tape.like(q)
     lse = tape.new(T, heads, FP32)
     size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
@@ -66,7 +68,7 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
     if mask is not None:
         saved.append(mask)
     biased = mask is not None and mask.requires_grad
-    bias_size = (BSS, heads) if biased else None
+    bias_size = (BSSP if tape.unaligned else BSS, heads) if biased else None
     tile = heads * (-(-head_dim // 64) * 64)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -85,6 +87,19 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
         return [dq, dk, dv, bias]
 
     return tape.record(out, (q, k, v, mask), saved, backward)
+
+
+def aligned(tape: Tape, mask: Tensor) -> Tensor:
+    """A mask with its rows padded to a multiple of 16, and the view without the padding (PyTorch's `pad_bias`).
+
+    Backward: zeros of the padded whole, then what lies outside the padding.
+    """
+    size, monomial = (mask.monomial, mask.elements), SSP if mask.monomial == SS else BSSP
+    width, elements = mask.itemsize, mask.elements
+    whole = tape.new(monomial, elements, width)
+    whole = tape.record(whole, (mask,), (), lambda g, s: (tape.new(*size, width),))
+    view = whole.alias()
+    return tape.record(view, (whole,), (), lambda g, s: (tape.new(monomial, elements, width),))
 
 
 def repeat_kv(tape: Tape, x: Tensor, groups: int, kv_heads: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from planner.memory.blocks import registry
 from planner.memory.layout import symbolic_range
 from planner.memory.loss import chunk_rows
 from planner.memory.net import Net
-from planner.memory.peak import Array, Envelope, envelope, evaluate, multipliers
+from planner.memory.peak import MASK_ROW, Array, Envelope, envelope, evaluate, multipliers
 from planner.memory.program import Case, layer_kind, run
 from planner.memory.reserved import replayed
 from planner.memory.sharding import UNMEASURED_SHARE
@@ -45,11 +45,21 @@ _ENVELOPES: dict[tuple[int, Case], tuple[ModelSpec, Envelope]] = {}
 _CACHE_LIMIT = 512
 
 
-def _batch_kind(choices: TrainingChoices, batch_size: Array | int) -> Any:
-    """2 for all micro-batches alike; 1 where a single sequence runs otherwise (older losses slice it without a
-    copy).
+def _batch_kind(spec: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, batch_size: Array | int) -> Any:
+    """2 for all micro-batches alike; 1 where a single sequence runs otherwise: older losses slice it without a copy,
+    and attention that is written out in products needs no copies of its heads.
     """
-    return np.minimum(batch_size, 2) if choices.transformers_version is not None else 0 * batch_size + 2
+    wide = choices.precision == "fp32" or (choices.method == "qlora" and choices.stack == "peft")
+    grouped = spec.num_kv_heads != spec.num_heads and (wide or spec.architecture == "falcon")
+    written_out = choices.attention == "eager" or spec.architecture == "gemma2" or grouped
+    differs = choices.transformers_version is not None or written_out or hardware.kind not in ("cuda", "rocm")
+    return np.minimum(batch_size, 2) if differs else 0 * batch_size + 2
+
+
+def _pads_masks(spec: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices) -> bool:
+    """Whether a mask may reach CUDA's efficient kernel, which pads its rows to a multiple of 16."""
+    masked = choices.padding == "max" or spec.sliding_window is not None or spec.architecture == "t5"
+    return masked and choices.attention == "sdpa" and hardware.kind in ("cuda", "rocm")
 
 
 def _case(
@@ -58,7 +68,7 @@ def _case(
     """The case of a configuration; what stays symbolic is set to one value, so that equal cases are equal."""
     plain = replace(
         choices,
-        batch_size=int(_batch_kind(choices, choices.batch_size)),
+        batch_size=int(_batch_kind(spec, hardware, choices, choices.batch_size)),
         max_length=1,
         gradient_accumulation_steps=min(choices.gradient_accumulation_steps, 2),
         gradient_checkpointing=checkpointed != 0,
@@ -68,7 +78,9 @@ def _case(
     )
     windowed = bool(spec.sliding_layers) and spec.sliding_window is not None and length >= spec.sliding_window
     target = "cuda" if hardware.kind in ("cuda", "rocm") else hardware.kind
-    return Case(spec, plain, checkpointed, choices.padding == "max" and choices.stack == "peft", windowed, target)
+    padded = choices.padding == "max" and choices.stack == "peft"
+    unaligned = length % MASK_ROW != 0 and _pads_masks(spec, hardware, choices)
+    return Case(spec, plain, checkpointed, padded, windowed, target, unaligned=unaligned)
 
 
 def _envelope(case: Case) -> Envelope:
@@ -109,11 +121,12 @@ def predict_grid(
     rows_per_chunk = chunk_rows(model.vocab_size)
     covered = (layers >= symbolic.start) & (layers < symbolic.stop) if len(symbolic) else np.zeros(layers.shape, bool)
     edge = model.sliding_window if model.sliding_layers and model.sliding_window else np.iinfo(np.int64).max
-    kinds = _batch_kind(choices, batches)
-    key = np.where(covered, -1, layers) * 4 + (lengths >= edge) * 2 + (kinds == 1)
+    kinds = _batch_kind(model, hardware, choices, batches)
+    unaligned = (lengths % MASK_ROW != 0) & _pads_masks(model, hardware, choices)
+    key = np.where(covered, -1, layers) * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
     for value in np.unique(key):
         chosen = key == value
-        number = int(value) // 4
+        number = int(value) // 8
         kind = replace(choices, batch_size=int(kinds[chosen][0]))
         case = _case(model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]))
         found = _envelope(case)
@@ -205,7 +218,7 @@ def _replayed(
     """Reserved bytes below `limit` (or without it, where it does not suffice), and without it."""
     batch = choices.batch_size
     if binding == "eval":
-        case, batch = _eval_case(case), choices.eval_batch_size or batch
+        case, batch = _eval_case(case, choices), choices.eval_batch_size or batch
     found = replayed(
         case,
         np.array([batch]),
@@ -218,8 +231,9 @@ def _replayed(
     return max(found.limited_bytes or free, allocated), free
 
 
-def _eval_case(case: Case) -> Case:
-    return replace(case, checkpointed=0, evaluating=True)
+def _eval_case(case: Case, choices: TrainingChoices) -> Case:
+    batch = choices.eval_batch_size or choices.batch_size
+    return replace(case, choices=replace(case.choices, batch_size=min(batch, 2)), checkpointed=0, evaluating=True)
 
 
 def _eval_values(spec: ModelSpec, choices: TrainingChoices) -> npt.NDArray[np.float64]:
@@ -228,7 +242,7 @@ def _eval_values(spec: ModelSpec, choices: TrainingChoices) -> npt.NDArray[np.fl
 
 
 def _eval_peak(case: Case, choices: TrainingChoices) -> int:
-    peak, _ = evaluate(_envelope(_eval_case(case)), _eval_values(case.spec, choices))
+    peak, _ = evaluate(_envelope(_eval_case(case, choices)), _eval_values(case.spec, choices))
     return int(peak[0])
 
 
@@ -242,7 +256,8 @@ def _components(
 ) -> dict[str, int]:
     """Live bytes by component at the event that sets the peak: the tape is run again and watched there."""
     if binding == "eval":
-        case, found, values = _eval_case(case), _envelope(_eval_case(case)), _eval_values(case.spec, choices)
+        case = _eval_case(case, choices)
+        found, values = _envelope(case), _eval_values(case.spec, choices)
         live = (values @ found.coefficients.T.astype(np.float64))[0]
     rows = [row for row, name in enumerate(found.instants) if name == binding] or [int(live.argmax())]
     row = max(rows, key=lambda index: live[index])

@@ -27,6 +27,9 @@ MEANING = {
     "TR": "B · S rounded up to 128",
     "TL": "tokens with a successor, B·(S-1)",
     "R": "tokens of one piece of a lean function",
+    "RX": "the same where there are several pieces",
+    "SSP": "S · S rounded up to 16",
+    "BSSP": "B·S · S rounded up to 16",
 }
 
 
@@ -70,7 +73,7 @@ def explain(
     )[0]
     # A step's later micro-batches are fetched with the first; they wait as so many bytes a token.
     waiting = estimate.INPUT_BYTES * (choices.gradient_accumulation_steps - 1)
-    evaluating = (estimate._eval_case(case), estimate._eval_values(model, choices)[0])
+    evaluating = (estimate._eval_case(case, choices), estimate._eval_values(model, choices)[0])
     found = {
         name: _instant(name, *(evaluating if name == "eval" else (case, step)), hardware, waiting)
         for name in ("load", "forward", "loss", "backward", "optimizer", "eval")

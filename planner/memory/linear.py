@@ -149,7 +149,7 @@ def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
     """result + B(A(dropout(x)))·scaling, as PEFT writes it; the result is taken out of `base`, so that it dies here.
 
     Over a plain weight the sum is made in the adapters' dtype and cast back; over a 4-bit one the result is copied
-    first, the adapter's share cast to its dtype, and under autocast x is not cast beforehand.
+    first and the adapter's share cast to its dtype; under autocast neither x nor the share is cast.
     """
     tape, rank = net.tape, net.choices.lora_r
     over_4bit = quantized(net, module)
@@ -161,7 +161,7 @@ def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
             result = ops.contiguous(tape, result)
         wide = x.same() if over_4bit and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
         share = _share(net, module, wide, a, b, rank)
-        if over_4bit:
+        if over_4bit and not tape.autocast:
             share = ops.to(tape, share, narrow)
         result = ops.add(tape, result, share)
         del share
@@ -215,7 +215,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
             frozen.tensor, frozen.parameter = matrix.alias(), None
             base = ops.linear(tape, dropped, frozen, module.out_features, module.in_features)
         else:
-            base = ops.shift(tape, result) if module.bias else result
+            base = ops.shift(tape, result, net.itemsize) if module.bias else result
         extra = ops.add(
             tape,
             ops.mul(tape, base, ops.shift(tape, ratio)),

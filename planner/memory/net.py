@@ -76,6 +76,7 @@ class Net:
         net.accumulating = choices.gradient_accumulation_steps > 1
         net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}
         net.saved = frozenset(module.path for module in saved_modules(spec, choices))
+        tape.single_sequence = choices.batch_size == 1
         tape.fused_half_softmax = tape.target == "cuda" and choices.precision.startswith("fp16")
         tape.lean = choices.stack == "builtin"
         tape.autocast = choices.precision.endswith(("-mixed", "-amp"))
@@ -253,9 +254,11 @@ class Net:
             else:
                 self.mask = mask
 
-    def shared_tensors(self) -> Shared:
-        """Masks and rotary tables, which all layers take."""
-        return self.mask, self.window_mask, self.cos, self.sin, tuple(self.window_tables)
+    def shared_tensors(self, index: int) -> Shared:
+        """The mask and the rotary tables that layer `index` takes."""
+        sliding = self.window_mask is not None and index in self.spec.sliding_layers
+        mask, window_mask = (None, self.window_mask) if sliding else (self.mask, None)
+        return mask, window_mask, self.cos, self.sin, tuple(self.window_tables)
 
     def set_shared_tensors(self, shared: Shared) -> None:
         """Puts them back in place, or takes them away."""
@@ -302,7 +305,12 @@ class Net:
         mask = mask if mask is not None else self.mask
         probability = spec.attention_dropout if dropout is None else dropout
         kind = self.implementation
+        grouped = kv_heads != heads
         with tape.scope("attention"):
+            if kind == "sdpa" and grouped and (mask is not None or head_dim > 256):
+                k = attention.repeat_kv(tape, k, heads // kv_heads, kv_heads)
+                v = attention.repeat_kv(tape, v, heads // kv_heads, kv_heads)
+                grouped, kv_heads = False, heads
             if tape.autocast and kind != "eager":
                 q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
             if kind == "eager":
@@ -321,17 +329,14 @@ class Net:
                     heads_first=heads_first,
                 )
                 return output
+            if kind == "flash":  # the package has no fp32 kernels: transformers casts, and does not cast back
+                q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
             if kind == "flash" and self.padded:
                 q, k, v = (attention.gathered(tape, x) for x in (q, k, v))
                 return attention.gathered(tape, attention.flash(tape, q, k, v, heads, kv_heads, head_dim))
             if kind == "flash" or (tape.target == "cuda" and mask is None and q.itemsize == HALF and head_dim <= 256):
                 out = attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
                 return ops.contiguous(tape, out) if heads_first else out
-            grouped = kv_heads != heads
-            if grouped and (mask is not None or head_dim > 256):
-                k = attention.repeat_kv(tape, k, heads // kv_heads, kv_heads)
-                v = attention.repeat_kv(tape, v, heads // kv_heads, kv_heads)
-                grouped, kv_heads = False, heads
             if (grouped and tape.target == "cuda") or self.composite_attention(probability):
                 return attention.math(
                     tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability

@@ -147,9 +147,12 @@ def scale(tape: Tape, x: Tensor) -> Tensor:
     return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(_first(g)),))
 
 
-def shift(tape: Tape, x: Tensor) -> Tensor:
-    """x plus a number: output n·w; saves nothing; backward passes the gradient on."""
-    return tape.record(tape.like(x), (x,), (), lambda g, s: (_first(g).alias(),))
+def shift(tape: Tape, x: Tensor, other_itemsize: int = 0) -> Tensor:
+    """x plus a number, or a frozen vector of `other_itemsize`: output n·w in the wider dtype; saves nothing; backward
+    passes the gradient on."""
+    narrow = x.itemsize
+    out = tape.like(x, max(narrow, other_itemsize))
+    return tape.record(out, (x,), (), lambda g, s: (_cast(tape, _first(g), narrow).alias(),))
 
 
 def neg(tape: Tape, x: Tensor) -> Tensor:
@@ -308,11 +311,11 @@ def matmul(
     tape: Tape, a: Tensor, b: Tensor, out_monomial: int, out_elements: int, *, copy_a: bool, copy_b: bool
 ) -> Tensor:
     """Batched matrix product. Operands whose batch and head dimensions cannot be merged are copied first, and it is the
-    copies that backward keeps; backward one tensor of each operand's size."""
+    copies that backward keeps; with one sequence they always can. Backward one tensor of each operand's size."""
     if tape.autocast:
         a, b = to(tape, a, HALF), to(tape, b, HALF)
-    left = contiguous(tape, a) if copy_a else a
-    right = contiguous(tape, b) if copy_b else b
+    left = contiguous(tape, a) if copy_a and not tape.single_sequence else a
+    right = contiguous(tape, b) if copy_b and not tape.single_sequence else b
     out = tape.new(out_monomial, out_elements, a.itemsize)
     needs = (left.requires_grad, right.requires_grad)
     sizes = (_size(left), _size(right))
@@ -329,8 +332,8 @@ def matmul(
     return tape.record(out, (left, right), saved, backward)
 
 
-def softmax_fp32(tape: Tape, x: Tensor) -> Tensor:
-    """softmax(x, dtype=fp32) then back to x's dtype: bf16 input is converted first (4n), the result (4n) is saved.
+def softmax_fp32(tape: Tape, x: Tensor, *, back: bool = True) -> Tensor:
+    """softmax(x, dtype=fp32), then `back` to x's dtype: bf16 input is converted first (4n), the result (4n) is saved.
 
     CUDA converts fp16 as it goes, without that copy, and its gradient is fp16 at once.
     """
@@ -338,16 +341,18 @@ def softmax_fp32(tape: Tape, x: Tensor) -> Tensor:
         size, narrow = _size(x), x.itemsize
         out = tape.like(x, FP32)
         out = tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.new(size[0], size[1], narrow),))
-        return to(tape, out, x.itemsize)
+        return to(tape, out, x.itemsize) if back else out
     wide = to(tape, x, FP32)
     out = tape.like(wide)
     out = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
     del wide
-    return to(tape, out, x.itemsize)
+    return to(tape, out, x.itemsize) if back else out
 
 
 def softmax(tape: Tape, x: Tensor) -> Tensor:
-    """softmax in x's own dtype: output n·w, saved; backward n·w."""
+    """softmax in x's own dtype: output n·w, saved; backward n·w. Autocast computes it in fp32 and leaves it so."""
+    if tape.autocast and x.itemsize == HALF:
+        return softmax_fp32(tape, x, back=False)
     out = tape.like(x)
     return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
 

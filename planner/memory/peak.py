@@ -10,6 +10,8 @@ import numpy.typing as npt
 from planner.memory.lean import PIECE_ROWS
 from planner.memory.tape import WIDTH, Tape, Vector, add
 
+MASK_ROW = 16
+"""The efficient kernel pads a mask's rows to a multiple of this (PyTorch attention.cpp, `pad_bias`; read 2026-11)."""
 Array = npt.NDArray[np.int64]
 
 
@@ -81,11 +83,19 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
             b * np.ceil(s / 128) * 128,
             tokens - b,
             np.minimum(tokens, PIECE_ROWS),
+            PIECE_ROWS * (tokens > PIECE_ROWS),
+            s * _aligned(s),
+            tokens * _aligned(s),
         ],
         axis=-1,
     )
     assert basis.shape[-1] == WIDTH
     return np.concatenate([basis, basis * n[..., None]], axis=-1)
+
+
+def _aligned(length: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The length rounded up to 16, as the efficient kernel wants the rows of a mask."""
+    return np.ceil(length / MASK_ROW) * MASK_ROW
 
 
 def evaluate(found: Envelope, values: npt.NDArray[np.float64]) -> tuple[Array, Array]:

@@ -35,6 +35,8 @@ class Case:
     target: str = "cuda"
     evaluating: bool = False
     """An evaluation batch instead of a training step."""
+    unaligned: bool = False
+    """Whether the length is no multiple of 16, so that CUDA's efficient kernel takes a padded copy of a mask."""
 
 
 def run(
@@ -52,6 +54,7 @@ def run(
     tape = Tape(watch, case.target, log_values)
     tape.gradient_share = kept_share(case.choices)
     net = Net.build(tape, case.spec, case.choices, padded=case.padded, windowed=case.windowed)
+    tape.unaligned = case.unaligned
     held = persistent(net) if log_values is None else []
     tape.mark()
     if case.evaluating:
@@ -200,7 +203,7 @@ def _in_stack(net: Net, index: int) -> int:
 
 def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:
     run = architecture.bind(net, index) if architecture.bind is not None else None
-    shared = net.shared_tensors()  # a recomputation holds on to them after the model's forward has returned
+    shared = net.shared_tensors(index)  # a recomputation holds on to them after the model's forward has returned
 
     def forward(argument: Tensor) -> Tensor:
         net.index = _in_stack(net, index)

@@ -21,8 +21,11 @@ from functools import partial
 
 from planner.memory.graph import (
     BSS,
+    BSSP,
     ONE,
+    RX,
     SS,
+    SSP,
     TL,
     TR,
     WIDTH,
@@ -49,8 +52,11 @@ from planner.memory.graph import (
 
 __all__ = [
     "BSS",
+    "BSSP",
     "ONE",
+    "RX",
     "SS",
+    "SSP",
     "TL",
     "TR",
     "WIDTH",
@@ -99,6 +105,10 @@ class Tape:
         self.grad_enabled = True
         self.gradient_share = 1
         """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
+        self.single_sequence = False
+        """Whether a micro-batch is one sequence, whose heads need no copy to be multiplied as a batch."""
+        self.unaligned = False
+        """Whether rows of a mask are no multiple of what the efficient kernel takes, and are padded for it."""
         self.fused_half_softmax = False
         """Whether a softmax of 16-bit scores into fp32 makes no fp32 copy of them (fp16 on CUDA)."""
         self.training = True

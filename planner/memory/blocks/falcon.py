@@ -54,7 +54,7 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
 
 
 def _dropout_add(net: Net, x: Tensor, residual: Tensor, probability: float) -> Tensor:
-    dropped = ops.dropout(net.tape, x, probability)
+    dropped = ops.dropout(net.tape, x, probability, written_out=True)
     return ops.add(net.tape, residual, dropped)
 
 

@@ -38,8 +38,9 @@ def final(net: Net, x: Tensor) -> Tensor:
 
 
 def kind(net: Net, index: int) -> Hashable:
-    """Layers differ by whether they have a window of their own and whether they rotate."""
-    return net.windowed and index in net.spec.sliding_layers, uses_rotary(net, index)
+    """Layers differ by whether they take a mask of their own, for a window, and whether they rotate."""
+    masked = net.windowed or net.implementation == "eager"
+    return masked and index in net.spec.sliding_layers, uses_rotary(net, index)
 
 
 def layer(net: Net, x: Tensor, index: int) -> Tensor:

@@ -11,7 +11,7 @@ from planner.memory.tape import Tensor
 def embed(net: Net) -> Tensor:
     """Embeddings with dropout; `inputs_embeds` names them before it until the model returns."""
     x = llama.embed(net)
-    return ops.dropout(net.tape, x, net.spec.embedding_dropout)
+    return ops.dropout(net.tape, x, net.spec.embedding_dropout, written_out=True)
 
 
 def layer(net: Net, x: Tensor, index: int) -> Tensor:
@@ -42,9 +42,11 @@ def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
 def _mlp(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
     hidden = net.linear("mlp.c_fc", x)
-    if net.lean_mlp("mlp.c_proj"):
+    lean = net.lean_mlp("mlp.c_proj")
+    if lean:
         hidden = net.activated("mlp.c_proj", hidden)
     else:
         hidden = ops.activation(tape, hidden, net.spec.activation)
         hidden = net.linear("mlp.c_proj", hidden)
-    return ops.dropout(tape, hidden, net.spec.hidden_dropout)
+    # A function call, which keeps its mask but where the whole MLP has its lean form.
+    return ops.dropout(tape, hidden, net.spec.hidden_dropout, written_out=not lean)
