@@ -311,6 +311,14 @@ class TrainingChoices:
         if self.checkpoint_layers is not None and self.checkpoint_layers < 0:
             raise InvalidInput(f"--checkpoint-layers must not be negative, not {self.checkpoint_layers}")
 
+    def with_usual_loss(self, task: str) -> TrainingChoices:
+        """The loss to run where nobody named one: in chunks on stack `builtin`, which has them for causal models.
+
+        The same loss and gradients as whole logits, in fewer bytes; heads with adapters need the whole logits.
+        """
+        chunked = self.stack == "builtin" and task == "causal" and "lm_head" not in self.lora_targets
+        return replace(self, loss="chunked" if chunked else "full")
+
     @property
     def effective_batch_size(self) -> int:
         """Sequences per optimizer step over all devices."""

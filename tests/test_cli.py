@@ -364,3 +364,15 @@ def test_output_cut_short_is_no_error() -> None:
     child = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert child.stderr == ""
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("stack", "model", "expected"),
+    [("builtin", "phi-2", "chunked"), ("peft", "phi-2", "full"), ("builtin", "bert-base-uncased", "full")],
+)
+def test_the_loss_nobody_named_is_the_stacks_own(
+    stack: str, model: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["check", "--gpu", "a100-80gb", "--model", model, "--stack", stack, "--max-length", "512"]
+    assert run_json(capsys, *words)["settings"]["loss"] == expected
+    assert run_json(capsys, *words, "--loss", "full")["settings"]["loss"] == "full"

@@ -178,6 +178,24 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
+def test_a_run_that_broke_after_its_last_step_only_writes_its_results(
+    finished: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    """Everything but the checkpoints is gone, as after a full disk at the end: no step is made twice or added."""
+    import shutil
+
+    folder, whole = finished
+    for checkpoint in (folder / "run").glob("checkpoint-*"):
+        shutil.copytree(checkpoint, tmp_path / "run" / checkpoint.name)
+    events, failure = train(folder / "plan.json", tmp_path / "run", resume="auto")
+    assert failure is None
+    assert losses(events) == {}
+    assert of_kind(events, "finished")[0]["step"] == of_kind(whole, "finished")[0]["step"] == 8
+    ours, theirs = weights_of(tmp_path / "run/adapter"), weights_of(folder / "run/adapter")
+    assert theirs.keys() == ours.keys()
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
 def test_resume_refuses_what_is_not_the_same_run(
     finished: tuple[Path, list[Event]], model: Path, data: Path, tmp_path: Path
 ) -> None:

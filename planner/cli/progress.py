@@ -86,10 +86,9 @@ class Follower:
         elif event.kind == "warning":
             self._say(f"warning: {data.get('message')}" + (f" ({data['advice']})" if data.get("advice") else ""))
         elif event.kind == "oom":
-            self._say(
-                f"out of memory in {data.get('phase')}: micro-batch {data.get('batch_size')} becomes "
-                f"{data.get('new_batch_size')}, the effective batch stays"
-            )
+            new = data.get("new_batch_size")
+            outcome = "nothing is left to halve" if new is None else f"becomes {new}, the effective batch stays"
+            self._say(f"out of memory in {data.get('phase')}: micro-batch {data.get('batch_size')} {outcome}")
         elif event.kind == "finished":
             self.finished = data
         elif event.kind == "failed":

@@ -60,6 +60,8 @@ def resolve(
             f"{format_bytes(used)} held by others, {format_bytes(reserve_bytes or hardware.reserve_bytes)} reserved"
         )
     spec = sources.load_model(model or DEFAULT_MODEL, task=task)
+    if "loss" not in given:
+        choices = choices.with_usual_loss(spec.task)
     return Request(
         model=spec,
         model_name=_loadable(model or DEFAULT_MODEL),

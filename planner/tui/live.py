@@ -233,11 +233,16 @@ def _warning(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
 
 
 def _oom(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
+    new = data.get("new_batch_size")
+    outcome = (
+        "nothing is left to halve"
+        if new is None
+        else f"now {new}, accumulation {data.get('gradient_accumulation_steps', '?')}"
+    )
     return _logged(
         run,
         f"out of memory in {data.get('phase', 'the step')} at step {data.get('step', run.step)}: batch "
-        f"{data.get('batch_size', '?')} -> {data.get('new_batch_size', '?')}, accumulation now "
-        f"{data.get('gradient_accumulation_steps', '?')}",
+        f"{data.get('batch_size', '?')}, {outcome}",
     )
 
 

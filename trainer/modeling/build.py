@@ -45,6 +45,13 @@ def auto_class(config: dict[str, Any]) -> Any:
     return transformers.AutoModelForCausalLM
 
 
+def is_causal(config: dict[str, Any]) -> bool:
+    """Whether the config asks for a decoder with a vocabulary head."""
+    import transformers
+
+    return auto_class(config) is transformers.AutoModelForCausalLM
+
+
 def as_config(config: dict[str, Any]) -> Any:
     """A transformers config object from the content of a config.json; raises NotModelled for an unknown type."""
     from transformers import AutoConfig

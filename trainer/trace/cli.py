@@ -81,8 +81,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         choices, config = choices_from(arguments), read_config(arguments.config)
+        from trainer.modeling.build import is_causal
         from trainer.trace import explain, trace
 
+        if arguments.loss is None:
+            choices = choices.with_usual_loss("causal" if is_causal(config) else "other")
         extra = {}
         if arguments.cublas_workspace_bytes is not None:
             extra["cublas_workspace_bytes"] = arguments.cublas_workspace_bytes
