@@ -79,7 +79,7 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
     size, a_width, b_width = (monomial, narrow.elements), a.tensor.itemsize, b.tensor.itemsize
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        grad_b = _cast_const(tape, rank * out_width, itemsize, b_width)
+        grad_b = _transposed_const(tape, rank * out_width, itemsize, b_width)
         grad_low = tape.new(monomial, rows * rank, itemsize)
         small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
         grad_x = base.product(size[0], size[1], itemsize) if needs_x else None
@@ -105,6 +105,12 @@ def _cast_const(tape: Tape, elements: int, itemsize: int, to_itemsize: int) -> T
     """A small product and its cast."""
     made = tape.new(ONE, elements, itemsize)
     return made if itemsize == to_itemsize else tape.like(made, to_itemsize)
+
+
+def _transposed_const(tape: Tape, elements: int, itemsize: int, to_itemsize: int) -> Tensor:
+    """A small product that is made transposed, and its copy the right way round."""
+    made = tape.new(ONE, elements, itemsize)
+    return tape.like(made, to_itemsize)
 
 
 def activated(
@@ -149,7 +155,7 @@ def activated(
         grad_first = tape.new(T, rows * width, itemsize)
         grad_second = tape.new(T, rows * width, itemsize) if has_second else None
         grad_a = tape.new(ONE, rank * width, a_width) if has_adapter else None
-        grad_b = _cast_const(tape, rank * out_width, itemsize, b_width) if has_adapter else None
+        grad_b = _transposed_const(tape, rank * out_width, itemsize, b_width) if has_adapter else None
         tape.grad_enabled = True
         leaf = grad_first.alias(width)
         leaf.monomial = R

@@ -18,6 +18,7 @@ from planner.errors import NotModelled
 from planner.spec import TrainingChoices
 from trainer.modeling import packing
 from trainer.modeling.checkpointing import base_model
+from trainer.modeling.lean import products
 from trainer.modeling.precision import autocast_dtype, precision_context
 
 IGNORE = -100
@@ -63,7 +64,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, rows.shape[0], size):
             index = rows[start : start + size]
             part, target = hidden[index], labels[index].unsqueeze(-1)
-            logits = functional.linear(part, head, None if bias is None else bias.to(compute)).float()
+            logits = products.linear(part, head, None if bias is None else bias.to(compute)).float()
             if scaling != 1.0:
                 logits.mul_(scaling)
             slope = None
@@ -85,7 +86,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             grad = logits.to(compute)
             del logits, slope
             if grad_hidden is not None:
-                grad_hidden[index] = grad @ head
+                grad_hidden[index] = products.matmul(grad, head)
             if grad_weight is not None:
                 grad_weight.addmm_(grad.t().to(weight.dtype), part.to(weight.dtype))
             del grad
