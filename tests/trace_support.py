@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from planner.spec import TrainingChoices
 from trainer import modeling
+from trainer.data.batches import Collator
+from trainer.data.tokens import Tokens
 from trainer.meter import StorageMeter
 from trainer.trace.step import make_optimizer_state, run_step
 
@@ -109,18 +113,43 @@ def make_batch(config: dict[str, Any], chosen: TrainingChoices, padded: bool = F
     return batch
 
 
-def measure(config: dict[str, Any], chosen: TrainingChoices, *, padded: bool = False) -> dict[str, int]:
+def ragged_batch(config: dict[str, Any], rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Random tokens in rows of the lengths given, as the trainer's own collator hands them over."""
+    generator = torch.Generator().manual_seed(0)
+    sequences = []
+    for row in rows:
+        made = [torch.randint(1, config["vocab_size"], (length,), generator=generator).tolist() for length in row]
+        sequences.append([Tokens(array("l", ids), array("l", ids)) for ids in made])
+    packed = any(len(row) > 1 for row in rows)
+    longest = max(sum(row) for row in rows)
+    batch = Collator(pad_token_id=0, max_length=longest, padding="packed" if packed else "longest")(sequences)
+    del batch["real_tokens"]
+    return batch
+
+
+def measure(
+    config: dict[str, Any],
+    chosen: TrainingChoices,
+    *,
+    padded: bool = False,
+    lengths: Sequence[Sequence[int]] | None = None,
+) -> dict[str, int]:
     """Peaks by instant of the second step of a real run, from the storages of its tensors."""
     model = build(config, chosen)
     modeling.wrap_forward(model, modeling.autocast_dtype(chosen), "cpu")
     optimizer = modeling.build_optimizer(model, chosen)
-    batch = make_batch(config, chosen, padded)
-    others = [make_batch(config, chosen) for _ in range(chosen.gradient_accumulation_steps - 1)]
+    count = chosen.gradient_accumulation_steps
+    if lengths is None:
+        batches = [make_batch(config, chosen, padded and not number) for number in range(count)]
+    else:
+        batches = [ragged_batch(config, lengths) for _ in range(count)]
+    batch = batches[0]
     num_items = torch.tensor(batch["labels"].numel())
     make_optimizer_state(optimizer)
     meter = StorageMeter()
     modeling.watch_loss(model, meter.enter)
-    meter.adopt_training(model, optimizer, [*batch.values(), num_items, *(t for o in others for t in o.values())])
+    there = [value for made in batches for value in made.values() if isinstance(value, torch.Tensor)]
+    meter.adopt_training(model, optimizer, [*there, num_items])
     with meter:
         run_step(
             model,
