@@ -1,0 +1,290 @@
+"""Attention over a flat row: sequences of different lengths one after the other, each attending only to itself.
+
+Stack `builtin` runs ragged micro-batches so (trainer.modeling.packing), by one of three kernels. Sums over all
+sequences are T = Σ s_i and BSS = Σ s_i²; of one sequence at a time L = s_i and SS = s_i²; TP and QP are the sums up to
+and with that sequence. A peak is the largest over all sequences, so the envelope is evaluated once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.memory import attention, ops
+from planner.memory.graph import BSS, BSSP, ONE, QP, RX, SS, SSP, TL, TP, TR, WIDTH, B, C, L, R, S, Storage, T, Vector
+from planner.memory.lean import PIECE_ROWS
+from planner.memory.ops import BYTE, FP32, HALF
+from planner.memory.tape import Gradients, Node, Tape, Tensor
+
+if TYPE_CHECKING:
+    from planner.memory.net import Net
+    from planner.spec import ModelSpec, TrainingChoices
+
+MASK_ROW = 16
+"""Multiple to which the efficient kernel pads a mask's rows (planner.memory.peak)."""
+VARLEN_ROWS = 128
+"""Rows that the ragged kernel's accumulators have more than tokens, for every sequence."""
+PADDED_ARCHITECTURES = ("falcon", "stablelm", "gemma2")
+"""Decoders that transformers 5 does not run through its attention registry, or (gemma 2) not by sdpa."""
+OTHER_HEADS = ("t5", "bert", "roberta", "xlm-roberta", "distilbert")
+
+
+def flattens(spec: ModelSpec, choices: TrainingChoices) -> bool:
+    """Whether ragged micro-batches run as one row: the step of stack `builtin` under the chunked loss
+    (trainer.modeling.packing.can_flatten)."""
+    return (
+        choices.stack == "builtin"
+        and choices.loss == "chunked"
+        and choices.attention == "sdpa"
+        and choices.padding != "max"
+        and spec.architecture not in (*PADDED_ARCHITECTURES, *OTHER_HEADS)
+    )
+
+
+def multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) -> npt.NDArray[np.float64]:
+    """The monomials' values while each sequence of a flat row is attended, (different sequences, 2·WIDTH)."""
+    own = np.asarray(lengths, dtype=np.float64)
+    tokens, count = own.sum(), len(own)
+    aligned = np.ceil(own / MASK_ROW) * MASK_ROW
+    values = np.empty((count, WIDTH))
+    for monomial, value in (
+        (ONE, 1.0),
+        (S, tokens),
+        (T, tokens),
+        (BSS, (own**2).sum()),
+        (BSSP, (own * aligned).sum()),
+        (B, count),
+        (C, min(tokens - count, chunk_rows)),
+        (TL, tokens - count),
+        (R, min(tokens, PIECE_ROWS)),
+        (RX, PIECE_ROWS * (tokens > PIECE_ROWS)),
+        (L, own),
+        (SS, own**2),
+        (SSP, own * aligned),
+        (TR, np.ceil(own / 128) * 128),
+        (TP, own.cumsum()),
+        (QP, (own**2).cumsum()),
+    ):
+        values[:, monomial] = value
+    values = np.unique(values, axis=0)
+    return np.concatenate([values, values * checkpointed], axis=-1)
+
+
+def attend(
+    net: Net, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, head_dim: int, probability: float, copied: bool
+) -> Tensor:
+    """trainer.modeling.packing.attention. `copied`: q is laid out heads first, and the ragged kernel's output with it."""
+    tape = net.tape
+    if tape.autocast:
+        q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
+    dropped = probability > 0 and tape.training
+    windowed = net.windowed and net.index in net.spec.sliding_layers
+    if tape.target == "cpu" and not dropped and not windowed:
+        return _in_one_function(tape, q, k, v, heads, kv_heads)
+    half = q.itemsize == HALF and head_dim <= 256
+    if tape.target == "cuda" and not dropped and half and head_dim % 8 == 0:
+        return _varlen(tape, q, k, v, heads, kv_heads, head_dim, copied=copied)
+
+    def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        grouped, mask = kv_heads != heads, None
+        if grouped and (windowed or head_dim > 256):
+            k, v = (attention.repeat_kv(tape, x, heads // kv_heads) for x in (k, v))
+            grouped = False
+        if windowed:
+            mask = tape.new(BSS, 1, BYTE)
+        if tape.target == "cuda" and half and mask is None:
+            return attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
+        if (grouped and tape.target == "cuda") or tape.target == "mps" or (tape.target == "cpu" and dropped):
+            groups = heads if not grouped else kv_heads
+            return attention.math(tape, q, k, v, mask, heads, groups, head_dim, causal=True, dropout=probability)
+        return attention.efficient(tape, q, k, v, mask, heads, head_dim)
+
+    return _one_by_one(tape, one, [_split(tape, x) for x in (q, k, v)], heads * head_dim)
+
+
+def _in_one_function(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int) -> Tensor:
+    """The CPU's flash kernel, sequence by sequence into one output: saves q, k, v, the output and its log-sum-exp.
+
+    One sequence's pieces at a time: its output, under grouped heads its keys and values at every head; in backward its
+    three gradients, and the sum over a group.
+    """
+    size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
+    grouped = kv_heads != heads
+
+    def repeated() -> list[Tensor]:
+        return [tape.new(L, size_q, width) for _ in range(2)] if grouped else []
+
+    out = tape.new(T, size_q, width)
+    wide = repeated()
+    made, sums = tape.new(L, size_q, width), tape.new(TP, heads, FP32)
+    del wide, made, sums
+    lse = tape.new(T, heads, FP32)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        gradients: list[Tensor | None] = [tape.new(T, size, width) for size in (size_q, size_k, size_v)]
+        wide = repeated()
+        parts = [tape.new(L, size_q, width) for _ in range(3)]
+        if grouped:
+            parts.append(tape.new(L, size_k, width))
+        wide.clear()
+        parts.clear()
+        return gradients
+
+    return tape.record(out, (q, k, v), (q, k, v, out.alias(), lse), backward)
+
+
+def _varlen(
+    tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, head_dim: int, *, copied: bool
+) -> Tensor:
+    """CUDA's flash kernel for sequences of different lengths: as flash, its accumulators 128 rows longer for each.
+
+    PyTorch flash_attn/flash_api.cpp, `mha_varlen_bwd`; torch/nn/attention/varlen.py (read 2026-11).
+    """
+    size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
+    rounded = -(-head_dim // 32) * 32 if head_dim <= 192 else 256
+    out, lse = tape.like(q), tape.new(T, heads, FP32)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        gradients: list[Tensor | None] = [tape.new(T, size, width) for size in (size_q, size_k, size_v)]
+        scratch = [
+            tape.new(monomial, factor * heads * columns, FP32)
+            for monomial, factor in ((T, 1), (B, VARLEN_ROWS))
+            for columns in (rounded, 1)
+        ]
+        if kv_heads != heads:
+            scratch += [tape.new(T, size_q, width) for _ in range(2)]
+        if copied:
+            scratch.append(tape.new(T, size_q, width))  # the output row by row
+        scratch.clear()
+        return gradients
+
+    out = tape.record(out, (q, k, v), (q, k, v, out.alias(), lse), backward)
+    return ops.contiguous(tape, out) if copied else out
+
+
+def _split(tape: Tape, x: Tensor) -> Tensor:
+    """Views of every sequence; backward puts their gradients together, n·w."""
+    size, width = x.elements, x.itemsize
+    return tape.record(x.alias(), (x,), (), lambda g, s: (tape.new(T, size, width),))
+
+
+def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], size: int) -> Tensor:
+    """`one` for each sequence, and their outputs put together: T·size.
+
+    Run for one sequence of length L, with what those before it saved standing beside it (in backward: with the
+    gradients of those after it too); what one leaves behind per token and per score is what all do.
+    """
+    received: list[list[Tensor]] = [[], [], []]
+
+    def leaves() -> list[Tensor]:
+        made = []
+        for number, (x, into) in enumerate(zip(inputs, received, strict=True)):
+            leaf = x.alias()
+            leaf.monomial = x.monomial if tape.log_values is not None else L
+            leaf.node = Node(-number, (), (), _keep(into)) if x.requires_grad else None
+            made.append(leaf)
+        return made
+
+    def run() -> tuple[Tensor, Tensor]:
+        """The output, and what stands for the graph without holding the output."""
+        with _apart(tape):
+            part = one(*leaves())
+        graph = Tensor(tape.null_storage, ONE, 0, part.itemsize)
+        graph.node, part.node = part.node, None
+        return part, graph
+
+    with tape.silence():
+        before = tuple(tape.live)
+        part, graph = run()
+        whole = _change(tape, before)
+        del part
+        saved = _change(tape, before)
+        del graph
+    beside = _moved(whole, TP, QP)
+    _shift(tape, beside)
+    part, graph = run()
+    _shift(tape, beside, -1)
+    with tape.silence():
+        rest, outputs = _held(tape, _moved(saved, T, BSS)), _held(tape, _moved(_minus(whole, saved), T, BSS))
+    out = tape.new(T, size, part.itemsize)
+    del part, outputs
+    sizes = [(x.elements, x.itemsize) if x.requires_grad else None for x in inputs]
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        incoming = g[0]
+        assert incoming is not None
+        others = _minus(_moved(saved, TP, QP), _moved(saved, T, BSS))
+        later = sum(elements * width for elements, width in filter(None, sizes))
+        others = _minus(others, _vector({T: -later, TP: later}))
+        _shift(tape, others)
+        root = s[0].same()
+        gradient = incoming.alias()
+        if tape.log_values is None:
+            gradient.monomial = L
+        with _apart(tape):
+            tape.backward(root, gradient)
+        del root, gradient
+        _shift(tape, others, -1)
+        for into in received:
+            into.clear()
+        with tape.silence():
+            return [None if size is None else tape.new(T, size[0], size[1]) for size in sizes]
+
+    return tape.record(out, inputs, (graph, *rest), backward)
+
+
+@contextmanager
+def _apart(tape: Tape) -> Iterator[None]:
+    """Ops inside are of one sequence, and belong to a graph of their own; none where a checkpoint drops what it saves."""
+    before = tape.substitution, tape.saving, tape.refilling, tape.layer, tape.grad_enabled
+    tape.grad_enabled = tape.grad_enabled and tape.saving is None
+    tape.substitution = {} if tape.log_values is not None else {T: L, BSS: SS, BSSP: SSP}
+    tape.saving = tape.refilling = None
+    tape.layer = 0
+    try:
+        yield
+    finally:
+        tape.substitution, tape.saving, tape.refilling, tape.layer, tape.grad_enabled = before
+
+
+def _keep(received: list[Tensor]) -> Callable[[Gradients, tuple[Tensor, ...]], list[Tensor | None]]:
+    def backward(gradients: Gradients, saved: tuple[Tensor, ...]) -> list[Tensor | None]:
+        received.extend(g for g in gradients if g is not None)
+        return []
+
+    return backward
+
+
+def _change(tape: Tape, before: Sequence[int]) -> Vector:
+    return tuple(now - then for now, then in zip(tape.live, before, strict=True))
+
+
+def _minus(left: Sequence[int], right: Sequence[int]) -> Vector:
+    return tuple(x - y for x, y in zip(left, right, strict=True))
+
+
+def _vector(entries: dict[int, int]) -> Vector:
+    return tuple(entries.get(index, 0) for index in range(2 * WIDTH))
+
+
+def _moved(change: Vector, tokens: int, squares: int) -> Vector:
+    """What other sequences hold where one holds `change`: per token and per square of the sum, less its own."""
+    padded = BSSP if squares == BSS else squares
+    moved = {L: -change[L], SS: -change[SS], SSP: -change[SSP], tokens: change[L], squares: change[SS]}
+    moved[padded] = moved.get(padded, 0) + change[SSP]
+    return _vector(moved)
+
+
+def _shift(tape: Tape, delta: Vector, factor: int = 1) -> None:
+    scaled = tuple(factor * value for value in delta)
+    tape.shift(scaled, {tape.component: scaled})
+
+
+def _held(tape: Tape, amounts: Vector) -> list[Tensor]:
+    """Tensors of so many bytes (some negative) of each monomial."""
+    found = [(monomial, size) for monomial, size in enumerate(amounts[:WIDTH]) if size]
+    return [Tensor(Storage(tape, monomial, size, tape.component), monomial, size, 1) for monomial, size in found]
