@@ -134,9 +134,9 @@ class Region:
     recomputed.
     """
 
-    __slots__ = ("__weakref__", "cursor", "fetched", "last", "nodes", "output", "recompute")
+    __slots__ = ("__weakref__", "cursor", "fetched", "held", "last", "nodes", "output", "recompute", "reentrant")
 
-    def __init__(self, recompute: Callable[[], object]) -> None:
+    def __init__(self, recompute: Callable[[], object], *, reentrant: bool = False) -> None:
         self.recompute: Callable[[], object] | None = recompute
         self.nodes: list[ReferenceType[Node]] = []
         """Its nodes in order; one whose graph nobody holds is gone, and what a recomputation saves for it goes too."""
@@ -148,6 +148,9 @@ class Region:
         """The recomputed output, which a reentrant checkpoint holds through its backward."""
 
 
+        self.reentrant = reentrant
+        self.held: list[Tensor] = []
+        """What functions keep on the graph of the recomputation itself."""
 class Segment:
     """Events of one stretch that repeats: recorded once, valid again at each of `offsets`."""
 

@@ -36,9 +36,16 @@ class Base:
         self.own = net.itemsize
         self.packed = packed
         self.nested = net.choices.quantization == "nf4-double"
+        self.int8 = net.choices.quantization == "int8"
+        self.out_width = module.out_features
 
     def weight(self, itemsize: int) -> Tensor | None:
         """A temporary copy of the weight: de-quantised, or cast where the product runs in another dtype."""
+        if self.packed and self.int8:
+            weight = self.tape.new(ONE, self.count, itemsize)
+            scales = self.tape.new(ONE, self.out_width, FP32)
+            del scales
+            return weight
         if self.packed:
             scales = self.tape.new(ONE, self.count // 64, FP32) if self.nested else None
             weight = self.tape.new(ONE, self.count, self.storage)

@@ -1,68 +1,30 @@
-"""Linear modules as the chosen stack runs them: plain or 4-bit base weights, with or without an adapter.
+"""Linear modules as the chosen stack runs them: plain or quantised base weights, with or without an adapter.
 
-Sources: peft 0.21 tuners/lora/{layer,bnb,variants,dora}.py; bitsandbytes 0.50 nn/modules.py (Linear4bit) and
-autograd/_functions.py (MatMul4Bit); read 2026-11.
+Sources: peft 0.21 tuners/lora/{layer,bnb,variants,dora}.py; read 2026-11.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.errors import NotModelled
-from planner.memory import lean, ops
-from planner.memory.ops import BYTE, FP32, HALF, Weight
-from planner.memory.tape import ONE, Gradients, Tape, Tensor
+from planner.memory import lean, ops, packed
+from planner.memory.ops import Weight
+from planner.memory.packed import quantized
+from planner.memory.tape import ONE, Tensor
 
 if TYPE_CHECKING:
     from planner.memory.net import Net
     from planner.spec import Module
 
-BLOCK_4BIT = 64
-"""Values of a 4-bit weight that share a scale."""
-BLOCK_NESTED = 256
-"""Scales that share a scale of their own under double quantisation."""
-
-
-_HEAD_TRANSFORMS = ("cls.predictions.transform.dense", "vocab_transform", "lm_head.dense")
-"""Linear layers outside the stack that are no output head."""
-
-
-def quantized(net: Net, module: Module) -> bool:
-    """Whether the module's weight is 4-bit, as transformers converts: every plain `nn.Linear` but the output head.
-
-    T5 keeps `wo`, Falcon's layers are of a class of its own; the very last parameter is kept too, which is a matrix
-    only in OLMo with a tied head. Source: transformers 5.23 quantizers/base.py, integrations/bitsandbytes.py.
-    """
-    spec = net.spec
-    if net.choices.method != "qlora" or module.kind != "linear" or module.path in net.unquantized:
-        return False
-    if spec.architecture == "olmo" and spec.tie_embeddings:
-        raise NotModelled("4-bit weights of OLMo with a tied head: transformers leaves its last matrix unquantized")
-    if spec.architecture == "falcon" or (spec.architecture == "t5" and module.leaf == "wo"):
-        return False
-    return module.layers is not None or module.path in _HEAD_TRANSFORMS
-
-
-def bytes_4bit(elements: int, *, nested: bool) -> int:
-    """Storage of a 4-bit weight: half a byte a value, a scale per 64 (fp32; or one byte, with fp32 per 256), a
-    table.
-    """
-    blocks = -(-elements // BLOCK_4BIT)
-    size = -(-elements // 2) + 16 * 4
-    if nested:
-        return size + blocks + -(-blocks // BLOCK_NESTED) * 4 + 256 * 4 + 4
-    return size + blocks * 4
-
 
 def linear(net: Net, path: str, x: Tensor) -> Tensor:
     """The module at `path` applied to x, its adapter included."""
     module = net.by_path[path]
-    packed = quantized(net, module)
     if _lean_adapter(net, module):
         with net.tape.scope("lora_activations"):
             a, b = _matrices(net, module)
-            return lean.lora(net, module, x, a, b, packed=packed)
-    base = [linear_4bit(net, module, x) if packed else _plain(net, path, module, x)]
+            return lean.lora(net, module, x, a, b, packed=quantized(net, module))
+    base = [packed.linear(net, module, x) if quantized(net, module) else _plain(net, path, module, x)]
     if not net.has_adapter(module):
         return base.pop()
     if net.choices.lora_variant == "dora":
@@ -103,41 +65,6 @@ def _plain(net: Net, path: str, module: Module, x: Tensor) -> Tensor:
     return ops.linear(net.tape, x, weight, module.out_features, module.in_features, bias)
 
 
-def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
-    """bitsandbytes: x cast to the compute dtype, product with the de-quantised weight, result cast back.
-
-    Forward holds the de-quantised weight (n·w) and, under double quantisation, its fp32 scales (n/64·4); backward
-    again. Saves nothing through autograd: the packed weight hangs on the function itself.
-    """
-    tape = net.tape
-    compute = net.compute_itemsize(x)
-    narrow = ops.to(tape, x, compute)
-    count = module.in_features * module.out_features
-    nested = net.choices.quantization == "nf4-double"
-    result = tape.new(narrow.monomial, narrow.elements // module.in_features * module.out_features, compute)
-    _dequantized(tape, count, compute, nested)
-    size = (narrow.monomial, narrow.elements)
-
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        scales = tape.new(ONE, count // BLOCK_4BIT, FP32) if nested else None
-        weight = tape.new(ONE, count, net.storage_itemsize)
-        del scales
-        cast = tape.new(ONE, count, compute) if compute != net.storage_itemsize else None
-        gradient = tape.new(size[0], size[1], compute)
-        del weight, cast
-        return [gradient]
-
-    tape.record(result, (narrow,), (), backward)
-    return ops.to(tape, result, x.itemsize)
-
-
-def _dequantized(tape: Tape, count: int, itemsize: int, nested: bool) -> None:
-    """Scratch of one 4-bit product."""
-    weight = tape.new(ONE, count, itemsize)
-    scales = tape.new(ONE, count // BLOCK_4BIT, FP32) if nested else None
-    del weight, scales
-
-
 def _matrices(net: Net, module: Module) -> tuple[Weight, Weight]:
     """LoRA's A (r, in) and B (out, r)."""
     rank, width = net.choices.lora_r, net.adapter_itemsize
@@ -148,20 +75,20 @@ def _matrices(net: Net, module: Module) -> tuple[Weight, Weight]:
 def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
     """result + B(A(dropout(x)))·scaling, as PEFT writes it; the result is taken out of `base`, so that it dies here.
 
-    Over a plain weight the sum is made in the adapters' dtype and cast back; over a 4-bit one the result is copied
-    first and the adapter's share cast to its dtype; under autocast neither x nor the share is cast.
+    Over a plain weight the sum is made in the adapters' dtype and cast back; over a quantised one the adapter's share
+    is cast to the result's dtype, but under autocast neither x nor the share is; a 4-bit product is copied first.
     """
     tape, rank = net.tape, net.choices.lora_r
-    over_4bit = quantized(net, module)
+    over_packed = quantized(net, module)
     a, b = _matrices(net, module)
     result = base.pop()
     narrow = result.itemsize
     with tape.scope("lora_activations"):
-        if over_4bit:
+        if over_packed and net.choices.quantization != "int8":
             result = ops.contiguous(tape, result)
-        wide = x.same() if over_4bit and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
+        wide = x.same() if over_packed and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
         share = _share(net, module, wide, a, b, rank)
-        if over_4bit and not tape.autocast:
+        if over_packed and not tape.autocast:
             share = ops.to(tape, share, narrow)
         result = ops.add(tape, result, share)
         del share
@@ -185,23 +112,28 @@ def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int)
 def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) -> Tensor:
     """Weight-decomposed LoRA: the sum above, scaled per output by magnitude / |W + BA|.
 
-    The norm needs B·A and W + s·B·A as matrices of out·in; with dropout the base product is made a second time, on the
-    dropped-out input and a copy of W in the adapters' dtype, which backward keeps.
+    The norm needs B·A and W + s·B·A as matrices of out·in, W de-quantised where it is packed; with dropout the base
+    product is made a second time, on the dropped-out input and a copy of W in the adapters' dtype, which backward keeps.
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
-    if quantized(net, module):
-        raise NotModelled("DoRA over 4-bit weights is not modelled; no number is given rather than a guess")
+    over_packed = quantized(net, module)
     a, b = _matrices(net, module)
     result = held.pop()
     narrow = result.itemsize
     count = module.in_features * module.out_features
     with tape.scope("lora_activations"):
-        wide = ops.to(tape, x, net.adapter_itemsize)
+        if over_packed and choices.quantization != "int8":
+            result = ops.contiguous(tape, result)
+        wide = x.same() if over_packed and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
         dropped = ops.dropout(tape, wide, choices.lora_dropout) if choices.lora_dropout > 0 else wide
         product = _weight_product(net, module, a, b)
         product = ops.to(tape, product, dropped.itemsize)
-        weight = net.weight(count, net.itemsize, trainable=False).tensor
+        if over_packed:
+            weight = packed.dequantized(net, module)
+        else:
+            weight = net.weight(count, net.itemsize, trainable=False).tensor
         matrix = tape.new(ONE, count, dropped.itemsize) if dropped.itemsize != weight.itemsize else weight
+        del weight
         scaled = tape.new(ONE, count, dropped.itemsize)
         total = tape.new(ONE, count, dropped.itemsize)
         del scaled
@@ -224,7 +156,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
         del base, share, ratio, product, matrix, norm
         result = ops.add(tape, result, extra)
         del extra
-    return ops.to(tape, result, narrow)
+    return result if over_packed and tape.autocast else ops.to(tape, result, narrow)
 
 
 def _weight_product(net: Net, module: Module, a: Weight, b: Weight) -> Tensor:
@@ -233,6 +165,3 @@ def _weight_product(net: Net, module: Module, a: Weight, b: Weight) -> Tensor:
     identity = tape.new(ONE, module.in_features**2, net.adapter_itemsize)
     first = ops.linear(tape, identity, a, rank, module.in_features)
     return ops.linear(tape, first, b, module.out_features, rank)
-
-
-__all__ = ["BYTE", "HALF", "bytes_4bit", "linear", "linear_4bit", "quantized"]

@@ -70,8 +70,6 @@ class Net:
     @classmethod
     def build(cls, tape: Tape, spec: ModelSpec, choices: TrainingChoices, *, padded: bool, windowed: bool) -> Net:
         """The network of `spec` under `choices` on `tape`, its adapters placed."""
-        if choices.method == "qlora" and choices.quantization == "int8":
-            raise unmodelled("--quantization int8")
         net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
         net.accumulating = choices.gradient_accumulation_steps > 1
         net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}
@@ -189,7 +187,7 @@ class Net:
     def require_grad_of_inputs(self, x: Tensor) -> Tensor:
         """The embeddings' output, which needs a gradient under checkpointing even where the table is frozen.
 
-        transformers switches that on (`enable_input_require_grads`); the gradient stays until the step is over.
+        transformers switches that on (`enable_input_require_grads`); the gradient stays until the graph goes.
         """
         if x.node is None and self.choices.gradient_checkpointing and self.tape.grad_enabled:
             self.input_gradients.append(x.alias())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from planner.memory import linear, loss
+from planner.memory import loss, packed
 from planner.memory.blocks import registry
 from planner.memory.layout import stacked
 from planner.memory.net import Net
@@ -76,6 +76,8 @@ def run(
         tape.mark()
         optimizer_step(net)
     tape.closed = True
+        tape.leave_graph()
+        net.input_gradients.clear()  # leaves of the graph, which the loss held
     del held, inputs
     return tape
 
@@ -125,16 +127,12 @@ def persistent_sizes(case: Case) -> list[int]:
 
 def module_sizes(net: Net, module: Module) -> list[int]:
     """Bytes of the tensors of one copy of a module."""
-    if linear.quantized(net, module):
-        elements = module.in_features * module.out_features
-        packed = -(-elements // 2)
-        scales = linear.bytes_4bit(elements, nested=net.choices.quantization == "nf4-double") - packed
-        sizes = [packed, scales]
-        bias = module.parameters - elements
-    else:
-        bias = 0 if not module.bias else module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
-        sizes = [(module.parameters - bias) * net.itemsize]
-    return sizes + ([bias * net.itemsize] if bias else [])
+    if packed.quantized(net, module):
+        sizes = list(packed.stored(net.choices, module))
+        bias = module.parameters - module.in_features * module.out_features
+        return sizes + ([bias * packed.bias_itemsize(net)] if bias else [])
+    bias = 0 if not module.bias else module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
+    return [(module.parameters - bias) * net.itemsize] + ([bias * net.itemsize] if bias else [])
 
 
 def buffer_bytes(spec: ModelSpec) -> int:
@@ -143,14 +141,13 @@ def buffer_bytes(spec: ModelSpec) -> int:
 
 
 def weight_bytes(net: Net) -> int:
-    """Bytes of the base model's weights: every module in the weights' dtype, or packed where it is 4-bit."""
+    """Bytes of the base model's weights: every module in the weights' dtype, or packed where it is quantised."""
     total = buffer_bytes(net.spec)
-    nested = net.choices.quantization == "nf4-double"
     for module in net.spec.modules:
         size = module.parameters * net.itemsize
-        if linear.quantized(net, module):
-            elements = module.in_features * module.out_features
-            size = linear.bytes_4bit(elements, nested=nested) + (module.parameters - elements) * net.storage_itemsize
+        if packed.quantized(net, module):
+            bias = module.parameters - module.in_features * module.out_features
+            size = sum(packed.stored(net.choices, module)) + bias * packed.bias_itemsize(net)
         total += size * module.copies
     return total
 

@@ -123,6 +123,8 @@ class Tape:
         self.groups: list[LayerGroup] = []
         self.closed = False
         self.null_storage = Storage(self, ONE, 0, "temporaries")
+        self.on_graph: list[tuple[Tensor, int]] = []
+        """Tensors that functions keep on the graph itself, beside what autograd saves, and the group of each."""
         """No bytes: what views of existing tensors stand on."""
 
     # ---- bytes -----------------------------------------------------------------------------------------------------
@@ -270,8 +272,13 @@ class Tape:
 
     def leave_autocast(self) -> None:
         """Drops the cached casts; those of a repeated stretch that nobody else holds go as often as it was counted."""
-        while self.autocast_cache:
-            tensor, index = self.autocast_cache.popitem()[1]
+        self._release(lambda: self.autocast_cache.popitem()[1] if self.autocast_cache else None)
+
+    def _release(self, take: Callable[[], tuple[Tensor, int] | None]) -> None:
+        """Drops tensors; those of a repeated stretch that nobody else holds go as often as the stretch was counted."""
+        while (taken := take()) is not None:
+            tensor, index = taken
+            del taken
             if index and sys.getrefcount(tensor.storage) == 2:
                 group, storage = self.groups[index - 1], tensor.storage
                 freed = [0] * (2 * WIDTH)
@@ -284,6 +291,21 @@ class Tape:
         self,
         function: Callable[[Tensor], Tensor],
         argument: Tensor,
+    def hold(self, tensor: Tensor) -> None:
+        """Keeps `tensor` as an attribute of the function that runs: until the whole graph goes, whatever is
+        checkpointed. What a recomputation keeps so goes with its own graph; under a re-entrant one the first has none.
+        """
+        if not self.grad_enabled:
+            return
+        if self.refilling is not None:
+            self.refilling.held.append(tensor.alias())
+        elif self.saving is None or not self.saving.reentrant:
+            self.on_graph.append((tensor.alias(), self.layer))
+
+    def leave_graph(self) -> None:
+        """The loss and with it the graph go: releases what functions kept on it, in every copy of a stretch."""
+        self._release(lambda: self.on_graph.pop() if self.on_graph else None)
+
         *,
         offload: bool = False,
         reentrant: bool = False,
@@ -296,14 +318,14 @@ class Tape:
         if not self.grad_enabled:
             return function(argument)
         if offload:
-            region = Region(_nothing)
+            region = Region(_nothing, reentrant=reentrant)
             region.recompute = partial(
                 self._fetched, weakref.ref(region), function, argument.elements, argument.itemsize, argument.monomial
             )
             region.recompute = partial(region.recompute, argument.node, argument.slot)
         else:
             self.retag(argument, "checkpoints")
-            region = Region(partial(function, argument))
+            region = Region(partial(function, argument), reentrant=reentrant)
         self.saving = region
         try:
             output = function(argument)
@@ -372,6 +394,8 @@ class Tape:
             _, node = heapq.heappop(queue)
             if node.layer != previous_layer:
                 self._cross(previous_layer, node.layer)
+            if not region.reentrant:
+                region.held.clear()
                 previous_layer = node.layer
             results = self._run(node)
             for index, edge in enumerate(node.edges):

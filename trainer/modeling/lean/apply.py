@@ -11,16 +11,18 @@ import torch
 from planner.spec import TrainingChoices
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.lean.dropout import SeededDropout
+from trainer.modeling.lean.frozen import FrozenLinear
 from trainer.modeling.lean.lora import ActivatedLora, Base, LoraLinear, compute_dtype
 from trainer.modeling.lean.norms import RmsNorm
 from trainer.modeling.lean.rows import draw_seed
+from trainer.modeling.quantized import is_int8
 
 PIECES = ("lora", "mlp", "norm", "dropout")
 
 _GATED = ("gate_proj", "up_proj", "down_proj")
 _PLAIN = (("fc1", "fc2"), ("dense_h_to_4h", "dense_4h_to_h"), ("c_fc", "c_proj"))
 _ACTIVATIONS = ("act_fn", "activation_fn", "act")
-_LINEARS = ("Linear", "Conv1D", "Linear4bit", "FalconLinear")
+_LINEARS = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt", "FalconLinear")
 """Linear layers by class name whose product is x·Wᵀ + b (Conv1D's weight is stored transposed)."""
 _OFFSET_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
 _LATE_NORMS = ("Olmo2RMSNorm",)
@@ -36,7 +38,10 @@ def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] 
         kind = type(module).__name__
         if "mlp" in pieces and choices.method != "full" and _is_mlp(module):
             _replace(module, _gated_forward if hasattr(module, "gate_proj") else _plain_forward)
-        if "lora" in pieces and _is_lora_linear(module):
+        if "lora" in pieces and is_int8(module):
+            module._lean_base = Base(module)
+            _replace(module, _int8_forward)
+        elif "lora" in pieces and _is_lora_linear(module):
             module._lean_base = Base(module.base_layer)
             _replace(module, _lora_forward)
         elif "norm" in pieces and kind.endswith("RMSNorm") and getattr(module, "weight", None) is not None:
@@ -53,7 +58,7 @@ def _replace(module: Any, forward: Any) -> None:
 
 
 def _is_lora_linear(module: Any) -> bool:
-    """A PEFT LoRA layer over nn.Linear, Conv1D or a 4-bit linear with one plain adapter."""
+    """A PEFT LoRA layer over nn.Linear, Conv1D or a quantised linear with one plain adapter."""
     if not hasattr(module, "lora_A") or not hasattr(module, "base_layer") or len(module.lora_A) != 1:
         return False
     if module.lora_variant or getattr(module, "fan_in_fan_out", False) != (
@@ -83,6 +88,11 @@ def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     seed = draw_seed() if probability else 0
     out = LoraLinear.apply(x.to(dtype), a, b, self._lean_base, scaling, probability, seed)
     return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+
+
+def _int8_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    out: torch.Tensor = FrozenLinear.apply(x.to(compute_dtype(x)), self._lean_base)
+    return out
 
 
 def _product_dtype(module: Any, x: torch.Tensor) -> torch.dtype:

@@ -3,7 +3,7 @@
 Kept for backward: the input once (query, key and value share it, as do gate and up), the two small matrices and their
 product of rank r per token. Not kept: an fp32 copy of the input, the dropped-out input, its mask, a gradient of the
 frozen weight. The input may also be an activation that is computed from what was kept (`ActivatedLora`).
-Over 4-bit weights the base product and its transpose de-quantise the weight when they need it.
+Over 4-bit and int8 weights the base product and its transpose de-quantise the weight when they need it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from trainer.modeling.lean import products
+from trainer.modeling.lean.frozen import dequantized_int8
 from trainer.modeling.lean.rows import Masks, pieces
+from trainer.modeling.quantized import is_int8
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
@@ -41,6 +43,7 @@ class Base:
         self.layer = layer
         self.conv1d = type(layer).__name__ == "Conv1D"
         self.packed = hasattr(layer.weight, "quant_state")
+        self.int8 = is_int8(layer)
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight as (out, in) in `dtype`; a view or a temporary."""
@@ -49,6 +52,8 @@ class Base:
             from bitsandbytes.functional import dequantize_4bit
 
             return dequantize_4bit(weight, weight.quant_state).to(dtype)
+        if self.int8:
+            return dequantized_int8(self.layer, dtype)
         weight = weight.t() if self.conv1d else weight
         return weight if weight.dtype == dtype else weight.to(dtype)
 
@@ -143,7 +148,7 @@ class ActivatedLora(torch.autograd.Function):
         masks = Masks(probability, seed, flat) if probability > 0 and a is not None else None
         out: torch.Tensor | None = None
         for piece in pieces(flat.shape[0]):
-            made = act(flat[piece])
+            made = act(flat[piece]).to(flat.dtype)  # CUDA's autocast computes powers in fp32
             if other is not None:
                 made = made.mul_(other[piece]) if made is not flat else made * other[piece]
             result = base.forward(made)
