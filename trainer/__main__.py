@@ -90,12 +90,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     from trainer.arguments import given_hyperparameters
-    from trainer.events import EventStream
+    from trainer.distributed import environment
+    from trainer.events import EventStream, Muted
     from trainer.request import Request
     from trainer.run import Failed
     from trainer.run import main as run_plan
 
-    events = EventStream()
+    events = EventStream()  # also keeps the libraries' prints away from stdout
+    if environment.rank() > 0:
+        events = Muted()
     request = Request(
         plan=given.plan,
         data=given.data,
@@ -109,7 +112,9 @@ def _run(given: argparse.Namespace) -> int:
     try:
         return run_plan(request, events)
     except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not environment.launched():  # else the launcher says it
+            who = f"rank {environment.rank()}: " if environment.rank() > 0 else ""
+            print(f"error: {who}{error}", file=sys.stderr)
         return error.exit_code
 
 

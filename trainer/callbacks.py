@@ -78,7 +78,8 @@ class Reporter(TrainerCallback):
                 control.should_evaluate = True
             control.should_save = True
         self._wait_while_paused(state)
-        if self.flags.stop.is_set() and state.global_step < state.max_steps:
+        stop = self.flags.stop.is_set() if self.trainer.world.size == 1 else self.trainer.stops
+        if stop and state.global_step < state.max_steps:
             self.reason = "stopped"
             control.should_training_stop = True
             control.should_log = True
@@ -86,11 +87,26 @@ class Reporter(TrainerCallback):
         return control
 
     def _wait_while_paused(self, state: Any) -> None:
+        if self.trainer.world.size > 1:
+            self._wait_together(state)
+            return
         if not self.flags.pause.is_set() or self.flags.stop.is_set():
             return
         self.events.emit("paused", step=state.global_step)
         while self.flags.pause.is_set() and not self.flags.stop.is_set():
             time.sleep(0.05)
+        self.events.emit("resumed", step=state.global_step)
+
+    def _wait_together(self, state: Any) -> None:
+        """All processes wait while one is told to pause: they ask each other, so that none waits for a lost one."""
+        if not self.trainer.pauses or self.trainer.stops:
+            return
+        self.events.emit("paused", step=state.global_step)
+        while self.trainer.pauses and not self.trainer.stops:
+            time.sleep(0.1)
+            asked = (self.flags.pause.is_set(), self.flags.stop.is_set())
+            table = self.trainer.world.table([float(flag) for flag in asked])
+            self.trainer.pauses, self.trainer.stops = bool(table[:, 0].any()), bool(table[:, 1].any())
         self.events.emit("resumed", step=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -75,6 +75,11 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
             )
 
 
+def processes(folder: Path) -> int:
+    """How many processes wrote a checkpoint."""
+    return int(json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get("processes", 1))
+
+
 def find(run_dir: Path, resume: str) -> tuple[Path, list[str]]:
     """The checkpoint that `--resume` means, with warnings about damaged ones that were passed over.
 

@@ -171,3 +171,14 @@ def versions() -> dict[str, str]:
 
     found["tuneplan"] = __version__
     return found
+
+
+def check_count(device: torch.device, count: int) -> None:
+    """Refuses to start more processes than there are devices; a cpu takes any number."""
+    if count == 1 or device.type == "cpu":
+        return
+    if device.type == "mps":
+        raise NotModelled("--num-gpus above 1: Metal has one device and no process group; plan for one device")
+    there = torch.cuda.device_count()
+    if count > there:
+        raise InvalidInput(f"--num-gpus {count}: this machine has {there} CUDA device{'s' * (there != 1)}")

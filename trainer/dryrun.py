@@ -55,7 +55,7 @@ def dry_run(plan: Path, *, data: str | None, device: str, full_length: bool = Fa
         from trainer.devices import is_out_of_memory
 
         try:
-            prepared = preparing.prepare(plan, data=data, device=device, work=work, **changes)
+            prepared = preparing.prepare(plan, data=data, device=device, **changes)
             return _steps(prepared, work, asked)
         except Exception as error:
             if not is_out_of_memory(error):

@@ -69,6 +69,16 @@ class EventStream:
                     self._file = None
         return event
 
+    def relay(self, line: str) -> None:
+        """Passes on a line that another process of the run wrote, and has already written into the run folder."""
+        with self._lock:
+            if self._stream is not None:
+                try:
+                    self._stream.write(line)
+                    self._stream.flush()
+                except (OSError, ValueError):
+                    self._stream = None
+
     def warn(self, what: str, message: str, advice: str = "") -> None:
         """A `warning` event, also in the log."""
         logging.getLogger("trainer").warning("%s: %s", what, message)
@@ -81,6 +91,18 @@ class EventStream:
                 with contextlib.suppress(OSError):
                     self._file.close()
                 self._file = None
+
+
+class Muted(EventStream):
+    """Events of a process that isn't the one to tell them: its warnings still reach the log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._file = None
+        self._stream = None
+
+    def attach(self, run_dir: Path) -> None:
+        """Writes nothing there."""
 
 
 class _Tolerant:
@@ -122,10 +144,10 @@ def _finite(value: Any) -> Any:
 def quiet() -> None:
     """Keeps libraries from warning about things that a user of this program neither chose nor can change."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|accelerate")
 
 
-def log_to(run_dir: Path) -> None:
+def log_to(run_dir: Path, name: str = "log.txt") -> None:
     """Sends Python logging and warnings to `log.txt` in the run folder (stderr keeps warnings and worse)."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
@@ -139,7 +161,7 @@ def log_to(run_dir: Path) -> None:
     console.of_a_run = True  # type: ignore[attr-defined]
     root.addHandler(console)
     with contextlib.suppress(OSError):
-        file = logging.FileHandler(run_dir / "log.txt", encoding="utf-8")
+        file = logging.FileHandler(run_dir / name, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         file.of_a_run = True  # type: ignore[attr-defined]
         root.addHandler(file)

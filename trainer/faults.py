@@ -1,7 +1,8 @@
 """Failures on demand, so that recovery is tested in the code that ships and not in a patched copy of it.
 
 `TUNEPLAN_FAULTS="forward@3,backward@4*2,optimizer@5,eval@8,nan@9"` makes memory run out at the named place of the named
-optimizer steps (`*2`: twice in a row), or a loss no number. Without the variable nothing is armed and nothing is asked.
+optimizer steps (`*2`: twice in a row), or a loss no number; `1:forward@3` only in the process of rank 1. Without the
+variable nothing is armed and nothing is asked.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ VARIABLE = "TUNEPLAN_FAULTS"
 class Faults:
     """What is armed: (place, step) -> how many times it still strikes."""
 
-    def __init__(self, text: str = "") -> None:
+    def __init__(self, text: str = "", rank: int = 0) -> None:
         self.armed: dict[tuple[str, int], int] = {}
         for part in filter(None, re.split(r"[,\s]+", text)):
-            found = re.fullmatch(r"(\w+)@(\d+)(?:\*(\d+))?", part)
-            if found is None or found[1] not in PLACES:
+            found = re.fullmatch(r"(?:(\d+):)?(\w+)@(\d+)(?:\*(\d+))?", part)
+            if found is None or found[2] not in PLACES:
                 raise InvalidInput(f"{VARIABLE}: {part!r} isn't PLACE@STEP or PLACE@STEP*TIMES ({', '.join(PLACES)})")
-            self.armed[found[1], int(found[2])] = int(found[3] or 1)
+            if found[1] is None or int(found[1]) == rank:
+                self.armed[found[2], int(found[3])] = int(found[4] or 1)
 
     @classmethod
-    def from_environment(cls) -> Faults:
-        """What the environment variable asks for; nothing where it isn't set."""
-        return cls(os.environ.get(VARIABLE, ""))
+    def from_environment(cls, rank: int = 0) -> Faults:
+        """What the environment variable asks of the process of this rank; nothing where it isn't set."""
+        return cls(os.environ.get(VARIABLE, ""), rank)
 
     def take(self, place: str, step: int) -> bool:
         """Whether the place fails now; counts the failure."""

@@ -108,7 +108,7 @@ def find(
 
     with tempfile.TemporaryDirectory(prefix="tuneplan-find-lr-") as name:
         work = Path(name)
-        prepared = preparing.prepare(plan, data=data, device=device, work=work)
+        prepared = preparing.prepare(plan, data=data, device=device)
         return _sweep(prepared, work, low, high, steps, progress)
 
 
@@ -128,7 +128,7 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer,  # type: ignore[arg-type]
+                optimizer or self.optimizer,
                 lambda step: rates[min(step, steps - 1)] / low,
             )
             self._created_lr_scheduler = True

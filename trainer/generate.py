@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 
 from planner.errors import InvalidInput
-from trainer.loop import cached_generation
 
 
 def complete(
@@ -76,3 +76,14 @@ def load_trained(run_dir: Path, device: torch.device) -> tuple[Any, Any]:
         raise InvalidInput(f"{folder}/adapter_config.json: missing or damaged") from None
     model = load_pretrained(base, read_task_file(folder), dtype="auto")
     return PeftModel.from_pretrained(model, folder).to(device).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def cached_generation(model: Any) -> Any:
+    """Keys and values are kept while text is generated, and only then."""
+    previous = model.config.use_cache
+    model.config.use_cache = True
+    try:
+        yield
+    finally:
+        model.config.use_cache = previous

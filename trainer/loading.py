@@ -112,8 +112,6 @@ def load_model(
     """
     from trainer import modeling
 
-    if choices.num_gpus > 1:
-        raise NotModelled("--num-gpus above 1 isn't trained by this version; plan for one device")
     folder = local_folder(plan.model)
     weights: str | None = plan.model
     if folder is not None:

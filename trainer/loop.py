@@ -1,11 +1,10 @@
 """The training loop: transformers' Trainer with our batches, our step, our evaluation and whole checkpoints."""
 
+# mypy: disable-error-code="import-untyped"
+
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from planner.errors import RunFailed
 from planner.records import Hyperparameters
@@ -22,73 +19,21 @@ from planner.spec import TrainingChoices
 from trainer import checkpoints, devices, modeling, schedules, updates
 from trainer.data.batches import EpochBatches, SequenceDataset
 from trainer.data.tokens import TokenizedData
+from trainer.distributed import strategies
+from trainer.distributed.batches import RankBatches
+from trainer.distributed.world import World
+from trainer.evaluation import Evaluating
 from trainer.faults import Faults
-from trainer.files import disk_problem, whole_folder, write_manifest
 from trainer.instants import StepMeter
-from trainer.recovery import Recovery, free
+from trainer.loop_arguments import training_arguments
+from trainer.recovery import Recovery
+from trainer.saving import Saving
 from trainer.tasks import Task
-from trainer.tasks.base import with_task_file
 
 
-def training_arguments(
-    run_dir: Path,
-    choices: TrainingChoices,
-    hyperparameters: Hyperparameters,
-    *,
-    device: torch.device,
-    steps_per_epoch: int,
-    validates: bool,
-) -> transformers.TrainingArguments:
-    """The plan in transformers' words. Evaluations and saves always go by steps, so that a stop never adds one."""
-    h = hyperparameters
-    eval_steps = h.eval_steps or steps_per_epoch
-    arguments = transformers.TrainingArguments(
-        output_dir=str(run_dir),
-        per_device_train_batch_size=choices.batch_size,
-        per_device_eval_batch_size=choices.eval_batch_size or choices.batch_size,
-        gradient_accumulation_steps=choices.gradient_accumulation_steps,
-        num_train_epochs=h.epochs,
-        max_steps=h.max_steps or -1,
-        learning_rate=h.learning_rate,
-        weight_decay=h.weight_decay,
-        max_grad_norm=choices.max_grad_norm,
-        bf16=choices.precision == "bf16-mixed",
-        fp16=choices.precision.startswith("fp16"),
-        seed=h.seed,
-        full_determinism=h.deterministic,
-        torch_compile=h.torch_compile,
-        logging_strategy="steps",
-        logging_steps=h.logging_steps,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if validates else "no",
-        eval_steps=eval_steps if validates else None,
-        save_strategy="steps",
-        save_steps=h.save_steps or (max(1, round(h.save_epochs * steps_per_epoch)) if h.save_epochs else eval_steps),
-        save_total_limit=h.save_total_limit,
-        metric_for_best_model="eval_loss" if validates else None,
-        greater_is_better=False if validates else None,
-        report_to=list(h.report_to) or "none",
-        disable_tqdm=True,
-        use_cpu=device.type == "cpu",
-        dataloader_num_workers=h.dataloader_workers,
-        dataloader_pin_memory=device.type == "cuda",
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
-    # One process trains on one device; without this, transformers would wrap the model in DataParallel
-    # on a machine with several.
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
-    return arguments
-
-
-class LoopTrainer(transformers.Trainer):
+class LoopTrainer(Evaluating, Saving):
     """What differs from the stock Trainer, piece by piece; everything else is inherited."""
 
-    # transformers declares these more narrowly than it uses them.
-    model: Any
-    args: Any
-    state: Any
     # compute_loss divides by the targets of the whole effective batch, so no further division is due.
     loss_is_scaled_for_ga = True
 
@@ -110,7 +55,10 @@ class LoopTrainer(transformers.Trainer):
         out_of_memory: Callable[[dict[str, Any]], None] = lambda fields: None,
         callbacks: list[Any] | None = None,
         task: Task | None = None,
+        world: World | None = None,
     ) -> None:
+        self.world = world = world or World()
+        self.strategy = strategies.choose(choices, world)
         self.task = task = task or Task({})
         self.choices = choices
         self.hyperparameters = hyperparameters
@@ -127,6 +75,10 @@ class LoopTrainer(transformers.Trainer):
         self._step_loss = torch.zeros((), device=device)
         self.last_loss = math.nan
         """Mean loss per target of the last optimizer step."""
+        self.stop_asked = self.pause_asked = lambda: False
+        """Whether this process was told to stop or to pause after the step; set by whoever listens."""
+        self.stops = self.pauses = False
+        """Whether any process was, as they agreed at the end of the step."""
         self.tell_out_of_memory = out_of_memory
         self.recovery = Recovery(
             device=device,
@@ -135,28 +87,32 @@ class LoopTrainer(transformers.Trainer):
             seed=hyperparameters.seed,
             phase=lambda: meter.current or "train",
             report=self._out_of_memory,
-            faults=Faults.from_environment(),
+            faults=Faults.from_environment(world.rank),
+            rank=world.rank,
+            recovers=self.strategy.recovers,
         )
         self.last_grad_norm: float | None = None
         packed = choices.padding == "packed"
         self.batches = EpochBatches(
             train.lengths,
             batch_size=choices.batch_size,
-            accumulation=choices.gradient_accumulation_steps,
+            accumulation=choices.gradient_accumulation_steps * world.size,
             max_length=choices.max_length,
             packed=packed,
             group_by_length=hyperparameters.group_by_length,
             seed=hyperparameters.seed,
         )
-        self.steps_per_epoch = max(1, -(-len(self.batches) // choices.gradient_accumulation_steps))
+        self.rank_batches = RankBatches(self.batches, rank=world.rank, size=world.size)
+        self.steps_per_epoch = max(1, -(-len(self.rank_batches) // choices.gradient_accumulation_steps))
         if validation is not None:
-            self.eval_batches = EpochBatches(
+            every = EpochBatches(
                 validation.lengths,
                 batch_size=choices.eval_batch_size or choices.batch_size,
                 max_length=choices.max_length,
                 packed=packed,
                 shuffle=False,
             )
+            self.eval_batches = RankBatches(every, rank=world.rank, size=world.size)
         super().__init__(
             model=model,
             args=training_arguments(
@@ -166,6 +122,7 @@ class LoopTrainer(transformers.Trainer):
                 device=device,
                 steps_per_epoch=self.steps_per_epoch,
                 validates=validation is not None,
+                further=self.strategy.arguments(),
             ),
             data_collator=task.collator(tokenizer, choices, seed=hyperparameters.seed, epochs=self.batches),
             train_dataset=SequenceDataset(train.sequences),
@@ -180,14 +137,14 @@ class LoopTrainer(transformers.Trainer):
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """Batches in the seeded order of the epoch, longest first."""
-        return self._loader(self.train_dataset, self.batches)
+        return self._loader(self.train_dataset, self.rank_batches)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
         """Validation batches in a fixed order."""
         collator = self.task.collator(self.processing_class, self.choices, seed=self.hyperparameters.seed)
         return self._loader(self.eval_dataset, self.eval_batches, collator)
 
-    def _loader(self, dataset: Any, batches: EpochBatches, collator: Any = None) -> torch.utils.data.DataLoader[Any]:
+    def _loader(self, dataset: Any, batches: RankBatches, collator: Any = None) -> torch.utils.data.DataLoader[Any]:
         loader = torch.utils.data.DataLoader(
             dataset,
             batch_sampler=batches,
@@ -195,13 +152,17 @@ class LoopTrainer(transformers.Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return self.accelerator.prepare(loader)
+        from accelerate.data_loader import prepare_data_loader
+
+        # The batches are this process's already: accelerate only has to bring them to the device.
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step with the number of targets in them."""
         self.step_started = time.perf_counter()
         self._step_loss = torch.zeros((), device=self.args.device)
         self.recovery.begin_step(self.state.global_step + 1)
+        self.strategy.begin_step()
         batches = []
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
@@ -210,27 +171,75 @@ class LoopTrainer(transformers.Trainer):
             batches.append(batch)
         if not batches:
             return [], None
-        self.real_tokens += sum(batch.pop("real_tokens") for batch in batches)
-        targets = sum(int(self.task.targets(batch["labels"])) for batch in batches)
-        return batches, torch.tensor(max(targets, 1), device=device)
+        fillers = self._fillers(len(batches))
+        real = [batch for batch, filler in zip(batches, fillers, strict=True) if not filler]
+        self.real_tokens += sum(batch["real_tokens"] for batch in real)
+        targets = float(sum(int(self.task.targets(batch["labels"])) for batch in real))
+        for batch, filler in zip(batches, fillers, strict=True):
+            del batch["real_tokens"]
+            batch["filler"] = filler
+        if self.world.size > 1:
+            targets = float(self.world.table([targets]).sum())
+        return batches, torch.tensor(max(int(targets), 1), device=device)
+
+    def _fillers(self, count: int) -> list[bool]:
+        """For each of the step's micro-batches, whether it only keeps this process in time with the others."""
+        first = self.state.global_step % self.steps_per_epoch * self.choices.gradient_accumulation_steps
+        return [self.rank_batches.is_filler(first + number) for number in range(count)]
 
     # ---- one step --------------------------------------------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch, in pieces where it doesn't fit; returns its share of the loss."""
+        """Forward and backward of one micro-batch, in pieces where it doesn't fit; returns its share of the loss.
+
+        Of several processes each returns the share times their number, as DDP and FSDP take the mean of gradients.
+        """
         model.train()
+        filler = inputs.pop("filler", False)
         inputs = self._prepare_inputs(inputs)
+        several = self.world.size
+
+        self.strategy.accumulates(model, self.accelerator.sync_gradients)
 
         def attempt(piece: dict[str, Any]) -> torch.Tensor:
             return self._forward_backward(model, piece, num_items_in_batch)
 
-        loss = self.recovery.micro_batch(inputs, attempt)
+        if filler:
+            loss = torch.zeros((), device=self.args.device)
+        else:
+            loss = self.recovery.micro_batch(inputs, attempt)
+        if not self.strategy.recovers:
+            # All processes make the same number of passes, each of which exchanges weights.
+            made = 0 if filler else -(-len(inputs["input_ids"]) // self.recovery.rows)
+            for _ in range(-(-self.choices.batch_size // self.recovery.rows) - made):
+                self._forward_backward(model, self._nothing(inputs), num_items_in_batch, weight=0.0)
         if self.recovery.faults.take("nan", self.recovery.step):
             loss = loss * math.nan
         self._step_loss += loss
-        return loss
+        if several > 1 and self.accelerator.sync_gradients:
+            self.strategy.reduce(model)
+            self._agree()
+        return loss if several == 1 else loss * several
 
-    def _forward_backward(self, model: Any, inputs: dict[str, Any], num_items: Any) -> torch.Tensor:
+    def _nothing(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """One row with something to learn, for a pass whose loss counts nothing."""
+        row = {name: value[:1] if hasattr(value, "__len__") else value for name, value in inputs.items()}
+        row["labels"] = row["labels"].clone()
+        row["labels"].view(-1)[-1] = 0
+        return row
+
+    def _agree(self) -> None:
+        """Before the update, processes tell each other the loss, what fits, and whether to stop."""
+        recovery = self.recovery
+        flags = (self.stop_asked(), self.pause_asked())
+        table = self.world.table([float(self._step_loss), recovery.rows, recovery.eval_rows, *map(float, flags)])
+        self._step_loss = table[:, 0].sum()
+        recovery.rows, recovery.eval_rows = int(table[:, 1].min()), int(table[:, 2].min())
+        self.stops, self.pauses = bool(table[:, 3].any()), bool(table[:, 4].any())
+
+    def _forward_backward(
+        self, model: Any, inputs: dict[str, Any], num_items: Any, weight: float = 1.0
+    ) -> torch.Tensor:
         """One piece of a micro-batch; its loss is summed over its targets and divided by the whole step's."""
         faults, step = self.recovery.faults, self.recovery.step
         shape = tuple(inputs["input_ids"].shape)
@@ -238,17 +247,34 @@ class LoopTrainer(transformers.Trainer):
             self.longest_batch = (shape[0], shape[1])
         # A part may be all prompt; where the model's own loss is a mean, the mean over no targets is no number.
         if shape[0] < self.choices.batch_size and not int(self.task.targets(inputs["labels"])):
-            return torch.zeros((), device=self.args.device)
+            if self.strategy.recovers:
+                return torch.zeros((), device=self.args.device)
+            inputs, weight = self._nothing(inputs), 0.0
         self.meter.begin("forward")
         faults.strike("forward", step)
-        loss, kept = modeling.compute_loss(model, inputs, self.choices, num_items=num_items)
+        loss, kept = self.compute_piece(model, inputs, self.choices, num_items)
         del inputs
         self.meter.begin("backward")
+        share = weight * self.world.size
         with faults.within_backward(self.recovery.parameters, step):
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss if share == 1.0 else loss * share)
         del kept
         self.meter.end()
-        return loss.detach()
+        return loss.detach() if weight == 1.0 else torch.zeros((), device=self.args.device)
+
+    def compute_piece(
+        self, model: Any, inputs: dict[str, Any], choices: TrainingChoices, num_items: Any
+    ) -> tuple[Any, Any]:
+        """`modeling.compute_loss` where the strategy lets the model's weights be used."""
+        # DDP's wrapper is called when the gradients are added up, not here.
+        module = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+
+        def compute() -> tuple[Any, Any]:
+            return modeling.compute_loss(module, inputs, choices, num_items=num_items)
+
+        if choices.loss == "chunked":
+            return cast(tuple[Any, Any], self.strategy.inside(module, compute))
+        return compute()
 
     def _out_of_memory(self, **fields: Any) -> None:
         """Tells of it while the peaks up to the failure are known; then measures what fits from the start."""
@@ -301,6 +327,8 @@ class LoopTrainer(transformers.Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer that the plan names, built by the code that the trace runs."""
         if self.optimizer is None:
+            self.strategy.before_optimizer(self.model, self.args.device)
+            self.recovery.watch(self.model)
             self.optimizer = modeling.build_optimizer(self.model, self.choices, self.hyperparameters)
             updates.guard(
                 self.optimizer,
@@ -326,184 +354,29 @@ class LoopTrainer(transformers.Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """A model that is to be divided stays in host memory until then."""
+        if self.strategy.recovers:
+            super()._move_model_to_device(model, device)
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Gradients lie in DDP's buckets once they are reduced, and aren't copied back."""
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        arguments = super()._build_accelerator_args(**kwargs)
+        for handler in arguments["kwargs_handlers"]:
+            if isinstance(handler, DistributedDataParallelKwargs):
+                handler.gradient_as_bucket_view = True
+        return arguments
+
     def _prepare_for_training(self, max_steps: Any, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        # Each process drops out other elements; the weights were drawn alike.
+        if self.world.size > 1 and resume_from_checkpoint is None:
+            torch.manual_seed(self.hyperparameters.seed + self.world.rank)
         if self.choices.precision == "fp16":
             # accelerate ties loss scaling to autocast; weights that are fp16 already need only the scaling.
             original = self.model.__dict__.pop("_original_forward", None)
             if original is not None:
                 self.model.forward = original
         return prepared
-
-    # ---- evaluation ------------------------------------------------------------------------------------------------
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss per target token over the validation set, its perplexity, and a generated sample."""
-        model = self.model
-        model.eval()
-        total, targets, batches, correct = 0.0, 0, 0, 0
-        started = time.perf_counter()
-        self.announce("eval")
-        classifies = self.task.name == "classification"
-        self.meter.begin("eval")
-        # Sampling and batching must not shift the random numbers of the training that goes on afterwards.
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(self.args.device)):
-            for inputs in self.get_eval_dataloader():
-                del inputs["real_tokens"]
-                inputs = self._prepare_inputs(inputs)
-                for loss, count, right in self.recovery.evaluation(inputs, self._evaluate_piece):
-                    total += loss
-                    targets += count
-                    correct += right
-                batches += 1
-                self.meter.eval_batch_done(batches)
-            self.meter.end()
-            with self.meter.unmetered():
-                self.last_sample = self._make_sample()
-        model.train()
-        mean = total / max(targets, 1)
-        metrics = {
-            "eval_loss": mean,
-            "eval_perplexity": math.exp(mean) if mean < 700 else math.inf,
-            "eval_seconds": time.perf_counter() - started,
-        }
-        if classifies:
-            metrics["eval_accuracy"] = correct / max(targets, 1)
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.announce("train")
-        return metrics
-
-    def _evaluate_piece(self, inputs: dict[str, Any]) -> tuple[float, int, int]:
-        """(loss summed over the targets, number of targets, how many a classifier got right)."""
-        if self.meter.current != "eval":
-            self.meter.begin("eval")
-        self.recovery.faults.strike("eval", self.recovery.step)
-        count = int(self.task.targets(inputs["labels"]))
-        if not count:
-            return 0.0, 0, 0
-        classifies = self.task.name == "classification"
-        choices = dataclasses.replace(self.choices, keep_logits=True) if classifies else self.choices
-        one = torch.ones((), device=self.args.device)  # divides by 1: the sum over the batch's targets
-        loss, kept = modeling.compute_loss(self.model, inputs, choices, num_items=one)
-        right = int(self.task.correct(kept, inputs["labels"]) or 0) if classifies else 0
-        return float(loss), count, right
-
-    def _make_sample(self) -> str | None:
-        """The sample is worth a look, not a run: where memory runs out, there is none."""
-        try:
-            return self.sample() if self.sample else None
-        except Exception as error:
-            if not devices.is_out_of_memory(error):
-                raise
-        free(self.args.device)
-        return None
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        best = super()._determine_best_metric(metrics, trial)
-        if best:
-            self.control.should_save = True  # the best weights are on disk, whatever the save interval is
-        return bool(best)
-
-    # ---- checkpoints -----------------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a whole checkpoint or none: temporary folder, manifest with hashes, fsync, rename, then rotation."""
-        self.store_flos()
-        run_dir = Path(self.args.output_dir)
-        step = self.state.global_step
-        final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        self.announce("save")
-        self.meter.begin("save")
-        try:
-            with whole_folder(final) as folder:
-                self._save(str(folder))
-                self._save_optimizer_and_scheduler(str(folder))
-                self._save_scaler(str(folder))
-                self._save_rng_state(str(folder))
-                if self.state.best_global_step:
-                    best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-                    if best.exists() or self.state.best_global_step == step:
-                        self.state.best_model_checkpoint = str(best)
-                self._note_callback_states()
-                self.state.save_to_json(str(folder / "trainer_state.json"))
-                checkpoints.write_identity(folder, {**self.identity, "recovery": self.recovery.state()})
-                write_manifest(folder)
-        except Exception as error:
-            problem = disk_problem(error, run_dir)
-            if problem is None:
-                raise
-            good = checkpoints.last_good(run_dir)
-            kept = f"the last good checkpoint is {good}" if good else "no earlier checkpoint exists"
-            raise RunFailed(f"checkpoint of step {step} could not be written: {problem}; {kept}") from error
-        finally:
-            self.meter.end()
-        checkpoints.rotate(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.announce("train")
-
-    def _note_callback_states(self) -> None:
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if isinstance(callback, ExportableState):
-                name = type(callback).__name__
-                if isinstance(self.state.stateful_callbacks.get(name), list):
-                    self.state.stateful_callbacks[name].append(callback.state())
-                else:
-                    self.state.stateful_callbacks[name] = callback.state()
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Adapters in PEFT's format (or the whole model under `full`) with the tokenizer."""
-        save_trained(self.model, self.processing_class, Path(output_dir or self.args.output_dir), self.task)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Adapter weights are copied into the existing parameters, which keep their dtype; full models as stock."""
-        if self.choices.method == "full":
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        weights = load_file(str(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
-        outcome: Any = set_peft_model_state_dict(self.model, weights)
-        if outcome.unexpected_keys:
-            raise RunFailed(
-                f"{resume_from_checkpoint}: holds {len(outcome.unexpected_keys)} adapter tensors that this plan hasn't "
-                f"(first: {outcome.unexpected_keys[0]}); resume with the plan that wrote it"
-            )
-
-
-def save_trained(model: Any, tokenizer: Any, folder: Path, task: Task | None = None) -> None:
-    """What was trained, in safetensors, with the tokenizer beside it."""
-    if hasattr(model, "peft_config"):
-        # Without `False` PEFT asks the hub whether the vocabulary was resized; it never is here.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    else:
-        inner = getattr(model, "_orig_mod", model)
-        inner.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if task is not None:
-        with_task_file(folder, task)
-
-
-def copy_trained(source: Path, destination: Path) -> None:
-    """The loadable part of a checkpoint (no optimizer, no trainer state) under its final name, whole."""
-    private = {"optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json"}
-    private |= {checkpoints.IDENTITY, "manifest.json"}
-    with whole_folder(destination) as folder:
-        for file in source.iterdir():
-            if file.is_file() and file.name not in private:
-                shutil.copy2(file, folder / file.name)
-
-
-def _cuda_devices(device: torch.device) -> list[int]:
-    return [torch.cuda.current_device()] if device.type == "cuda" else []
-
-
-@contextlib.contextmanager
-def cached_generation(model: Any) -> Any:
-    """Keys and values are kept while text is generated, and only then."""
-    previous = model.config.use_cache
-    model.config.use_cache = True
-    try:
-        yield
-    finally:
-        model.config.use_cache = previous

@@ -1,20 +1,21 @@
-"""Everything of a run but the run: data, model with adapters, loop; for the finder and the dry run.
+"""Everything of a run but the run: data, model with adapters, loop. The run, the finder and the dry run begin here.
 
-Uses the run's own pieces in the run's order, so that what they measure is what will be trained.
+What the finder and the dry run measure is therefore what will be trained.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from planner.errors import InvalidInput, NotModelled
 from planner.records import Hyperparameters, Plan
 from planner.spec import TrainingChoices
-from trainer.control import Control
-from trainer.events import EventStream
+from trainer.events import EventStream, Muted, quiet
 from trainer.request import Request, read_choices, read_plan
-from trainer.run import Run
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,64 +31,39 @@ class Prepared:
     """TokenizedData of the training examples."""
     model: Any
     meter: Any
-    run: Run
 
 
-class Silent(EventStream):
-    """Events of a preparation are nobody's business; warnings still reach the log."""
-
-    def __init__(self) -> None:
-        import io
-
-        super().__init__(io.StringIO())
-
-
-def prepare(plan_file: Path, *, data: str | None, device: str, work: Path, **changes: Any) -> Prepared:
-    """Loads what the plan names. `changes` replace fields of the choices; `work` is a folder for temporary files."""
+def prepare(plan_file: Path, *, data: str | None, device: str, **changes: Any) -> Prepared:
+    """Loads what the plan names, for one process. `changes` replace fields of the choices."""
     request = Request(plan=plan_file, data=data, device=device)
     plan = read_plan(request)
-    choices = dataclasses.replace(read_choices(plan, str(plan_file)), **changes)
-    from trainer.events import quiet
-
+    choices = on_one_device(dataclasses.replace(read_choices(plan, str(plan_file)), **changes))
     quiet()
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    from trainer import devices, loading, modeling, tasks
     from trainer.instants import StepMeter
 
-    events = Silent()
-    run = Run(request=request, plan=plan, choices=choices, run_dir=work, events=events, control=Control(events))
-    chosen = devices.choose("cpu" if plan.gpu == "cpu" else device)
-    devices.check_precision(chosen, choices.precision, choices.method, choices.adapter_dtype)
-    run.device = chosen
-    run.config = loading.read_config(plan.model)
-    loading.check_config(plan, run.config)
-    tokenizer = loading.load_tokenizer(plan.model)
-    run.task = tasks.choose(run.config, plan.data)
-    run.task.check(choices)
-    train, _, _ = run.prepare_data(tokenizer)
-    seed = plan.hyperparameters.seed
-    transformers.set_seed(seed)
+    chosen = choose_device(plan, choices, device)
+    config, tokenizer, task = read_model(plan, choices)
+    train, _, _ = read_data(plan, choices, task, tokenizer, Muted())
     meter = StepMeter(chosen)
-    meter.begin("load")
-    model = loading.load_model(plan, choices, run.config, device=str(chosen), seed=seed, task=run.task)
-    run.check_positions(model)
-    if choices.method == "qlora":
-        model = modeling.quantize(model, choices)
-        modeling.prepare_kbit(model, choices)
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
-    model = modeling.attach_adapters(model, choices)
-    if choices.method == "qlora":
-        model.get_base_model().is_quantized = False
-    modeling.apply_checkpointing(model, choices)
-    modeling.use_loss_version(model, choices)
-    modeling.watch_loss(model, meter.loss_begins)
-    meter.end()
-    return Prepared(plan, choices, chosen, run.task, tokenizer, train, model, meter, run)
+    model = load(plan, choices, config, task, chosen, meter, loss_begins=meter.loss_begins)
+    return Prepared(plan, choices, chosen, task, tokenizer, train, model, meter)
+
+
+def on_one_device(choices: TrainingChoices) -> TrainingChoices:
+    """The same effective batch on one device; a strategy that divides the weights has no such counterpart."""
+    if choices.num_gpus == 1:
+        return choices
+    if choices.strategy != "ddp":
+        raise NotModelled(
+            f"this command runs on one device, which says nothing about --strategy {choices.strategy} on "
+            f"{choices.num_gpus}; plan for one device, or for --strategy ddp"
+        )
+    accumulation = choices.gradient_accumulation_steps * choices.num_gpus
+    return dataclasses.replace(choices, num_gpus=1, gradient_accumulation_steps=accumulation)
 
 
 def make_loop(
@@ -108,3 +84,164 @@ def make_loop(
         callbacks=callbacks,
         task=prepared.task,
     )
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------------
+
+
+def choose_device(plan: Plan, choices: TrainingChoices, name: str) -> Any:
+    """The device that the plan and the request name, checked against the precision."""
+    from trainer import devices
+
+    device = devices.choose("cpu" if plan.gpu == "cpu" else name)
+    devices.check_precision(device, choices.precision, choices.method, choices.adapter_dtype)
+    devices.check_count(device, int(os.environ.get("LOCAL_WORLD_SIZE") or choices.num_gpus))
+    return device
+
+
+def read_model(plan: Plan, choices: TrainingChoices) -> tuple[dict[str, Any], Any, Any]:
+    """(config.json's content, tokenizer, task) of the plan's model; no weights yet."""
+    from trainer import loading, tasks
+
+    config = loading.read_config(plan.model)
+    loading.check_config(plan, config)
+    tokenizer = loading.load_tokenizer(plan.model)
+    task = tasks.choose(config, plan.data)
+    task.check(choices)
+    return config, tokenizer, task
+
+
+def load(
+    plan: Plan,
+    choices: TrainingChoices,
+    config: dict[str, Any],
+    task: Any,
+    device: Any,
+    meter: Any,
+    *,
+    loss_begins: Callable[[str], None],
+    adapter: str | None = None,
+) -> Any:
+    """The model with adapters, as it is trained; `load` is metered. `loss_begins` is called at the vocabulary head."""
+    import transformers
+
+    from trainer import loading, modeling
+
+    seed = plan.hyperparameters.seed
+    transformers.set_seed(seed)
+    meter.begin("load")
+    # Where each device holds a part, the whole is built in host memory.
+    first = "cpu" if choices.num_gpus > 1 and choices.strategy != "ddp" else str(device)
+    model = loading.load_model(plan, choices, config, device=first, seed=seed, task=task)
+    check_positions(plan, choices, model)
+    if choices.method == "qlora":
+        model = modeling.quantize(model, choices)
+        modeling.prepare_kbit(model, choices)
+        for module in model.modules():
+            # On a cpu, bitsandbytes would repack the weights in place for an evaluation; they stay as trained on.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+    model = modeling.attach_adapters(model, choices)
+    if adapter is not None:
+        loading.load_adapter(model, Path(adapter), choices)
+    if choices.method == "qlora":
+        # transformers would ask the quantizer that loaded the weights whether they can be trained; they were
+        # quantized here and there is none. Adapters are attached, which is what it wants to know.
+        model.get_base_model().is_quantized = False
+    modeling.apply_checkpointing(model, choices)
+    modeling.use_loss_version(model, choices)
+    modeling.watch_loss(model, loss_begins)
+    meter.end()
+    return model
+
+
+def read_data(
+    plan: Plan, choices: TrainingChoices, task: Any, tokenizer: Any, events: EventStream
+) -> tuple[Any, Any, str | None]:
+    """(training data, validation data or None, rendered prompt of the sample or None)."""
+    from trainer.data.batches import split_validation
+    from trainer.data.formats import read_examples, read_path
+
+    h, settings = plan.hyperparameters, task.data_settings(plan.data)
+    examples = read_examples(settings)
+    if settings.validation_path:
+        held_out = read_path(settings.validation_path, settings)
+    else:
+        kept, chosen = split_validation(len(examples), settings.validation_split, h.seed)
+        held_out = [examples[index] for index in chosen]
+        examples = [examples[index] for index in kept]
+    options: Any = {"max_length": choices.max_length, "train_on_prompt": h.train_on_prompt}
+    task.prepare(examples, tokenizer)
+    train = task.tokenize(examples, tokenizer, **options)
+    validation = task.tokenize(held_out, tokenizer, **options) if held_out else None
+    if not train.sequences:
+        raise InvalidInput(
+            f"{settings.path}: none of the {len(examples)} training examples leaves a token to learn within "
+            f"--max-length {choices.max_length}; raise it or check the completions"
+        )
+    if validation is not None and not validation.sequences:
+        validation = None
+    both = [train] if validation is None else [train, validation]
+    truncated, skipped = sum(data.truncated for data in both), sum(data.skipped for data in both)
+    lengths = sorted(train.lengths)
+    events.emit(
+        "data",
+        examples=len(train.sequences),
+        validation_examples=len(validation.sequences) if validation else 0,
+        tokens=train.tokens,
+        truncated=truncated,
+        lengths=histogram(lengths, choices.max_length),
+        skipped=skipped,
+        split=sum(data.split for data in both),
+        shape=examples[0].shape,
+        longest=lengths[-1],
+        median=lengths[len(lengths) // 2],
+    )
+    if truncated:
+        events.warn(
+            "truncated",
+            f"{truncated} examples are longer than --max-length {choices.max_length} and were cut",
+            "raise --max-length if their ends matter",
+        )
+    if skipped:
+        events.warn("skipped", f"{skipped} examples have nothing to learn and were left out", "")
+    shown = (held_out or examples)[0]
+    prompt = task.sample_prompt(shown, tokenizer, h.sample_prompt) if held_out else None
+    return train, validation, prompt
+
+
+def identity(plan: Plan, choices: TrainingChoices, train: Any) -> dict[str, Any]:
+    """What a checkpoint must share with a run that goes on from it."""
+    c, h = choices, plan.hyperparameters
+    return {
+        "batch_size": c.batch_size,
+        "gradient_accumulation_steps": c.gradient_accumulation_steps * c.num_gpus,  # whoever makes them
+        "max_length": c.max_length,
+        "padding": c.padding,
+        "seed": h.seed,
+        "group_by_length": h.group_by_length,
+        "method": c.method,
+        "lora_r": c.lora_r,
+        "lora_targets": list(c.lora_targets),
+        "optimizer": c.optimizer,
+        "data": train.fingerprint(),
+        "model": plan.model,
+    }
+
+
+def check_positions(plan: Plan, choices: TrainingChoices, model: Any) -> None:
+    """Lengths past the model's positions would train on garbage or crash."""
+    positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    if positions and choices.max_length > positions:
+        raise InvalidInput(
+            f"--max-length {choices.max_length} is longer than the {positions} positions of {plan.model}"
+        )
+
+
+def histogram(lengths: list[int], max_length: int, bins: int = 32) -> dict[str, Any]:
+    """Counts of sequence lengths in `bins` equal bins up to `max_length`; edges in tokens."""
+    width = max(1, -(-max_length // bins))
+    counts = [0] * (-(-max_length // width))
+    for length in lengths:
+        counts[min(len(counts) - 1, (length - 1) // width)] += 1
+    return {"bin_width": width, "counts": counts, "min": lengths[0], "max": lengths[-1]}

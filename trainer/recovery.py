@@ -25,6 +25,15 @@ from trainer.faults import Faults
 log = logging.getLogger("trainer")
 
 
+class StartAgain(RunFailed):
+    """Memory ran out where the processes of a run can't recover one by one: all start again with fewer rows."""
+
+    def __init__(self, message: str, rows: int, eval_rows: int) -> None:
+        super().__init__(message)
+        self.rows = f"{rows},{eval_rows}"
+        """What the environment variable of `trainer.distributed.environment.ROWS` holds then."""
+
+
 class RandomState:
     """The random numbers of the cpu and of the device, to be put back."""
 
@@ -140,6 +149,10 @@ class Recovery:
     report: Callable[..., None]
     """Called with the fields of an `oom` event."""
     faults: Faults = field(default_factory=Faults)
+    rank: int = 0
+    """Of several processes, this one's number: each draws its own random numbers."""
+    recovers: bool = True
+    """Whether this process can go on by itself; else it leaves with `StartAgain`."""
     rows: int = 0
     eval_rows: int = 0
     step: int = 0
@@ -161,7 +174,8 @@ class Recovery:
         """Learns which parameters are trained. Adapters' gradients are set aside during a backward pass; of a model
         that is trained as a whole they'd take too much room, and are made again after a failure instead."""
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._aside = None if self.choices.method == "full" else Aside(self.parameters)
+        apart = self.recovers and self.choices.method != "full"
+        self._aside = Aside(self.parameters) if apart else None
 
     def state(self) -> dict[str, int]:
         """What a resumed run must know to go on the same way."""
@@ -198,7 +212,7 @@ class Recovery:
         self._micro_batches += 1
 
         def seed(row: int) -> int:
-            text = f"{self.seed}-{self.step}-{number}-{row}".encode()
+            text = f"{self.seed}-{self.step}-{number}-{row}{f'-{self.rank}' if self.rank else ''}".encode()
             return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
 
         pending = deque(cut(Piece(inputs=inputs, first_row=0), self.rows, seed))
@@ -318,6 +332,15 @@ class Recovery:
             new_batch_size=new,
             gradient_accumulation_steps=self.accumulation(),
         )
+        if not self.recovers:
+            good = checkpoints.last_good(self.run_dir)
+            place = f"from {good}" if good else "from the beginning, as no checkpoint had been written yet"
+            raise StartAgain(
+                f"out of memory at step {self.step} ({phase}) with {kind} {old}: under --strategy "
+                f"{self.choices.strategy} all processes start again {place}, with {new}",
+                self.rows,
+                self.eval_rows,
+            )
 
     def give_up(self, phase: str, rows: int) -> None:
         """Nothing is left to halve: one line that says what would need less. Raises RunFailed."""

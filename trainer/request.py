@@ -104,6 +104,21 @@ def read_choices(plan: Plan, where: str) -> TrainingChoices:
         raise InvalidInput(f"{where}: settings: {error}") from None
 
 
+def run_arguments(request: Request, run_dir: Path) -> list[str]:
+    """The request as arguments of `python -m trainer`, with the run folder that was chosen."""
+    words = ["run", str(request.plan), "--output", str(run_dir), "--device", request.device]
+    for option, value in (("--data", request.data), ("--adapter", request.adapter)):
+        words += [option, value] if value is not None else []
+    if request.resume is not None:
+        words += ["--resume", request.resume]
+    if request.control_stdin:
+        words += ["--control", "stdin"]
+    for name, value in request.overrides.items():
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+
 def choose_run_dir(request: Request, plan: Plan) -> Path:
     """`--output`, else the folder that is resumed, else `runs/<time>-<model>`."""
     if request.output is not None:

@@ -2,7 +2,7 @@
 
 from trainer.modeling.adapters import attach_adapters
 from trainer.modeling.build import build, weights_dtype
-from trainer.modeling.checkpointing import apply_checkpointing, checkpointable_layers
+from trainer.modeling.checkpointing import apply_checkpointing, base_model, checkpointable_layers
 from trainer.modeling.loss import compute_loss, use_loss_version, watch_loss
 from trainer.modeling.optimizers import build_optimizer
 from trainer.modeling.precision import autocast_dtype, precision_context, wrap_forward
@@ -12,6 +12,7 @@ __all__ = [
     "apply_checkpointing",
     "attach_adapters",
     "autocast_dtype",
+    "base_model",
     "build",
     "build_optimizer",
     "checkpointable_layers",

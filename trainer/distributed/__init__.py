@@ -1,0 +1,1 @@
+"""Training on several devices: one process for each, started together, with the same plan."""

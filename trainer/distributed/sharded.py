@@ -1,0 +1,59 @@
+"""FSDP2: weights, gradients and optimizer state are divided among the processes; a layer is whole while it is used.
+
+Each layer is a unit; what stands outside them (embeddings, last norm, vocabulary head) is one more, which stays whole
+from the forward pass to the end of the backward pass. Every pass exchanges weights, so all processes make the same
+passes at the same time: where one runs out of memory, all start again from the last checkpoint with half the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trainer import modeling
+from trainer.distributed.replicated import calling
+from trainer.distributed.strategies import Alone
+
+
+class Sharded(Alone):
+    """`fully_shard` on each layer and on the rest.
+
+    accelerate, which would shard by units of its own and only on GPUs, is told that the model is prepared: its units
+    take the vocabulary head apart from the model, and the chunked loss reads the head's weight without calling it.
+    """
+
+    recovers = False
+
+    def before_optimizer(self, model: Any, device: torch.device) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(device.type, (self.world.size,))
+        for layer in modeling.checkpointable_layers(model):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh, reshard_after_forward=False)
+        model._is_accelerate_prepared = True
+        # accelerate puts autocast around a model that it wraps itself; here the weights are cast as on one device.
+        modeling.wrap_forward(model, modeling.autocast_dtype(self.choices), device.type)
+
+    def accumulates(self, model: Any, last: bool) -> None:
+        # Adapters' gradients are so small that they are reduced once a step; all weights' would no longer be divided.
+        model.set_requires_gradient_sync(last or self.choices.method == "full")
+
+    def inside(self, model: Any, function: Callable[[], Any]) -> Any:
+        with calling(model, function):
+            return model()
+
+    def full(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        return whole.cpu() if self.world.main else None
+
+    def part(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        if not hasattr(like, "full_tensor"):
+            return whole
+        from torch.distributed.tensor import distribute_tensor
+
+        same: Any = like
+        return distribute_tensor(whole.to(same.device), same.device_mesh, same.placements)

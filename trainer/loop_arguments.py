@@ -1,0 +1,69 @@
+"""The plan in the words of transformers' `TrainingArguments`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from planner.records import Hyperparameters
+from planner.spec import TrainingChoices
+
+
+def training_arguments(
+    run_dir: Path,
+    choices: TrainingChoices,
+    hyperparameters: Hyperparameters,
+    *,
+    device: torch.device,
+    steps_per_epoch: int,
+    validates: bool,
+    further: dict[str, Any] | None = None,
+) -> transformers.TrainingArguments:
+    """The plan in transformers' words, with `further` arguments of a strategy on several devices.
+
+    Evaluations and saves always go by steps, so that a stop never adds one.
+    """
+    h = hyperparameters
+    eval_steps = h.eval_steps or steps_per_epoch
+    arguments = transformers.TrainingArguments(
+        output_dir=str(run_dir),
+        per_device_train_batch_size=choices.batch_size,
+        per_device_eval_batch_size=choices.eval_batch_size or choices.batch_size,
+        gradient_accumulation_steps=choices.gradient_accumulation_steps,
+        num_train_epochs=h.epochs,
+        max_steps=h.max_steps or -1,
+        learning_rate=h.learning_rate,
+        weight_decay=h.weight_decay,
+        max_grad_norm=choices.max_grad_norm,
+        bf16=choices.precision == "bf16-mixed",
+        fp16=choices.precision.startswith("fp16"),
+        seed=h.seed,
+        full_determinism=h.deterministic,
+        torch_compile=h.torch_compile,
+        logging_strategy="steps",
+        logging_steps=h.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=eval_steps if validates else None,
+        save_strategy="steps",
+        save_steps=h.save_steps or (max(1, round(h.save_epochs * steps_per_epoch)) if h.save_epochs else eval_steps),
+        save_total_limit=h.save_total_limit,
+        metric_for_best_model="eval_loss" if validates else None,
+        greater_is_better=False if validates else None,
+        report_to=list(h.report_to) or "none",
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        dataloader_num_workers=h.dataloader_workers,
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        **(further or {}),
+    )
+    # One process trains on one device; without this, transformers would wrap the model in DataParallel
+    # on a machine with several.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments

@@ -1,0 +1,238 @@
+"""Checkpoints of a training loop and the result of a run: whole or not at all, as PEFT and transformers write them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from planner.errors import RunFailed
+from planner.records import Hyperparameters
+from planner.spec import TrainingChoices
+from trainer import checkpoints
+from trainer.distributed.strategies import Alone
+from trainer.distributed.world import World
+from trainer.files import disk_problem, whole_folder, write_manifest
+from trainer.instants import StepMeter
+from trainer.recovery import Recovery
+from trainer.tasks import Task
+from trainer.tasks.base import with_task_file
+
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+
+
+class Saving(transformers.Trainer):
+    """The part of `LoopTrainer` that writes checkpoints and reads them.
+
+    Of several processes the first writes. A checkpoint holds whole tensors, however they were divided, so that a run
+    goes on from it with any strategy.
+    """
+
+    model: Any
+    args: Any
+    state: Any
+    control: Any
+    optimizer: Any
+    lr_scheduler: Any
+    choices: TrainingChoices
+    hyperparameters: Hyperparameters
+    identity: dict[str, Any]
+    meter: StepMeter
+    recovery: Recovery
+    strategy: Alone
+    task: Task
+    world: World
+    announce: Callable[[str], None]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a whole checkpoint or none: temporary folder, manifest with hashes, fsync, rename, then rotation."""
+        self.store_flos()
+        run_dir = Path(self.args.output_dir)
+        step = self.state.global_step
+        final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        self.announce("save")
+        self.meter.begin("save")
+        weights, optimizer, numbers = self.whole_weights(), self._whole_optimizer(), self._random_numbers()
+        if not self.world.main:
+            self.meter.end()
+            self.announce("train")
+            return
+        try:
+            with whole_folder(final) as folder:
+                self._save(str(folder), weights)
+                torch.save(optimizer, folder / OPTIMIZER)
+                torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER)
+                self._save_scaler(str(folder))
+                if self.world.size == 1:
+                    self._save_rng_state(str(folder))
+                for rank, own in enumerate(numbers):
+                    torch.save(own, folder / f"rng_state_{rank}.pth")
+                if self.state.best_global_step:
+                    best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+                    if best.exists() or self.state.best_global_step == step:
+                        self.state.best_model_checkpoint = str(best)
+                self._note_callback_states()
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+                checkpoints.write_identity(
+                    folder, {**self.identity, "recovery": self.recovery.state(), "processes": self.world.size}
+                )
+                write_manifest(folder)
+        except Exception as error:
+            problem = disk_problem(error, run_dir)
+            if problem is None:
+                raise
+            good = checkpoints.last_good(run_dir)
+            kept = f"the last good checkpoint is {good}" if good else "no earlier checkpoint exists"
+            raise RunFailed(f"checkpoint of step {step} could not be written: {problem}; {kept}") from error
+        finally:
+            self.meter.end()
+        checkpoints.rotate(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.announce("train")
+
+    def _note_callback_states(self) -> None:
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                name = type(callback).__name__
+                if isinstance(self.state.stateful_callbacks.get(name), list):
+                    self.state.stateful_callbacks[name].append(callback.state())
+                else:
+                    self.state.stateful_callbacks[name] = callback.state()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Adapters in PEFT's format (or the whole model under `full`) with the tokenizer."""
+        folder = Path(output_dir or self.args.output_dir)
+        save_trained(self.model, self.processing_class, folder, self.task, state_dict)
+
+    # ---- whole tensors ---------------------------------------------------------------------------------------------
+
+    def whole_weights(self) -> dict[str, torch.Tensor] | None:
+        """What is trained, gathered on rank 0; None where this process holds it whole anyway. All processes call it."""
+        if self.strategy.recovers:
+            return None
+        named = dict(self.model.named_parameters())
+        if self.choices.method == "full":
+            kept = self.model.state_dict().keys()
+            named |= {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
+        else:
+            named = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        found = {name: self.strategy.full(tensor.detach()) for name, tensor in named.items()}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def _whole_optimizer(self) -> dict[str, Any]:
+        """The optimizer's state with whole tensors, on rank 0. All processes call it."""
+        held: dict[str, Any] = self.optimizer.state_dict()
+        if self.strategy.recovers:
+            return held
+        state = {
+            number: {key: self.strategy.full(v) if torch.is_tensor(v) else v for key, v in values.items()}
+            for number, values in held["state"].items()
+        }
+        return {**held, "state": state}
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.strategy.recovers or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        held = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, values in held["state"].items():
+            like = parameters[number]
+            for key, value in values.items():
+                if torch.is_tensor(value) and value.shape == like.shape:
+                    values[key] = self.strategy.part(value, like)
+        self.optimizer.load_state_dict(held)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+
+    # ---- random numbers of several processes -----------------------------------------------------------------------
+
+    def _random_numbers(self) -> list[dict[str, Any]]:
+        """Every process's random state; none where one process alone saves its own as transformers does."""
+        if self.world.size == 1:
+            return []
+        kind, keys, *rest = np.random.get_state()
+        own: dict[str, Any] = {
+            "python": random.getstate(),
+            "numpy": (kind, torch.from_numpy(np.array(keys, dtype=np.int64)), *rest),
+            "cpu": torch.get_rng_state(),
+        }
+        if self.args.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state()
+        return self.world.objects(own)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self.world.size == 1 or checkpoint is None:
+            super()._load_rng_state(checkpoint)
+            return
+        path = Path(checkpoint) / f"rng_state_{self.world.rank}.pth"
+        if checkpoints.processes(Path(checkpoint)) != self.world.size or not path.is_file():
+            # Other processes wrote it: no state is this one's, but all must draw other numbers.
+            torch.manual_seed(hash((self.hyperparameters.seed, self.state.global_step, self.world.rank)) % 2**63)
+            return
+        own = torch.load(path, map_location="cpu", weights_only=True)
+        random.setstate(own["python"])
+        kind, keys, *rest = own["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own:
+            torch.cuda.set_rng_state(own["cuda"])
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Adapter weights are copied into the existing parameters, which keep their dtype; full models as stock."""
+        if self.choices.method != "full":
+            self.read_weights(resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def read_weights(self, checkpoint: str) -> None:
+        """Copies a checkpoint's adapter into the model, before it is divided."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        weights = load_file(str(Path(checkpoint) / "adapter_model.safetensors"))
+        outcome: Any = set_peft_model_state_dict(self.model, weights)
+        if outcome.unexpected_keys:
+            raise RunFailed(
+                f"{checkpoint}: holds {len(outcome.unexpected_keys)} adapter tensors that this plan hasn't "
+                f"(first: {outcome.unexpected_keys[0]}); resume with the plan that wrote it"
+            )
+
+
+def save_trained(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    task: Task | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """What was trained, in safetensors, with the tokenizer beside it; `weights` where the model holds only parts."""
+    given: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+    if hasattr(model, "peft_config"):
+        # Without `False` PEFT asks the hub whether the vocabulary was resized; it never is here.
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **given)
+    else:
+        inner = getattr(model, "_orig_mod", model)
+        inner.save_pretrained(folder, **given)
+    tokenizer.save_pretrained(folder)
+    if task is not None:
+        with_task_file(folder, task)
+
+
+def copy_trained(source: Path, destination: Path) -> None:
+    """The loadable part of a checkpoint (no optimizer, no trainer state) under its final name, whole."""
+    private = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json"}
+    private |= {checkpoints.IDENTITY, "manifest.json"}
+    with whole_folder(destination) as folder:
+        for file in source.iterdir():
+            if file.is_file() and file.name not in private and not file.name.startswith("rng_state"):
+                shutil.copy2(file, folder / file.name)
