@@ -11,7 +11,8 @@ import torch
 
 from planner.errors import InvalidInput
 from tests.trainer_support import make_model
-from trainer.data.batches import Collator, EpochBatches, SequenceDataset, pack, split_validation
+from planner.microbatches import pack, place_of_heaviest, split_validation
+from trainer.data.batches import Collator, EpochBatches, SequenceDataset
 from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, Tokens, render_prompt, tokenize
 
@@ -151,7 +152,7 @@ def lengths(count: int = 53) -> list[int]:
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_an_epoch_takes_each_example_once_and_the_longest_first(grouped: bool) -> None:
+def test_an_epoch_takes_each_example_once_and_the_heaviest_where_memory_is_highest(grouped: bool) -> None:
     batches = EpochBatches(lengths(), batch_size=4, accumulation=2, max_length=64, group_by_length=grouped, seed=3)
     epochs = []
     for epoch in range(3):
@@ -161,8 +162,10 @@ def test_an_epoch_takes_each_example_once_and_the_longest_first(grouped: bool) -
         assert len(made) == len(batches) == 14
         assert sorted(index for batch in made for index in batch) == list(range(53))
         cost = [len(batch) * max(lengths()[index] for index in batch) for batch in made]
-        assert cost[0] == max(cost)
-        assert cost[3] == sorted(cost)[-2]
+        # Second step, second micro-batch: the four longest. First of all the heaviest of the others.
+        assert sorted(lengths()[index] for index in made[3]) == sorted(lengths())[-4:]
+        assert cost[3] == max(cost)
+        assert cost[0] == sorted(cost)[-2]
         epochs.append(made)
     assert epochs[0] != epochs[1] != epochs[2]
 
@@ -188,6 +191,24 @@ def test_packing_fills_bins_the_same_number_each_epoch() -> None:
         assert len(list(batches)) == len(batches)
     assert len(counts) == 1
     assert counts.pop() <= -(-sum(lengths(300)) // 64) * 1.1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_micro_batch_is_heavier_than_the_one_that_the_plan_counts_on(packed: bool) -> None:
+    batches = EpochBatches(lengths(90), batch_size=3, accumulation=1, max_length=64, packed=packed, seed=4)
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        rows = [[[lengths(90)[i] for i in (row if packed else [row])] for row in batch] for batch in batches]
+        tokens = [sum(map(sum, batch)) for batch in rows]
+        assert tokens[1] == max(tokens)
+        known = sorted(sorted(row) for row in rows[1])
+        assert epoch == 0 or known == before
+        before = known
+
+
+def test_where_the_heaviest_stands_in_short_epochs() -> None:
+    assert [place_of_heaviest(count, 1) for count in (1, 2, 5)] == [0, 1, 1]
+    assert [place_of_heaviest(count, 4) for count in (1, 2, 5, 6, 9)] == [0, 1, 1, 5, 5]
 
 
 def test_first_fit_decreasing_by_hand() -> None:

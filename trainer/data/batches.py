@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from planner.microbatches import fullest, longest, pack, place_of_heaviest
+from planner.microbatches import split_validation as split_validation
 from trainer.data.tokens import IGNORED, Tokens
 
 GROUPING_WINDOW = 50
@@ -18,9 +20,10 @@ GROUPING_WINDOW = 50
 
 
 class EpochBatches:
-    """Batch sampler: lists of example indices per micro-batch; the longest micro-batch comes first.
+    """Batch sampler: lists of example indices per micro-batch; the heaviest ones come in the first two steps.
 
-    An overflow then shows in the first step of a run and not after hours. With `packed` each element of a batch is
+    An overflow then shows at once and not after hours, and the plan knows the heaviest micro-batch: it is made of the
+    longest sequences (planner.microbatches). With `packed` each element of a batch is
     itself a tuple of indices that share one row (first-fit decreasing bins of at most `max_length` tokens).
     """
 
@@ -62,18 +65,26 @@ class EpochBatches:
         order = list(range(len(self.lengths)))
         if self.shuffle:
             rng.shuffle(order)
-        if self.packed:
-            rows: list[Any] = pack(self.lengths, order, self.max_length)
-            if self.shuffle:
-                rng.shuffle(rows)
-            batches = _cut(rows, self.batch_size)
-        elif self.group_by_length:
-            batches = self._grouped(order, rng)
-        else:
-            batches = _cut(order, self.batch_size)
+        rows: list[Any] = list(pack(self.lengths, order, self.max_length)) if self.packed else order
+        heaviest: list[Any] = []
         if self.shuffle:
-            self._longest_first(batches)
+            heaviest, rows = self._apart(rows)
+            if self.packed:
+                rng.shuffle(rows)
+        grouped = self.group_by_length and not self.packed
+        batches = self._grouped(rows, rng) if grouped else _cut(rows, self.batch_size)
+        if heaviest:
+            self._place(batches, heaviest)
         yield from batches
+
+    def _apart(self, rows: list[Any]) -> tuple[list[Any], list[Any]]:
+        """The rows of the heaviest micro-batch, and the others in their order."""
+        if self.packed:
+            chosen = [rows[i] for i in fullest([[self.lengths[m] for m in row] for row in rows], self.batch_size)]
+        else:
+            chosen = list(longest(self.lengths, self.batch_size))
+        taken = set(chosen)
+        return chosen, [row for row in rows if row not in taken]
 
     def _grouped(self, order: list[int], rng: random.Random) -> list[list[Any]]:
         window = self.batch_size * self.accumulation * GROUPING_WINDOW
@@ -90,20 +101,13 @@ class EpochBatches:
                 batches.append(short)
         return batches
 
-    def _longest_first(self, batches: list[list[Any]]) -> None:
-        """Swaps the batch with the most padded tokens to the front.
-
-        The next largest goes to where memory stands highest: in the second step, when the optimizer has its state, and
-        there in the second micro-batch, when gradients exist. So two steps show the peak of the whole run.
-        """
+    def _place(self, batches: list[list[Any]], heaviest: list[Any]) -> None:
+        """The heaviest micro-batch where memory stands highest, of the others the one with most padded tokens first."""
         cost = [len(batch) * max(_row_length(row, self.lengths) for row in batch) for batch in batches]
-        ranked = sorted(range(len(batches)), key=lambda index: -cost[index])
-        first = ranked[0]
-        batches[0], batches[first] = batches[first], batches[0]
-        place = self.accumulation + (1 if self.accumulation > 1 else 0)
-        if len(batches) > max(1, place):
-            second = ranked[1] if ranked[1] != 0 else first  # batch 0 has just moved to where the longest was
-            batches[place], batches[second] = batches[second], batches[place]
+        if batches:
+            first = cost.index(max(cost))
+            batches[0], batches[first] = batches[first], batches[0]
+        batches.insert(place_of_heaviest(len(batches) + 1, self.accumulation), heaviest)
 
 
 def _cut(rows: Sequence[Any], size: int) -> list[list[Any]]:
@@ -112,37 +116,6 @@ def _cut(rows: Sequence[Any], size: int) -> list[list[Any]]:
 
 def _row_length(row: Any, lengths: Sequence[int]) -> int:
     return sum(lengths[index] for index in row) if isinstance(row, tuple) else lengths[row]
-
-
-def pack(lengths: Sequence[int], order: Sequence[int], max_length: int) -> list[tuple[int, ...]]:
-    """First-fit-decreasing bins of at most `max_length` tokens; `order` breaks ties between equal lengths.
-
-    At most 11/9 of the optimum plus 6/9 of a bin (Dosa 2007). Free room is looked up by size in O(max_length).
-    """
-    ranked = sorted(order, key=lambda index: -lengths[index])
-    bins: list[list[int]] = []
-    room: list[int] = []
-    # A segment tree over bins holding the largest free room finds the first bin that fits in O(log n).
-    size = 1
-    while size < max(1, len(ranked)):
-        size *= 2
-    tree = [max_length] * (2 * size)
-    for index in ranked:
-        need = min(lengths[index], max_length)
-        node = 1
-        while node < size:
-            node = 2 * node if tree[2 * node] >= need else 2 * node + 1
-        position = node - size
-        if position == len(bins):
-            bins.append([])
-            room.append(max_length)
-        bins[position].append(index)
-        room[position] -= need
-        tree[node] = room[position]
-        while node > 1:
-            node //= 2
-            tree[node] = max(tree[2 * node], tree[2 * node + 1])
-    return [tuple(members) for members in bins]
 
 
 class SequenceDataset(torch.utils.data.Dataset[list[Tokens]]):
@@ -200,13 +173,3 @@ class Collator:
         if self.padding != "max":
             batch["lengths"] = [tuple(len(tokens) for tokens in row) for row in rows]
         return batch
-
-
-def split_validation(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices (training, validation) of a seeded split; a positive share takes at least one and leaves at least one."""
-    if share <= 0 or count < 2:
-        return list(range(count)), []
-    order = list(range(count))
-    random.Random(f"split-{seed}").shuffle(order)
-    held_out = min(max(1, round(count * share)), count - 1)
-    return sorted(order[held_out:]), sorted(order[:held_out])
