@@ -33,6 +33,7 @@ def quantize(model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise InvalidInput("--method qlora needs bitsandbytes: install tuneplan[quant]") from error
+    from transformers import PreTrainedModel
     from transformers.pytorch_utils import Conv1D
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
@@ -52,6 +53,9 @@ def quantize(model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype
         model.set_submodule(name, made)
     model.is_loaded_in_8bit, model.is_loaded_in_4bit = int8, not int8
     model.is_quantized = True
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):  # by which flash attention knows what to cast fp32 queries to
+            module.config._is_quantized = True
     model.train()
     return model
 

@@ -298,7 +298,20 @@ def register_flash(padded: bool) -> str:
 
     AttentionInterface.register(FLASH, attention)
     AttentionMaskInterface.register(FLASH, mask)
+    _register_falcon_flash(attention)
     return FLASH
+
+
+def _register_falcon_flash(attention: Callable[..., Any]) -> None:
+    """falcon has an attention class of its own for the package, which calls it with tokens before heads."""
+    from transformers.models.falcon import modeling_falcon as falcon
+
+    def forward(query: Any, key: Any, value: Any, mask: Any, length: int, dropout: float = 0.0, **options: Any) -> Any:
+        heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        return attention(None, *heads_first, None, dropout, None, options.get("is_causal", True))[0]
+
+    falcon.FALCON_ATTENTION_CLASSES[FLASH] = falcon.FalconFlashAttention2
+    falcon._flash_attention_forward = forward
 
 
 def _gathered(tensor: Any) -> Any:

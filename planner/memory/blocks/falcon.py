@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from planner.memory import attention, ops
 from planner.memory.blocks import llama
-from planner.memory.net import Net, unmodelled
+from planner.memory.net import Net
 from planner.memory.ops import BYTE, FP32
 from planner.memory.tape import BSS, Gradients, T, Tape, Tensor
 
 
 def embed(net: Net) -> Tensor:
-    """Embeddings, rotary tables and a mask that is always made, padding or not."""
-    if net.choices.attention == "flash":
-        raise unmodelled("falcon with flash attention")
+    """Embeddings, rotary tables and a mask that is always made, padding or not, but for flash attention."""
     x = net.require_grad_of_inputs(net.embed("transformer.word_embeddings"))
     net.named.append(x.alias())
     net.prepare(net.spec.head_dim, rotary=True)
-    if net.mask is None:
+    if net.mask is None and net.choices.attention != "flash":
         with net.tape.scope("attention"):
             net.mask = net.tape.new(BSS, 1, BYTE)
     return x
@@ -75,7 +73,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         if net.choices.attention == "eager":
             mixed, weights = _eager(net, query, key, value, heads)
             net.attention_weights = weights
-        elif heads == spec.num_heads:
+        elif heads == spec.num_heads or net.choices.attention == "flash":
             mixed = net.attend(query, key, value, kv_heads=heads, dropout=0.0)
         else:
             mixed = _composite(net, query, key, value)
@@ -99,8 +97,8 @@ def _split_heads(net: Net, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query = ops.contiguous(tape, query)
     small_key, small_value = key, value
     copies = spec.num_heads // groups
-    wide_key = attention.repeat_kv(tape, small_key, copies)
-    return query, wide_key, attention.repeat_kv(tape, small_value, copies)
+    wide_key = attention.repeat_kv(tape, small_key, copies, groups)
+    return query, wide_key, attention.repeat_kv(tape, small_value, copies, groups)
 
 
 def _taken(tape: Tape, x: Tensor, elements: int) -> Tensor:
