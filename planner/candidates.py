@@ -18,6 +18,7 @@ from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
+    from planner.ragged import Lengths
 
 EFFECTIVE_BATCH_SIZE = 32
 """Sequences per optimizer step: what the guides' tiers have in common (8×4, 4×8, 2×16)."""
@@ -148,14 +149,15 @@ def evaluate_first(
     pairs: list[tuple[int, int]],
     lengths: list[int],
     layers: list[int],
+    data: Lengths | None = None,
 ) -> Candidates:
     """Candidates of the first base that is modelled; the last one's refusal stands."""
     for base in bases[:-1]:
         try:
-            return evaluate(model, hardware, base, pairs=pairs, lengths=lengths, layers=layers)
+            return evaluate(model, hardware, base, pairs=pairs, lengths=lengths, layers=layers, data=data)
         except NotModelled:
             continue
-    return evaluate(model, hardware, bases[-1], pairs=pairs, lengths=lengths, layers=layers)
+    return evaluate(model, hardware, bases[-1], pairs=pairs, lengths=lengths, layers=layers, data=data)
 
 
 def evaluate(
@@ -166,15 +168,19 @@ def evaluate(
     pairs: list[tuple[int, int]],
     lengths: list[int],
     layers: list[int],
+    data: Lengths | None = None,
 ) -> Candidates:
-    """Memory and step time of every combination of (batch, accumulation), length and checkpointed layers."""
+    """Memory and step time of every combination of (batch, accumulation), length and checkpointed layers.
+
+    `data`: its lengths, of which memory takes the heaviest micro-batch; without it every row is full.
+    """
     from planner import memory, speed
 
     axes = (np.arange(len(pairs)), np.asarray(lengths, dtype=np.int64), np.asarray(layers, dtype=np.int64))
     pair, length, layer = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
     batches, accumulations = (np.asarray(values, dtype=np.int64) for values in zip(*pairs, strict=True))
     batch, accumulation = batches[pair], accumulations[pair]
-    grid = memory.predict_grid(model, hardware, base, batch, length, layer)
+    grid = memory.predict_grid(model, hardware, base, batch, length, layer, data=data)
     block = len(lengths) * len(layers)
     seconds = np.zeros(len(batch))
     # One call per pair: a step's time depends on its accumulation, which is a choice and no array.

@@ -6,13 +6,16 @@ UI-free: the command line and the wizard both print what stands in the `CheckRep
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.errors import NotModelled
 from planner.records import CheckReport, MemoryReport, ModelSummary, SpeedReport, Verdict
 from planner.settings import check_length, fit_to_hardware, to_settings
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.ragged import Lengths
 
 TIGHT_SHARE = 0.95
 """Share of the budget above which a peak counts as tight even where its interval fits: a rule of this tool.
@@ -72,6 +75,7 @@ def check(
     *,
     budget_bytes: int | None = None,
     tokens_per_epoch: int | None = None,
+    lengths: Lengths | None = None,
     fixed: Iterable[str] = (),
     tier: str | None = None,
     with_remedies: bool = True,
@@ -81,6 +85,7 @@ def check(
 
     `budget_bytes`: device bytes the run may use; None is the profile's total minus its reserve.
     `tokens_per_epoch`: tokens that pass through the model in one epoch, padding included; None: no epoch time.
+    `lengths`: those of the data; memory is then that of its heaviest micro-batch. Without it every row is full.
     `fixed`: choices the user named; remedies leave the model's and the data's meaning alone but may change these.
     `notes`: sentences that open the reasons (which default was taken, which format was replaced).
     Raises `InvalidInput` or `NotModelled` for a request without an answer; a configuration that does not fit is an
@@ -92,14 +97,14 @@ def check(
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     check_length(model, choices)
     choices, format_notes = fit_to_hardware(choices, hardware, fixed=fixed)
-    predicted = memory.predict(model, hardware, choices, budget_bytes=budget)
+    predicted = memory.predict(model, hardware, choices, budget_bytes=budget, lengths=lengths)
     speed = predict_speed(model, hardware, choices, tokens_per_epoch)
     verdict = verdict_of(predicted)
     remedies = []
     if with_remedies and verdict != "fits":
         from planner.remedies import find_remedies
 
-        remedies = find_remedies(model, hardware, choices, predicted, speed)
+        remedies = find_remedies(model, hardware, choices, predicted, speed, lengths)
     return CheckReport(
         tier=tier,
         hardware=hardware_summary(hardware),

@@ -24,7 +24,7 @@ def fullest(rows: Rows, batch_size: int) -> list[int]:
     """Indices of the `batch_size` packed rows with the most tokens, of equal ones those with the longest sequences."""
 
     def weight(index: int) -> tuple[int, list[int]]:
-        return -sum(rows[index]), sorted((-length for length in rows[index]))
+        return -sum(rows[index]), sorted(-length for length in rows[index])
 
     return sorted(range(len(rows)), key=weight)[:batch_size]
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from planner.errors import InvalidInput
 
@@ -43,6 +50,16 @@ class MemoryReport(Record):
     """Allocated bytes at the peak within each instant of the step."""
     components: dict[str, int]
     """Additive parts of the device peak at the binding instant; they sum to `device_peak_bytes`."""
+    batch_lengths: tuple[tuple[int, ...], ...] | None = None
+    """Row by row the lengths of the sequences in the micro-batch that sets the peak; left out where no data was given
+    and every row has max_length."""
+
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        if self.batch_lengths is None:
+            del content["batch_lengths"]
+        return content
 
 
 class SpeedReport(Record):
@@ -235,6 +252,8 @@ class Observation(Record):
     """What the device shows for the process; on CPU the process's peak RSS."""
     instants: dict[str, int] = {}
     """Measured allocated peak by instant."""
+    batch_lengths: tuple[tuple[int, ...], ...] | None = None
+    """Row by row the lengths of the sequences in the heaviest micro-batch that ran; None where rows had one length."""
     step_seconds: list[float] = []
     tokens_per_second: float | None = None
     outcome: Literal["ran", "out_of_memory", "failed"] = "ran"

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.errors import TuneplanError
 from planner.records import MemoryReport, Remedy, SpeedReport
 from planner.settings import fit_to_hardware
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+
+if TYPE_CHECKING:
+    from planner.ragged import Lengths
 
 Change = dict[str, Any]
 
@@ -38,16 +41,18 @@ def find_remedies(
     choices: TrainingChoices,
     memory: MemoryReport,
     speed: SpeedReport | None,
+    data: Lengths | None = None,
 ) -> list[Remedy]:
     """Changes that save memory: those that fit the budget first, the gentlest and then the quickest foremost.
 
+    `data`: the lengths that `memory` was predicted for.
     `saves_bytes` is what the change frees of the device peak; for another device, what the headroom grows by.
     """
     budget = memory.budget_bytes
     found: list[Remedy] = []
     singles: list[tuple[Change, int]] = []
-    for change in _single_changes(model, hardware, choices, budget):
-        after = _predict(model, hardware, _apply(choices, change), budget)
+    for change in _single_changes(model, hardware, choices, budget, data):
+        after = _predict(model, hardware, _apply(choices, change), budget, data)
         if after is None:
             continue
         saves = memory.device_peak_bytes - after.device_peak_bytes
@@ -62,13 +67,13 @@ def find_remedies(
         if any(remedy.fits and _class(remedy.change) <= limit for remedy in found):
             continue
         gentle = [(change, saves) for change, saves in singles if _class(change) <= limit]
-        combined = _combine(model, hardware, choices, gentle, budget)
+        combined = _combine(model, hardware, choices, gentle, budget, data)
         if combined is not None:
             change, after = combined
             saves = memory.device_peak_bytes - after.device_peak_bytes
             found.append(_remedy(model, hardware, choices, change, saves, _inside(after), speed))
     found.sort(key=_order)
-    return found + _other_devices(model, hardware, choices, memory, speed)
+    return found + _other_devices(model, hardware, choices, memory, speed, data)
 
 
 def _class(change: Change) -> int:
@@ -91,12 +96,14 @@ def _apply(choices: TrainingChoices, change: Change) -> TrainingChoices:
     return replace(choices, **change)
 
 
-def _predict(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int) -> MemoryReport | None:
+def _predict(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int, data: Lengths | None
+) -> MemoryReport | None:
     """None where the changed configuration is refused (not modelled on this model or device)."""
     from planner import memory
 
     try:
-        return memory.predict(model, hardware, choices, budget_bytes=budget)
+        return memory.predict(model, hardware, choices, budget_bytes=budget, lengths=data)
     except TuneplanError:
         return None
 
@@ -129,11 +136,11 @@ def _listed(change: Change) -> Change:
 
 
 def _single_changes(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int, data: Lengths | None
 ) -> Iterator[Change]:
     """Every change of one thing, in the order in which a combination takes them."""
-    yield from _batch_changes(model, hardware, choices, budget)
-    yield from _checkpoint_changes(model, hardware, choices, budget)
+    yield from _batch_changes(model, hardware, choices, budget, data)
+    yield from _checkpoint_changes(model, hardware, choices, budget, data)
     if choices.stack == "builtin" and choices.loss == "full":
         yield {"loss": "chunked"}
     if choices.stack == "peft" and not choices.keep_logits and choices.transformers_version is None:
@@ -152,11 +159,11 @@ def _single_changes(
         yield {"method": "qlora"}
     if choices.precision.endswith("-mixed") and choices.method != "full":
         yield {"precision": choices.precision.removesuffix("-mixed")}
-    yield from _length_changes(model, hardware, choices, budget)
+    yield from _length_changes(model, hardware, choices, budget, data)
 
 
 def _batch_changes(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int, data: Lengths | None
 ) -> Iterator[Change]:
     """The micro-batch halved (accumulation grows in step), and the largest one that fits."""
     sequences = choices.batch_size * choices.gradient_accumulation_steps
@@ -164,14 +171,14 @@ def _batch_changes(
     if not smaller:
         return
     halved = next(size for size in smaller if size <= max(1, choices.batch_size // 2))
-    fitting = next((size for size, upper in _uppers(model, hardware, choices, batches=smaller) if upper <= budget), 0)
+    fitting = next((n for n, upper in _uppers(model, hardware, choices, data, batches=smaller) if upper <= budget), 0)
     for size in dict.fromkeys((halved, fitting)):
         if size:
             yield {"batch_size": size, "gradient_accumulation_steps": sequences // size}
 
 
 def _checkpoint_changes(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int, data: Lengths | None
 ) -> Iterator[Change]:
     """All layers checkpointed, and on the builtin stack the fewest that fit."""
     now = choices.checkpointed_layers(model.total_layers)
@@ -179,18 +186,18 @@ def _checkpoint_changes(
         return
     if choices.stack == "builtin":
         layers = list(range(now + 1, model.total_layers))
-        fitting = next((n for n, upper in _uppers(model, hardware, choices, layers=layers) if upper <= budget), 0)
+        fitting = next((n for n, upper in _uppers(model, hardware, choices, data, layers=layers) if upper <= budget), 0)
         if fitting:
             yield {"gradient_checkpointing": True, "checkpoint_layers": fitting}
     yield {"gradient_checkpointing": True, "checkpoint_layers": None}
 
 
 def _length_changes(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, budget: int, data: Lengths | None
 ) -> Iterator[Change]:
     """The longest usual length that fits, or else half of what was asked for."""
     shorter = [length for length in LENGTHS if length < choices.max_length]
-    fitting = next((n for n, upper in _uppers(model, hardware, choices, lengths=shorter) if upper <= budget), 0)
+    fitting = next((n for n, upper in _uppers(model, hardware, choices, data, lengths=shorter) if upper <= budget), 0)
     length = fitting or choices.max_length // 2
     if length >= 16:
         yield {"max_length": length}
@@ -200,6 +207,7 @@ def _uppers(
     model: ModelSpec,
     hardware: HardwareProfile,
     choices: TrainingChoices,
+    data: Lengths | None,
     *,
     batches: list[int] | None = None,
     lengths: list[int] | None = None,
@@ -221,6 +229,7 @@ def _uppers(
         np.asarray(batches, dtype=np.int64) if batches else here * choices.batch_size,
         np.asarray(lengths, dtype=np.int64) if lengths else here * choices.max_length,
         np.asarray(layers, dtype=np.int64) if layers else here * choices.checkpointed_layers(model.total_layers),
+        data=data,
     )
     return [(value, int(upper)) for value, upper in zip(axis, grid.upper, strict=True)]
 
@@ -231,13 +240,14 @@ def _combine(
     choices: TrainingChoices,
     singles: list[tuple[Change, int]],
     budget: int,
+    data: Lengths | None,
 ) -> tuple[Change, MemoryReport] | None:
     """Changes added one after another while each still saves, until it fits; None if it never does.
 
     The micro-batch starts at one, which changes nothing of the result, and grows again to what then fits.
     """
     total: Change = {}
-    last: MemoryReport | None = _predict(model, hardware, choices, budget)
+    last: MemoryReport | None = _predict(model, hardware, choices, budget, data)
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     # A micro-batch of one goes with every combination: it costs nothing of the result.
     steps: list[Change] = (
@@ -245,25 +255,30 @@ def _combine(
     )
     steps += [change for change, _ in singles if "batch_size" not in change]
     for change in steps:
-        after = _predict(model, hardware, _apply(choices, {**total, **change}), budget)
+        after = _predict(model, hardware, _apply(choices, {**total, **change}), budget, data)
         if after is None or (last is not None and after.device_peak_bytes >= last.device_peak_bytes):
             continue
         total, last = {**total, **change}, after
         if _inside(after):
-            total = _largest_batch(model, hardware, choices, total, budget)
-            final = _predict(model, hardware, _apply(choices, total), budget)
+            total = _largest_batch(model, hardware, choices, total, budget, data)
+            final = _predict(model, hardware, _apply(choices, total), budget, data)
             return (total, final) if len(total) > 1 and final is not None else None
     return None
 
 
 def _largest_batch(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, total: Change, budget: int
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    total: Change,
+    budget: int,
+    data: Lengths | None,
 ) -> Change:
     """The combination with the largest micro-batch that still fits."""
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     sizes = [size for size in range(choices.batch_size, 0, -1) if sequences % size == 0]
     there = _apply(choices, total)
-    size = next((n for n, upper in _uppers(model, hardware, there, batches=sizes) if upper <= budget), 1)
+    size = next((n for n, upper in _uppers(model, hardware, there, data, batches=sizes) if upper <= budget), 1)
     batch: Change = {"batch_size": size, "gradient_accumulation_steps": sequences // size}
     rest = {name: value for name, value in total.items() if name not in batch}
     return rest if size == choices.batch_size else {**batch, **rest}
@@ -275,6 +290,7 @@ def _other_devices(
     choices: TrainingChoices,
     memory: MemoryReport,
     speed: SpeedReport | None,
+    data: Lengths | None,
 ) -> list[Remedy]:
     """The smallest other devices of the same make on which the configuration fits unchanged."""
     from hardware_profiles.loader import all_profiles
@@ -292,7 +308,7 @@ def _other_devices(
             there, _ = fit_to_hardware(choices, profile, fixed=("precision",))
         except TuneplanError:
             continue
-        after = _predict(model, profile, there, profile.budget_bytes)
+        after = _predict(model, profile, there, profile.budget_bytes, data)
         if after is None or not _inside(after):
             continue
         saves = (after.budget_bytes - after.device_peak_bytes) - (memory.budget_bytes - memory.device_peak_bytes)

@@ -23,6 +23,7 @@ from planner.candidates import (
 )
 from planner.check import check
 from planner.errors import Infeasible, InvalidInput
+from planner.ragged import lengths_of
 from planner.records import Advice, CheckReport, Record
 from planner.settings import check_length, fit_to_hardware
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
@@ -105,7 +106,10 @@ def recommend(
     pairs, effective, batch_notes = batch_pairs(base, fixed, wanted)
     lengths = candidate_lengths(model, base, fixed, data)
     layers = layer_counts(model, base, fixed)
-    candidates = evaluate_first(model, hardware, losses(base, fixed), pairs=pairs, lengths=lengths, layers=layers)
+    ragged = None if data is None else lengths_of(data, validation_split=split)
+    candidates = evaluate_first(
+        model, hardware, losses(base, fixed), pairs=pairs, lengths=lengths, layers=layers, data=ragged
+    )
     all_notes = [*notes, *format_notes, *batch_notes]
 
     def judge(index: int) -> CheckReport:
@@ -118,12 +122,20 @@ def recommend(
                 padding=chosen.padding,
                 examples=data.training_examples(split),
             )
-        return check(model, hardware, chosen, budget_bytes=budget, tokens_per_epoch=tokens, with_remedies=False)
+        return check(
+            model,
+            hardware,
+            chosen,
+            budget_bytes=budget,
+            tokens_per_epoch=tokens,
+            lengths=ragged,
+            with_remedies=False,
+        )
 
     picked = choose(candidates, budget, judge, open_length="max_length" not in fixed and data is None)
     if picked is None:
         smallest = candidates.choices(int(np.argmin(candidates.upper)), model)
-        report = check(model, hardware, smallest, budget_bytes=budget, notes=all_notes)
+        report = check(model, hardware, smallest, budget_bytes=budget, lengths=ragged, notes=all_notes)
         raise NothingFits(_nothing_fits(report), report)
     options = [report.model_copy(update={"tier": tier.name}) for tier, (_, report) in zip(TIERS, picked, strict=True)]
     number = [tier.name for tier in TIERS].index(GOALS[goal])

@@ -18,6 +18,7 @@ from planner.records import Advice, CheckReport
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
     from planner.memory.explain import Explanation
+    from planner.ragged import Lengths
     from planner.records import Plan
     from planner.spec import TrainingChoices
 
@@ -105,6 +106,7 @@ def run_check(
     """Judges one configuration; `explain` adds the terms of the `binding` instant, or of `all`."""
     from planner import plans
     from planner.advice import advise, validation_share
+    from planner.ragged import lengths_of
 
     _check_split(validation_split)
     values = dict(settings)
@@ -120,12 +122,14 @@ def run_check(
             padding=choices.padding,
             examples=profile.training_examples(split),
         )
+    lengths = None if profile is None else lengths_of(profile, validation_split=split)
     report = check(
         request.model,
         request.hardware,
         choices,
         budget_bytes=request.budget_bytes,
         tokens_per_epoch=tokens,
+        lengths=lengths,
         fixed=request.fixed,
         notes=request.notes,
     )
@@ -136,7 +140,7 @@ def run_check(
         )
         path = plans.save(plan, save)
         print(f"plan: wrote {path}", file=sys.stderr)
-    _print_check(report, as_json, _explained(request, choices, explain))
+    _print_check(report, as_json, _explained(request, choices, explain, lengths))
     return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
 
 
@@ -187,14 +191,16 @@ def _nothing_fits(error: Any, as_json: bool) -> int:
     return EXIT_DOES_NOT_FIT
 
 
-def _explained(request: Request, choices: TrainingChoices, wanted: str | None) -> tuple[Explanation, ...]:
+def _explained(
+    request: Request, choices: TrainingChoices, wanted: str | None, lengths: Lengths | None
+) -> tuple[Explanation, ...]:
     if wanted is None:
         return ()
     from planner.memory.explain import explain
     from planner.settings import fit_to_hardware
 
     fitted, _ = fit_to_hardware(choices, request.hardware, fixed=request.fixed)
-    return explain(request.model, request.hardware, fitted, every_instant=wanted == "all")
+    return explain(request.model, request.hardware, fitted, every_instant=wanted == "all", lengths=lengths)
 
 
 def _print_check(report: CheckReport, as_json: bool, explained: tuple[Explanation, ...] = ()) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InvalidInput
-from planner.memory import device
+from planner.memory import device, flat
 from planner.memory.blocks import registry
 from planner.memory.layout import symbolic_range
 from planner.memory.loss import chunk_rows
@@ -18,9 +18,13 @@ from planner.memory.peak import MASK_ROW, Array, Envelope, envelope, evaluate, m
 from planner.memory.program import Case, layer_kind, run
 from planner.memory.reserved import replayed
 from planner.memory.sharding import UNMEASURED_SHARE
-from planner.memory.tape import Tape
+from planner.memory.tape import WIDTH, Tape
+from planner.microbatches import is_ragged
 from planner.records import MemoryReport
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+
+if TYPE_CHECKING:
+    from planner.ragged import Batch, Lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def _case(
     return Case(spec, plain, checkpointed, padded, windowed, target, unaligned=unaligned)
 
 
-def _envelope(case: Case) -> Envelope:
+def envelope_of(case: Case) -> Envelope:
     key = (id(case.spec), case)
     found = _ENVELOPES.get(key)
     if found is None:
@@ -106,10 +110,13 @@ def predict_grid(
     batch_size: npt.ArrayLike,
     length: npt.ArrayLike,
     checkpointed_layers: npt.ArrayLike,
+    *,
+    data: Lengths | None = None,
 ) -> Grid:
     """Peaks for arrays of micro-batch, tokens per sequence and number of checkpointed layers (broadcast together).
 
-    Everything else is taken from `choices`. Raises `NotModelled` for what has no program.
+    Everything else is taken from `choices`. `data`: each micro-batch is the heaviest that these lengths make.
+    Raises `NotModelled` for what has no program.
     """
     batches, lengths, layers = np.broadcast_arrays(
         *(np.atleast_1d(np.asarray(x, dtype=np.int64)) for x in (batch_size, length, checkpointed_layers))
@@ -120,16 +127,21 @@ def predict_grid(
     symbolic = _symbolic(model, choices)
     rows_per_chunk = chunk_rows(model.vocab_size)
     covered = (layers >= symbolic.start) & (layers < symbolic.stop) if len(symbolic) else np.zeros(layers.shape, bool)
+    if data is not None and choices.padding != "max":
+        batches, lengths, loads = _heaviest(model, choices, batches, lengths, data)
+        for places, own in loads:
+            _fill(model, hardware, choices, own, places, layers, covered, (allocated, persistent, binding))
     edge = model.sliding_window if model.sliding_layers and model.sliding_window else np.iinfo(np.int64).max
     kinds = _batch_kind(model, hardware, choices, batches)
     unaligned = (lengths % MASK_ROW != 0) & _pads_masks(model, hardware, choices)
     key = np.where(covered, -1, layers) * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
-    for value in np.unique(key):
-        chosen = key == value
+    padded = batches > 0
+    for value in np.unique(key[padded]):
+        chosen = (key == value) & padded
         number = int(value) // 8
         kind = replace(choices, batch_size=int(kinds[chosen][0]))
         case = _case(model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]))
-        found = _envelope(case)
+        found = envelope_of(case)
         values = multipliers(batches[chosen], lengths[chosen], layers[chosen], rows_per_chunk)
         peak, rows = evaluate(found, values)
         allocated[chosen] = peak
@@ -141,40 +153,169 @@ def predict_grid(
     return Grid(allocated, reserved, reserved + hardware.context_bytes, upper, binding)
 
 
+def _heaviest(
+    model: ModelSpec, choices: TrainingChoices, batches: Array, lengths: Array, data: Lengths
+) -> tuple[Array, Array, list[tuple[npt.NDArray[np.bool_], list[int]]]]:
+    """Rows and length of the micro-batches that are padded (0 rows: flat ones), and the flat ones with their places."""
+    padded, longest = np.zeros_like(batches), np.ones_like(lengths)
+    loads = []
+    runs_flat = flat.flattens(model, choices)
+    for size, length in sorted(set(zip(batches.tolist(), lengths.tolist(), strict=True))):
+        places = (batches == size) & (lengths == length)
+        rows = data.heaviest(replace(choices, batch_size=size, max_length=length), quick=True)[0]
+        if runs_flat:  # equal rows are not flattened, but hold as much to within their rotary tables
+            loads.append((places, [tokens for row in rows for tokens in row]))
+        else:
+            padded[places] = len(rows)
+            longest[places] = length if choices.padding == "packed" else max(map(sum, rows))
+    return padded, longest, loads
+
+
+def _fill(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    own: list[int],
+    places: npt.NDArray[np.bool_],
+    layers: Array,
+    covered: npt.NDArray[np.bool_],
+    into: tuple[Array, Array, npt.NDArray[np.str_]],
+) -> None:
+    """Peaks, persistent bytes and binding instants of one flat micro-batch at every number of checkpointed layers."""
+    allocated, persistent, binding = into
+    whole = flat.multipliers(own, 0, chunk_rows(model.vocab_size))[:, :WIDTH]
+    few = whole[np.unique(np.linspace(0, len(whole) - 1, 4).astype(int))]
+    for number in np.unique(np.where(covered, -1, layers)[places]):
+        chosen = places & (np.where(covered, -1, layers) == number)
+        case = _flat(_case(model, hardware, choices, None if number < 0 else int(number), max(own)), max(own))
+        found = envelope_of(case)
+        count = layers[chosen].astype(np.float64)[:, None, None]
+        values = np.concatenate([few[None] + 0 * count, few[None] * count], axis=-1)
+        live = (values @ found.coefficients.T.astype(np.float64)).max(axis=1)
+        rows = live.argmax(axis=-1)
+        allocated[chosen] = np.rint(live.max(axis=-1)).astype(np.int64)
+        persistent[chosen] = _persistent(found)
+        binding[chosen] = np.array(found.instants)[rows]
+
+
 def _persistent(found: Envelope) -> int:
     return int(found.coefficients[found.instants.index("load")][0])
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What passes through the model: which program, at which values of the monomials."""
+
+    case: Case
+    values: npt.NDArray[np.float64]
+    """(sequences that differ, 2·WIDTH); one row but for a flat micro-batch."""
+    handed_over: int
+    """Bytes of one micro-batch as the collator made it."""
+    rows: Batch | None
+    """Lengths of its sequences, where they are known."""
+
+    def live(self, found: Envelope) -> npt.NDArray[np.float64]:
+        """Bytes at each event."""
+        most: npt.NDArray[np.float64] = (self.values @ found.coefficients.T.astype(np.float64)).max(axis=0)
+        return most
+
+    def at(self, found: Envelope, event: int) -> npt.NDArray[np.float64]:
+        """The monomials' values where an event is largest."""
+        row: npt.NDArray[np.float64] = self.values[
+            int((self.values @ found.coefficients[event].astype(np.float64)).argmax())
+        ]
+        return row
+
+
+def _load(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    rows: Batch | None,
+    *,
+    evaluating: bool = False,
+) -> Load:
+    """A micro-batch of `choices`: full, or of the rows given; flattened where the trainer flattens it."""
+    layers = 0 if evaluating else choices.checkpointed_layers(model.total_layers)
+    if evaluating and choices.eval_batch_size is not None:
+        choices = replace(choices, batch_size=choices.eval_batch_size)
+    width = INPUT_BYTES
+    if rows is not None:
+        longest = max(map(sum, rows)) if choices.padding == "longest" else choices.max_length
+        choices = replace(choices, batch_size=len(rows), max_length=longest)
+        width = INPUT_BYTES if choices.padding == "packed" else INPUT_BYTES * 2 // 3
+    case = _case(model, hardware, choices, layers, choices.max_length)
+    per_chunk = chunk_rows(model.vocab_size)
+    if rows is not None and flat.flattens(model, choices) and is_ragged(rows):
+        own = [length for row in rows for length in row]
+        case = _flat(case, max(own))
+        values = flat.multipliers(own, layers, per_chunk)
+    else:
+        batch, length, checkpointed = (np.array([x]) for x in (choices.batch_size, choices.max_length, layers))
+        values = multipliers(batch, length, checkpointed, per_chunk)
+    if evaluating:
+        case = _eval_case(case, replace(choices, eval_batch_size=None))
+    return Load(case, values, width * choices.batch_size * choices.max_length, rows)
+
+
+def loads(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, lengths: Lengths | None
+) -> tuple[Load, Load]:
+    """The heaviest micro-batches of training and evaluation: of the data's `lengths`, or with every row full."""
+    if lengths is None or choices.padding == "max":
+        return _load(model, hardware, choices, None), _load(model, hardware, choices, None, evaluating=True)
+    made = [_load(model, hardware, choices, rows) for rows in lengths.heaviest(choices)]
+    step = made[0] if len(made) == 1 else max(made, key=_largest)
+    evaluated = lengths.evaluated(choices) or step.rows
+    return step, _load(model, hardware, choices, evaluated, evaluating=True)
+
+
+def _largest(load: Load) -> float:
+    return float(load.live(envelope_of(load.case)).max())
+
+
+def _flat(case: Case, longest: int) -> Case:
+    """The case of a flat row whose longest sequence has `longest` tokens."""
+    spec = case.spec
+    windowed = bool(spec.sliding_layers) and spec.sliding_window is not None and longest > spec.sliding_window
+    return replace(case, flat=True, windowed=windowed, unaligned=case.target == "cuda")
+
+
 def predict(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, *, budget_bytes: int | None = None
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    *,
+    budget_bytes: int | None = None,
+    lengths: Lengths | None = None,
 ) -> MemoryReport:
     """Peaks by instant and component of one configuration on one device.
 
+    `lengths`: those of the data; the peak is then that of the heaviest micro-batch the trainer makes of them, not that
+    of rows which all have the maximal length.
     Raises `NotModelled` for what has no program, `InvalidInput` for more checkpointed layers than there are.
     """
+
     if choices.checkpoint_layers is not None and choices.checkpoint_layers > model.total_layers:
         raise InvalidInput(
             f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.total_layers} layers "
             f"of {model.id}"
         )
-    layers = choices.checkpointed_layers(model.total_layers)
-    case = _case(model, hardware, choices, layers, choices.max_length)
-    found = _envelope(case)
-    values = multipliers(
-        np.array([choices.batch_size]), np.array([choices.max_length]), np.array([layers]), chunk_rows(model.vocab_size)
-    )
-    live = (values @ found.coefficients.T.astype(np.float64))[0]
+    load, evaluation = loads(model, hardware, choices, lengths)
+    found = envelope_of(load.case)
+    live = load.live(found)
     workspaces = device.workspace_bytes(hardware)
     instants: dict[str, int] = {}
     for name, size in zip(found.instants, live, strict=True):
         instants[name] = max(instants.get(name, 0), round(float(size)) + workspaces)
-    waiting = INPUT_BYTES * choices.batch_size * choices.max_length * (choices.gradient_accumulation_steps - 1)
+    waiting = load.handed_over * (choices.gradient_accumulation_steps - 1)
     instants = {name: size + (waiting if name != "load" else 0) for name, size in instants.items()}
-    instants["eval"] = _eval_peak(case, choices) + workspaces
+    instants["eval"] = round(_largest(evaluation)) + workspaces
     instants["save"] = instants["load"]
     allocated = max(instants.values())
     binding = max(instants, key=lambda name: instants[name])
-    components = _components(case, found, values, live, binding, choices)
+    at_peak = evaluation if binding == "eval" else load
+    components = _components(at_peak, binding)
     if binding not in ("load", "eval", "save"):
         components["temporaries"] = components.get("temporaries", 0) + waiting
     components["workspaces"] = workspaces
@@ -182,7 +323,7 @@ def predict(
     persistent = np.array([_persistent(found)])
     low = np.array([allocated])
     if hardware.kind in ("cuda", "rocm") and choices.num_gpus == 1:
-        reserved, most = _replayed(model, hardware, choices, case, binding, allocated, budget - hardware.context_bytes)
+        reserved, most = _replayed(model, hardware, at_peak, allocated, budget - hardware.context_bytes)
     else:
         reserved = most = int(device.reserved(low, persistent)[0])
     total = reserved + hardware.context_bytes
@@ -202,30 +343,23 @@ def predict(
         binding_instant=binding,
         instants=instants,
         components={name: size for name, size in components.items() if size},
+        batch_lengths=load.rows,
     )
     return device.corrected_report(hardware, report, int(persistent[0]), most)
 
 
-def _replayed(
-    model: ModelSpec,
-    hardware: HardwareProfile,
-    choices: TrainingChoices,
-    case: Case,
-    binding: str,
-    allocated: int,
-    limit: int,
-) -> tuple[int, int]:
+def _replayed(model: ModelSpec, hardware: HardwareProfile, load: Load, allocated: int, limit: int) -> tuple[int, int]:
     """Reserved bytes below `limit` (or without it, where it does not suffice), and without it."""
-    batch = choices.batch_size
-    if binding == "eval":
-        case, batch = _eval_case(case, choices), choices.eval_batch_size or batch
+    none = np.array([0])
+    envelope = envelope_of(load.case)
     found = replayed(
-        case,
-        np.array([batch]),
-        np.array([choices.max_length]),
+        load.case,
+        none,
+        none,
         chunk_rows(model.vocab_size),
         first=[hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES,
         limit=max(limit, 0) if allocated <= limit else None,
+        values=load.at(envelope, int(load.live(envelope).argmax())),
     )
     free = max(found.free_bytes, allocated)
     return max(found.limited_bytes or free, allocated), free
@@ -236,37 +370,19 @@ def _eval_case(case: Case, choices: TrainingChoices) -> Case:
     return replace(case, choices=replace(case.choices, batch_size=min(batch, 2)), checkpointed=0, evaluating=True)
 
 
-def _eval_values(spec: ModelSpec, choices: TrainingChoices) -> npt.NDArray[np.float64]:
-    batch = choices.eval_batch_size or choices.batch_size
-    return multipliers(np.array([batch]), np.array([choices.max_length]), np.array([0]), chunk_rows(spec.vocab_size))
-
-
-def _eval_peak(case: Case, choices: TrainingChoices) -> int:
-    peak, _ = evaluate(_envelope(_eval_case(case, choices)), _eval_values(case.spec, choices))
-    return int(peak[0])
-
-
-def _components(
-    case: Case,
-    found: Envelope,
-    values: npt.NDArray[np.float64],
-    live: npt.NDArray[np.float64],
-    binding: str,
-    choices: TrainingChoices,
-) -> dict[str, int]:
+def _components(load: Load, binding: str) -> dict[str, int]:
     """Live bytes by component at the event that sets the peak: the tape is run again and watched there."""
-    if binding == "eval":
-        case = _eval_case(case, choices)
-        found, values = _envelope(case), _eval_values(case.spec, choices)
-        live = (values @ found.coefficients.T.astype(np.float64))[0]
+    case, found = load.case, envelope_of(load.case)
+    live = load.live(found)
     rows = [row for row, name in enumerate(found.instants) if name == binding] or [int(live.argmax())]
     row = max(rows, key=lambda index: live[index])
+    values = load.at(found, row)
     segment, event, offset = found.where[row]
     tape = run(case, (segment, event))
     assert tape.watched is not None
-    parts = {name: round(float(values[0] @ np.array(vector, float))) for name, vector in tape.watched.items()}
+    parts = {name: round(float(values @ np.array(vector, float))) for name, vector in tape.watched.items()}
     if offset:
         moved = tape.segments[segment].parts[offset]
         for name, vector in moved.items():
-            parts[name] = parts.get(name, 0) + round(float(values[0] @ np.array(vector, float)))
+            parts[name] = parts.get(name, 0) + round(float(values @ np.array(vector, float)))
     return parts

@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from planner.memory import device, estimate
 from planner.memory.graph import BASIS, WIDTH
-from planner.memory.loss import chunk_rows
-from planner.memory.peak import multipliers
-from planner.memory.program import Case, run
+from planner.memory.program import run
+from planner.ragged import Lengths
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.units import format_bytes
 
@@ -30,6 +28,9 @@ MEANING = {
     "RX": "the same where there are several pieces",
     "SSP": "S · S rounded up to 16",
     "BSSP": "B·S · S rounded up to 16",
+    "L": "length of one sequence of a flat row",
+    "TP": "tokens of a flat row up to that sequence",
+    "QP": "squared lengths up to it",
 }
 
 
@@ -60,22 +61,22 @@ class Explanation:
 
 
 def explain(
-    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, *, every_instant: bool = False
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    *,
+    every_instant: bool = False,
+    lengths: Lengths | None = None,
 ) -> tuple[Explanation, ...]:
     """The binding event's terms, or those of every instant's largest event; allocated bytes, before any calibration.
 
-    Raises `NotModelled` as `predict` does.
+    `lengths` and what is raised: as `predict`.
     """
-    layers = choices.checkpointed_layers(model.total_layers)
-    case = estimate._case(model, hardware, choices, layers, choices.max_length)
-    step = multipliers(
-        np.array([choices.batch_size]), np.array([choices.max_length]), np.array([layers]), chunk_rows(model.vocab_size)
-    )[0]
-    # A step's later micro-batches are fetched with the first; they wait as so many bytes a token.
-    waiting = estimate.INPUT_BYTES * (choices.gradient_accumulation_steps - 1)
-    evaluating = (estimate._eval_case(case, choices), estimate._eval_values(model, choices)[0])
+    step, evaluating = estimate.loads(model, hardware, choices, lengths)
+    # A step's later micro-batches are fetched with the first, and wait.
+    waiting = step.handed_over * (choices.gradient_accumulation_steps - 1)
     found = {
-        name: _instant(name, *(evaluating if name == "eval" else (case, step)), hardware, waiting)
+        name: _instant(name, evaluating if name == "eval" else step, hardware, waiting)
         for name in ("load", "forward", "loss", "backward", "optimizer", "eval")
     }
     binding = max(found.values(), key=lambda item: item.bytes).instant
@@ -83,14 +84,13 @@ def explain(
     return tuple(Explanation(item.instant, item.bytes, name == binding, item.terms) for name, item in kept.items())
 
 
-def _instant(
-    name: str, case: Case, values: npt.NDArray[np.float64], hardware: HardwareProfile, waiting: int
-) -> Explanation:
-    envelope = estimate._envelope(case)
-    live = envelope.coefficients.astype(np.float64) @ values
+def _instant(name: str, load: estimate.Load, hardware: HardwareProfile, waiting: int) -> Explanation:
+    envelope = estimate.envelope_of(load.case)
+    live = load.live(envelope)
     row = max((i for i, instant in enumerate(envelope.instants) if instant == name), key=lambda i: live[i])
+    values = load.at(envelope, row)
     segment, event, offset = envelope.where[row]
-    tape = run(case, (segment, event))
+    tape = run(load.case, (segment, event))
     assert tape.watched is not None
     parts = {component: np.array(vector, dtype=np.int64) for component, vector in tape.watched.items()}
     for component, vector in (tape.segments[segment].parts[offset] if offset else {}).items():
@@ -103,7 +103,9 @@ def _instant(
     ]
     if waiting and name not in ("load", "eval"):
         tokens = round(values[BASIS.index("T")])
-        terms.append(Term("waiting_batches", "T", waiting, tokens, waiting * tokens))
+        whole = load.rows is None  # padding of ragged ones is no multiple of their tokens
+        per, count, unit = (waiting // tokens, tokens, "T") if whole else (waiting, 1, "1")
+        terms.append(Term("waiting_batches", unit, per, count, waiting))
     workspaces = device.workspace_bytes(hardware)
     if workspaces:
         terms.append(Term("workspaces", "1", workspaces, 1, workspaces))

@@ -75,9 +75,17 @@ def multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) -> n
 
 
 def attend(
-    net: Net, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, head_dim: int, probability: float, copied: bool
+    net: Net,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    probability: float,
+    copied: bool,
 ) -> Tensor:
-    """trainer.modeling.packing.attention. `copied`: q is laid out heads first, and the ragged kernel's output with it."""
+    """trainer.modeling.packing.attention; `copied`: q is laid out heads first, the ragged kernel's output with it."""
     tape = net.tape
     if tape.autocast:
         q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
@@ -239,7 +247,9 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
 
 @contextmanager
 def _apart(tape: Tape) -> Iterator[None]:
-    """Ops inside are of one sequence, and belong to a graph of their own; none where a checkpoint drops what it saves."""
+    """Ops inside are of one sequence, and belong to a graph of their own; to none where a checkpoint drops what it
+    saves.
+    """
     before = tape.substitution, tape.saving, tape.refilling, tape.layer, tape.grad_enabled
     tape.grad_enabled = tape.grad_enabled and tape.saving is None
     tape.substitution = {} if tape.log_values is not None else {T: L, BSS: SS, BSSP: SSP}

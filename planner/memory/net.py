@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from planner.errors import NotModelled
 from planner.lora import adapter_modules, saved_modules
-from planner.memory import attention, lean, linear, ops
+from planner.memory import attention, flat, lean, linear, ops
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import BSS, ONE, Gradients, Node, Parameter, S, T, Tape, Tensor
 from planner.spec import ModelSpec, Module, TrainingChoices
@@ -64,6 +64,8 @@ class Net:
     """Base weights that several modules use (tied embeddings), by path."""
     windowed: bool = False
     """Whether the length reaches the sliding window, so that its layers need a mask of their own."""
+    flat: bool = False
+    """Whether the micro-batch runs as one row of sequences (planner.memory.flat)."""
     parameters: list[Parameter] = field(default_factory=list)
     """Every trainable leaf that a program touched, so that its gradient lives until the optimizer ran."""
 
@@ -216,8 +218,7 @@ class Net:
         with tape.scope("attention"):
             self._make_masks()
             if rotary:
-                # One table for all rows, but one a row where packed rows bring their own positions.
-                rows = T if self.choices.padding == "packed" else S
+                rows = self.positions
                 frequencies = tape.new(rows, head_dim // 2, FP32)
                 table = tape.new(rows, head_dim, FP32)
                 del frequencies
@@ -226,6 +227,11 @@ class Net:
                 self.cos, self.sin = tape.new(rows, head_dim, width), tape.new(rows, head_dim, width)
                 del table, wide_cos, wide_sin
 
+    @property
+    def positions(self) -> int:
+        """Monomial of the positions: one row for all, but one a row where packed rows bring their own."""
+        return T if self.flat or self.choices.padding == "packed" else S
+
     def _make_masks(self) -> None:
         """Masks as transformers 5 makes them (masking_utils.py): boolean for sdpa, and only where one is needed.
 
@@ -233,7 +239,7 @@ class Net:
         mask even where nothing is padded. Layers with a window get a mask of their own.
         """
         tape, kind = self.tape, self.implementation
-        if kind == "flash":
+        if kind == "flash" or self.flat:
             return
         kinds = {index in self.spec.sliding_layers for index in range(self.spec.num_layers)}
         if self.spec.architecture not in ("mistral", "phi3", "starcoder2", "mixtral", "qwen3_moe"):
@@ -305,6 +311,8 @@ class Net:
         kind = self.implementation
         grouped = kv_heads != heads
         with tape.scope("attention"):
+            if self.flat:
+                return flat.attend(self, q, k, v, heads, kv_heads, head_dim, probability, heads_first)
             if kind == "sdpa" and grouped and (mask is not None or head_dim > 256):
                 k = attention.repeat_kv(tape, k, heads // kv_heads, kv_heads)
                 v = attention.repeat_kv(tape, v, heads // kv_heads, kv_heads)

@@ -86,6 +86,9 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
             PIECE_ROWS * (tokens > PIECE_ROWS),
             s * _aligned(s),
             tokens * _aligned(s),
+            s,
+            tokens,
+            b * s * s,
         ],
         axis=-1,
     )

@@ -37,6 +37,8 @@ class Case:
     """An evaluation batch instead of a training step."""
     unaligned: bool = False
     """Whether the length is no multiple of 16, so that CUDA's efficient kernel takes a padded copy of a mask."""
+    flat: bool = False
+    """Whether the micro-batch is ragged and runs as one row of all its tokens (planner.memory.flat)."""
 
 
 def run(
@@ -55,6 +57,8 @@ def run(
     tape.gradient_share = kept_share(case.choices)
     net = Net.build(tape, case.spec, case.choices, padded=case.padded, windowed=case.windowed)
     tape.unaligned = case.unaligned
+    net.flat = case.flat
+    tape.single_sequence |= case.flat
     held = persistent(net) if log_values is None else []
     tape.mark()
     if case.evaluating:
@@ -62,24 +66,29 @@ def run(
         with tape.no_grad():
             tape.begin("eval")
             evaluated: list[Tensor] = []
-            inputs = tape.new(T, 3, INT64)
+            inputs = _inputs(tape, case)
             _forward(net, 0, evaluated, "eval", every_layer)
     else:
         tape.begin("forward")
-        inputs = tape.new(T, 3, INT64)
+        inputs = _inputs(tape, case)
         keep: list[Tensor] = []
         value = _forward(net, case.checkpointed, keep, "loss", every_layer)
         tape.begin("backward")
         tape.backward(value, tape.new(ONE, 1, FP32))
         del value, keep
+        tape.leave_graph()
+        net.input_gradients.clear()  # leaves of the graph, which the loss held
         tape.begin("optimizer")
         tape.mark()
         optimizer_step(net)
     tape.closed = True
-        tape.leave_graph()
-        net.input_gradients.clear()  # leaves of the graph, which the loss held
     del held, inputs
     return tape
+
+
+def _inputs(tape: Tape, case: Case) -> Tensor:
+    """input_ids, labels and attention_mask; of a flat row ids, labels and positions beside the batch they came from."""
+    return tape.new(T, 5 if case.flat else 3, INT64)
 
 
 def persistent(net: Net) -> list[Tensor]:

@@ -7,6 +7,9 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from planner.allocator import OutOfMemory, replay
 from planner.memory.peak import Array, multipliers
 from planner.memory.program import Case, persistent_sizes, run
@@ -35,10 +38,16 @@ def replayed(
     first: list[int],
     limit: int | None = None,
     expandable: bool = False,
+    values: npt.NDArray[np.float64] | None = None,
 ) -> Replay:
-    """Two steps of `case` (whose N is fixed) at one batch and length; `first`: sizes allocated before the weights."""
+    """Two steps of `case` (whose N is fixed) at one batch and length, or at the monomials' `values`.
+
+    `first`: sizes allocated before the weights.
+    """
     assert case.checkpointed is not None
-    values = multipliers(batch_size, length, batch_size * 0, chunk_rows)[0][:WIDTH]
+    if values is None:
+        values = multipliers(batch_size, length, batch_size * 0, chunk_rows)[0]
+    values = values[:WIDTH]
     collecting = gc.isenabled()
     gc.disable()  # tens of thousands of small objects, none in a cycle that matters
     try:

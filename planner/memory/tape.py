@@ -107,6 +107,10 @@ class Tape:
         """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
         self.single_sequence = False
         """Whether a micro-batch is one sequence, whose heads need no copy to be multiplied as a batch."""
+        self.substitution: dict[int, int] = {}
+        """Monomials that new tensors have in place of others (those of one sequence, planner.memory.flat)."""
+        self.silent = False
+        """Whether allocations count without being events."""
         self.unaligned = False
         """Whether rows of a mask are no multiple of what the efficient kernel takes, and are padded for it."""
         self.fused_half_softmax = False
@@ -119,12 +123,12 @@ class Tape:
         """Whether matrix products run in 16 bit over fp32 tensors (torch.autocast)."""
         self.autocast_cache: dict[int, tuple[Tensor, int]] = {}
         """16-bit copies of trainable fp32 weights, which autocast keeps until it is left, and the group of each."""
+        self.on_graph: list[tuple[Tensor, int]] = []
+        """Tensors that functions keep on the graph itself, beside what autograd saves, and the group of each."""
         self.layer = 0
         self.groups: list[LayerGroup] = []
         self.closed = False
         self.null_storage = Storage(self, ONE, 0, "temporaries")
-        self.on_graph: list[tuple[Tensor, int]] = []
-        """Tensors that functions keep on the graph itself, beside what autograd saves, and the group of each."""
         """No bytes: what views of existing tensors stand on."""
 
     # ---- bytes -----------------------------------------------------------------------------------------------------
@@ -140,6 +144,8 @@ class Tape:
         if counts is None:
             counts = self.by_component[component] = [0] * (2 * WIDTH)
         counts[monomial] += size
+        if self.silent:
+            return 0
         segment = self.segments[-1]
         segment.events.append(tuple(self.live))
         if self.watch is not None and self.watch == (len(self.segments) - 1, len(segment.events) - 1):
@@ -179,6 +185,7 @@ class Tape:
 
     def new(self, monomial: int, elements: int, itemsize: int) -> Tensor:
         """A fresh tensor outside autograd."""
+        monomial = self.substitution.get(monomial, monomial)
         return Tensor(Storage(self, monomial, elements * itemsize, self.component), monomial, elements, itemsize)
 
     def like(self, tensor: Tensor, itemsize: int | None = None) -> Tensor:
@@ -193,6 +200,15 @@ class Tape:
             yield
         finally:
             self.component = previous
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """What is allocated inside counts from the next event on."""
+        previous, self.silent = self.silent, True
+        try:
+            yield
+        finally:
+            self.silent = previous
 
     @contextmanager
     def no_grad(self) -> Iterator[None]:
@@ -270,6 +286,21 @@ class Tape:
         for slot, output in enumerate(outputs):
             output.node, output.slot = node, slot
 
+    def hold(self, tensor: Tensor) -> None:
+        """Keeps `tensor` as an attribute of the function that runs: until the whole graph goes, whatever is
+        checkpointed. What a recomputation keeps so goes with its own graph; under a re-entrant one the first has none.
+        """
+        if not self.grad_enabled:
+            return
+        if self.refilling is not None:
+            self.refilling.held.append(tensor.alias())
+        elif self.saving is None or not self.saving.reentrant:
+            self.on_graph.append((tensor.alias(), self.layer))
+
+    def leave_graph(self) -> None:
+        """The loss and with it the graph go: releases what functions kept on it, in every copy of a stretch."""
+        self._release(lambda: self.on_graph.pop() if self.on_graph else None)
+
     def leave_autocast(self) -> None:
         """Drops the cached casts; those of a repeated stretch that nobody else holds go as often as it was counted."""
         self._release(lambda: self.autocast_cache.popitem()[1] if self.autocast_cache else None)
@@ -291,21 +322,6 @@ class Tape:
         self,
         function: Callable[[Tensor], Tensor],
         argument: Tensor,
-    def hold(self, tensor: Tensor) -> None:
-        """Keeps `tensor` as an attribute of the function that runs: until the whole graph goes, whatever is
-        checkpointed. What a recomputation keeps so goes with its own graph; under a re-entrant one the first has none.
-        """
-        if not self.grad_enabled:
-            return
-        if self.refilling is not None:
-            self.refilling.held.append(tensor.alias())
-        elif self.saving is None or not self.saving.reentrant:
-            self.on_graph.append((tensor.alias(), self.layer))
-
-    def leave_graph(self) -> None:
-        """The loss and with it the graph go: releases what functions kept on it, in every copy of a stretch."""
-        self._release(lambda: self.on_graph.pop() if self.on_graph else None)
-
         *,
         offload: bool = False,
         reentrant: bool = False,
@@ -378,6 +394,8 @@ class Tape:
                 self.autocast_cache.popitem()
             self.component, self.layer = component, layer
             region.nodes = []
+            if not region.reentrant:
+                region.held.clear()
 
     def backward(self, root: Tensor, gradient: Tensor) -> None:
         """Runs the graph backward from `root`, in PyTorch's order; parameters' gradients are born or added to."""
@@ -394,8 +412,6 @@ class Tape:
             _, node = heapq.heappop(queue)
             if node.layer != previous_layer:
                 self._cross(previous_layer, node.layer)
-            if not region.reentrant:
-                region.held.clear()
                 previous_layer = node.layer
             results = self._run(node)
             for index, edge in enumerate(node.edges):

@@ -18,6 +18,7 @@ from planner.tui.fields import BY_KEY, FIELDS
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
+    from planner.ragged import Lengths
 
 LORA_FIELDS = {"lora_r", "lora_alpha", "lora_dropout", "lora_targets", "lora_variant", "adapter_dtype"}
 
@@ -76,6 +77,15 @@ class WizardState:
         all_examples = self.dataset.examples
         used = min(all_examples, self.data.max_examples or all_examples)
         return max(1, self.dataset.training_examples(self.data.validation_split) * used // all_examples)
+
+    @property
+    def lengths(self) -> Lengths | None:
+        """Lengths of the training and validation sequences; None without data."""
+        if self.dataset is None:
+            return None
+        from planner.ragged import lengths_of
+
+        return lengths_of(self.dataset, validation_split=self.data.validation_split, seed=self.hyperparameters.seed)
 
     @property
     def tokens_per_epoch(self) -> int | None:

@@ -153,6 +153,7 @@ def evaluate(state: WizardState) -> Evaluation:
             state.choices,
             budget_bytes=state.budget_bytes,
             tokens_per_epoch=state.tokens_per_epoch,
+            lengths=state.lengths,
             fixed=state.edited,
         )
     except Exception as error:

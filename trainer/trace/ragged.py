@@ -1,7 +1,7 @@
 """A micro-batch whose rows differ in length, or hold several sequences each, as the trainer's collator hands it over.
 
-Stack `builtin` flattens it under the chunked loss (trainer.modeling.packing); that code runs here as it is, and only the
-choice of its attention kernel, which asks the device, is answered for the device that is traced.
+Stack `builtin` flattens it under the chunked loss (trainer.modeling.packing); that code runs here as it is, and only
+the choice of its attention kernel, which asks the device, is answered for the device that is traced.
 """
 
 # mypy: disable-error-code="no-untyped-call"

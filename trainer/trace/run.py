@@ -32,9 +32,7 @@ CUDA_GRANULARITY = 512
 TARGETS = ("cuda", "cpu", "mps")
 
 
-def make_batch(
-    config: dict[str, Any], choices: TrainingChoices, lengths: ragged.Rows | None = None
-) -> dict[str, Any]:
+def make_batch(config: dict[str, Any], choices: TrainingChoices, lengths: ragged.Rows | None = None) -> dict[str, Any]:
     """What the collator hands over: int64 input_ids, labels and, unless packed, attention_mask (batch x length).
 
     A classifier's labels are one number per sequence.
@@ -68,12 +66,13 @@ def trace(
 ) -> TraceResult:
     """Allocated bytes of one steady-state step of `choices` on the model of `config`.
 
-    target: whose operators run (`cuda`, `cpu`, `mps`). padded: whether some token of the batch is padding, so that a
-    mask is built and another attention kernel runs. cublas_workspace_bytes: all workspaces together, counted as
-    allocated on cuda. kernel: forces the attention kernel. lengths: row by row those of the sequences in it; the batch
-    is then what the trainer's collator makes of them, and runs flattened where the trainer flattens it. autocast: computes in this dtype over the weights' dtype
-    (frameworks that combine half-precision weights with autocast); by default only the mixed precisions do.
-    kbit_preparation: whether a 4-bit model is prepared as its stack does it (stack `peft`: the rest becomes fp32).
+    target: whose operators run (`cuda`, `cpu`, `mps`). padded: whether some token of the batch is padding, so that
+    a mask is built and another attention kernel runs. cublas_workspace_bytes: all workspaces together, counted as
+    allocated on cuda. kernel: forces the attention kernel. lengths: row by row those of the sequences in it; the
+    batch is then what the trainer's collator makes of them, and runs flattened where the trainer flattens it.
+    autocast: computes in this dtype over the weights' dtype (frameworks that combine half-precision weights with
+    autocast); by default only the mixed precisions do. kbit_preparation: whether a 4-bit model is prepared as its
+    stack does it (stack `peft`: the rest becomes fp32).
     Raises NotModelled for what cannot be traced.
     """
     if target not in TARGETS:
@@ -102,7 +101,9 @@ def trace(
         modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
         optimizer = modeling.build_optimizer(model, choices, hyperparameters)
         changes = (
-            operators.device_operators(target, kernel) + operators.mask_creation(padded) + _values_unknown(choices, lengths)
+            operators.device_operators(target, kernel)
+            + operators.mask_creation(padded)
+            + _values_unknown(choices, lengths)
         )
         changes += ragged.device_kernels(target, kernel)
         if choices.checkpoint_offload and target == "cuda":

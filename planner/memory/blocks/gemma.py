@@ -6,7 +6,7 @@ from planner.memory import ops
 from planner.memory.blocks import llama
 from planner.memory.net import Net
 from planner.memory.ops import FP32
-from planner.memory.tape import S, Tensor
+from planner.memory.tape import Tensor
 
 
 def embed(net: Net) -> Tensor:
@@ -15,8 +15,8 @@ def embed(net: Net) -> Tensor:
     if net.spec.architecture == "gemma3_text":
         tape, width = net.tape, net.spec.head_dim
         with tape.scope("attention"):
-            wide = [tape.new(S, width, FP32) for _ in range(3)]
-            net.window_tables += [tape.new(S, width, net.itemsize) for _ in range(2)]
+            wide = [tape.new(net.positions, width, FP32) for _ in range(3)]
+            net.window_tables += [tape.new(net.positions, width, net.itemsize) for _ in range(2)]
             del wide
     return x
 
@@ -45,8 +45,10 @@ def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
         if "self_attn.q_norm" in net.by_path:
             query = net.norm("self_attn.q_norm", query, width=spec.head_dim, style="gemma")
             key = net.norm("self_attn.k_norm", key, width=spec.head_dim, style="gemma")
-        query, key = llama.apply_rotary(net, query, key)
-        mask = net.window_mask if index in spec.sliding_layers else None
+        sliding = index in spec.sliding_layers
+        tables = net.window_tables if sliding and net.window_tables else (net.cos, net.sin)
+        query, key = llama.apply_rotary(net, query, key, tables)
+        mask = net.window_mask if sliding else None
         softcap = net.config("attn_logit_softcapping") is not None
         mixed = net.attend(query, key, value, mask=mask, softcap=softcap)
         return net.linear("self_attn.o_proj", mixed)

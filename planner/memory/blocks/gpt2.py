@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from planner.memory import ops
 from planner.memory.net import Net, unmodelled
-from planner.memory.tape import S, Tensor
+from planner.memory.tape import Tensor
 
 
 def embed(net: Net) -> Tensor:
     """Word and position embeddings, both named until the model returns, their sum with dropout."""
     tape = net.tape
     words = net.require_grad_of_inputs(net.embed("transformer.wte"))
-    positions = net.embed("transformer.wpe", S)
+    positions = net.embed("transformer.wpe", net.positions)
     x = ops.add(tape, words, positions)
     net.named += [words.alias(), positions.alias()]
     net.prepare(0, rotary=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from planner.memory import ops
 from planner.memory.net import Net
@@ -80,12 +80,17 @@ def uses_rotary(net: Net, index: int) -> bool:
     return not layers or bool(layers[index])
 
 
-def apply_rotary(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotates query and key; both old tensors live until both new ones are there."""
-    assert net.cos is not None
-    assert net.sin is not None
-    rotated = ops.rotary(net.tape, query, net.cos, net.sin)
-    return rotated, ops.rotary(net.tape, key, net.cos, net.sin)
+def apply_rotary(
+    net: Net, query: Tensor, key: Tensor, tables: Sequence[Tensor | None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rotates query and key by the shared `tables` or a layer's own; both old tensors live until both new ones are
+    there.
+    """
+    cos, sin = (net.cos, net.sin) if tables is None else tables
+    assert cos is not None
+    assert sin is not None
+    rotated = ops.rotary(net.tape, query, cos, sin)
+    return rotated, ops.rotary(net.tape, key, cos, sin)
 
 
 def gated_mlp(net: Net, x: Tensor) -> Tensor:
