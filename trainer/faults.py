@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from planner.errors import InvalidInput
+from trainer.distributed.environment import ROWS
 
 PLACES = ("forward", "loss", "backward", "optimizer", "eval", "nan")
 VARIABLE = "TUNEPLAN_FAULTS"
@@ -36,7 +37,8 @@ class Faults:
     @classmethod
     def from_environment(cls, rank: int = 0) -> Faults:
         """What the environment variable asks of the process of this rank; nothing where it isn't set."""
-        return cls(os.environ.get(VARIABLE, ""), rank)
+        again = ROWS in os.environ  # started again after an overflow, which mustn't strike the same way twice
+        return cls("" if again else os.environ.get(VARIABLE, ""), rank)
 
     def take(self, place: str, step: int) -> bool:
         """Whether the place fails now; counts the failure."""

@@ -69,6 +69,8 @@ class LoopTrainer(Evaluating, Saving):
         self.last_sample: str | None = None
         self.real_tokens = 0
         """Tokens without padding that have been trained on in this process."""
+        self.heaviest: tuple[tuple[int, ...], ...] | None = None
+        """Row by row the lengths of the sequences in the heaviest training batch so far, where rows have some."""
         self.longest_batch = (0, 0)
         """Rows and padded length of the largest training batch so far."""
         self.step_started = time.perf_counter()
@@ -80,6 +82,9 @@ class LoopTrainer(Evaluating, Saving):
         self.stops = self.pauses = False
         """Whether any process was, as they agreed at the end of the step."""
         self.tell_out_of_memory = out_of_memory
+        self._untold: list[dict[str, Any]] = []
+        """Overflows of this process that rank 0 has yet to tell."""
+        self._rows_before = (0, 0)
         self.recovery = Recovery(
             device=device,
             choices=choices,
@@ -234,7 +239,15 @@ class LoopTrainer(Evaluating, Saving):
         flags = (self.stop_asked(), self.pause_asked())
         table = self.world.table([float(self._step_loss), recovery.rows, recovery.eval_rows, *map(float, flags)])
         self._step_loss = table[:, 0].sum()
-        recovery.rows, recovery.eval_rows = int(table[:, 1].min()), int(table[:, 2].min())
+        recovery.rows, recovery.eval_rows = rows = int(table[:, 1].min()), int(table[:, 2].min())
+        if rows != self._rows_before:
+            # Rank 0 tells what the others met.
+            for rank, fields in enumerate(self.world.objects(self._untold)):
+                for each in fields if self.world.main else ():
+                    recovery.notes.append(f"out of memory at step {each['step']} in {each['phase']} on rank {rank}")
+                    self.tell_out_of_memory({**each, "rank": rank})
+            self._untold = []
+        self._rows_before = rows
         self.stops, self.pauses = bool(table[:, 3].any()), bool(table[:, 4].any())
 
     def _forward_backward(
@@ -245,6 +258,7 @@ class LoopTrainer(Evaluating, Saving):
         shape = tuple(inputs["input_ids"].shape)
         if shape[0] * shape[1] > self.longest_batch[0] * self.longest_batch[1]:
             self.longest_batch = (shape[0], shape[1])
+        self.heaviest = heavier(self.heaviest, inputs.get("lengths"), self.choices)
         # A part may be all prompt; where the model's own loss is a mean, the mean over no targets is no number.
         if shape[0] < self.choices.batch_size and not int(self.task.targets(inputs["labels"])):
             if self.strategy.recovers:
@@ -279,9 +293,12 @@ class LoopTrainer(Evaluating, Saving):
     def _out_of_memory(self, **fields: Any) -> None:
         """Tells of it while the peaks up to the failure are known; then measures what fits from the start."""
         self.meter.end()
-        self.tell_out_of_memory(fields)
+        if self.world.main:
+            self.tell_out_of_memory(fields)
+        else:
+            self._untold.append(fields)
         self.meter.forget_peaks()
-        self.longest_batch = (0, 0)
+        self.longest_batch, self.heaviest = (0, 0), None
 
     def _update_failed(self, divisible: bool) -> None:
         self.recovery.update_failed(divisible)
@@ -380,3 +397,20 @@ class LoopTrainer(Evaluating, Saving):
             if original is not None:
                 self.model.forward = original
         return prepared
+
+
+def heavier(known: Any, rows: Any, choices: TrainingChoices) -> Any:
+    """Of two micro-batches, as the lengths in their rows, the one that takes more memory: flattened ones by their
+    tokens, padded ones by what they are padded to.
+    """
+    if rows is None:
+        return known
+    made = tuple(tuple(row) for row in rows)
+    if known is None:
+        return made
+
+    def weight(batch: Any) -> int:
+        tokens = [sum(row) for row in batch]
+        return sum(tokens) if choices.stack == "builtin" and choices.loss == "chunked" else len(tokens) * max(tokens)
+
+    return made if weight(made) > weight(known) else known

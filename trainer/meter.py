@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,7 +41,12 @@ class StorageMeter(TorchDispatchMode):
     holds the first, but never while a dispatch mode is active or on fake tensors
     (torch/csrc/autograd/input_buffer.cpp). The meter counts what happens without it: a sum whose first operand is gone
     at the next operator took that operand's place.
+
+    Storages that change their size (FSDP frees and refills gathered weights so) are followed; of a tensor that several
+    processes hold in parts, this process's part counts.
     """
+
+    _running: ClassVar[list[StorageMeter]] = []
 
     def __init__(self, *, granularity: int = 1, constant_bytes: int = 0) -> None:
         super().__init__()
@@ -53,6 +58,8 @@ class StorageMeter(TorchDispatchMode):
         self.instants: dict[str, int] = {}
         """Peak bytes by phase."""
         self._live: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self._bytes: dict[int, int] = {}
+        """What each live storage counts for."""
         self._node = NO_NODE
         """The autograd node that the engine runs, by its sequence number."""
         self._node_of: dict[int, int] = {}
@@ -91,6 +98,30 @@ class StorageMeter(TorchDispatchMode):
     def forget(self) -> None:
         """Drops the weak references, so that storages which outlive the meter do not call back."""
         self._live.clear()
+        self._bytes.clear()
+
+    def __enter__(self) -> Any:
+        if not self._running:
+            torch.UntypedStorage.resize_ = _resize  # type: ignore[method-assign, assignment]
+        self._running.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._running.remove(self)
+        if not self._running:
+            torch.UntypedStorage.resize_ = _RESIZE  # type: ignore[method-assign]
+        super().__exit__(*error)
+
+    def resized(self, storage: Any) -> None:
+        """A storage has another size now."""
+        self._settle()
+        key = storage._cdata
+        if key not in self._live:
+            return
+        size = -(-storage.nbytes() // self.granularity) * self.granularity
+        self.current += size - self._bytes[key]
+        self._bytes[key] = size
+        self._note_peak()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._settle()
@@ -151,6 +182,7 @@ class StorageMeter(TorchDispatchMode):
                 self._see_all(item, origin)
 
     def _see(self, tensor: torch.Tensor, origin: Any) -> None:
+        tensor = getattr(tensor, "_local_tensor", tensor)
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._live:
@@ -162,12 +194,14 @@ class StorageMeter(TorchDispatchMode):
         token = self._born(tensor, size, origin)
 
         def on_death(_: Any) -> None:
-            if self._live.pop(key, None) is not None:
-                self.current -= size
+            entry = self._live.pop(key, None)
+            if entry is not None:
+                self.current -= self._bytes.pop(key)
                 self._node_of.pop(key, None)
-                self._died(token)
+                self._died(entry[1])
 
         self._live[key] = (weakref.ref(storage, on_death), token)
+        self._bytes[key] = size
         self._node_of[key] = self._node
         self.current += size
         if not self._open:
@@ -194,6 +228,16 @@ class StorageMeter(TorchDispatchMode):
 
     def _in_place(self, first: Any, made: Any) -> None:
         pass
+
+
+_RESIZE = torch.UntypedStorage.resize_
+
+
+def _resize(storage: Any, size: int) -> Any:
+    done = _RESIZE(storage, size)
+    for meter in StorageMeter._running:
+        meter.resized(storage)
+    return done
 
 
 class PeakMeter:

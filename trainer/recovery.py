@@ -28,8 +28,10 @@ log = logging.getLogger("trainer")
 class StartAgain(RunFailed):
     """Memory ran out where the processes of a run can't recover one by one: all start again with fewer rows."""
 
-    def __init__(self, message: str, rows: int, eval_rows: int) -> None:
+    def __init__(self, message: str, rows: int, eval_rows: int, fields: dict[str, Any]) -> None:
         super().__init__(message)
+        self.fields = fields
+        """Of the `oom` event."""
         self.rows = f"{rows},{eval_rows}"
         """What the environment variable of `trainer.distributed.environment.ROWS` holds then."""
 
@@ -323,15 +325,16 @@ class Recovery:
 
     def _tell(self, phase: str, old: int, new: int) -> None:
         kind = "evaluation batch" if phase == "eval" else "micro-batch"
+        fields = {
+            "phase": phase,
+            "step": self.step,
+            "batch_size": old,
+            "new_batch_size": new,
+            "gradient_accumulation_steps": self.accumulation(),
+        }
         outcome = f"went on with {new}" if new != old else "memory was freed and the piece run again"
         self.notes.append(f"out of memory at step {self.step} in {phase} with {kind} {old}: {outcome}")
-        self.report(
-            phase=phase,
-            step=self.step,
-            batch_size=old,
-            new_batch_size=new,
-            gradient_accumulation_steps=self.accumulation(),
-        )
+        self.report(**fields)
         if not self.recovers:
             good = checkpoints.last_good(self.run_dir)
             place = f"from {good}" if good else "from the beginning, as no checkpoint had been written yet"
@@ -340,6 +343,7 @@ class Recovery:
                 f"{self.choices.strategy} all processes start again {place}, with {new}",
                 self.rows,
                 self.eval_rows,
+                fields,
             )
 
     def give_up(self, phase: str, rows: int) -> None:

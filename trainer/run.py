@@ -84,9 +84,11 @@ def main(request: Request, events: EventStream) -> int:
         if run is not None and run.world.main:
             run.observe_failure(message)
         if environment.launched():
+            from trainer.recovery import StartAgain
+
             # The launcher tells it: it knows which process failed first.
             lost = distributed.is_lost_connection(error)
-            report_failure(message, code, secondary=lost, rows=getattr(error, "rows", None))
+            report_failure(message, code, secondary=lost, again=error if isinstance(error, StartAgain) else None)
         else:
             events.emit("failed", message=message, exit_code=code)
         raise Failed(message, code) from None

@@ -118,6 +118,7 @@ class Saving(transformers.Trainer):
         """What is trained, gathered on rank 0; None where this process holds it whole anyway. All processes call it."""
         if self.strategy.recovers:
             return None
+        self.strategy.divide(self.model)
         named = dict(self.model.named_parameters())
         if self.choices.method == "full":
             kept = self.model.state_dict().keys()

@@ -168,9 +168,13 @@ class Launch:
         if not any(codes):
             return None
         reports = group.reports()
-        again = next((report["rows"] for report in reports.values() if report.get("rows")), None)
-        if again is not None and not self.stops:
-            return str(again)
+        again = {rank: report for rank, report in reports.items() if report.get("rows")}
+        if again and not self.stops:
+            for rank in again.keys() - {0}:  # rank 0 has told its own
+                self.events.attach(self.run_dir)
+                self.events.emit("oom", **again[rank]["oom"], rank=rank)
+                self.events.close()
+            return min((str(report["rows"]) for report in again.values()), key=_numbers)
         primary = {rank: report for rank, report in reports.items() if not report.get("secondary")}
         if primary:
             rank = group.first if group.first in primary else min(primary)
@@ -192,6 +196,10 @@ class Launch:
             self.events.emit("finished", reason="stopped", steps=0, seconds=0.0, **nothing, **rest)
 
 
+def _numbers(rows: str) -> list[int]:
+    return [int(part) for part in rows.split(",")]
+
+
 def _obituary(rank: int, code: int, count: int) -> str:
     if code >= 0:
         return f"rank {rank} of {count} ended with exit code {code}"
@@ -210,10 +218,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def report_failure(message: str, exit_code: int, *, secondary: bool, rows: str | None) -> None:
-    """Called by a process that fails: leaves why, for the launcher to tell."""
+def report_failure(message: str, exit_code: int, *, secondary: bool, again: Any = None) -> None:
+    """Called by a process that fails: leaves why, for the launcher to tell. `again` (a `StartAgain`): the run goes on
+    from its last checkpoint with fewer rows.
+    """
     folder = os.environ.get(FAILURES)
     if folder:
-        content = {"message": message, "exit_code": exit_code, "secondary": secondary, "rows": rows}
+        content: dict[str, Any] = {"message": message, "exit_code": exit_code, "secondary": secondary}
+        if again is not None:
+            content |= {"rows": again.rows, "oom": again.fields}
         with contextlib.suppress(OSError):
             Path(folder, f"{os.environ['RANK']}.json").write_text(json.dumps(content), encoding="utf-8")

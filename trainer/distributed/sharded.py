@@ -42,6 +42,12 @@ class Sharded(Alone):
         # Adapters' gradients are so small that they are reduced once a step; all weights' would no longer be divided.
         model.set_requires_gradient_sync(last or self.choices.method == "full")
 
+    def divide(self, model: Any) -> None:
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
     def inside(self, model: Any, function: Callable[[], Any]) -> Any:
         with calling(model, function):
             return model()

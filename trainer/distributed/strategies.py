@@ -40,6 +40,9 @@ class Alone:
         """Runs something that uses the model's weights other than through the whole model's forward."""
         return function()
 
+    def divide(self, model: Any) -> None:
+        """Every parameter is this process's part again, whatever a forward pass without a backward left whole."""
+
     def reduce(self, wrapped: Any) -> None:
         """Adds up the gradients of all processes, after the last micro-batch."""
 
