@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planner.memory.peak import multipliers
 from planner.memory.tape import BSS, ONE, SS, TL, WIDTH, Node, S, T, Tape, Tensor
-from trainer.trace import operators
+from trainer.trace import int8, operators
 from trainer.trace.fakes import quantization_tensors
 from trainer.trace.recorder import Recorder
 
@@ -108,9 +108,10 @@ def _device(op: Op, recorder: Recorder) -> Iterator[None]:
         if op.device == "cuda":
             from trainer.trace.autocast import cuda_autocast_rules
 
-            recorder.scratch_for(operators.cuda_scratch())
-            recorder.stand_in_for({torch.ops.aten._grouped_mm.default: operators.grouped_mm})
-            stack.enter_context(operators.replaced(operators.device_operators("cuda", "auto")))
+            recorder.scratch_for(operators.cuda_scratch() | int8.scratch())
+            recorder.stand_in_for({torch.ops.aten._grouped_mm.default: operators.grouped_mm} | int8.stand_ins())
+            changes = operators.device_operators("cuda", "auto") + int8.readable_weights() + int8.cuda_matmul()
+            stack.enter_context(operators.replaced(changes))
             stack.enter_context(cuda_autocast_rules())
             stack.enter_context(op.mode or FakeTensorMode(allow_non_fake_inputs=True))
             from trainer.modeling.lean import apply as lean

@@ -25,6 +25,7 @@ from planner.spec import TrainingChoices  # noqa: E402
 from tests.memory_ops_support import Input, Op, agrees  # noqa: E402
 from trainer import modeling  # noqa: E402
 from trainer.modeling.checkpointing import base_model  # noqa: E402
+from trainer.trace import int8, operators  # noqa: E402
 from trainer.trace.fakes import make_fake  # noqa: E402
 
 CONFIG: dict[str, Any] = {
@@ -51,7 +52,8 @@ def network(chosen: TrainingChoices) -> tuple[Any, FakeTensorMode]:
     compute = modeling.autocast_dtype(chosen) or modeling.weights_dtype(chosen.precision)
     model = modeling.quantize(model, chosen, compute_dtype=compute)
     modeling.prepare_kbit(model, chosen)
-    model = modeling.attach_adapters(model, chosen, low_cpu_mem_usage=True)
+    with operators.replaced(int8.readable_weights()):
+        model = modeling.attach_adapters(model, chosen, low_cpu_mem_usage=True)
     make_fake(model, mode)
     return model, mode
 
@@ -102,8 +104,13 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "full, mixed": {"method": "full", "precision": "bf16-mixed"},
     "qlora": {"method": "qlora", "lora_dropout": 0.05},
     "qlora, nested": {"method": "qlora", "lora_dropout": 0.0, "quantization": "nf4-double"},
+    "qlora, int8": {"method": "qlora", "lora_dropout": 0.05, "quantization": "int8"},
+    "int8, no adapter": {"method": "qlora", "lora_targets": ("k_proj",), "quantization": "int8"},
     "dora": {"lora_variant": "dora", "lora_dropout": 0.0},
     "dora, dropout": {"lora_variant": "dora", "lora_dropout": 0.05},
+    "dora over nf4": {"method": "qlora", "lora_variant": "dora", "lora_dropout": 0.0, "quantization": "nf4"},
+    "dora over nested nf4": {"method": "qlora", "lora_variant": "dora", "lora_dropout": 0.05},
+    "dora over int8": {"method": "qlora", "lora_variant": "dora", "lora_dropout": 0.05, "quantization": "int8"},
 }
 
 
@@ -138,6 +145,9 @@ LEAN = {
     "lora, mixed": {"lora_dropout": 0.05, "precision": "bf16-mixed"},
     "qlora": {"method": "qlora", "lora_dropout": 0.05},
     "qlora, nested": {"method": "qlora", "lora_dropout": 0.0, "quantization": "nf4-double"},
+    "qlora, int8": {"method": "qlora", "lora_dropout": 0.05, "quantization": "int8"},
+    "int8, no adapter": {"method": "qlora", "lora_targets": ("k_proj",), "quantization": "int8"},
+    "int8, mixed": {"method": "qlora", "quantization": "int8", "precision": "bf16-mixed"},
 }
 
 

@@ -75,9 +75,6 @@ def test_the_tables_sum() -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "unknown architecture": ({"model_type": "llama"}, {}, "architecture 'other'"),
-    "int8": ({"model_type": "llama"}, {"method": "qlora", "quantization": "int8"}, "int8"),
-    "DoRA over 4 bits": ({"model_type": "llama"}, {"method": "qlora", "lora_variant": "dora"}, "DoRA over 4-bit"),
-    "falcon, flash": ({"model_type": "falcon"}, {"attention": "flash"}, "flash"),
     "chunked loss of an encoder": (
         {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
         {"loss": "chunked"},

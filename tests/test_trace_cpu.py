@@ -73,3 +73,12 @@ def test_4_bit_weights_take_what_bitsandbytes_stores() -> None:
     pytest.importorskip("bitsandbytes")
     compare("llama", {"method": "qlora"})
     compare("llama", {"method": "qlora", "stack": "builtin", "quantization": "nf4"})
+    compare("gpt2", {"method": "qlora", "quantization": "nf4"})
+    compare("llama", {"method": "qlora", "lora_variant": "dora"})
+
+
+@pytest.mark.parametrize("stack", ["peft", "builtin"])
+def test_int8_weights_take_what_bitsandbytes_keeps(stack: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    for changes in ({"checkpoint_layers": 2}, {"precision": "bf16-mixed"}, {"lora_variant": "dora"}):
+        compare("phi", {"method": "qlora", "quantization": "int8", "stack": stack, **changes})

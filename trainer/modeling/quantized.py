@@ -1,6 +1,6 @@
 """Quantised base weights (QLoRA, LLM.int8): linear layers become bitsandbytes modules; head, embeddings, norms stay.
 
-Sources: transformers 5.23 integrations/bitsandbytes.py and quantizers/base.py; bitsandbytes 0.50 nn/modules.py (2026-11).
+Sources: transformers 5.23 integrations/bitsandbytes.py, quantizers/base.py; bitsandbytes 0.50 nn/modules.py (2026-11).
 """
 
 # mypy: disable-error-code="no-untyped-call, attr-defined"
