@@ -79,8 +79,31 @@ class Tensor:
         return other
 
 
+class Raw:
+    """A gradient that the engine still sums over broadcast dimensions and casts to the input's dtype.
+
+    It does so when the node's own code has returned (torch/csrc/autograd/engine.cpp, `validate_outputs`): saved tensors
+    that a checkpoint recomputed are gone by then, others are not.
+    """
+
+    __slots__ = ("itemsize", "size", "tensor")
+
+    def __init__(self, tensor: Tensor, size: tuple[int, int], itemsize: int) -> None:
+        self.tensor: Tensor | None = tensor
+        self.size = size
+        self.itemsize = itemsize
+
+    def fitted(self, tape: Tape) -> Tensor:
+        """The gradient as the input needs it."""
+        made, self.tensor = self.tensor, None
+        assert made is not None
+        if self.size != (made.monomial, made.elements):
+            made = tape.new(*self.size, made.itemsize)
+        return made if made.itemsize == self.itemsize else tape.like(made, self.itemsize)
+
+
 Gradients = list["Tensor | None"]
-Backward = Callable[[Gradients, "tuple[Tensor, ...]"], "Sequence[Tensor | None]"]
+Backward = Callable[[Gradients, "tuple[Tensor, ...]"], "Sequence[Tensor | Raw | None]"]
 """Gets the gradients of the outputs and the saved tensors; returns a gradient (or None) for every input edge."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from planner.memory import ops
 from planner.memory.ops import FP32, HALF, Weight
-from planner.memory.tape import ONE, Gradients, Node, R, T, Tape, Tensor
+from planner.memory.tape import ONE, RX, Gradients, Node, R, T, Tape, Tensor
 
 if TYPE_CHECKING:
     from planner.memory.net import Net
@@ -147,7 +147,7 @@ def activated(
 
     def one_piece() -> None:
         made = _activation_forward(tape, width, itemsize, name)
-        result = base.product(R, out_width, itemsize)
+        result = base.product(RX, out_width, itemsize)  # the only piece's result is the output itself
         if a is not None:
             small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
             mask = tape.new(R, width, itemsize) if dropped else None
@@ -168,7 +168,8 @@ def activated(
         leaf.monomial = R
         received: list[Tensor] = []
         leaf.node = Node(0, (), (), _keep(received))
-        result = ops.activation(tape, leaf, name)
+        with tape.outside_autocast():  # backward runs there
+            result = ops.activation(tape, leaf, name)
         tape.grad_enabled = False
         product = base.product(R, width, itemsize)
         if has_adapter:
@@ -202,9 +203,9 @@ def _keep(received: list[Tensor]) -> Callable[[Gradients, tuple[Tensor, ...]], l
 
 
 def _activation_forward(tape: Tape, width: int, itemsize: int, name: str) -> Tensor:
-    """act of a piece, without a graph; its operands are views of what is there."""
+    """act of a piece, without a graph, in the piece's dtype; its operands are views of what is there."""
     view = Tensor(tape.null_storage, R, width, itemsize)
-    return ops.activation(tape, view, name)
+    return ops.to(tape, ops.activation(tape, view, name), itemsize)
 
 
 def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, late: bool) -> Tensor:

@@ -8,7 +8,7 @@ A backward gradient takes the dtype of the forward input: where an operator comp
 
 from __future__ import annotations
 
-from planner.memory.tape import BSS, ONE, C, Gradients, Parameter, S, T, Tape, Tensor
+from planner.memory.tape import BSS, ONE, C, Gradients, Parameter, Raw, S, T, Tape, Tensor
 
 FP32, HALF, BYTE, INT64 = 4, 2, 1, 8
 
@@ -121,21 +121,13 @@ def mul(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     if needs[1]:
         saved.append(a)
 
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | Raw | None]:
         grad = _first(g)
-        result: list[Tensor | None] = [None, None]
-        for index in range(2):
-            if needs[index]:
-                result[index] = tape.like(grad, wide)
-        for index in range(2):
-            product = result[index]
-            if product is None:
-                continue
-            if sizes[index] != (product.monomial, product.elements):
-                result[index] = product = tape.new(sizes[index][0], sizes[index][1], product.itemsize)
-            result[index] = _cast(tape, product, widths[index])
-            del product
-        return result
+        made = [tape.like(grad, wide) if needed else None for needed in needs]
+        return [
+            None if product is None else Raw(product, size, width)
+            for product, size, width in zip(made, sizes, widths, strict=True)
+        ]
 
     tape.saves((a, b), saved, backward)
     out = tape.new(full.monomial, full.elements, wide)
@@ -248,16 +240,24 @@ def dropout(tape: Tape, x: Tensor, probability: float, *, written_out: bool = Fa
 
 
 def linear(
-    tape: Tape, x: Tensor, weight: Weight, out_features: int, in_features: int, bias: Weight | None = None
+    tape: Tape,
+    x: Tensor,
+    weight: Weight,
+    out_features: int,
+    in_features: int,
+    bias: Weight | None = None,
+    *,
+    transposed: bool = False,
 ) -> Tensor:
     """x·Wᵀ + b: output tokens·out·w; saves W where x needs a gradient and x where W does; backward dX then dW.
 
     `x` has elements = tokens-coefficient · in_features. Under autocast x and W are cast to 16 bit first; a cast of a
-    trained W is kept until autocast ends, one of a frozen W as long as backward needs it.
+    trained W is kept until autocast ends, one of a frozen W, or of its transpose (`transposed`: code that writes
+    x @ W.T), as long as backward needs it.
     """
     if tape.autocast:
         x = to(tape, x, HALF)
-        weight = _cast_weight(tape, weight)
+        weight = _cast_weight(tape, weight, cached=not transposed)
     rows = x.elements // in_features
     needs_x, parameter = x.requires_grad, weight.parameter
     saved: list[Tensor] = []
@@ -286,21 +286,24 @@ def linear(
     return tape.record(out, inputs, saved, backward)
 
 
-def _cast_weight(tape: Tape, weight: Weight) -> Weight:
-    """The 16-bit copy that autocast makes of an fp32 weight: n·2, and its gradient cast back to fp32."""
+def _cast_weight(tape: Tape, weight: Weight, *, cached: bool) -> Weight:
+    """The 16-bit copy that autocast makes of an fp32 weight: n·2, and its gradient cast back to fp32.
+
+    Those of trained weights are `cached` until autocast ends, but where a view of the weight is cast.
+    """
     if weight.tensor.itemsize == HALF:
         return weight
     key = id(weight.parameter)
-    cached = tape.autocast_cache.get(key) if weight.parameter is not None else None
-    held = cached[0] if cached is not None else None
-    del cached
+    found = tape.autocast_cache.get(key) if weight.parameter is not None else None
+    held = found[0] if found is not None else None
+    del found
     copy = Weight.__new__(Weight)
     if held is None:
         source = weight.tensor
         held = tape.new(ONE, source.elements, HALF)
         count, width = source.elements, source.itemsize
         tape.record(held, (source,), (), lambda g, s: (tape.new(ONE, count, width),))
-        if weight.parameter is not None and tape.grad_enabled:
+        if cached and weight.parameter is not None and tape.grad_enabled:
             tape.autocast_cache[key] = (held.same(), tape.layer)
     copy.tensor = held.same()
     copy.parameter = weight.parameter

@@ -6,11 +6,12 @@ optimization.Adafactor; bitsandbytes 0.50 optim/optimizer.py (8-bit states, 256-
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from planner.lora import adapter_modules, adapter_rank, saved_modules
 from planner.memory.ops import FP32
-from planner.spec import ModelSpec, TrainingChoices
+from planner.spec import ModelSpec, Module, TrainingChoices
 
 BLOCK_8BIT = 256
 MINIMUM_8BIT = 4096
@@ -41,17 +42,31 @@ class TrainedTensor:
         return self.elements * self.copies * self.itemsize
 
 
+def registered(spec: ModelSpec, modules: Iterable[Module]) -> list[Module]:
+    """The modules in the order in which an optimizer meets them: that of their making, not of their use.
+
+    Phi-3 makes its attention's output projection first (transformers 5.23 models/phi3/modeling_phi3.py).
+    """
+    found = list(modules)
+    if spec.architecture == "phi3":
+        leaves = [module.leaf for module in found]
+        if "qkv_proj" in leaves and "o_proj" in leaves:
+            first, second = leaves.index("qkv_proj"), leaves.index("o_proj")
+            found.insert(first, found.pop(second))
+    return found
+
+
 def trained_tensors(spec: ModelSpec, choices: TrainingChoices, base: int, adapter: int) -> list[TrainedTensor]:
     """Every trainable tensor: `base` and `adapter` are the bytes per element of base weights and adapters."""
     found: list[TrainedTensor] = []
     modules = spec.modules if choices.method == "full" else saved_modules(spec, choices)
-    for module in modules:
+    for module in registered(spec, modules):
         if not module.tied_to:
             found.append(TrainedTensor(module.shape, module.copies, base))
         if module.bias:
             width = module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
             found.append(TrainedTensor((width,), module.copies, base))
-    for module in adapter_modules(spec, choices):
+    for module in registered(spec, adapter_modules(spec, choices)):
         rank = adapter_rank(spec, module, choices)
         experts = module.shape[0] if len(module.shape) == 3 else 1
         inputs, outputs = module.shape[-1], module.shape[-2]

@@ -38,6 +38,7 @@ from planner.memory.graph import (
     Node,
     Parameter,
     R,
+    Raw,
     Region,
     S,
     Segment,
@@ -66,6 +67,7 @@ __all__ = [
     "Node",
     "Parameter",
     "R",
+    "Raw",
     "S",
     "T",
     "Tape",
@@ -218,6 +220,15 @@ class Tape:
             yield
         finally:
             self.grad_enabled = previous
+
+    @contextmanager
+    def outside_autocast(self) -> Iterator[None]:
+        """Products and powers inside run in their operands' own dtype."""
+        previous, self.autocast = self.autocast, False
+        try:
+            yield
+        finally:
+            self.autocast = previous
 
     # ---- autograd --------------------------------------------------------------------------------------------------
 
@@ -449,6 +460,13 @@ class Tape:
         enabled, component = self.grad_enabled, self.component
         self.grad_enabled, self.component = False, node.component
         gradients = list(node.backward(incoming, saved))
+        if node.region is not None and not node.region.reentrant:
+            node.saved = saved = ()  # unpacked by the checkpoint's hook, so held by the call alone
+        for index, gradient in enumerate(gradients):
+            if isinstance(gradient, Raw):
+                gradients[index] = None
+                gradients[index] = gradient.fitted(self)
+            del gradient
         self.grad_enabled, self.component = enabled, component
         node.saved = ()
         node.region = None

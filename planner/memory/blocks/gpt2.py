@@ -54,10 +54,10 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
-    hidden = net.linear("mlp.c_fc", x)
     if net.lean_mlp("mlp.c_proj"):
-        hidden = net.activated("mlp.c_proj", hidden)
+        hidden = net.activated("mlp.c_proj", net.linear("mlp.c_fc", x))
     else:
+        hidden = net.linear("mlp.c_fc", x)
         hidden = ops.activation(tape, hidden, net.spec.activation)
         hidden = net.linear("mlp.c_proj", hidden)
     return ops.dropout(tape, hidden, net.spec.hidden_dropout)

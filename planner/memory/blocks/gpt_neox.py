@@ -50,8 +50,8 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
-    hidden = net.linear("mlp.dense_h_to_4h", x)
     if net.lean_mlp("mlp.dense_4h_to_h"):
-        return net.activated("mlp.dense_4h_to_h", hidden)
+        return net.activated("mlp.dense_4h_to_h", net.linear("mlp.dense_h_to_4h", x))
+    hidden = net.linear("mlp.dense_h_to_4h", x)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
     return net.linear("mlp.dense_4h_to_h", hidden)

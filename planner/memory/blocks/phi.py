@@ -76,8 +76,8 @@ def rotary_dim(net: Net) -> int:
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
-    hidden = net.linear("mlp.fc1", x)
     if net.lean_mlp("mlp.fc2"):
-        return net.activated("mlp.fc2", hidden)
+        return net.activated("mlp.fc2", net.linear("mlp.fc1", x))
+    hidden = net.linear("mlp.fc1", x)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
     return net.linear("mlp.fc2", hidden)

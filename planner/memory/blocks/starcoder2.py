@@ -41,11 +41,11 @@ def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
-    hidden = net.linear("mlp.c_fc", x)
     lean = net.lean_mlp("mlp.c_proj")
     if lean:
-        hidden = net.activated("mlp.c_proj", hidden)
+        hidden = net.activated("mlp.c_proj", net.linear("mlp.c_fc", x))
     else:
+        hidden = net.linear("mlp.c_fc", x)
         hidden = ops.activation(tape, hidden, net.spec.activation)
         hidden = net.linear("mlp.c_proj", hidden)
     # A function call, which keeps its mask but where the whole MLP has its lean form.

@@ -154,13 +154,14 @@ class ActivatedLora(torch.autograd.Function):
             result = base.forward(made)
             if out is None:
                 out = result if result.shape[0] == flat.shape[0] else result.new_empty((flat.shape[0], result.shape[1]))
+            dropped: torch.Tensor | None = None
             if low is not None and a is not None and b is not None:
                 dropped = made if masks is None else masks.next(*made.shape).mul_(made)
                 torch.mm(dropped, a.to(flat.dtype).t(), out=low[piece])
                 result.addmm_(low[piece], b.to(flat.dtype).t(), alpha=scaling)
             if result is not out:
                 out[piece] = result
-            del made, result  # else they would live while the next piece is made
+            del made, result, dropped  # else they would live while the next piece is made
         assert out is not None
         kept = (first, second, a, b, low)
         ctx.present = [tensor is not None for tensor in kept]
