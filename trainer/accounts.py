@@ -43,7 +43,10 @@ class Accounts:
         remarks = [*notes, *trainer.recovery.notes]
         rows, longest = trainer.longest_batch
         if longest and longest < choices.max_length and choices.padding == "longest":
-            remarks.append(f"planned max_length {choices.max_length}; the longest batch was {rows} x {longest} tokens")
+            foreseen = self.plan.predicted is not None and self.plan.predicted.batch_lengths == trainer.heaviest
+            if not foreseen:
+                planned = choices.max_length
+                remarks.append(f"planned max_length {planned}; the longest batch was {rows} x {longest} tokens")
             choices = dataclasses.replace(choices, max_length=longest)
         # The first step pays for start-up work that no later one repeats.
         steady = reporter.step_seconds[1:] or reporter.step_seconds
@@ -58,6 +61,7 @@ class Accounts:
             tokens_per_second=trainer.real_tokens / spent if spent else None,
             notes=remarks,
             outcome=outcome,
+            batch_lengths=trainer.heaviest,
         )
 
     def observe_failure(self, message: str) -> None:

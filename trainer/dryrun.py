@@ -101,6 +101,8 @@ def _steps(prepared: Any, work: Path, asked: Any) -> DryRun:
         update={"max_steps": STEPS, "report_to": (), "logging_steps": 10**9, "warmup_steps": 0}
     )
     loop = preparing.make_loop(prepared, work, hyper, cls=Dry, callbacks=[Watch()])
+    if c.padding != "packed":  # in the order they stand in: else the longest row would fill a batch with its copies
+        loop.batches.shuffle = loop.batches.group_by_length = False
     overflows: list[Any] = []
     loop.tell_out_of_memory = overflows.append  # the loop would go on with a halved micro-batch
     loop.train()
@@ -112,9 +114,11 @@ def _steps(prepared: Any, work: Path, asked: Any) -> DryRun:
     promised = predicted.allocated_peak_bytes if predicted is not None else None
     got = measured["allocated_peak_bytes"]
     batch, length = loop.longest_batch
-    comparable = length == asked.max_length and batch == asked.batch_size and promised and got
+    foreseen = predicted.batch_lengths if predicted is not None else None
+    full = foreseen is None and length == asked.max_length and batch == asked.batch_size
+    comparable = (full or (foreseen is not None and foreseen == loop.heaviest)) and promised and got
     fits, message = True, f"{batch} x {length} tokens ran forward, backward and through the optimizer"
-    if length != asked.max_length:
+    if length != asked.max_length and not comparable:
         message += f"; planned were {asked.max_length} tokens (--full-length pads to them)"
     return DryRun(
         device=str(prepared.device),

@@ -25,8 +25,9 @@ def build(
     tokens_per_second: float | None,
     notes: list[str],
     outcome: Any = "ran",
+    batch_lengths: tuple[tuple[int, ...], ...] | None = None,
 ) -> Observation:
-    """`measured` holds allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known."""
+    """`batch_lengths`: those of the heaviest micro-batch's sequences, row by row. `measured` holds allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known."""
     settings = asdict(choices)
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     return Observation(
@@ -41,6 +42,7 @@ def build(
         tokens_per_second=tokens_per_second,
         notes=notes,
         outcome=outcome,
+        batch_lengths=batch_lengths,
         **measured,
     )
 

@@ -75,11 +75,13 @@ def rows(observations: Iterable[Observation], hardware: HardwareProfile) -> tupl
 def row(item: Observation, hardware: HardwareProfile) -> Row:
     """One observation beside the bare prediction of the running version; raises NotModelled where that has none."""
     from planner import memory, settings, sources
+    from planner.ragged import OneBatch, as_batch
 
     name = str(item.model.get("id"))
     spec = sources.from_config(item.model["config"], name)
     choices = settings.choices_from({k: v for k, v in item.settings.items() if v is not None})
-    report = memory.predict(spec, hardware, choices)
+    known = None if item.batch_lengths is None else OneBatch(as_batch(item.batch_lengths))
+    report = memory.predict(spec, hardware, choices, lengths=known)
     workspaces = device.workspace_bytes(hardware)
     persistent = report.instants["load"] - workspaces
     instants = [name for name in item.instants if name in report.instants]

@@ -13,6 +13,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.errors import TuneplanError
 from planner.spec import Calibration, HardwareProfile
 
 if TYPE_CHECKING:
@@ -160,8 +161,11 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def recent_errors(profile: str) -> list[float]:
-    """Signed errors of the newest training runs' predictions on this device, (predicted - measured) / measured."""
+def recent_errors(hardware: HardwareProfile) -> list[float]:
+    """Signed errors of the newest training runs' predictions on this device, (predicted - measured) / measured.
+
+    A run that had other batches than its plan counted on is predicted again for the heaviest it had.
+    """
     try:
         files = sorted((path for path in observations_folder().iterdir() if path.suffix == ".json"), reverse=True)
     except OSError:
@@ -174,15 +178,28 @@ def recent_errors(profile: str) -> list[float]:
             break
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["source"] != "run" or content["hardware"]["profile"] != profile or _failed(content):
+            if content["source"] != "run" or content["hardware"]["profile"] != hardware.name or _failed(content):
                 continue
-            if any(str(note).startswith("planned max_length") for note in content.get("notes", ())):
-                continue  # it was planned for longer batches than came
             measured, predicted = content["allocated_peak_bytes"], content["predicted"]["allocated_peak_bytes"]
+            known = content.get("batch_lengths")
+            if known and known != content["predicted"].get("batch_lengths"):
+                predicted = _predicted_again(content, hardware)
+            elif any(str(note).startswith("planned max_length") for note in content.get("notes", ())):
+                continue  # of what came, only the longest is known
             errors.append((predicted - measured) / measured)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, TuneplanError):
             continue
     return errors
+
+
+def _predicted_again(content: Mapping[str, Any], hardware: HardwareProfile) -> int:
+    """Allocated peak of an observed run's heaviest micro-batch."""
+    from planner import memory, settings, sources
+    from planner.ragged import OneBatch, as_batch
+
+    spec = sources.from_config(content["model"]["config"], str(content["model"]["id"]))
+    choices = settings.choices_from({key: value for key, value in content["settings"].items() if value is not None})
+    return memory.allocated_peak(spec, hardware, choices, OneBatch(as_batch(content["batch_lengths"])))
 
 
 def _failed(content: Mapping[str, Any]) -> bool:
@@ -213,12 +230,12 @@ def attach(profile: HardwareProfile) -> HardwareProfile:
     """The profile with what this machine has taught; itself where nothing was observed here."""
     found = load_fit(profile.name)
     if found is None:
-        errors = recent_errors(profile.name)
+        errors = recent_errors(profile)
         if not errors:
             return profile
         found = Calibration(applied=False, reason="not calibrated here: plan calibrate does that")
     else:
-        errors = recent_errors(profile.name)
+        errors = recent_errors(profile)
     if errors:
         ranked = sorted(errors)
         known = dict(found.errors)

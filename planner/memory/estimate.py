@@ -270,6 +270,15 @@ def loads(
     return step, _load(model, hardware, choices, evaluated, evaluating=True)
 
 
+def allocated_peak(
+    model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, lengths: Lengths | None = None
+) -> int:
+    """The allocated peak that `predict` reports, before any calibration, without the parts that take time."""
+    step, evaluation = loads(model, hardware, choices, lengths)
+    waiting = step.handed_over * (choices.gradient_accumulation_steps - 1)
+    return round(max(_largest(step) + waiting, _largest(evaluation))) + device.workspace_bytes(hardware)
+
+
 def _largest(load: Load) -> float:
     return float(load.live(envelope_of(load.case)).max())
 
