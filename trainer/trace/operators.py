@@ -218,6 +218,19 @@ def grouped_mm(mat_a: Any, mat_b: Any, *args: Any, **kwargs: Any) -> Any:
     return torch.empty_strided(out.shape, out.stride(), dtype=mat_a.dtype, device=out.device)
 
 
+def fused_update(*args: Any, **kwargs: Any) -> None:
+    """SGD's fused kernel updates in place. Without a fake implementation it would run on real tensors of full size."""
+
+
+def stand_ins() -> dict[Any, Any]:
+    """Functions by operator that a trace calls in its place."""
+    return {
+        aten._grouped_mm.default: grouped_mm,
+        aten._fused_sgd_.default: fused_update,
+        aten._fused_sgd_.tensor_lr: fused_update,
+    }
+
+
 def cuda_scratch() -> dict[Any, Any]:
     """Scratch rules by operator; bitsandbytes' operators exist only once it is imported."""
     rules: dict[Any, Any] = {

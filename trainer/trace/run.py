@@ -90,7 +90,7 @@ def trace(
         recorder.scratch_for(operators.cuda_scratch())
         recorder.scratch_for(int8.scratch())
         recorder.scratch_for(ragged.scratch())
-    recorder.stand_in_for({torch.ops.aten._grouped_mm.default: operators.grouped_mm})
+    recorder.stand_in_for(operators.stand_ins())
     recorder.stand_in_for(int8.stand_ins())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
