@@ -118,6 +118,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "gradient_checkpointing": False,
     },
 }
+PACKED_VARIANTS: dict[str, dict[str, Any]] = {
+    "peft int8": {"stack": "peft", "method": "qlora", "quantization": "int8"},
+    "builtin int8 plain": {
+        "stack": "builtin",
+        "method": "qlora",
+        "quantization": "int8",
+        "gradient_checkpointing": False,
+    },
+    "peft dora over nf4": {"stack": "peft", "method": "qlora", "quantization": "nf4", "lora_variant": "dora"},
+    "builtin dora over int8": {
+        "stack": "builtin",
+        "method": "qlora",
+        "quantization": "int8",
+        "lora_variant": "dora",
+        "checkpoint_layers": 2,
+    },
+}
+PACKED = ("llama", "phi", "gpt2", "bert", "qwen3", "gpt_neox")
+"""Architectures that are measured over packed weights too."""
 QUICK = ("llama", "phi", "gpt2", "bert", "qwen2")
 """Architectures of the ten runs that the tests make."""
 
@@ -130,8 +149,12 @@ def points(names: list[str] | None = None, variants: list[str] | None = None) ->
             continue
         # Each architecture gets four of the variants in turn, so that a full run stays within minutes.
         chosen = variants or [list(VARIANTS)[(index + step) % len(VARIANTS)] for step in (0, 1, 3, 5)]
+        if variants is None and name in PACKED:
+            chosen += list(PACKED_VARIANTS)
+        if variants is None and name == "gpt2" and "peft qlora" not in chosen:
+            chosen.append("peft qlora")  # whose weights are transposed before they are packed
         for variant in chosen:
-            values = {**BASE, **VARIANTS[variant]}
+            values = {**BASE, **(VARIANTS | PACKED_VARIANTS)[variant]}
             if values["padding" if "padding" in values else "stack"] == "packed" and name in (
                 "bert",
                 "distilbert",

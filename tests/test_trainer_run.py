@@ -14,22 +14,6 @@ from planner.records import Event, Observation
 from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def losses(events: list[Event]) -> dict[int, float]:
     return {step["step"]: step["loss"] for step in of_kind(events, "step")}
 
@@ -190,7 +174,7 @@ def test_a_run_that_broke_after_its_last_step_only_writes_its_results(
     events, failure = train(folder / "plan.json", tmp_path / "run", resume="auto")
     assert failure is None
     assert losses(events) == {}
-    assert of_kind(events, "finished")[0]["step"] == of_kind(whole, "finished")[0]["step"] == 8
+    assert of_kind(events, "finished")[0]["steps"] == of_kind(whole, "finished")[0]["steps"] == 8
     ours, theirs = weights_of(tmp_path / "run/adapter"), weights_of(folder / "run/adapter")
     assert theirs.keys() == ours.keys()
     assert all((ours[name] == theirs[name]).all() for name in theirs)
@@ -264,17 +248,26 @@ def test_variants_train(model: Path, data: Path, tmp_path: Path, settings: dict[
     assert list(trained.glob("*.safetensors"))
 
 
-def test_qlora_trains_over_four_bit_weights(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stack", "changes"),
+    [
+        ("builtin", {"lora_variant": "rslora"}),
+        ("builtin", {"quantization": "int8"}),
+        ("peft", {"quantization": "int8"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
+)
+def test_qlora_trains_over_packed_weights(data: Path, tmp_path: Path, stack: str, changes: dict[str, Any]) -> None:
     pytest.importorskip("bitsandbytes")
     wide = make_model(tmp_path / "wide", width=64)  # the block size of nf4 on a cpu is 64 weights of one row
-    settings = {"method": "qlora", "precision": "bf16", "lora_variant": "rslora"}
+    settings = {"method": "qlora", "precision": "bf16", "stack": stack, **changes}
     plan = make_plan(tmp_path / "plan.json", wide, data, settings=settings, max_steps=4)
     events, failure = train(plan, tmp_path / "run")
     assert failure is None, failure
     evaluations = of_kind(events, "eval")
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
     config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
-    assert config["use_rslora"]
+    assert config["use_rslora"] == ("lora_variant" in changes)
 
 
 def test_full_training_starts_from_scratch_where_there_are_no_weights(data: Path, tmp_path: Path) -> None:

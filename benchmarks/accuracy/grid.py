@@ -123,7 +123,7 @@ def choices_for(draw: random.Random, spec: ModelSpec) -> TrainingChoices:
             "adapter_dtype": "fp32" if "fp16" in values["precision"] else _pick(draw, {"fp32": 6, "bf16": 4}),
         }
         if values["method"] == "qlora":
-            values["quantization"] = _pick(draw, {"nf4": 1, "nf4-double": 2})
+            values["quantization"] = _pick(draw, {"nf4": 1, "nf4-double": 2, "int8": 1})
     if values["loss"] == "full":
         values["keep_logits"] = _pick(draw, {False: 8.5, True: 1.5})
         if causal and values["stack"] == "peft":

@@ -112,11 +112,12 @@ def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int)
 def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) -> Tensor:
     """Weight-decomposed LoRA: the sum above, scaled per output by magnitude / |W + BA|.
 
-    The norm needs B·A and W + s·B·A as matrices of out·in, W de-quantised where it is packed; with dropout the base
-    product is made a second time, on the dropped-out input and a copy of W in the adapters' dtype, which backward keeps.
+    The norm needs B·A and W + s·B·A as matrices of out·in, a packed W de-quantised; with dropout the base product is
+    made a second time, on the dropped-out input and a copy of W in the adapters' dtype, which backward keeps.
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
     over_packed = quantized(net, module)
+    dropping = choices.lora_dropout > 0 and tape.training
     a, b = _matrices(net, module)
     result = held.pop()
     narrow = result.itemsize
@@ -125,7 +126,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
         if over_packed and choices.quantization != "int8":
             result = ops.contiguous(tape, result)
         wide = x.same() if over_packed and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
-        dropped = ops.dropout(tape, wide, choices.lora_dropout) if choices.lora_dropout > 0 else wide
+        dropped = ops.dropout(tape, wide, choices.lora_dropout) if dropping else wide
         product = _weight_product(net, module, a, b)
         product = ops.to(tape, product, dropped.itemsize)
         if over_packed:
@@ -142,7 +143,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
         magnitude = net.weight(module.out_features, net.adapter_itemsize, trainable=True)
         ratio = ops.mul(tape, magnitude.tensor, norm)
         share = ops.linear(tape, ops.linear(tape, dropped, a, rank, module.in_features), b, module.out_features, rank)
-        if choices.lora_dropout > 0:
+        if dropping:
             frozen = Weight.__new__(Weight)
             frozen.tensor, frozen.parameter = matrix.alias(), None
             base = ops.linear(tape, dropped, frozen, module.out_features, module.in_features)

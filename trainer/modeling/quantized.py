@@ -80,7 +80,10 @@ def _four_bit(weight: torch.Tensor, choices: TrainingChoices, compute_dtype: tor
         quant_type="nf4",
         module=made,
     )
-    return made if weight.device.type == "meta" else made.to(weight.device)
+    made = made if weight.device.type == "meta" else made.to(weight.device)
+    # On a CPU, bitsandbytes would repack the weight in place for an evaluation; it stays as it is trained over.
+    made.support_avx512bf16_for_cpu = False
+    return made
 
 
 def _int8(weight: torch.Tensor) -> Any:
