@@ -14,7 +14,7 @@ from planner.spec import TrainingChoices
 from tests.trace_support import TINY
 from trainer import modeling
 from trainer.modeling import chunked
-from trainer.modeling.lean import PIECES, apply_lean, rows
+from trainer.modeling.lean import PIECES, apply_lean, products, rows
 
 RELATIVE = 1e-5
 SIZES: dict[str, Any] = {
@@ -303,3 +303,55 @@ def test_the_chunked_loss_and_the_lean_step_together_are_plain_peft(monkeypatch:
     loss, found = step(model, lean, with_lengths(batch, LENGTHS))
     assert loss == pytest.approx(reference, rel=RELATIVE)
     assert worst(found, expected) < RELATIVE
+
+
+@pytest.mark.skipif(not products.available(), reason="this processor's fp32 products stay with torch's BLAS")
+@pytest.mark.parametrize("name", MODELS)
+def test_products_by_onednn_are_plain_peft_as_those_by_blas_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, ...]] = []
+    real = products._onednn
+
+    def watched(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        taken.append(tuple(x.shape))
+        return real(x, weight, bias)
+
+    monkeypatch.setattr(products, "_onednn", watched)
+    chosen = choices()
+    model = plain(name, chosen)
+    reference, expected = step(model, chosen)
+    apply_lean(model, chosen)
+    with products.only_blas():
+        blas, by_blas = step(model, chosen)
+    assert not taken
+    loss, found = step(model, chosen)
+    assert taken
+    assert blas == pytest.approx(reference, rel=RELATIVE)
+    assert loss == pytest.approx(reference, rel=RELATIVE)
+    assert worst(by_blas, expected) < RELATIVE
+    assert worst(found, expected) < RELATIVE
+
+
+@pytest.mark.parametrize(("rows_", "inner", "out"), [(1, 8, 3), (37, 64, 211), (300, 96, 8), (64, 8, 96)])
+def test_a_product_is_that_of_torch_in_every_layout(rows_: int, inner: int, out: int) -> None:
+    generator = torch.Generator().manual_seed(rows_)
+    x = torch.randn((rows_, inner), generator=generator)
+    weight = torch.randn((out, inner), generator=generator)
+    bias = torch.randn(out, generator=generator)
+    exact = x.double() @ weight.double().t()
+    strided = torch.randn((rows_, 2 * inner), generator=generator)[:, ::2].copy_(x)
+    cases = {
+        "plain": (products.linear(x, weight), exact),
+        "bias": (products.linear(x, weight, bias), exact + bias),
+        "transposed weight": (products.linear(x, weight.t().contiguous().t()), exact),
+        "matmul": (products.matmul(x, weight.t()), exact),
+        "rows apart": (products.linear(strided, weight), exact),
+        "other dtype": (products.linear(x.double(), weight.double()), exact),
+    }
+    for name, (found, wanted) in cases.items():
+        assert found.shape == wanted.shape, name
+        assert found.is_contiguous(), name
+        assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-5), name
+
+
+def test_no_rows_have_no_product() -> None:
+    assert products.linear(torch.zeros((0, 8)), torch.zeros((3, 8))).shape == (0, 3)
