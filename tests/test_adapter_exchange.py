@@ -9,22 +9,7 @@ import pytest
 import torch
 
 from tests.sources_cases import CASES
-from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
+from tests.trainer_support import make_plan, of_kind, train
 
 
 def says(model: Any, ids: torch.Tensor) -> list[int]:

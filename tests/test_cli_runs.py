@@ -17,14 +17,9 @@ import pytest
 from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
 from planner.records import Event, Observation
-from tests.trainer_support import make_model, make_plan, write_pairs
+from tests.trainer_support import make_plan, write_pairs
 
 PLAN = [sys.executable, "-m", "planner.cli"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -10,23 +10,7 @@ import pytest
 
 from planner.errors import InvalidInput
 from planner.records import Hyperparameters
-from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
-
+from tests.trainer_support import make_model, make_plan, of_kind, train
 
 RUNS: dict[str, dict[str, Any]] = {
     "cosine": {"scheduler": "cosine", "min_learning_rate_ratio": 0.1},

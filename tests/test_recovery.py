@@ -15,27 +15,11 @@ import torch
 
 from planner.records import Event, Observation
 from planner.spec import TrainingChoices
-from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
+from tests.trainer_support import make_model, make_plan, of_kind, train
 from trainer import devices, updates
 from trainer.faults import VARIABLE
 
 PLAIN = {"lora_dropout": 0.0}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 def losses(events: list[Event]) -> dict[int, float]:

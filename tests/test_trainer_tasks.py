@@ -18,11 +18,6 @@ from tests.trainer_support import make_model, make_plan, of_kind, train
 LORA = {"lora_targets": ["attention"], "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "max_length": 16}
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
-
-
 def learn(
     tmp_path: Path,
     model: Path,

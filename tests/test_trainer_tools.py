@@ -11,24 +11,8 @@ import pytest
 
 from planner.errors import InvalidInput
 from planner.records import Plan
-from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
+from tests.trainer_support import make_plan, of_kind, train
 from trainer.__main__ import main
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
-
 
 # ---- learning-rate range test --------------------------------------------------------------------------------------
 
@@ -54,7 +38,7 @@ def test_find_lr_runs_until_the_loss_breaks_away(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    plan = make_plan(tmp_path / "plan.json", model, data)
+    plan = make_plan(tmp_path / "plan.json", model, data, seed=1)
     picture, record = tmp_path / "lr.png", tmp_path / "lr.json"
     arguments = ["find-lr", str(plan), "--min", "1e-4", "--max", "100", "--steps", "40"]
     assert main([*arguments, "--plot", str(picture), "--output", str(record)]) == 0

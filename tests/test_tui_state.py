@@ -296,3 +296,8 @@ def test_time_of_the_whole_run(start) -> None:
     assert figures.total_time(report, 3.0, None) is None
     assert figures.total_time(report, 3.0, 10) is not None
     assert Hyperparameters().epochs == 3.0
+
+
+def test_a_remedy_that_takes_more_says_so() -> None:
+    assert figures.remedy_line({"batch_size": 2}, 3 << 30, 1.0).split() == ["−3.0Gi", "+1s", "batch", "size", "2"]
+    assert figures.remedy_line({"gpu": "l4"}, -(29 << 20), None).split() == ["+29.0Mi", "gpu", "l4"]

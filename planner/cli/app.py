@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any, Optional
 
 import typer
@@ -231,21 +232,11 @@ def gpus(
     """Devices that are known, with sources; NAME shows one in full."""
     from hardware_profiles import loader
     from planner import hardware
-    from planner.report import listing, words
+    from planner.report import listing
 
     if name is not None:
-        profile = hardware.find(name)
-        if as_json:
-            _print_json(listing.gpu_record(profile))
-        else:
-            listing.gpu_view(words.make_console(), profile)
-        return 0
-    profiles = loader.all_profiles()
-    if as_json:
-        _print_json([listing.gpu_record(profile) for profile in profiles])
-    else:
-        listing.gpus_view(words.make_console(), profiles)
-    return 0
+        return _show(hardware.find(name), listing.gpu_record, listing.gpu_view, as_json)
+    return _show(loader.all_profiles(), listing.gpu_record, listing.gpus_view, as_json)
 
 
 @app.command()
@@ -255,20 +246,21 @@ def models(
 ) -> int:
     """Models whose dimensions are known, with sources; NAME shows one in full. Any other config.json works too."""
     from planner import catalogue
-    from planner.report import listing, words
+    from planner.report import listing
 
     if name is not None:
-        entry = catalogue.entry(name)
-        if as_json:
-            _print_json(listing.model_record(entry))
-        else:
-            listing.model_view(words.make_console(), entry)
-        return 0
-    entries = catalogue.entries()
+        return _show(catalogue.entry(name), listing.model_record, listing.model_view, as_json)
+    return _show(catalogue.entries(), listing.model_record, listing.models_view, as_json)
+
+
+def _show(found: Any, record: Callable[[Any], Any], view: Callable[[Any, Any], None], as_json: bool) -> int:
+    """One thing or a sequence of them: as JSON by `record`, else drawn by `view`."""
     if as_json:
-        _print_json([listing.model_record(entry) for entry in entries])
-    else:
-        listing.models_view(words.make_console(), entries)
+        _print_json([record(each) for each in found] if isinstance(found, (list, tuple)) else record(found))
+        return 0
+    from planner.report import words
+
+    view(words.make_console(), found)
     return 0
 
 

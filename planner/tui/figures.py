@@ -144,7 +144,8 @@ def remedy_line(change: Mapping[str, object], saves_bytes: int, costs_seconds: f
     cost = ""
     if costs_seconds is not None:
         cost = f"{'+' if costs_seconds >= 0 else '−'}{format_duration(abs(costs_seconds))}".replace(" ", "")
-    return f"{'−' + short_bytes(saves_bytes):>8} {cost:>8}  {change_text(change)}"
+    freed = f"{'−' if saves_bytes >= 0 else '+'}{short_bytes(abs(saves_bytes))}"
+    return f"{freed:>8} {cost:>8}  {change_text(change)}"
 
 
 def change_text(change: Mapping[str, object]) -> str:

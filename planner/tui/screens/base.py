@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from planner.tui.widgets.filter_list import FilterList
 from planner.tui.widgets.steps import StepBar
 
 if TYPE_CHECKING:
@@ -51,3 +54,44 @@ class WizardScreen(Screen[None]):
         line.update(text)
         line.set_class(bool(text), "shown")
         line.set_class(error, "error")
+
+
+class ListScreen(WizardScreen):
+    """A step that chooses from a list: the list on the left, facts of what is under the cursor on the right."""
+
+    LIST: ClassVar[tuple[str, str]] = ("", "")
+    """The list's id and the hint in its filter."""
+
+    def body(self) -> ComposeResult:
+        name, hint = self.LIST
+        with Horizontal(classes="panes"):
+            yield FilterList(hint, id=name)
+            with VerticalScroll(id="facts", classes="pane"):
+                yield Static("", id="facts-text", markup=False)
+
+    def name_panes(self, listing: str, facts: str) -> None:
+        """Names both panes."""
+        self.query_one(FilterList).border_title = listing
+        self.query_one("#facts").border_title = facts
+
+    def show_facts(self, text: Content) -> None:
+        """Fills the right pane, from its top."""
+        self.query_one("#facts-text", Static).update(text)
+        self.query_one("#facts").scroll_home(animate=False)
+
+    def action_choose(self) -> None:
+        """Takes what is under the cursor, wherever the focus is."""
+        listing = self.query_one(FilterList)
+        self.choose(listing.current, listing.text)
+
+    def choose(self, key: str | None, text: str) -> None:
+        """Something was taken: an entry's key, or None and what was typed."""
+        raise NotImplementedError
+
+
+def facts_of(title: str, rows: list[tuple[str, str]], *, width: int) -> list[Content | str | tuple[str, str]]:
+    """A title and a table of names and values, as parts of a `Content`."""
+    parts: list[Content | str | tuple[str, str]] = [(title, "bold"), "\n"]
+    for name, text in rows:
+        parts += [(f"{name:<{width}}", "dim"), text, "\n"]
+    return parts

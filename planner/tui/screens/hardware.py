@@ -5,24 +5,22 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
 
 from planner.errors import TuneplanError
 from planner.spec import HardwareProfile
 from planner.tui import figures
-from planner.tui.screens.base import WizardScreen
+from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
 from planner.units import format_bytes
 
 
-class HardwareScreen(WizardScreen):
+class HardwareScreen(ListScreen):
     """A filterable list of devices and the facts of the one under the cursor."""
 
     PLACE = 0
+    LIST = ("devices", "type to filter: a10g, 4090, m3 …")
     HELP_TEXT = (
         "The device that the training will run on. This machine's own is found by itself and stands first; any other "
         "may be planned for. Type to narrow the list, ↑ ↓ to move, Enter to choose. Tab goes to the facts, where ↑ ↓ "
@@ -32,15 +30,8 @@ class HardwareScreen(WizardScreen):
         Binding("enter", "choose", "Choose", key_display="⏎", id="hardware.choose", tooltip="Take this device")
     ]
 
-    def body(self) -> ComposeResult:
-        with Horizontal(classes="panes"):
-            yield FilterList("type to filter: a10g, 4090, m3 …", id="devices")
-            with VerticalScroll(id="facts", classes="pane"):
-                yield Static("", id="facts-text", markup=False)
-
     def on_mount(self) -> None:
-        self.query_one("#devices").border_title = "Hardware"
-        self.query_one("#facts").border_title = "Facts"
+        self.name_panes("Hardware", "Facts")
         self.watch(self.app, "wizard", self._fill)
         self.query_one(FilterList).focus_filter()
 
@@ -66,26 +57,23 @@ class HardwareScreen(WizardScreen):
         text = facts_text(profile, self._used(profile)) if profile else Content.styled("no such device is known", "dim")
         if profile and profile.name == self.wizard_app.wizard.this_machine and self.wizard_app.wizard.note:
             text = Content.assemble(text, "\n\n", self.wizard_app.wizard.note)
-        self.query_one("#facts-text", Static).update(text)
-        self.query_one("#facts").scroll_home(animate=False)
+        self.show_facts(text)
 
     @on(FilterList.Chosen)
     def _chosen(self, event: FilterList.Chosen) -> None:
-        profile = self._profile(event.key)
+        self.choose(event.key, event.text)
+
+    def choose(self, key: str | None, text: str) -> None:
+        profile = self._profile(key)
         if profile is None:
             try:
-                profile = self.wizard_app.find_hardware(event.text)
+                profile = self.wizard_app.find_hardware(text)
             except TuneplanError as error:
                 self.say(str(error), error=True)
                 return
         self.say()
         self.wizard_app.choose_hardware(profile)
         self.wizard_app.go("model")
-
-    def action_choose(self) -> None:
-        """Takes the device under the cursor, wherever the focus is."""
-        listing = self.query_one(FilterList)
-        self._chosen(FilterList.Chosen(listing.current, listing.text))
 
     def _profile(self, key: str | None) -> HardwareProfile | None:
         return next((profile for profile in self.wizard_app.profiles if profile.name == key), None)
@@ -113,9 +101,7 @@ def facts_text(profile: HardwareProfile, used_by_others_bytes: int = 0) -> Conte
     rows.append(("memory", "shared with the CPU" if profile.unified_memory else "the device's own"))
     if profile.aliases:
         rows.append(("also", ", ".join(profile.aliases)))
-    parts: list[Content | str | tuple[str, str]] = [(profile.title, "bold"), "\n"]
-    for name, text in rows:
-        parts += [(f"{name:<15}", "dim"), text, "\n"]
+    parts = facts_of(profile.title, rows, width=15)
     if profile.facts:
         parts += ["\n", ("Sources\n", "bold underline")]
         for name, fact in profile.facts.items():

@@ -5,24 +5,23 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
 from planner.spec import ModelSpec
 from planner.tui import figures
-from planner.tui.screens.base import WizardScreen
+from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.state import leaf_names
 from planner.tui.widgets.filter_list import FilterList
 from planner.tui.work import ModelFound
 
 
-class ModelScreen(WizardScreen):
+class ModelScreen(ListScreen):
     """A filterable catalogue; whatever else is typed is read as a path or hub id."""
 
     PLACE = 1
+    LIST = ("models", "type to filter, or a path or hub id")
     HELP_TEXT = (
         "The base model. Type to narrow the catalogue, or type a folder, a config.json or a hub id (owner/name): Enter "
         "reads it and shows what it is, Enter again takes it. Tab goes to the details, where ↑ ↓ scroll.\n\nOnly the "
@@ -32,15 +31,8 @@ class ModelScreen(WizardScreen):
         Binding("enter", "choose", "Choose", key_display="⏎", id="model.choose", tooltip="Take this model")
     ]
 
-    def body(self) -> ComposeResult:
-        with Horizontal(classes="panes"):
-            yield FilterList("type to filter, or a path or hub id", id="models")
-            with VerticalScroll(id="facts", classes="pane"):
-                yield Static("", id="facts-text", markup=False)
-
     def on_mount(self) -> None:
-        self.query_one("#models").border_title = "Model"
-        self.query_one("#facts").border_title = "Details"
+        self.name_panes("Model", "Details")
         self._typed: ModelFound | None = None
         listing = self.query_one(FilterList)
         listing.fill(self.wizard_app.model_entries(), select=self.wizard_app.wizard.model_name or None)
@@ -61,8 +53,11 @@ class ModelScreen(WizardScreen):
 
     @on(FilterList.Chosen)
     def _chosen(self, event: FilterList.Chosen) -> None:
-        typed = event.key is None or is_path(event.text)
-        name = event.text if typed else event.key
+        self.choose(event.key, event.text)
+
+    def choose(self, key: str | None, text: str) -> None:
+        typed = key is None or is_path(text)
+        name = text if typed else key
         if not name:
             return
         if typed and (self._typed is None or self._typed.name != name):
@@ -71,11 +66,6 @@ class ModelScreen(WizardScreen):
             return
         self.say(f"reading {name} …")
         self.wizard_app.read_model(name, final=True)
-
-    def action_choose(self) -> None:
-        """Takes the model under the cursor, wherever the focus is."""
-        listing = self.query_one(FilterList)
-        self._chosen(FilterList.Chosen(listing.current, listing.text))
 
     def show(self, found: ModelFound) -> None:
         """A model was read: its details, or what was wrong with it."""
@@ -89,8 +79,7 @@ class ModelScreen(WizardScreen):
             return
         self._typed = found
         self.say("Enter takes this model" if found.name == listing.text else "")
-        self.query_one("#facts-text", Static).update(details_text(found.model))
-        self.query_one("#facts").scroll_home(animate=False)
+        self.show_facts(details_text(found.model))
 
 
 def is_path(text: str) -> bool:
@@ -117,7 +106,4 @@ def details_text(model: ModelSpec) -> Content:
     if model.sliding_window:
         rows.append(("window", f"{model.sliding_window:,} tokens in {len(model.sliding_layers)} layers"))
     rows.append(("LoRA targets", " ".join(leaf_names(model))))
-    parts: list[Content | str | tuple[str, str]] = [(model.id, "bold"), "\n"]
-    for name, text in rows:
-        parts += [(f"{name:<14}", "dim"), text, "\n"]
-    return Content.assemble(*parts)
+    return Content.assemble(*facts_of(model.id, rows, width=14))

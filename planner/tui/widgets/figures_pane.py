@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import OptionList, Static, TabbedContent, TabPane
+from textual.widgets import OptionList, Static, TabbedContent, TabPane, Tabs
 from textual.widgets.option_list import Option
 
 from planner.records import CheckReport
@@ -56,13 +56,17 @@ class FiguresPane(Vertical):
         self._remedies: list[dict[str, object]] = []
 
     def next_tab(self) -> None:
-        """The tab to the right, and round again; the focus stays where it is."""
-        tabs = self.query_one(TabbedContent)
-        tabs.active = TABS[(TABS.index(tabs.active) + 1) % len(TABS)]
+        """The tab to the right, and round again."""
+        active = self.query_one(TabbedContent).active
+        self.show_tab(TABS[(TABS.index(active) + 1) % len(TABS)])
 
     def show_tab(self, name: str) -> None:
-        """One tab by name."""
-        self.query_one(TabbedContent).active = name
+        """One tab by name. A focus inside the tab that goes would bring it back, so it moves to the row of tabs."""
+        tabs = self.query_one(TabbedContent)
+        focused = self.screen.focused
+        if focused is not None and tabs.active != name and tabs.active_pane in focused.ancestors:
+            tabs.query_one(Tabs).focus()
+        tabs.active = name
 
     # ------------------------------------------------------------------------------------------------------ showing
 
