@@ -62,6 +62,10 @@ def test_the_planned_peak_is_the_measured_one(model: Path, tmp_path: Path, data:
     planned = limits.planned_bytes(TINY, TINY.lengths(data), "cpu")
     assert planned == pytest.approx(measured["peak_bytes"], rel=report.PLANNED_WITHIN)
     assert measured["own_peak_bytes"] == pytest.approx(measured["peak_bytes"], rel=0.001)
+    recomputed = run("ours-checkpointed", model, tmp_path / "recomputed", metered=True, data=data)
+    planned = limits.planned_bytes(TINY, TINY.lengths(data), "cpu", checkpointed=True)
+    assert planned == pytest.approx(recomputed["peak_bytes"], rel=report.PLANNED_WITHIN)
+    assert recomputed["peak_bytes"] < measured["peak_bytes"]
     assert measured["peak_bytes"] > limits.floor_bytes(TINY, TINY.lengths(data))
 
 
@@ -101,7 +105,7 @@ def test_goals_are_judged_by_ratio_loss_and_bytes() -> None:
     assert row["ours_over_it"] == pytest.approx(1.3)
     verdicts = dict(report.judge(found, TINY, "cpu"))
     assert verdicts["fixed: 1.30 x transformers.Trainer + PEFT, wanted 1.2"]
-    assert verdicts["fixed: peak bytes 50% of the Trainer's, wanted 60%"]
+    assert verdicts["fixed: peak bytes of tuneplan 50% of transformers.Trainer + PEFT's, wanted 60%"]
     slow = report.judge(report.summarize(results(1.0, 1.1, 70), TINY, "cpu"), TINY, "cpu")
     missed = [sentence for sentence, met in slow if not met]
     assert any("1.10 x" in sentence for sentence in missed)

@@ -60,6 +60,9 @@ def main() -> int:
         except rounds.Failed as error:
             print(f"error: {error}", file=sys.stderr)
             return 4
+    failed = {name for kind, _, name, _ in runs if kind == "failed"}
+    skipped += [f"{contenders.title(name)}: it failed, see {log}" for name in failed]
+    runs = [run for run in runs if run[2] not in failed]
     found = report.summarize(runs, load, given.device)
     verdicts = report.judge(found, load, given.device) if not given.pieces else []
     shown = report.text(found, verdicts, skipped)

@@ -17,13 +17,14 @@ from benchmarks.throughput.workload import Workload
 OURS = "ours"
 TITLES = {
     OURS: "tuneplan",
+    "ours-checkpointed": "tuneplan, checkpointed",
     "transformers": "transformers.Trainer + PEFT",
     "transformers-grouped": "transformers.Trainer + PEFT, grouped by length",
     "trl": "TRL SFTTrainer",
     "trl-packed": "TRL SFTTrainer, packed",
     "trl-packed-kept": "TRL SFTTrainer, packed, without checkpointing",
 }
-USUAL = (OURS, "transformers", "transformers-grouped", "trl", "trl-packed")
+USUAL = (OURS, "ours-checkpointed", "transformers", "transformers-grouped", "trl", "trl-packed")
 PIECES = {
     "onednn": "products by torch's BLAS",
     "flat": "padded micro-batches",
@@ -56,14 +57,23 @@ def run(
     clock = Clock(device, metered=metered)
     arguments = (clock, model, scratch, load, data, device)
     if name.startswith(OURS):
-        return ours(*arguments, without=name.removeprefix("ours-without-") if name != OURS else None)
+        without = name.removeprefix("ours-without-") if "without" in name else None
+        return ours(*arguments, without=without, checkpointed=name.endswith("checkpointed"))
     if name.startswith("transformers"):
         return stock(*arguments, grouped=name.endswith("grouped"))
     return trl(*arguments, packed="packed" in name, kept=name.endswith("kept"))
 
 
 def ours(
-    clock: Clock, model: Path, scratch: Path, load: Workload, data: str, device: str, *, without: str | None
+    clock: Clock,
+    model: Path,
+    scratch: Path,
+    load: Workload,
+    data: str,
+    device: str,
+    *,
+    without: str | None,
+    checkpointed: bool,
 ) -> dict[str, Any]:
     """A run of the product from a plan file to the adapter, with its meters, events and checkpoint."""
     from planner.records import DataSettings, Hyperparameters, Plan
@@ -77,7 +87,7 @@ def ours(
     made = Plan(
         model=str(model),
         gpu="cpu" if device == "cpu" else "auto",
-        settings=settings(load, data, without),
+        settings={**settings(load, data, without), "gradient_checkpointing": checkpointed},
         hyperparameters=Hyperparameters(
             learning_rate=load.learning_rate,
             scheduler="constant",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def floor_bytes(load: Workload, lengths: list[int]) -> int:
     return spec.parameters * size + trainable_parameters(spec, _choices(load, 1)) * 4 + 16 * tokens
 
 
-def planned_bytes(load: Workload, lengths: list[int], device: str) -> int | None:
+def planned_bytes(load: Workload, lengths: list[int], device: str, *, checkpointed: bool = False) -> int | None:
     """What the planner foretells of our run on these sequences, in tensors; None where it refuses."""
     spec = sources.from_config(load.config(), "benchmark")
     data = DataLengths(
@@ -53,7 +54,8 @@ def planned_bytes(load: Workload, lengths: list[int], device: str) -> int | None
     )
     hardware = find("cpu" if device == "cpu" else "auto")
     try:
-        report = memory.predict(spec, hardware, _choices(load, max(lengths)), lengths=data)
+        choices = replace(_choices(load, max(lengths)), gradient_checkpointing=checkpointed)
+        report = memory.predict(spec, hardware, choices, lengths=data)
     except NotModelled:
         return None
     return max(size for name, size in report.instants.items() if name not in ("eval", "save"))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.throughput.contenders import OURS
 from benchmarks.throughput.worker import PEAK
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -37,19 +38,41 @@ def ask(request: dict[str, Any], log: Path) -> dict[str, Any]:
 def run(
     names: list[str], data: list[str], count: int, base: dict[str, Any], log: Path, talk: Callable[[str], None]
 ) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """(`timed`, `metered` or `peak`, data, contender, result) of every run, as they come."""
+    """(`timed`, `metered`, `peak` or `failed`, data, contender, result) of every run, as they come.
+
+    A contender that fails is not run again; if it is ours, or the products cannot be timed, the benchmark ends.
+    """
+    left = list(names)
+
+    def attempt(name: str, kind: str, *, metered: bool) -> dict[str, Any] | None:
+        try:
+            return ask({**base, "name": name, "data": kind, "metered": metered}, log)
+        except Failed as error:
+            if name == OURS:
+                raise
+            left.remove(name)
+            talk(str(error))
+            return None
+
+    def turns(start: int) -> Iterator[tuple[str, str]]:
+        for kind in data:
+            for name in names[start % len(names) :] + names[: start % len(names)]:
+                if name in left:
+                    yield kind, name
+
     for number in range(count):
         yield "peak", "", PEAK, ask({**base, "name": PEAK}, log)
-        for kind in data:
-            turned = names[number % len(names) :] + names[: number % len(names)]
-            for name in turned:
-                result = ask({**base, "name": name, "data": kind, "metered": False}, log)
+        for kind, name in turns(number):
+            result = attempt(name, kind, metered=False)
+            if result is not None:
                 talk(f"round {number + 1}/{count}, {kind}, {name}: {result['seconds']:.1f} s")
                 yield "timed", kind, name, result
-    if base["device"] != "cpu":
-        return  # the device counts by itself, at no cost
-    for kind in data:
-        for name in names:
-            result = ask({**base, "name": name, "data": kind, "metered": True}, log)
-            talk(f"metered, {kind}, {name}: {result['peak_bytes'] / 2**20:.0f} MiB")
-            yield "metered", kind, name, result
+    if base["device"] == "cpu":  # other devices count by themselves, at no cost
+        for kind, name in turns(0):
+            result = attempt(name, kind, metered=True)
+            if result is not None:
+                talk(f"metered, {kind}, {name}: {result['peak_bytes'] / 2**20:.0f} MiB")
+                yield "metered", kind, name, result
+    for name in names:
+        if name not in left:
+            yield "failed", "", name, {}
