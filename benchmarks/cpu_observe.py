@@ -135,6 +135,16 @@ PACKED_VARIANTS: dict[str, dict[str, Any]] = {
         "checkpoint_layers": 2,
     },
 }
+EXPERT_VARIANTS: dict[str, dict[str, Any]] = {
+    "peft lora on experts": {"stack": "peft", "lora_dropout": 0.0, "lora_targets": ("all-linear",)},
+    "builtin lora on experts plain": {
+        "stack": "builtin",
+        "lora_dropout": 0.0,
+        "lora_targets": ("all-linear",),
+        "gradient_checkpointing": False,
+    },
+}
+"""Adapters on mixtral's fused expert tensors, which take no dropout."""
 PACKED = ("llama", "phi", "gpt2", "bert", "qwen3", "gpt_neox")
 """Architectures that are measured over packed weights too."""
 QUICK = ("llama", "phi", "gpt2", "bert", "qwen2")
@@ -153,8 +163,10 @@ def points(names: list[str] | None = None, variants: list[str] | None = None) ->
             chosen += list(PACKED_VARIANTS)
         if variants is None and name == "gpt2" and "peft qlora" not in chosen:
             chosen.append("peft qlora")  # whose weights are transposed before they are packed
+        if variants is None and name == "mixtral":
+            chosen += list(EXPERT_VARIANTS)
         for variant in chosen:
-            values = {**BASE, **(VARIANTS | PACKED_VARIANTS)[variant]}
+            values = {**BASE, **(VARIANTS | PACKED_VARIANTS | EXPERT_VARIANTS)[variant]}
             if values["padding" if "padding" in values else "stack"] == "packed" and name in (
                 "bert",
                 "distilbert",
@@ -164,7 +176,7 @@ def points(names: list[str] | None = None, variants: list[str] | None = None) ->
             if values.get("loss") == "chunked" and name in ("bert", "distilbert", "t5"):
                 values["loss"] = "full"
             if name == "mixtral" and "lora_targets" not in values:
-                values["lora_targets"] = ("attention",)  # adapters on fused expert tensors aren't modelled
+                values["lora_targets"] = ("attention",)  # its fused experts take no dropout
             choices = TrainingChoices(**values)
             made.append(
                 Point(label=f"{name} / {variant}", model=name, config=config, choices=choices, group=variant, steps=1)

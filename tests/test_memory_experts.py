@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from planner.errors import NotModelled
 from planner.memory.program import Case, run
 from planner.sources import from_config
 from planner.spec import TrainingChoices
@@ -32,6 +31,14 @@ CASES: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
     "full-checkpointed": {"method": "full", "gradient_checkpointing": True},
     "eager-padded": {"lora_targets": ("attention",), "attention": "eager", "padded": True},
+    "on-experts": {"lora_targets": ("all-linear",), "lora_dropout": 0.0},
+    "on-experts-mixed": {"lora_targets": ("all-linear",), "lora_dropout": 0.0, "precision": "bf16-mixed"},
+    "on-experts-checkpointed": {
+        "lora_targets": ("all-linear",),
+        "lora_dropout": 0.0,
+        "gradient_checkpointing": True,
+        "stack": "builtin",
+    },
 }
 
 
@@ -44,9 +51,15 @@ def test_agrees_with_the_trace(config: str, case: str, monkeypatch: pytest.Monke
     compare(CONFIGS[config], monkeypatch, tolerance=tolerance, **CASES[case])
 
 
-def test_refuses_adapters_on_fused_experts() -> None:
-    """PEFT would build the whole weight for them; no program, no number."""
+def test_an_adapter_on_experts_keeps_the_whole_tensor_in_every_layer() -> None:
+    """PEFT folds it into the weight, and the product keeps the sum: experts · out · in · w, twice a layer."""
     spec = from_config(CONFIGS["mixtral"], "tested")
-    choices = TrainingChoices(lora_targets=("all-linear",), lora_dropout=0.0, stack="peft")
-    with pytest.raises(NotModelled, match="fused expert"):
-        run(Case(spec, choices, 0))
+
+    def kept(*targets: str) -> int:
+        choices = TrainingChoices(lora_targets=targets, lora_dropout=0.0, lora_r=1, stack="peft")
+        tape = run(Case(spec, choices, 0))
+        return next(s for s in tape.segments if s.name == "loss").events[0][0]
+
+    tensors = 8 * (2 * 256 * 128 + 256 * 128) * 2
+    more = kept("all-linear") - kept("attention")
+    assert 4 * tensors < more < 5 * tensors  # beside adapters and their state

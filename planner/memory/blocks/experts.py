@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from planner.memory import ops
-from planner.memory.blocks import llama
+from planner.memory.blocks import expert_adapters, llama
 from planner.memory.net import Net, unmodelled
 from planner.memory.ops import BYTE, FP32, INT64, Weight
 from planner.memory.tape import BSS, ONE, Gradients, T, Tensor
@@ -25,9 +25,6 @@ def embed(net: Net) -> Tensor:
         raise unmodelled(f"{net.spec.architecture} with output_router_logits (the load-balancing loss)")
     if net.config("router_jitter_noise"):
         raise unmodelled(f"{net.spec.architecture} with router_jitter_noise")
-    adapted = [path for path in net.targeted if net.by_path[path].kind == "parameter"]
-    if adapted:
-        raise unmodelled(f"an adapter on the fused expert tensors ({adapted[0]}); with --lora-targets attention it is")
     x = llama.embed(net)
     if net.spec.architecture == "qwen2_moe" and not net.spec.sliding_layers and net.choices.attention != "flash":
         # Without a window its config holds 0 for it, and the windowed mask is made all the same, for no layer.
@@ -85,8 +82,12 @@ def _sparse(net: Net, x: Tensor) -> Tensor:
 def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of all experts, softmax in fp32, the best `top_k` of them, made to sum to one; weights and indices."""
     tape, experts, top_k = net.tape, net.spec.num_experts, net.spec.experts_per_token
-    weight = net.base_weight(experts * net.spec.hidden_size)
-    logits = ops.linear(tape, x, weight, experts, net.spec.hidden_size)
+    module = net.by_path["mlp.gate.weight"]
+    if net.has_adapter(module):
+        logits = expert_adapters.router(net, module, x)
+    else:
+        weight = net.base_weight(experts * net.spec.hidden_size)
+        logits = ops.linear(tape, x, weight, experts, net.spec.hidden_size)
     wide = ops.to(tape, logits, FP32)
     chances = ops.softmax(tape, wide)
     del wide
@@ -126,13 +127,16 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     """grouped_mm_experts_forward: rows sorted by expert, up, gate, down, weighted, put back and summed per token."""
     tape, spec = net.tape, net.spec
     hidden, inner, top_k = spec.hidden_size, spec.expert_intermediate_size, spec.experts_per_token
+    down, up = (_adapted(net, f"mlp.experts.{name}") for name in ("down_proj", "gate_up_proj"))
     order, sorted_ids = tape.new(T, top_k, INT64), tape.new(T, top_k, INT64)
     rows = _gather(net, x, T, top_k * hidden, tape.new(T, top_k, INT64))
     factors = _gather(net, weights, T, top_k, order.alias())
     counted = tape.new(T, top_k, FP32)
-    out = _grouped(net, rows, hidden, 2 * inner)
+    wide = net.base_weight(spec.num_experts * hidden * 2 * inner) if up is None else up.weight()
+    out = _grouped(net, rows, hidden, 2 * inner, wide)
     out = _gate(net, out)
-    out = _grouped(net, out, inner, hidden)
+    narrow = net.base_weight(spec.num_experts * inner * hidden) if down is None else down.weight()
+    out = _grouped(net, out, inner, hidden, narrow)
     weighted = ops.mul(tape, out, factors)
     inverse = tape.new(T, top_k, INT64)
     numbers = tape.new(T, top_k, INT64)
@@ -140,8 +144,14 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     weighted = _gather(net, weighted, T, top_k * hidden, inverse)
     final = _sum_rows(net, weighted, top_k)
     result = ops.to(tape, final, x.itemsize)
-    del sorted_ids, counted, rows, chosen
+    del sorted_ids, counted, rows, chosen, wide, narrow, up, down
     return result
+
+
+def _adapted(net: Net, path: str) -> expert_adapters.Folded | None:
+    """The adapter on a fused expert tensor, if it has one."""
+    module = net.by_path[path]
+    return expert_adapters.Folded(net, module) if net.has_adapter(module) else None
 
 
 def _gather(net: Net, x: Tensor, monomial: int, elements: int, index: Tensor) -> Tensor:
@@ -152,12 +162,11 @@ def _gather(net: Net, x: Tensor, monomial: int, elements: int, index: Tensor) ->
     return tape.record(out, (x,), (index,), lambda g, s: (tape.new(size[0], size[1], width),))
 
 
-def _grouped(net: Net, x: Tensor, inputs: int, outputs: int) -> Tensor:
+def _grouped(net: Net, x: Tensor, inputs: int, outputs: int, weight: Weight) -> Tensor:
     """Grouped product with every expert's weight: output rows·out·w; saves as a linear layer does; backward dX, dW."""
-    tape, experts = net.tape, net.spec.num_experts
-    weight: Weight = net.base_weight(experts * inputs * outputs)
+    tape = net.tape
     out = tape.new(x.monomial, x.elements // inputs * outputs, weight.tensor.itemsize)
-    needs_x, trains = x.requires_grad, weight.parameter is not None
+    needs_x, trains = x.requires_grad, weight.tensor.requires_grad
     saved = ([x] if trains else []) + ([weight.tensor] if needs_x else [])
     size, width, count, weight_width = x.elements, x.itemsize, weight.tensor.elements, weight.tensor.itemsize
 
