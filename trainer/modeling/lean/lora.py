@@ -189,7 +189,7 @@ class ActivatedLora(torch.autograd.Function):
                 leaf = flat[piece].detach().requires_grad_()
                 activated = ctx.act(leaf)
             product = ctx.base.backward(rows)
-            if a is not None:
+            if a is not None and grad_a is not None:
                 made = activated.detach() if other is None else activated.detach() * other[piece]
                 part = products.matmul(rows, b.to(rows.dtype)).mul_(ctx.scaling)
                 if masks is None:
