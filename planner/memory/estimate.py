@@ -15,9 +15,9 @@ from planner.memory.layout import symbolic_range
 from planner.memory.loss import chunk_rows
 from planner.memory.net import Net
 from planner.memory.peak import MASK_ROW, Array, Envelope, envelope, evaluate, multipliers
-from planner.memory.program import Case, layer_kind, run
+from planner.memory.program import Case, gathered_bytes, layer_kind, run
 from planner.memory.reserved import replayed
-from planner.memory.sharding import UNMEASURED_SHARE
+from planner.memory.sharding import UNMEASURED_SHARE, exchanges
 from planner.memory.tape import WIDTH, Tape
 from planner.microbatches import is_ragged
 from planner.records import MemoryReport
@@ -98,6 +98,8 @@ def envelope_of(case: Case) -> Envelope:
 
 
 def _symbolic(spec: ModelSpec, choices: TrainingChoices) -> range:
+    if exchanges(choices):
+        return range(0)
     net = Net.build(Tape(), spec, choices, padded=False, windowed=False)
     architecture = registry.program(spec)
     return symbolic_range([layer_kind(net, architecture, index) for index in range(spec.num_layers)])
@@ -321,10 +323,14 @@ def predict(
     instants = {name: size + (waiting if name != "load" else 0) for name, size in instants.items()}
     instants["eval"] = round(_largest(evaluation)) + workspaces
     instants["save"] = instants["load"]
+    if exchanges(choices) and hardware.kind == "cpu":
+        instants["save"] += gathered_bytes(load.case)
     allocated = max(instants.values())
     binding = max(instants, key=lambda name: instants[name])
     at_peak = evaluation if binding == "eval" else load
-    components = _components(at_peak, binding)
+    components = _components(at_peak, "load" if binding == "save" else binding)
+    if binding == "save":
+        components["communication"] = allocated - instants["load"]
     if binding not in ("load", "eval", "save"):
         components["temporaries"] = components.get("temporaries", 0) + waiting
     components["workspaces"] = workspaces

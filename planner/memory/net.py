@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from planner.errors import NotModelled
 from planner.lora import adapter_modules, saved_modules
 from planner.memory import attention, flat, lean, linear, ops
+from planner.memory.exchange import Exchange
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import BSS, ONE, Gradients, Node, Parameter, S, T, Tape, Tensor
 from planner.spec import ModelSpec, Module, TrainingChoices
@@ -66,6 +67,8 @@ class Net:
     """Whether the length reaches the sliding window, so that its layers need a mask of their own."""
     flat: bool = False
     """Whether the micro-batch runs as one row of sequences (planner.memory.flat)."""
+    exchange: Exchange | None = None
+    """FSDP's gathering and reducing, where several devices share the weights."""
     parameters: list[Parameter] = field(default_factory=list)
     """Every trainable leaf that a program touched, so that its gradient lives until the optimizer ran."""
 
@@ -73,7 +76,9 @@ class Net:
     def build(cls, tape: Tape, spec: ModelSpec, choices: TrainingChoices, *, padded: bool, windowed: bool) -> Net:
         """The network of `spec` under `choices` on `tape`, its adapters placed."""
         net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
-        net.accumulating = choices.gradient_accumulation_steps > 1
+        # Where DDP trains everything, gradients are made in its buckets, which are there from step to step.
+        in_buckets = choices.num_gpus > 1 and choices.strategy == "ddp" and choices.method == "full"
+        net.accumulating = choices.gradient_accumulation_steps > 1 or in_buckets
         net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}
         net.saved = frozenset(module.path for module in saved_modules(spec, choices))
         tape.single_sequence = choices.batch_size == 1
@@ -262,7 +267,9 @@ class Net:
         """The mask and the rotary tables that layer `index` takes."""
         sliding = self.window_mask is not None and index in self.spec.sliding_layers
         mask, window_mask = (None, self.window_mask) if sliding else (self.mask, None)
-        return mask, window_mask, self.cos, self.sin, tuple(self.window_tables)
+        if self.window_tables and index in self.spec.sliding_layers:
+            return mask, window_mask, None, None, tuple(self.window_tables)
+        return mask, window_mask, self.cos, self.sin, ()
 
     def set_shared_tensors(self, shared: Shared) -> None:
         """Puts them back in place, or takes them away."""

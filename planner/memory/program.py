@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
+from planner.lora import adapter_modules
 from planner.memory import loss, packed
 from planner.memory.blocks import registry
-from planner.memory.layout import stacked
+from planner.memory.exchange import Exchange
+from planner.memory.layout import Stretch, stacked
 from planner.memory.net import Net
 from planner.memory.ops import FP32, INT64
 from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
-from planner.memory.sharding import kept_share, per_rank
+from planner.memory.sharding import Shares, exchanges, kept_share, per_rank, units
 from planner.memory.tape import ONE, T, Tape, Tensor
 from planner.spec import ModelSpec, Module, TrainingChoices
 
@@ -65,11 +67,13 @@ def run(
         tape.training = False
         with tape.no_grad():
             tape.begin("eval")
+            buckets = _several(net)
             evaluated: list[Tensor] = []
             inputs = _inputs(tape, case)
             _forward(net, 0, evaluated, "eval", every_layer)
     else:
         tape.begin("forward")
+        buckets = _several(net)
         inputs = _inputs(tape, case)
         keep: list[Tensor] = []
         value = _forward(net, case.checkpointed, keep, "loss", every_layer)
@@ -78,11 +82,14 @@ def run(
         del value, keep
         tape.leave_graph()
         net.input_gradients.clear()  # leaves of the graph, which the loss held
+        if net.exchange is not None:
+            net.exchange.finish()
+        buckets.clear()  # where there were some, the gradients lie in them now
         tape.begin("optimizer")
         tape.mark()
         optimizer_step(net)
     tape.closed = True
-    del held, inputs
+    del held, inputs, buckets
     return tape
 
 
@@ -93,30 +100,64 @@ def _inputs(tape: Tape, case: Case) -> Tensor:
 
 def persistent(net: Net) -> list[Tensor]:
     """Weights, adapters, optimizer state and, while accumulating, gradients: what is there before the step begins."""
-    tape, spec, choices = net.tape, net.spec, net.choices
-    tensors = trained_tensors(spec, choices, net.itemsize, net.adapter_itemsize)
-    trained = sum(tensor.size for tensor in tensors)
-    shares = per_rank(
-        spec,
-        choices,
-        weights=weight_bytes(net),
-        adapters=0 if choices.method == "full" else trained,
-        optimizer_state=state_bytes(tensors, choices),
-        gradients=trained,
-        itemsize=net.itemsize,
-    )
+    tape, shares = net.tape, rank_shares(net)
     parts = {
         "weights": shares.weights,
         "adapters": shares.adapters,
         "optimizer_state": shares.optimizer_state,
-        "gradients": trained // kept_share(choices) if net.accumulating else 0,
-        "communication": shares.buckets,
+        "gradients": shares.gradients,
     }
     held = []
     for component, size in parts.items():
         with tape.scope(component):
             held.append(tape.new(ONE, size, 1))
     return held
+
+
+def rank_shares(net: Net) -> Shares:
+    """What one device holds of weights, adapters, state and gradients before the step begins."""
+    spec, choices = net.spec, net.choices
+    tensors = trained_tensors(spec, choices, net.itemsize, net.adapter_itemsize)
+    trained = sum(tensor.size for tensor in tensors)
+    return per_rank(
+        choices,
+        weights=weight_bytes(net),
+        adapters=0 if choices.method == "full" else trained,
+        optimizer_state=state_bytes(tensors, choices),
+        gradients=trained,
+        elements=sum(tensor.elements * tensor.copies for tensor in tensors),
+        itemsize=net.itemsize,
+        accumulating=choices.gradient_accumulation_steps > 1,
+    )
+
+
+def gathered_bytes(case: Case) -> int:
+    """What rank 0 holds whole in host memory while a divided run is saved: what is trained, and its optimizer state."""
+    net = Net.build(Tape(), case.spec, case.choices, padded=False, windowed=False)
+    shares = rank_shares(net)
+    trained = shares.weights if case.choices.method == "full" else shares.adapters
+    return (trained + shares.optimizer_state) * case.choices.num_gpus
+
+
+def _several(net: Net) -> list[Tensor]:
+    """Several devices, from the forward pass on: DDP's or ZeRO's buckets, or FSDP's exchange on the tape."""
+    choices, tape = net.choices, net.tape
+    if choices.num_gpus == 1:
+        return []
+    if exchanges(choices):
+        adapters = {}
+        for module in adapter_modules(net.spec, choices):
+            tensors = trained_tensors(replace(net.spec, modules=(module,)), choices, net.itemsize, net.adapter_itemsize)
+            adapters[module.path] = (sum(tensor.size for tensor in tensors) // module.copies, module.layers)
+        net.exchange = Exchange(
+            tape,
+            units(net.spec, itemsize=net.itemsize, adapters=adapters),
+            ranks=choices.num_gpus,
+            accumulates=net.accumulating and choices.method == "full",
+        )
+        net.exchange.begin()
+    with tape.scope("communication"):
+        return [tape.new(ONE, rank_shares(net).buckets, 1)]
 
 
 def persistent_sizes(case: Case) -> list[int]:
@@ -171,7 +212,7 @@ def _forward(
         kinds: list[Hashable] = [layer_kind(net, architecture, index) for index in range(spec.total_layers)]
         if every_layer:
             kinds = list(range(spec.total_layers))
-        for stretch in stacked(kinds, checkpointed, spec.num_layers):
+        for stretch in _stretches(net, kinds, checkpointed):
             if stretch.layers[0] == spec.num_layers and architecture.between is not None:
                 x = architecture.between(net, x)
             if stretch.repeated:
@@ -195,6 +236,15 @@ def _forward(
             value = loss.full(net, x, architecture.head, keep)
     tape.leave_autocast()
     return value
+
+
+def _stretches(net: Net, kinds: list[Hashable], checkpointed: int | None) -> list[Stretch]:
+    """Which layers stand for which. Under FSDP the last one runs by itself: nothing has been reduced before it."""
+    count, seam = len(kinds), net.spec.num_layers
+    if net.exchange is None or checkpointed is None or count < 2 or 0 < seam < count:
+        return stacked(kinds, checkpointed, seam)
+    before = stacked(kinds[:-1], min(checkpointed, count - 1), seam)
+    return [*before, Stretch((count - 1,), checkpointed == count)]
 
 
 def layer_kind(net: Net, architecture: registry.Program, index: int) -> Hashable:
@@ -223,10 +273,16 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
             if again:
                 net.set_shared_tensors((None, None, None, None, ()))
 
-    if not checkpointed:
-        return forward(x)
-    choices = net.choices
-    return net.tape.checkpoint(forward, x, offload=choices.checkpoint_offload, reentrant=choices.checkpoint_reentrant)
+    exchange = net.exchange
+    if exchange is not None:
+        x = exchange.enter(x, index)
+    if checkpointed:
+        choices = net.choices
+        offload, reentrant = choices.checkpoint_offload, choices.checkpoint_reentrant
+        x = net.tape.checkpoint(forward, x, offload=offload, reentrant=reentrant)
+    else:
+        x = forward(x)
+    return x if exchange is None else exchange.leave(x, index)
 
 
 def optimizer_step(net: Net) -> None:

@@ -1,9 +1,11 @@
-"""Bytes per rank on several devices: what DDP adds, and what ZeRO and FSDP share out.
+"""Bytes per rank on several devices: what DDP adds, and what FSDP and ZeRO share out.
 
-Sources: Rajbhandari et al. 2020 (ZeRO), https://arxiv.org/abs/1910.02054, table 1 and section 5; PyTorch
-DistributedDataParallel (gradients are copied into buckets of their total size unless `gradient_as_bucket_view`) and
-FSDP2 (one layer's parameters are gathered while the next one's are fetched), documentation read 2026-11.
-Not held against a measurement on several GPUs; the interval is widened accordingly.
+Sources, read 2026-11: PyTorch 2.13 torch/nn/parallel/distributed.py (gradients in buckets of their total size) and
+torch/distributed/fsdp/_fully_shard (units, gathered buffers, reduce-scatter inputs; `planner.memory.exchange`);
+DeepSpeed 0.19.8 runtime/zero/stage_1_and_2.py, stage3.py, config.py (fp32 master weights, bucket sizes);
+Rajbhandari et al. 2020 (ZeRO), https://arxiv.org/abs/1910.02054.
+DDP and FSDP are held against runs of two processes on a CPU (tests/test_distributed_memory.py); ZeRO against none, and
+no run on several GPUs was seen, so the interval is widened.
 """
 
 from __future__ import annotations
@@ -16,6 +18,14 @@ from planner.spec import ModelSpec, TrainingChoices
 MAXIMUM_DEVICES = 64
 UNMEASURED_SHARE = 0.05
 """Share of the peak by which the interval widens on several devices."""
+ZERO_BUCKET = 500_000_000
+"""Elements of DeepSpeed's `reduce_bucket_size` and of one all-gather bucket."""
+ZERO_LIVE = 1_000_000_000
+"""Elements of DeepSpeed's `stage3_max_live_parameters`: weights that stay gathered for their next use."""
+ZERO_PREFETCH = 50_000_000
+"""Elements of DeepSpeed's `stage3_prefetch_bucket_size`."""
+MASTER = 4
+"""Bytes of ZeRO's fp32 copy of a trained weight, which it keeps over fp32 weights too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,56 +36,110 @@ class Shares:
     adapters: int
     optimizer_state: int
     gradients: int
+    """Gradients that are there before the step begins."""
     buckets: int
-    """Copies of gradients for the reduction (DDP) or parameters gathered for use (ZeRO-3, FSDP)."""
+    """Copies of gradients for the reduction (DDP, ZeRO) and weights gathered for use (ZeRO-3). FSDP's come and go with
+    its layers (`planner.memory.exchange`).
+    """
 
 
 def per_rank(
-    spec: ModelSpec,
     choices: TrainingChoices,
     *,
     weights: int,
     adapters: int,
     optimizer_state: int,
     gradients: int,
+    elements: int,
     itemsize: int,
+    accumulating: bool,
 ) -> Shares:
     """One rank's share of the bytes that a single device would hold; n is the number of devices.
 
-    ddp: everything, and buckets of the gradients' size. zero2: optimizer state and gradients / n, and one bucket of
-    gradients. zero3 and fsdp: weights too / n, and two layers' weights gathered at a time, or the largest module
-    outside the layers. `gradients`: bytes of all gradients once they exist; `itemsize`: bytes per weight.
+    ddp: everything; gradients of adapters, and the buckets they are copied to; where everything is trained gradients
+    are made in the buckets, which stay from step to step. fsdp: all / n; gradients of adapters are reduced once a step
+    and whole until then. zero2: optimizer state and fp32 master weights / n, gradients / n, one bucket. zero3: weights
+    / n too, up to 10^9 elements gathered, a bucket and a prefetch bucket.
+    `gradients`: bytes of all gradients once they exist; `elements`: trained elements; `itemsize`: bytes per weight.
     """
     n = choices.num_gpus
     if n > MAXIMUM_DEVICES:
         raise InvalidInput(f"--num-gpus {n} is beyond the {MAXIMUM_DEVICES} devices that are modelled")
+    kept = gradients if accumulating else 0
     if n == 1:
-        return Shares(weights, adapters, optimizer_state, 0, 0)
-    if choices.method == "qlora" and choices.strategy != "ddp":
-        raise NotModelled(f"--strategy {choices.strategy} with 4-bit weights is not modelled; use --strategy ddp")
+        return Shares(weights, adapters, optimizer_state, kept, 0)
+    _refuse(choices)
+    everything = choices.method == "full"
     if choices.strategy == "ddp":
-        return Shares(weights, adapters, optimizer_state, 0, gradients)
+        held = gradients if everything else kept
+        return Shares(weights, adapters, optimizer_state, held, 0 if everything else gradients)
+    if choices.strategy == "fsdp":
+        held = -(-kept // n) if everything else kept
+        return Shares(-(-weights // n), -(-adapters // n), -(-optimizer_state // n), held, 0)
+    # DeepSpeed's optimizer works on fp32 copies: its moments are fp32 whatever the weights are.
+    state = max(optimizer_state, 2 * MASTER * elements if choices.optimizer == "adamw" else 0) + MASTER * elements
+    bucket = min(gradients, ZERO_BUCKET * itemsize)
     if choices.strategy == "zero2":
-        bucket = min(gradients, 500_000_000 * 2)  # DeepSpeed's default bucket: 5e8 elements, 16-bit
-        return Shares(weights, adapters, -(-optimizer_state // n), 0, bucket)
-    gathered = max(2 * layer_bytes(spec, itemsize), outside_bytes(spec, itemsize))
-    return Shares(-(-weights // n), -(-adapters // n), -(-optimizer_state // n), 0, min(gathered, weights))
+        return Shares(weights, adapters, -(-state // n), -(-kept // n), bucket)
+    gathered = min(weights, ZERO_LIVE * itemsize) + min(weights, ZERO_PREFETCH * itemsize)
+    return Shares(-(-weights // n), -(-adapters // n), -(-state // n), -(-kept // n), bucket + gathered)
 
 
-def layer_bytes(spec: ModelSpec, itemsize: int) -> int:
-    """Bytes of the largest layer's weights."""
-    sizes = [0] * max(spec.num_layers, spec.num_decoder_layers, 1)
-    for module in spec.modules:
-        for index in module.layers or ():
-            sizes[index] += module.parameters * itemsize
-    return max(sizes)
-
-
-def outside_bytes(spec: ModelSpec, itemsize: int) -> int:
-    """Bytes of the largest module outside the layers: the embeddings or the head."""
-    return max((m.parameters * itemsize for m in spec.modules if m.layers is None), default=0)
+def _refuse(choices: TrainingChoices) -> None:
+    if choices.strategy == "ddp":
+        return
+    if choices.method == "qlora":
+        raise NotModelled(f"--strategy {choices.strategy} with 4-bit weights is not modelled; use --strategy ddp")
+    if choices.optimizer not in ("adamw", "sgd"):
+        raise NotModelled(
+            f"--strategy {choices.strategy} with --optimizer {choices.optimizer} is not modelled; use adamw, or "
+            "--strategy ddp"
+        )
 
 
 def kept_share(choices: TrainingChoices) -> int:
     """By how much gradients are divided once they have been reduced: n where they are sharded."""
     return choices.num_gpus if choices.num_gpus > 1 and choices.strategy != "ddp" else 1
+
+
+def exchanges(choices: TrainingChoices) -> bool:
+    """Whether weights are gathered layer by layer (FSDP)."""
+    return choices.num_gpus > 1 and choices.strategy == "fsdp"
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Bytes of what FSDP gathers at once, adapters included."""
+
+    layers: tuple[int, ...]
+    """Every layer, an encoder's before a decoder's."""
+    embedding: int
+    """The input embeddings, where no other module shares them."""
+    root: int
+    """All else: whole from the forward pass to the end of the backward pass."""
+
+
+def units(spec: ModelSpec, *, itemsize: int, adapters: dict[str, tuple[int, tuple[int, ...] | None]]) -> Units:
+    """The units of a model. `adapters`: by module path, bytes of one adapter and the layers that carry it."""
+    layers = [0] * max(spec.total_layers, 1)
+    embedding = root = 0
+    tied = {module.tied_to for module in spec.modules}
+    for module in spec.modules:
+        size = module.parameters * itemsize
+        for index in module.layers or ():
+            layers[_over_both(spec, module.path, index)] += size
+        if module.layers is None:
+            if module.kind == "embedding" and module.path not in tied and not embedding:
+                embedding = size
+            else:
+                root += size
+    for path, (size, where) in adapters.items():
+        for index in where or ():
+            layers[_over_both(spec, path, index)] += size
+        root += size if where is None else 0
+    return Units(tuple(layers), embedding, root)
+
+
+def _over_both(spec: ModelSpec, path: str, index: int) -> int:
+    """A layer's index over both stacks of an encoder-decoder."""
+    return index + spec.num_layers if spec.num_decoder_layers and "decoder" in path.split(".") else index

@@ -23,11 +23,11 @@ from planner.memory.graph import (
     BSS,
     BSSP,
     ONE,
-    RX,
     SS,
     SSP,
     TL,
     TR,
+    TX,
     WIDTH,
     ZERO,
     B,
@@ -55,11 +55,11 @@ __all__ = [
     "BSS",
     "BSSP",
     "ONE",
-    "RX",
     "SS",
     "SSP",
     "TL",
     "TR",
+    "TX",
     "WIDTH",
     "B",
     "C",
@@ -105,6 +105,8 @@ class Tape:
         self.saving: Region | None = None
         self.refilling: Region | None = None
         self.grad_enabled = True
+        self.receives: Callable[[Parameter, Tensor], None] | None = None
+        """Takes a parameter's gradient, where gradients are reduced unit by unit (planner.memory.exchange)."""
         self.gradient_share = 1
         """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
         self.single_sequence = False
@@ -484,6 +486,9 @@ class Tape:
     def _accumulate(self, parameter: Parameter) -> None:
         value = parameter.received[0]
         parameter.received = [None]
+        if value is not None and self.receives is not None:
+            self.receives(parameter, value)
+            return
         if value is None or parameter.grad is not None:
             return
         if self.gradient_share > 1:

@@ -1,8 +1,9 @@
 """FSDP2: weights, gradients and optimizer state are divided among the processes; a layer is whole while it is used.
 
-Each layer is a unit; what stands outside them (embeddings, last norm, vocabulary head) is one more, which stays whole
-from the forward pass to the end of the backward pass. Every pass exchanges weights, so all processes make the same
-passes at the same time: where one runs out of memory, all start again from the last checkpoint with half the rows.
+Each layer is a unit, and so are the input embeddings where no other module shares them. What stands outside (last norm,
+vocabulary head) is one more, whole from the forward pass to the end of the backward pass. Every pass exchanges weights,
+so all processes make the same passes at the same time: where one runs out of memory, all start again from the last
+checkpoint with half the rows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class Sharded(Alone):
         mesh = init_device_mesh(device.type, (self.world.size,))
         for layer in modeling.checkpointable_layers(model):
             fully_shard(layer, mesh=mesh)
+        embeddings = modeling.base_model(model).get_input_embeddings()
+        weight = getattr(embeddings, "weight", None)
+        named = list(modeling.base_model(model).named_parameters(remove_duplicate=False))
+        if weight is not None and sum(parameter is weight for _, parameter in named) == 1:
+            fully_shard(embeddings, mesh=mesh)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
         model._is_accelerate_prepared = True
         # accelerate puts autocast around a model that it wraps itself; here the weights are cast as on one device.
