@@ -70,7 +70,7 @@ class Workload:
         }
 
     def lengths(self, data: str, *, metered: bool = False) -> list[int]:
-        """Tokens of each sequence. Metered: the two fullest micro-batches, which hold the peak of an epoch."""
+        """Tokens of each sequence. Metered: the heaviest micro-batch of an epoch, and the lightest as another step."""
         if data == FIXED:
             return [self.fixed_length] * (2 * self.batch_size if metered else self.fixed_sequences)
         generator, found = random.Random(self.seed), []
@@ -78,7 +78,10 @@ class Workload:
             length = round(self.median * generator.lognormvariate(0.0, self.sigma))
             found.append(min(self.longest, max(self.shortest, length)))
         found[0] = self.longest  # whatever was drawn, the peak is that of the longest sequence
-        return sorted(found, reverse=True)[: 2 * self.batch_size] if metered else found
+        if not metered:
+            return found
+        ranked = sorted(found, reverse=True)
+        return ranked[: self.batch_size] + ranked[-self.batch_size :]
 
     def sequences_of(self, data: str, *, metered: bool = False) -> list[list[int]]:
         """Token ids; each sequence ends with the end-of-sequence token."""
