@@ -55,7 +55,9 @@ def test_the_command_loads_neither_torch_nor_scipy_nor_textual() -> None:
     assert not top & {*FORBIDDEN, "scipy", "textual", "tokenizers", "pyarrow", "matplotlib", "pynvml", "psutil"}
 
 
-@pytest.mark.parametrize("module", ["planner.records", "planner.spec", "planner.errors", "planner.units", "planner.microbatches"])
+@pytest.mark.parametrize(
+    "module", ["planner.records", "planner.spec", "planner.errors", "planner.units", "planner.microbatches"]
+)
 def test_contracts_of_the_trainer_are_light(module: str) -> None:
     """GIVEN what the trainer may import of the planner THEN it drags no other part of the planner in."""
     own = {name for name in modules_after(f"import {module}") if name.startswith("planner.")}

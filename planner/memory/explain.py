@@ -25,7 +25,7 @@ MEANING = {
     "TR": "B · S rounded up to 128",
     "TL": "tokens with a successor, B·(S-1)",
     "R": "tokens of one piece of a lean function",
-    "RX": "the same where there are several pieces",
+    "TX": "tokens where they are handled in several pieces",
     "SSP": "S · S rounded up to 16",
     "BSSP": "B·S · S rounded up to 16",
     "L": "length of one sequence of a flat row",

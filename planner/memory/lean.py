@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from planner.memory import ops
 from planner.memory.ops import FP32, HALF, Weight
-from planner.memory.tape import ONE, RX, Gradients, Node, R, T, Tape, Tensor
+from planner.memory.tape import ONE, TX, Gradients, Node, R, T, Tape, Tensor
 
 if TYPE_CHECKING:
     from planner.memory.net import Net
@@ -146,16 +146,17 @@ def activated(
     b_width = b.tensor.itemsize if b is not None else itemsize
 
     def one_piece() -> None:
+        whole = tape.new(TX, rows * out_width, itemsize)  # the output, which the only piece's result is itself
         made = _activation_forward(tape, width, itemsize, name)
-        result = base.product(RX, out_width, itemsize)  # the only piece's result is the output itself
+        result = base.product(R, out_width, itemsize)
         if a is not None:
             small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
             mask = tape.new(R, width, itemsize) if dropped else None
             del mask, small
-        del made, result
+        del made, result, whole
 
-    out = tape.new(T, rows * out_width, itemsize)
     one_piece()
+    out = tape.new(T, rows * out_width, itemsize)
     has_second, has_adapter = second is not None, a is not None
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:

@@ -83,7 +83,7 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
             b * np.ceil(s / 128) * 128,
             tokens - b,
             np.minimum(tokens, PIECE_ROWS),
-            PIECE_ROWS * (tokens > PIECE_ROWS),
+            tokens * (tokens > PIECE_ROWS),
             s * _aligned(s),
             tokens * _aligned(s),
             s,
