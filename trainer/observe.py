@@ -27,7 +27,9 @@ def build(
     outcome: Any = "ran",
     batch_lengths: tuple[tuple[int, ...], ...] | None = None,
 ) -> Observation:
-    """`batch_lengths`: those of the heaviest micro-batch's sequences, row by row. `measured` holds allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known."""
+    """`batch_lengths`: those of the heaviest micro-batch's sequences, row by row. `measured` holds
+    allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known.
+    """
     settings = asdict(choices)
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     return Observation(

@@ -52,7 +52,7 @@ class Lengths:
 
 
 def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:
-    """First positions of the sequences and the end of the last one, int32 (sequences + 1,); only CUDA has a use for it."""
+    """First positions of the sequences and the end of the last one, int32 (sequences + 1,); None but on CUDA."""
     if device.type != "cuda":
         return None
     edges = torch.tensor((0, *lengths), dtype=torch.int32, pin_memory=True)

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--config", required=True, help="config.json, a folder holding one, or - for stdin")
     made.add_argument("--target", choices=("cuda", "cpu", "mps"), default="cuda")
     made.add_argument("--padded", action="store_true", help="some tokens of the batch are padding")
+    made.add_argument("--lengths", help="rows of a ragged batch: 512,437,301, or packed 512,300+212")
     made.add_argument("--kernel", default="auto", choices=("auto", "pre-ampere", "flash", "efficient", "math", "cudnn"))
     made.add_argument("--cublas-workspace-bytes", type=int, help="all cuBLAS workspaces together")
     made.add_argument("--json", action="store_true")
@@ -57,6 +58,14 @@ def choices_from(arguments: argparse.Namespace) -> TrainingChoices:
     return TrainingChoices(**values)
 
 
+def read_lengths(text: str) -> list[tuple[int, ...]]:
+    """Row by row the lengths of its sequences: rows are parted by commas, sequences of one row by plus signs."""
+    try:
+        return [tuple(int(part) for part in row.split("+")) for row in text.split(",")]
+    except ValueError:
+        raise InvalidInput(f"--lengths {text!r}: expected whole numbers such as 512,437 or 512,300+212") from None
+
+
 def read_config(where: str) -> dict[str, Any]:
     """The content of a config.json (or of a catalogue entry that holds one under `config`)."""
     try:
@@ -86,7 +95,9 @@ def main(argv: list[str] | None = None) -> int:
 
         if arguments.loss is None:
             choices = choices.with_usual_loss("causal" if is_causal(config) else "other")
-        extra = {}
+        extra: dict[str, Any] = {}
+        if arguments.lengths is not None:
+            extra["lengths"] = read_lengths(arguments.lengths)
         if arguments.cublas_workspace_bytes is not None:
             extra["cublas_workspace_bytes"] = arguments.cublas_workspace_bytes
         result = trace(
