@@ -23,6 +23,8 @@ HARDWARE = "a100-80gb"
 FULL_SIZE_SHARE = 0.02
 FULL_SIZE_LAYERS = 32
 """Deeper models, and mixtures of experts, are not drawn at full size: their traces take minutes."""
+SAVED_SHARE = 0.1
+"""Share of adapter runs that also train the embeddings or the head."""
 MAX_TOKENS = 32768
 """Tokens in a micro-batch."""
 MAX_SCORES = 1 << 34
@@ -83,6 +85,13 @@ def _targets(draw: random.Random, spec: ModelSpec) -> tuple[str, ...]:
     return tuple(sorted(draw.sample(linears, min(len(linears), draw.randint(1, 3))))) if linears else ("all-linear",)
 
 
+def _saved(draw: random.Random, spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the embeddings, the head or both, to be trained in full beside the adapters."""
+    outside = [m for m in spec.modules if m.layers is None and m.shape[0] == spec.vocab_size]
+    names = sorted({m.leaf for m in outside if m.kind in ("embedding", "linear")})
+    return tuple(sorted(draw.sample(names, draw.randint(1, len(names))))) if names else ()
+
+
 def _shape(draw: random.Random, spec: ModelSpec, attention: str) -> tuple[int, int]:
     while True:
         batch = _pick(draw, {1: 3, 2: 3, 3: 1, 4: 3, 6: 1, 8: 3, 16: 2})
@@ -113,14 +122,13 @@ def choices_for(draw: random.Random, spec: ModelSpec) -> TrainingChoices:
         values["attention"] = "sdpa"  # the package has no fp32 kernels
     if values["method"] != "full":
         values |= {
-            "lora_variant": _pick(
-                draw, {"lora": 6.5, "rslora": 1.5, "dora": 0.5 if values["method"] == "qlora" else 2}
-            ),
+            "lora_variant": _pick(draw, {"lora": 6.5, "rslora": 1.5, "dora": 2}),
             "lora_r": _pick(draw, {4: 1, 8: 3, 16: 3, 32: 2, 64: 1}),
             "lora_alpha": 16,
             "lora_dropout": _pick(draw, {0.0: 4, 0.05: 4, 0.1: 2}),
             "lora_targets": _targets(draw, spec),
-            "adapter_dtype": "fp32" if "fp16" in values["precision"] else _pick(draw, {"fp32": 6, "bf16": 4}),
+            "adapter_dtype": _pick(draw, {"fp32": 6, "bf16": 4}),
+            "modules_to_save": _saved(draw, spec) if draw.random() < SAVED_SHARE else (),
         }
         if values["method"] == "qlora":
             values["quantization"] = _pick(draw, {"nf4": 1, "nf4-double": 2, "int8": 1})
@@ -132,6 +140,9 @@ def choices_for(draw: random.Random, spec: ModelSpec) -> TrainingChoices:
     values["gradient_checkpointing"] = kind != "none"
     if kind == "some":
         values["checkpoint_layers"] = draw.randint(1, max(1, spec.total_layers - 1))
+    if kind != "none":
+        values["checkpoint_reentrant"] = _pick(draw, {False: 9, True: 1})
+        values["checkpoint_offload"] = _pick(draw, {False: 9, True: 1})
     values["batch_size"], values["max_length"] = _shape(draw, spec, values["attention"])
     return TrainingChoices(**values)
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.evaluate import key, record, trace_code
-from benchmarks.accuracy.grid import Configuration
+from benchmarks.accuracy.grid import Configuration, reduced
+from planner.errors import TuneplanError
+from planner.settings import choices_from
+from planner.sources import from_config, load_model
+from planner.spec import TrainingChoices
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,6 +37,26 @@ class Store:
             return None
         return None if "planner_refused" in line or "trace_failed" in line else line
 
+    def configurations(self) -> Iterator[tuple[Configuration, dict[str, Any]]]:
+        """What was traced, made again from the lines themselves, whatever the grid would draw today.
+
+        A line whose model, settings or package versions are no longer the same is left out.
+        """
+        for line in self.lines.values():
+            if "instants" not in line:
+                continue
+            try:
+                whole = load_model(line["model"])
+                layers = line["layers"]
+                spec = whole if layers is None else from_config(reduced(dict(whole.config), layers), line["model"])
+                numbers = {name: value for name, value in line["settings"].items() if type(value) in (int, float)}
+                # As they were drawn: a whole number that a setting turns into a float has another key.
+                choices = replace(choices_from(line["settings"], base=TrainingChoices()), **numbers)
+            except TuneplanError:
+                continue
+            if key(spec, choices) == line["key"]:
+                yield Configuration(line["model"], layers, spec, choices), line
+
     def measure(self, configuration: Configuration) -> dict[str, Any]:
         """Traces a configuration and appends the line."""
         line = record(configuration)
@@ -46,3 +73,9 @@ class Store:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines.values()))
         temporary.replace(self.path)
+
+
+def stored_seeds(folder: Path = RESULTS) -> list[int]:
+    """Seeds of which traces are kept."""
+    names = (re.fullmatch(r"grid-(\d+)", path.stem) for path in folder.glob("grid-*.jsonl"))
+    return sorted(int(found[1]) for found in names if found)

@@ -44,6 +44,11 @@ def to(tape: Tape, x: Tensor, itemsize: int) -> Tensor:
     return tape.record(tape.like(x, itemsize), (x,), (), lambda g, s: (tape.like(_first(g), back),))
 
 
+def recast(tape: Tape, x: Tensor) -> Tensor:
+    """Cast between fp16 and bf16: output n·w; backward the same."""
+    return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(_first(g)),))
+
+
 def contiguous(tape: Tape, x: Tensor) -> Tensor:
     """A copy that changes the layout: output n·w; backward passes the gradient on as a view."""
     return tape.record(tape.like(x), (x,), (), lambda g, s: (_first(g).alias(),))
@@ -59,9 +64,11 @@ def _size(x: Tensor) -> tuple[int, int]:
     return x.monomial, x.elements
 
 
-def add(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
-    """a + b: output in the wider dtype; backward hands the same gradient to both, cast where a dtype differs."""
-    wide = max(a.itemsize, b.itemsize)
+def add(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
+    """a + b: output in the wider dtype, or of `wide` bytes (fp16 and bf16 make fp32); backward hands the same gradient
+    to both, cast where a dtype differs.
+    """
+    wide = max(a.itemsize, b.itemsize, wide)
     wa, wb = a.itemsize, b.itemsize
     full = a if _covers(a, b) else b
     out = tape.new(full.monomial, full.elements, wide)
@@ -105,12 +112,13 @@ def add_(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     return tape.record(out, (a, b), (), backward)
 
 
-def mul(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
-    """a·b: output n·w in the wider dtype; saves each factor that the other's gradient needs; backward one product each.
+def mul(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
+    """a·b: output n·w in the wider dtype (or `wide`, as in `add`); saves each factor that the other's gradient needs;
+    backward one product each.
 
     A factor that was broadcast gets its product at full size first, then the sum.
     """
-    wide = max(a.itemsize, b.itemsize)
+    wide = max(a.itemsize, b.itemsize, wide)
     full = a if _covers(a, b) else b
     needs = (a.requires_grad, b.requires_grad)
     sizes = (_size(a), _size(b))
@@ -335,8 +343,9 @@ def matmul(
     return tape.record(out, (left, right), saved, backward)
 
 
-def softmax_fp32(tape: Tape, x: Tensor, *, back: bool = True) -> Tensor:
-    """softmax(x, dtype=fp32), then `back` to x's dtype: bf16 input is converted first (4n), the result (4n) is saved.
+def softmax_fp32(tape: Tape, x: Tensor, *, back: int = 0) -> Tensor:
+    """softmax(x, dtype=fp32), then cast to `back` bytes, or x's own: bf16 input is converted first (4n), the result
+    (4n) is saved.
 
     CUDA converts fp16 as it goes, without that copy, and its gradient is fp16 at once.
     """
@@ -344,18 +353,18 @@ def softmax_fp32(tape: Tape, x: Tensor, *, back: bool = True) -> Tensor:
         size, narrow = _size(x), x.itemsize
         out = tape.like(x, FP32)
         out = tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.new(size[0], size[1], narrow),))
-        return to(tape, out, x.itemsize) if back else out
+        return to(tape, out, back or x.itemsize)
     wide = to(tape, x, FP32)
     out = tape.like(wide)
     out = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
     del wide
-    return to(tape, out, x.itemsize) if back else out
+    return to(tape, out, back or x.itemsize)
 
 
 def softmax(tape: Tape, x: Tensor) -> Tensor:
     """softmax in x's own dtype: output n·w, saved; backward n·w. Autocast computes it in fp32 and leaves it so."""
     if tape.autocast and x.itemsize == HALF:
-        return softmax_fp32(tape, x, back=False)
+        return softmax_fp32(tape, x, back=FP32)
     out = tape.like(x)
     return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
 

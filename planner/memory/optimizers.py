@@ -6,7 +6,6 @@ optimization.Adafactor; bitsandbytes 0.50 optim/optimizer.py (8-bit states, 256-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from planner.lora import adapter_modules, adapter_rank, saved_modules
@@ -42,40 +41,52 @@ class TrainedTensor:
         return self.elements * self.copies * self.itemsize
 
 
-def registered(spec: ModelSpec, modules: Iterable[Module]) -> list[Module]:
+def registered(spec: ModelSpec) -> list[Module]:
     """The modules in the order in which an optimizer meets them: that of their making, not of their use.
 
     Phi-3 makes its attention's output projection first (transformers 5.23 models/phi3/modeling_phi3.py).
     """
-    found = list(modules)
+    found = list(spec.modules)
     if spec.architecture == "phi3":
         leaves = [module.leaf for module in found]
-        if "qkv_proj" in leaves and "o_proj" in leaves:
-            first, second = leaves.index("qkv_proj"), leaves.index("o_proj")
-            found.insert(first, found.pop(second))
+        first, second = leaves.index("qkv_proj"), leaves.index("o_proj")
+        found.insert(first, found.pop(second))
     return found
 
 
 def trained_tensors(spec: ModelSpec, choices: TrainingChoices, base: int, adapter: int) -> list[TrainedTensor]:
     """Every trainable tensor: `base` and `adapter` are the bytes per element of base weights and adapters."""
     found: list[TrainedTensor] = []
-    modules = spec.modules if choices.method == "full" else saved_modules(spec, choices)
-    for module in registered(spec, modules):
-        if not module.tied_to:
-            found.append(TrainedTensor(module.shape, module.copies, base))
-        if module.bias:
-            width = module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
-            found.append(TrainedTensor((width,), module.copies, base))
-    for module in registered(spec, adapter_modules(spec, choices)):
-        rank = adapter_rank(spec, module, choices)
-        experts = module.shape[0] if len(module.shape) == 3 else 1
-        inputs, outputs = module.shape[-1], module.shape[-2]
-        if module.kind == "conv1d":
-            inputs, outputs = outputs, inputs
-        found.append(TrainedTensor((experts * rank, inputs), module.copies, adapter))
-        found.append(TrainedTensor((outputs, experts * rank), module.copies, adapter))
-        if choices.lora_variant == "dora":
-            found.append(TrainedTensor((outputs,), module.copies, adapter))
+    whole = list(spec.modules) if choices.method == "full" else saved_modules(spec, choices)
+    adapted = adapter_modules(spec, choices)
+    order = {module.path: index for index, module in enumerate(registered(spec))}
+    for module in sorted([*whole, *adapted], key=lambda module: order[module.path]):
+        found += _adapter(spec, choices, module, adapter) if module in adapted else _whole(module, base)
+    return found
+
+
+def _whole(module: Module, itemsize: int) -> list[TrainedTensor]:
+    """Weight and bias of a module that is trained in full."""
+    found = [] if module.tied_to else [TrainedTensor(module.shape, module.copies, itemsize)]
+    if module.bias:
+        width = module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
+        found.append(TrainedTensor((width,), module.copies, itemsize))
+    return found
+
+
+def _adapter(spec: ModelSpec, choices: TrainingChoices, module: Module, itemsize: int) -> list[TrainedTensor]:
+    """A and B of a module's adapter, and DoRA's magnitude."""
+    rank = adapter_rank(spec, module, choices)
+    experts = module.shape[0] if len(module.shape) == 3 else 1
+    inputs, outputs = module.shape[-1], module.shape[-2]
+    if module.kind == "conv1d":
+        inputs, outputs = outputs, inputs
+    found = [
+        TrainedTensor((experts * rank, inputs), module.copies, itemsize),
+        TrainedTensor((outputs, experts * rank), module.copies, itemsize),
+    ]
+    if choices.lora_variant == "dora":
+        found.append(TrainedTensor((outputs,), module.copies, itemsize))
     return found
 
 
