@@ -147,6 +147,12 @@ LEAN = {
     "qlora, nested": {"method": "qlora", "lora_dropout": 0.0, "quantization": "nf4-double"},
     "qlora, int8": {"method": "qlora", "lora_dropout": 0.05, "quantization": "int8"},
     "int8, no adapter": {"method": "qlora", "lora_targets": ("k_proj",), "quantization": "int8"},
+    "dora": {"lora_variant": "dora", "lora_dropout": 0.0},
+    "dora, dropout": {"lora_variant": "dora", "lora_dropout": 0.05},
+    "dora, bf16 adapters": {"lora_variant": "dora", "adapter_dtype": "bf16"},
+    "dora, mixed": {"lora_variant": "dora", "precision": "bf16-mixed"},
+    "dora over nf4": {"method": "qlora", "lora_variant": "dora"},
+    "dora over int8": {"method": "qlora", "lora_variant": "dora", "quantization": "int8"},
     "int8, mixed": {"method": "qlora", "quantization": "int8", "precision": "bf16-mixed"},
 }
 

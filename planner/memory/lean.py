@@ -42,10 +42,10 @@ class Base:
     def weight(self, itemsize: int) -> Tensor | None:
         """A temporary copy of the weight: de-quantised, or cast where the product runs in another dtype."""
         if self.packed and self.int8:
-            weight = self.tape.new(ONE, self.count, itemsize)
-            scales = self.tape.new(ONE, self.out_width, FP32)
-            del scales
-            return weight
+            unpacked = self.tape.new(ONE, self.count, itemsize)
+            factors = self.tape.new(ONE, self.out_width, FP32)
+            del factors
+            return unpacked
         if self.packed:
             scales = self.tape.new(ONE, self.count // 64, FP32) if self.nested else None
             weight = self.tape.new(ONE, self.count, self.storage)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.memory import lean, ops, packed
-from planner.memory.ops import Weight
+from planner.memory import lean, lean_dora, ops, packed
+from planner.memory.ops import FP32, HALF, Weight
 from planner.memory.packed import quantized
 from planner.memory.tape import ONE, Tensor
 
@@ -23,7 +23,8 @@ def linear(net: Net, path: str, x: Tensor) -> Tensor:
     if _lean_adapter(net, module):
         with net.tape.scope("lora_activations"):
             a, b = _matrices(net, module)
-            return lean.lora(net, module, x, a, b, packed=quantized(net, module))
+            run = lean_dora.dora if net.choices.lora_variant == "dora" else lean.lora
+            return run(net, module, x, a, b, packed=quantized(net, module))
     base = [packed.linear(net, module, x) if quantized(net, module) else _plain(net, path, module, x)]
     if not net.has_adapter(module):
         return base.pop()
@@ -51,8 +52,8 @@ def activated(net: Net, path: str, first: Tensor, second: Tensor | None) -> Tens
 
 
 def _lean_adapter(net: Net, module: Module) -> bool:
-    """Whether the module's adapter runs in its lean form: stack `builtin`, plain LoRA, no head or embedding."""
-    return net.tape.lean and net.has_adapter(module) and net.choices.lora_variant != "dora"
+    """Whether the module's adapter runs in its lean form: stack `builtin`, no embedding."""
+    return net.tape.lean and net.has_adapter(module)
 
 
 def _plain(net: Net, path: str, module: Module, x: Tensor) -> Tensor:

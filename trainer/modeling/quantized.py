@@ -90,7 +90,7 @@ def _int8(weight: torch.Tensor) -> Any:
     """An int8 linear layer, without a bias, of a weight (out, in): a byte a value and an fp32 scale per output."""
     import bitsandbytes as bnb
 
-    made = bnb.nn.Linear8bitLt(
+    made: Any = bnb.nn.Linear8bitLt(
         weight.shape[1],
         weight.shape[0],
         bias=False,

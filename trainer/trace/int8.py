@@ -71,7 +71,7 @@ def cuda_matmul() -> list[tuple[Any, str, Any]]:
         return []
 
     def matmul(a: Any, b: Any, out: Any = None, state: Any = None, threshold: float = 0.0, bias: Any = None) -> Any:
-        return MatMul8bitLt.apply(a, b, out, bias, state)  # type: ignore[no-untyped-call]
+        return MatMul8bitLt.apply(a, b, out, bias, state)
 
     return [(bitsandbytes, "matmul", matmul)]
 
@@ -81,8 +81,9 @@ def readable_weights() -> list[tuple[Any, str, Any]]:
 
     It tells them by the class of their parameter, which a fake does not have, and copies 4-bit layers first.
     """
-    from peft.tuners.lora import dora
+    from peft.tuners.lora import dora as module_of_peft
 
+    dora: Any = module_of_peft
     plain = dora.dequantize_module_weight
 
     def dequantized(module: Any) -> Any:

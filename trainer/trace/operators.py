@@ -317,7 +317,9 @@ def register_flash(padded: bool) -> str:
 
 def _register_falcon_flash(attention: Callable[..., Any]) -> None:
     """falcon has an attention class of its own for the package, which calls it with tokens before heads."""
-    from transformers.models.falcon import modeling_falcon as falcon
+    from transformers.models.falcon import modeling_falcon
+
+    falcon: Any = modeling_falcon
 
     def forward(query: Any, key: Any, value: Any, mask: Any, length: int, dropout: float = 0.0, **options: Any) -> Any:
         heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))

@@ -10,6 +10,7 @@ import torch
 
 from planner.spec import TrainingChoices
 from trainer.modeling.checkpointing import base_model
+from trainer.modeling.lean.dora import DoraLinear
 from trainer.modeling.lean.dropout import SeededDropout
 from trainer.modeling.lean.frozen import FrozenLinear
 from trainer.modeling.lean.lora import ActivatedLora, Base, LoraLinear, compute_dtype
@@ -29,10 +30,7 @@ _LATE_NORMS = ("Olmo2RMSNorm",)
 
 
 def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] = PIECES) -> Any:
-    """The model with its forwards replaced, for the pieces named; what has no lean form stays as it is.
-
-    DoRA keeps PEFT's own forward.
-    """
+    """The model with its forwards replaced, for the pieces named; what has no lean form stays as it is."""
     base = base_model(model)
     for module in list(base.modules()):
         kind = type(module).__name__
@@ -41,9 +39,9 @@ def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] 
         if "lora" in pieces and is_int8(module):
             module._lean_base = Base(module)
             _replace(module, _int8_forward)
-        elif "lora" in pieces and _is_lora_linear(module):
+        elif "lora" in pieces and (_is_lora_linear(module) or _is_dora_linear(module)):
             module._lean_base = Base(module.base_layer)
-            _replace(module, _lora_forward)
+            _replace(module, _dora_forward if module.lora_variant else _lora_forward)
         elif "norm" in pieces and kind.endswith("RMSNorm") and getattr(module, "weight", None) is not None:
             module._lean_offset = 1.0 if kind in _OFFSET_NORMS else 0.0
             module._lean_late = kind in _OFFSET_NORMS or kind in _LATE_NORMS
@@ -59,11 +57,20 @@ def _replace(module: Any, forward: Any) -> None:
 
 def _is_lora_linear(module: Any) -> bool:
     """A PEFT LoRA layer over nn.Linear, Conv1D or a quantised linear with one plain adapter."""
+    return _adapts_linear(module) and not module.lora_variant
+
+
+def _is_dora_linear(module: Any) -> bool:
+    """The same with one DoRA adapter."""
+    if not _adapts_linear(module):
+        return False
+    return [type(variant).__name__ for variant in module.lora_variant.values()] == ["DoraLinearVariant"]
+
+
+def _adapts_linear(module: Any) -> bool:
     if not hasattr(module, "lora_A") or not hasattr(module, "base_layer") or len(module.lora_A) != 1:
         return False
-    if module.lora_variant or getattr(module, "fan_in_fan_out", False) != (
-        type(module.base_layer).__name__ == "Conv1D"
-    ):
+    if getattr(module, "fan_in_fan_out", False) != (type(module.base_layer).__name__ == "Conv1D"):
         return False
     return type(module.base_layer).__name__ in _LINEARS
 
@@ -87,6 +94,18 @@ def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     dtype = _product_dtype(self, x)
     seed = draw_seed() if probability else 0
     out = LoraLinear.apply(x.to(dtype), a, b, self._lean_base, scaling, probability, seed)
+    return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+
+
+def _dora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    if not _active(self) or args or kwargs:
+        return type(self).forward(self, x, *args, **kwargs)
+    a, b, scaling, probability = _adapter(self)
+    (name,) = self.lora_A.keys()
+    magnitude = self.lora_magnitude_vector[name].weight
+    dtype = _product_dtype(self, x)
+    seed = draw_seed() if probability else 0
+    out = DoraLinear.apply(x.to(dtype), a, b, magnitude, self._lean_base, scaling, probability, seed)
     return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
 

@@ -57,6 +57,11 @@ class Base:
         weight = weight.t() if self.conv1d else weight
         return weight if weight.dtype == dtype else weight.to(dtype)
 
+    def raw(self) -> torch.Tensor:
+        """The stored weight as (out, in), where it is not packed."""
+        weight: torch.Tensor = self.layer.weight
+        return weight.t() if self.conv1d else weight
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, in) -> (rows, out)."""
         bias = self.layer.bias
