@@ -159,7 +159,18 @@ class Region:
     recomputed.
     """
 
-    __slots__ = ("__weakref__", "cursor", "fetched", "held", "last", "nodes", "output", "recompute", "reentrant")
+    __slots__ = (
+        "__weakref__",
+        "cursor",
+        "fetched",
+        "held",
+        "incoming",
+        "last",
+        "nodes",
+        "output",
+        "recompute",
+        "reentrant",
+    )
 
     def __init__(self, recompute: Callable[[], object], *, reentrant: bool = False) -> None:
         self.recompute: Callable[[], object] | None = recompute
@@ -171,6 +182,8 @@ class Region:
         """The input, back from host memory, where it was offloaded."""
         self.output: Tensor | None = None
         """The recomputed output, which a reentrant checkpoint holds through its backward."""
+        self.incoming: list[Tensor] = []
+        """The gradient of its output, which a reentrant checkpoint holds likewise."""
         self.reentrant = reentrant
         self.held: list[Tensor] = []
         """What functions keep on the graph of the recomputation itself."""

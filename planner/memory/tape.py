@@ -295,6 +295,8 @@ class Tape:
                 region.last = len(region.nodes)
                 node.region = region
                 node.saved = None
+            elif region.reentrant:
+                node.region = region
             region.nodes.append(weakref.ref(node))
         for slot, output in enumerate(outputs):
             output.node, output.slot = node, slot
@@ -453,9 +455,15 @@ class Tape:
             node.saved = ()
             node.region = None
             return [None] * len(node.edges)
-        if node.saved is None:
-            assert node.region is not None
-            self._refill(node.region)
+        region = node.region
+        if region is not None and region.reentrant and not region.incoming:
+            # Its own backward pass runs inside one node of the outer graph, which holds the output's gradient meanwhile.
+            region.incoming = [gradient.alias() for gradient in incoming if gradient is not None]
+            self._refill(region)
+        elif node.saved is None:
+            assert region is not None
+            self._refill(region)
+        del region
         saved = node.saved
         assert saved is not None
         assert node.backward is not None
