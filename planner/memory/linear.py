@@ -87,13 +87,26 @@ def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
     with tape.scope("lora_activations"):
         if over_packed and net.choices.quantization != "int8":
             result = ops.contiguous(tape, result)
-        wide = x.same() if over_packed and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
+        wide = x.same() if over_packed and tape.autocast else _adapted(net, x)
         share = _share(net, module, wide, a, b, rank)
         if over_packed and not tape.autocast:
             share = ops.to(tape, share, narrow)
-        result = ops.add(tape, result, share)
+        result = ops.add(tape, result, share, wide=_promoted(net, narrow))
         del share
     return ops.to(tape, result, narrow)
+
+
+def _adapted(net: Net, x: Tensor) -> Tensor:
+    """x in the adapters' dtype."""
+    if _promoted(net, x.itemsize):
+        return ops.recast(net.tape, x)
+    return ops.to(net.tape, x, net.adapter_itemsize)
+
+
+def _promoted(net: Net, itemsize: int) -> int:
+    """Bytes of what fp16 activations of `itemsize` and bf16 adapters make together: fp32; 0 where they do not meet."""
+    differ = net.choices.precision == "fp16" and net.choices.adapter_dtype == "bf16"
+    return FP32 if differ and itemsize == HALF else 0
 
 
 def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int) -> Tensor:
@@ -126,7 +139,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
     with tape.scope("lora_activations"):
         if over_packed and choices.quantization != "int8":
             result = ops.contiguous(tape, result)
-        wide = x.same() if over_packed and tape.autocast else ops.to(tape, x, net.adapter_itemsize)
+        wide = x.same() if over_packed and tape.autocast else _adapted(net, x)
         dropped = ops.dropout(tape, wide, choices.lora_dropout) if dropping else wide
         product = _weight_product(net, module, a, b)
         product = ops.to(tape, product, dropped.itemsize)
@@ -134,7 +147,8 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
             weight = packed.dequantized(net, module)
         else:
             weight = net.weight(count, net.itemsize, trainable=False).tensor
-        matrix = tape.new(ONE, count, dropped.itemsize) if dropped.itemsize != weight.itemsize else weight
+        promoted = 0 if over_packed and tape.autocast else _promoted(net, x.itemsize)
+        matrix = tape.new(ONE, count, dropped.itemsize) if promoted or dropped.itemsize != weight.itemsize else weight
         del weight
         scaled = tape.new(ONE, count, dropped.itemsize)
         total = tape.new(ONE, count, dropped.itemsize)
@@ -152,11 +166,11 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
             base = ops.shift(tape, result, net.itemsize) if module.bias else result
         extra = ops.add(
             tape,
-            ops.mul(tape, base, ops.shift(tape, ratio)),
+            ops.mul(tape, base, ops.shift(tape, ratio), wide=0 if dropping else promoted),
             ops.scale(tape, ops.mul(tape, share, ratio)),
         )
         del base, share, ratio, product, matrix, norm
-        result = ops.add(tape, result, extra)
+        result = ops.add(tape, result, extra, wide=promoted)
         del extra
     return result if over_packed and tape.autocast else ops.to(tape, result, narrow)
 

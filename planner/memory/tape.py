@@ -457,7 +457,7 @@ class Tape:
             return [None] * len(node.edges)
         region = node.region
         if region is not None and region.reentrant and not region.incoming:
-            # Its own backward pass runs inside one node of the outer graph, which holds the output's gradient meanwhile.
+            # Its backward pass runs inside one node of the outer graph, which holds the output's gradient meanwhile.
             region.incoming = [gradient.alias() for gradient in incoming if gradient is not None]
             self._refill(region)
         elif node.saved is None:
