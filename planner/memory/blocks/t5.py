@@ -184,7 +184,7 @@ def _attention(
         key = net.linear(f"{path}.k", source)
         value = net.linear(f"{path}.v", source)
         if bias is None:
-            bias = _relative_positions(net, path) if states is None else _zero_positions(net)
+            bias = _relative_positions(net, path) if states is None else _zero_positions(net, query.itemsize)
         if net.choices.attention == "eager":
             mixed, weights = two_way_eager(net, query, key, value, mask, net.spec.attention_dropout, bias)
             net.attention_weights = weights
@@ -221,10 +221,10 @@ def _relative_positions(net: Net, path: str) -> Tensor:
     return tape.record(out, (weight.tensor,), (buckets,), lambda g, s: (tape.new(ONE, count, width),))
 
 
-def _zero_positions(net: Net) -> Tensor:
+def _zero_positions(net: Net, itemsize: int) -> Tensor:
     """Zeros in the queries' dtype for the cross attention; under checkpointing a leaf that wants a gradient."""
     tape = net.tape
-    zeros = tape.new(SS, net.spec.num_heads, HALF if tape.autocast else net.itemsize)
+    zeros = tape.new(SS, net.spec.num_heads, itemsize)
     if net.choices.gradient_checkpointing and tape.grad_enabled:
         tape.sequence += 1
         zeros.node = Node(tape.sequence, (), (), net.input_gradients_kept)
