@@ -71,6 +71,10 @@ SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("qlora nf4-double peft", {"method": "qlora"}),
     ("qlora nf4 builtin chunked", {"method": "qlora", "quantization": "nf4", "stack": "builtin", "loss": "chunked"}),
     ("qlora plain", {"method": "qlora", "gradient_checkpointing": False}),
+    ("int8 peft", {"method": "qlora", "quantization": "int8"}),
+    ("int8 builtin chunked", {"method": "qlora", "quantization": "int8", "stack": "builtin", "loss": "chunked"}),
+    ("dora over nf4", {"method": "qlora", "quantization": "nf4", "lora_variant": "dora"}),
+    ("dora builtin chunked", {"lora_variant": "dora", "stack": "builtin", "loss": "chunked"}),
 )
 SETTINGS_MODELS = ("llama-3.2-1b", "phi-2", "qwen2.5-1.5b")
 """The settings go round over these: grouped queries with a large vocabulary; plain heads with dropout; tied heads."""

@@ -89,7 +89,7 @@ def _refuse(choices: TrainingChoices) -> None:
     if choices.strategy == "ddp":
         return
     if choices.method == "qlora":
-        raise NotModelled(f"--strategy {choices.strategy} with 4-bit weights is not modelled; use --strategy ddp")
+        raise NotModelled(f"--strategy {choices.strategy} with quantised weights is not modelled; use --strategy ddp")
     if choices.optimizer not in ("adamw", "sgd"):
         raise NotModelled(
             f"--strategy {choices.strategy} with --optimizer {choices.optimizer} is not modelled; use adamw, or "
