@@ -72,7 +72,8 @@ def test_ranks_hold_what_is_planned(
         assert abs(found[instant] / measured[instant] - 1) <= worst, (instant, found, measured)
     # The update holds a copy of a quarter of the parameters and their state, so that an overflow can be undone.
     assert abs(found["optimizer"] / measured["optimizer"] - 1) <= 0.05, (found, measured)
-    assert abs(max(found.values()) / max(measured.values()) - 1) <= max(worst, 0.03), (found, measured)
+    if strategy == "fsdp":  # rank 0 gathers what it writes; on a cpu it holds that as tensors, which can be the peak
+        assert abs(found["save"] / measured["save"] - 1) <= 0.05, (found, measured)
 
 
 def test_shares_of_a_rank() -> None:
@@ -99,7 +100,7 @@ def test_shares_of_a_rank() -> None:
     assert shares.buckets == 2000 + 2 * ZERO_LIVE + 2 * 50_000_000
     lora = TrainingChoices(method="lora", num_gpus=4)
     assert per_rank(lora, **{**given, "adapters": 2000}).buckets == 2000
-    with pytest.raises(NotModelled, match="4-bit"):
+    with pytest.raises(NotModelled, match="quantised weights"):
         per_rank(dataclasses.replace(base, strategy="fsdp", method="qlora"), **given)
     with pytest.raises(NotModelled, match="adafactor"):
         per_rank(dataclasses.replace(base, strategy="fsdp", optimizer="adafactor"), **given)
