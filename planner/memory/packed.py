@@ -118,9 +118,10 @@ def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
         scales = tape.new(ONE, count // BLOCK_4BIT, FP32) if nested else None
         weight = tape.new(ONE, count, net.storage_itemsize)
         del scales
-        cast = tape.new(ONE, count, compute) if compute != net.storage_itemsize else None
+        if compute != net.storage_itemsize:
+            weight = tape.new(ONE, count, compute)  # the cast's operand has no name: it is gone before the product
         gradient = tape.new(size[0], size[1], compute)
-        del weight, cast
+        del weight
         return [gradient]
 
     tape.record(result, (narrow,), (), backward)

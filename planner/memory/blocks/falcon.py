@@ -5,7 +5,7 @@ from __future__ import annotations
 from planner.memory import attention, ops
 from planner.memory.blocks import llama
 from planner.memory.net import Net
-from planner.memory.ops import BYTE, FP32
+from planner.memory.ops import BYTE, FP32, HALF
 from planner.memory.tape import BSS, Gradients, T, Tape, Tensor
 
 
@@ -107,9 +107,14 @@ def _taken(tape: Tape, x: Tensor, elements: int) -> Tensor:
     return tape.record(out, (x,), (), lambda g, s: (tape.new(size[0], size[1], width),))
 
 
+def _spread(tape: Tape, x: Tensor, copies: int, kv_heads: int) -> Tensor:
+    """Keys or values over all query heads by broadcasting in the product, which autocast casts beforehand."""
+    return attention.repeat_kv(tape, ops.to(tape, x, HALF) if tape.autocast else x, copies, kv_heads)
+
+
 def _product(tape: Tape, weights: Tensor, value: Tensor, heads: int, kv_heads: int) -> Tensor:
     """weights · v, heads first; values are copied, over all heads where there is one."""
-    value = attention.repeat_kv(tape, value, heads // kv_heads, kv_heads)
+    value = _spread(tape, value, heads // kv_heads, kv_heads)
     size = value.elements
     return ops.matmul(tape, weights, value, T, size, copy_a=False, copy_b=True)
 
@@ -118,7 +123,7 @@ def _eager(net: Net, query: Tensor, key: Tensor, value: Tensor, kv_heads: int) -
     """Scores divided in place, mask, softmax in their own dtype, product, copy; no dropout."""
     tape, heads = net.tape, net.spec.num_heads
     assert net.mask is not None
-    key = attention.repeat_kv(tape, key, heads // kv_heads, kv_heads)
+    key = _spread(tape, key, heads // kv_heads, kv_heads)
     scores = scale_(tape, ops.matmul(tape, query, key, BSS, heads, copy_a=True, copy_b=True))
     scores = ops.softmax(tape, ops.add(tape, scores, net.mask))
     mixed = _product(tape, scores, value, heads, kv_heads)
@@ -146,7 +151,7 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     wide_query, wide_key, wide_value = (ops.to(tape, x, FP32) for x in (query, key, value))
     scaled = ops.scale(tape, wide_query)
     mask = tape.new(BSS, 1, query.itemsize)
-    keys = attention.repeat_kv(tape, ops.scale(tape, wide_key), heads, 1)
+    keys = _spread(tape, ops.scale(tape, wide_key), heads, 1)
     weights = ops.add_(tape, ops.matmul(tape, scaled, keys, BSS, heads, copy_a=True, copy_b=True), mask)
     weights = attention._safe_softmax(tape, weights)
     mixed = ops.to(tape, _product(tape, weights, wide_value, heads, 1), query.itemsize)
