@@ -80,7 +80,18 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
 
     workspaces = int(device.workspace_bytes(request.hardware))
     target = "cuda" if request.hardware.kind == "rocm" else request.hardware.kind
-    command = [sys.executable, "-m", "trainer.trace", "--config", "-", "--json", "--events", "--target", target]
+    command = [
+        sys.executable,
+        "-m",
+        "trainer.trace",
+        "--config",
+        "-",
+        "--json",
+        "--events",
+        "--evaluate",
+        "--target",
+        target,
+    ]
     command += ["--cublas-workspace-bytes", str(workspaces), *to_flags(choices)]
     if choices.padding == "max" and choices.stack == "peft":
         command.append("--padded")  # stack `builtin` hands no mask over

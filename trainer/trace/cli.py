@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cublas-workspace-bytes", type=int, help="all cuBLAS workspaces together")
     made.add_argument("--json", action="store_true")
     made.add_argument("--explain", action="store_true", help="the largest groups of live storages, on stderr")
+    made.add_argument("--evaluate", action="store_true", help="an evaluation batch follows the step")
     made.add_argument("--events", action="store_true", help="include every allocation and release")
     for field in fields(TrainingChoices):
         name = "--" + field.name.replace("_", "-")
@@ -107,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             padded=arguments.padded,
             kernel=arguments.kernel,
             events=arguments.events,
+            evaluate=arguments.evaluate,
             **extra,
         )
     except TuneplanError as error:

@@ -23,7 +23,7 @@ COMPONENTS = (
     "temporaries",
     "workspaces",
 )
-INSTANTS = ("load", "forward", "loss", "backward", "optimizer")
+INSTANTS = ("load", "forward", "loss", "backward", "optimizer", "eval")
 _ATTENTION_OPS = re.compile(r"scaled_dot_product|flash|efficient_attention|_safe_softmax")
 
 

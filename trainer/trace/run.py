@@ -7,6 +7,7 @@ import importlib
 import logging
 import time
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ def trace(
     kbit_preparation: bool = True,
     hyperparameters: Hyperparameters | None = None,
     events: bool = False,
+    evaluate: bool = False,
 ) -> TraceResult:
     """Allocated bytes of one steady-state step of `choices` on the model of `config`.
 
@@ -72,7 +74,8 @@ def trace(
     batch is then what the trainer's collator makes of them, and runs flattened where the trainer flattens it.
     autocast: computes in this dtype over the weights' dtype (frameworks that combine half-precision weights with
     autocast); by default only the mixed precisions do. kbit_preparation: whether a 4-bit model is prepared as its
-    stack does it (stack `peft`: the rest becomes fp32).
+    stack does it (stack `peft`: the rest becomes fp32). evaluate: an evaluation batch follows the step (instant
+    `eval`).
     Raises NotModelled for what cannot be traced.
     """
     if target not in TARGETS:
@@ -141,9 +144,27 @@ def trace(
                 num_items=num_items,
                 accumulating=choices.gradient_accumulation_steps > 1,
             )
+            if evaluate:
+                del batch, others, made, value
+                _evaluate(model, config, choices, recorder, num_items)
     result = summarise(recorder, choices, target=target, seconds=time.perf_counter() - began, events=events)
     recorder.forget()
     return result
+
+
+def _evaluate(
+    model: Any, config: dict[str, Any], choices: TrainingChoices, recorder: Recorder, num_items: torch.Tensor
+) -> None:
+    """One full batch of the validation set, as the trainer evaluates it."""
+    choices = replace(choices, batch_size=choices.eval_batch_size or choices.batch_size)
+    recorder.enter("eval")
+    batch = make_batch(config, choices)
+    for value in batch.values():
+        recorder.mark(value, "batch")
+    model.eval()
+    with operators.replaced(_values_unknown(choices, None)), torch.no_grad():
+        modeling.compute_loss(model, batch, choices, num_items=num_items)
+    recorder.enter("end")
 
 
 def _prepare(
@@ -201,7 +222,12 @@ def _watch(model: Any, recorder: Recorder) -> None:
 
     for layer in checkpointable_layers(model):
         layer.register_forward_pre_hook(on_layer)
-    modeling.watch_loss(model, recorder.enter)
+
+    def on_loss(name: str) -> None:
+        if recorder.phase != "eval":  # all of an evaluation is one instant
+            recorder.enter(name)
+
+    modeling.watch_loss(model, on_loss)
 
 
 def _values_unknown(choices: TrainingChoices, lengths: ragged.Rows | None) -> list[tuple[Any, str, Any]]:
