@@ -44,7 +44,7 @@ def test_random_configurations_agree_with_the_trace() -> None:
     assert max(abs(error) for error in errors.values()) <= 0.03, errors
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "granite"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "granite", "phi"])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_real_cpu_steps_agree_with_the_closed_form(family: str, method: str) -> None:
     """GIVEN a tiny model WHEN it takes a real step on the CPU THEN its tensors peak within 1 % of the prediction."""

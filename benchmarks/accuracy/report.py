@@ -34,7 +34,7 @@ REASONS = {
 """Why rows of other model code differ by more than 10 %."""
 
 
-DEVELOPMENT_SEEDS = (5, 20, 271, 314)
+DEVELOPMENT_SEEDS = (5, 20, 271, 314, 901, 2027)
 """Seeds whose misses were looked into while the closed form was made; the others were drawn afterwards."""
 
 

@@ -151,7 +151,10 @@ def eager(
         weights = ops.scale(tape, weights)
     if mask is not None:
         weights = ops.add(tape, weights, mask)
-    weights = ops.softmax_fp32(tape, weights, back=q.itemsize) if fp32_softmax else ops.softmax(tape, weights)
+    if fp32_softmax:
+        weights = ops.softmax_fp32(tape, weights, back=q.itemsize)
+    else:
+        weights = ops.to(tape, ops.softmax(tape, weights), v.itemsize)
     weights = ops.dropout(tape, weights, dropout, written_out=True)
     copies = groups == 1 or kv_heads == 1
     out = ops.matmul(tape, weights, values, T, heads * head_dim, copy_a=False, copy_b=copies)
