@@ -469,13 +469,13 @@ class Tape:
         assert node.backward is not None
         enabled, component = self.grad_enabled, self.component
         self.grad_enabled, self.component = False, node.component
-        gradients = list(node.backward(incoming, saved))
+        made = list(node.backward(incoming, saved))
         if node.region is not None and not node.region.reentrant:
             node.saved = saved = ()  # unpacked by the checkpoint's hook, so held by the call alone
-        for index, gradient in enumerate(gradients):
-            if isinstance(gradient, Raw):
-                gradients[index] = None
-                gradients[index] = gradient.fitted(self)
+        gradients: Gradients = []
+        for index, gradient in enumerate(made):
+            made[index] = None
+            gradients.append(gradient.fitted(self) if isinstance(gradient, Raw) else gradient)
             del gradient
         self.grad_enabled, self.component = enabled, component
         node.saved = ()
