@@ -46,12 +46,20 @@ def only_blas() -> Iterator[None]:
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x (rows, in) · weight (out, in) transposed + bias (out) -> (rows, out); records no gradient."""
-    return _onednn(x, weight, bias) if _takes(x, weight) else functional.linear(x, weight, bias)
+    if _takes(x, weight):
+        made = _unless_out_of_room(x, weight, bias)
+        if made is not None:
+            return made
+    return functional.linear(x, weight, bias)
 
 
 def matmul(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """x (rows, in) · matrix (in, out) -> (rows, out); records no gradient."""
-    return _onednn(x, matrix.t(), None) if _takes(x, matrix) else x @ matrix
+    if _takes(x, matrix):
+        made = _unless_out_of_room(x, matrix.t(), None)
+        if made is not None:
+            return made
+    return x @ matrix
 
 
 def _takes(x: torch.Tensor, matrix: torch.Tensor) -> bool:
@@ -66,6 +74,16 @@ def _takes(x: torch.Tensor, matrix: torch.Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and available()
     )
+
+
+def _unless_out_of_room(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+    """The product, or None where oneDNN finds no memory to compile it into: BLAS needs less, or says that it is out."""
+    try:
+        return _onednn(x, weight, bias)
+    except RuntimeError as error:
+        if "could not create a primitive" not in str(error):
+            raise
+        return None
 
 
 def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
