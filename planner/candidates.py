@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import InvalidInput, NotModelled
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.spec import LARGEST_COUNT, HardwareProfile, ModelSpec, TrainingChoices
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
@@ -84,6 +84,8 @@ def batch_pairs(
     wanted = EFFECTIVE_BATCH_SIZE if effective_batch_size is None else effective_batch_size
     if wanted < 1:
         raise InvalidInput(f"--effective-batch-size must be a whole number of at least 1, not {wanted}")
+    if wanted > LARGEST_COUNT:
+        raise InvalidInput(f"--effective-batch-size {wanted} is beyond {LARGEST_COUNT}, the most that is modelled")
     if wanted % devices:
         raise InvalidInput(f"--effective-batch-size {wanted} cannot be shared evenly by {devices} devices")
     share = wanted // devices

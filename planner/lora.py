@@ -74,7 +74,8 @@ def adapter_modules(model: ModelSpec, choices: TrainingChoices) -> tuple[Module,
         if not any(_inside(module.path, name) for name in saved)
     ]
     if not modules:
-        raise InvalidInput(f"--lora-targets {','.join(choices.lora_targets)}: all of them are modules_to_save already")
+        targets = ",".join(choices.lora_targets)
+        raise InvalidInput(f"--lora-targets {targets}: all of them are --modules-to-save already")
     fused = [module.path for module in modules if module.kind == "parameter"]
     if fused and (choices.lora_dropout > 0 or choices.lora_variant == "dora"):
         what = "--lora-dropout above 0" if choices.lora_dropout > 0 else "DoRA"
@@ -86,7 +87,7 @@ def adapter_modules(model: ModelSpec, choices: TrainingChoices) -> tuple[Module,
         for name in saved:
             if _ends_inside(module.path, name):
                 raise InvalidInput(
-                    f"modules_to_save {name!r} also fits {module.path}, which carries an adapter; "
+                    f"--modules-to-save {name!r} also fits {module.path}, which carries an adapter; "
                     "name its path in full, or choose other --lora-targets"
                 )
     return tuple(modules)
@@ -124,7 +125,7 @@ def saved_modules(model: ModelSpec, choices: TrainingChoices) -> tuple[Module, .
     names = _saved_names(model, choices)
     for name in choices.modules_to_save:
         if not any(_ends_inside(module.path, name) for module in model.modules):
-            raise InvalidInput(_nothing(model, name, "modules_to_save"))
+            raise InvalidInput(_nothing(model, name, "--modules-to-save"))
     return tuple(
         replace(module, tied_to=None)
         for module in model.modules

@@ -49,7 +49,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="lora_alpha", kind=float, help="Scale of the adapters (applied as alpha / r)."),
     Setting(name="lora_dropout", kind=float, help="Dropout before the adapters."),
     Setting(name="lora_targets", kind=tuple, help="Module names, or 'attention', or 'all-linear'; comma-separated."),
-    Setting(name="lora_variant", kind=str, help="Kind of adapter.", allowed=("lora", "dora", "rslora")),
+    Setting(name="lora_variant", kind=str, help="Kind of adapter.", allowed=spec.LORA_VARIANTS),
     Setting(name="modules_to_save", kind=tuple, help="Modules trained in full beside the adapters; comma-separated."),
     Setting(
         name="precision",
@@ -62,14 +62,14 @@ SETTINGS: tuple[Setting, ...] = (
         name="quantization",
         kind=str,
         help="Storage of the base weights with --method qlora.",
-        allowed=("nf4", "nf4-double", "int8"),
+        allowed=spec.QUANTIZATIONS,
     ),
     Setting(name="optimizer", kind=str, help="Optimizer.", allowed=spec.OPTIMIZERS),
     Setting(
         name="optimizer_implementation",
         kind=str,
         help="How the optimizer's step runs.",
-        allowed=("foreach", "fused", "forloop"),
+        allowed=spec.OPTIMIZER_IMPLEMENTATIONS,
     ),
     Setting(name="loss", kind=str, help="Whole logits at once, or in chunks that are never kept.", allowed=spec.LOSSES),
     Setting(name="attention", kind=str, help="Attention implementation.", allowed=spec.ATTENTIONS),
@@ -224,7 +224,12 @@ def _supported_precision(choices: TrainingChoices, hardware: HardwareProfile) ->
 
 
 def check_length(model: ModelSpec, choices: TrainingChoices) -> None:
-    """Refuses a length beyond the positions that the model has."""
+    """Refuses a length beyond the positions that the model has, and a micro-batch beyond anything that runs."""
+    if choices.batch_size * choices.max_length > spec.LARGEST_TOKENS:
+        raise InvalidInput(
+            f"--batch-size {choices.batch_size} × --max-length {choices.max_length} is beyond the "
+            f"{spec.LARGEST_TOKENS} tokens a micro-batch that are modelled"
+        )
     if 0 < model.max_positions < choices.max_length:
         raise InvalidInput(
             f"--max-length {choices.max_length} is beyond the {model.max_positions} positions of {model.id}; "

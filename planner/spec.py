@@ -7,6 +7,8 @@ Byte fields end in `_bytes`; rates say their unit. Checks of a single value run 
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -239,6 +241,21 @@ ATTENTIONS = ("sdpa", "eager", "flash")
 PADDINGS = ("longest", "max", "packed")
 STACKS = ("builtin", "peft")
 STRATEGIES = ("ddp", "zero2", "zero3", "fsdp")
+ZERO_BUCKET = 50_000_000
+"""Elements of a bucket of gradients that ZeRO reduces at once, as the trainer sets it (DeepSpeed's own is 500 M)."""
+LORA_VARIANTS = ("lora", "dora", "rslora")
+QUANTIZATIONS = ("nf4", "nf4-double", "int8")
+OPTIMIZER_IMPLEMENTATIONS = ("foreach", "fused", "forloop")
+LARGEST_COUNT = 65_536
+"""Beyond it a batch, an accumulation or a rank is a slip of the keyboard, and bytes would leave 64 bits."""
+LARGEST_LENGTH = 2**24
+"""Tokens of a sequence, for the same reason; the longest context of a published model is 10 M."""
+LARGEST_TOKENS = 2**30
+"""Tokens of a micro-batch, for the same reason."""
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,15 +304,24 @@ class TrainingChoices:
     strategy: str = "ddp"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "gradient_accumulation_steps", "max_length", "lora_r", "num_gpus"):
+        counts = ["batch_size", "gradient_accumulation_steps", "max_length", "lora_r", "num_gpus"]
+        if self.eval_batch_size is not None:
+            counts.append("eval_batch_size")
+        for name in counts:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise InvalidInput(f"--{name.replace('_', '-')} must be a whole number of at least 1, not {value!r}")
+                raise InvalidInput(f"{_flag(name)} must be a whole number of at least 1, not {value!r}")
+            largest = LARGEST_LENGTH if name == "max_length" else LARGEST_COUNT
+            if value > largest:
+                raise InvalidInput(f"{_flag(name)} {value} is beyond {largest}, the most that is modelled")
         for name, allowed in (
             ("method", METHODS),
             ("precision", PRECISIONS),
             ("adapter_dtype", ADAPTER_DTYPES),
+            ("lora_variant", LORA_VARIANTS),
+            ("quantization", QUANTIZATIONS),
             ("optimizer", OPTIMIZERS),
+            ("optimizer_implementation", OPTIMIZER_IMPLEMENTATIONS),
             ("loss", LOSSES),
             ("attention", ATTENTIONS),
             ("padding", PADDINGS),
@@ -304,12 +330,19 @@ class TrainingChoices:
         ):
             if getattr(self, name) not in allowed:
                 raise InvalidInput(
-                    f"--{name.replace('_', '-')} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
+                    f"{_flag(name)} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
         if not 0 <= self.lora_dropout < 1:
             raise InvalidInput(f"--lora-dropout must lie in [0, 1), not {self.lora_dropout}")
+        if not 0 < self.lora_alpha < math.inf:
+            raise InvalidInput(f"--lora-alpha must be a number above 0, not {self.lora_alpha:g}")
+        if not 0 <= self.max_grad_norm < math.inf:
+            raise InvalidInput(f"--max-grad-norm must be 0 (no clipping) or a number above, not {self.max_grad_norm:g}")
         if self.checkpoint_layers is not None and self.checkpoint_layers < 0:
             raise InvalidInput(f"--checkpoint-layers must not be negative, not {self.checkpoint_layers}")
+        version = self.transformers_version
+        if version is not None and version != "no-upcast" and not re.fullmatch(r"\d+\.\d+(\..+)?", version):
+            raise InvalidInput(f"--transformers-version {version!r} is no version; write X.Y, like 4.48")
 
     def with_usual_loss(self, task: str) -> TrainingChoices:
         """The loss to run where nobody named one: in chunks on stack `builtin`, which has them for causal models.

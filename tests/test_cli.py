@@ -376,3 +376,44 @@ def test_the_loss_nobody_named_is_the_stacks_own(
     words = ["check", "--gpu", "a100-80gb", "--model", model, "--stack", stack, "--max-length", "512"]
     assert run_json(capsys, *words)["settings"]["loss"] == expected
     assert run_json(capsys, *words, "--loss", "full")["settings"]["loss"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--batch-size", "9" * 20), "--batch-size"),
+        (("--gradient-accumulation-steps", "9" * 20), "--gradient-accumulation-steps"),
+        (("--lora-r", "9" * 20), "--lora-r"),
+        (("--eval-batch-size", "9" * 20), "--eval-batch-size"),
+        (("--eval-batch-size", "0"), "--eval-batch-size"),
+        (("--model", "t5-small", "--max-length", "9" * 9), "--max-length"),
+        (("--model", "t5-small", "--max-length", "9999999", "--batch-size", "60000"), "--batch-size 60000"),
+        (("--lora-alpha", "nan"), "--lora-alpha"),
+        (("--lora-alpha", "-1"), "--lora-alpha"),
+        (("--max-grad-norm", "inf"), "--max-grad-norm"),
+        (("--max-grad-norm", "-1"), "--max-grad-norm"),
+        (("--lora-variant", "nope"), "lora, dora, rslora"),
+        (("--quantization", "nope", "--method", "qlora"), "nf4, nf4-double, int8"),
+        (("--quantization", "nf4"), "--method qlora"),
+        (("--optimizer-implementation", "nope"), "foreach, fused, forloop"),
+        (("--transformers-version", "nope", "--stack", "peft"), "X.Y"),
+        (("--modules-to-save", "nope"), "--modules-to-save"),
+        (("--model", ""), "--model"),
+        (("--data", ""), "--data"),
+    ],
+)
+def test_a_value_that_means_nothing_is_one_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], named: str
+) -> None:
+    """GIVEN a number out of all proportion, or a word nobody knows THEN exit code 2 and the option is named."""
+    code, out, err = run(capsys, "check", "--gpu", "a10g", *words)
+    assert (code, out) == (2, "")
+    assert named in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_effective_batch_out_of_all_proportion_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN an effective batch whose divisors would take hours THEN it is refused, not searched."""
+    code, _, err = run(capsys, "--gpu", "a10g", "--effective-batch-size", "9" * 12)
+    assert code == 2
+    assert "--effective-batch-size" in err

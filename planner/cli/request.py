@@ -48,6 +48,13 @@ def resolve(
     choices = settings.choices_from(given)
     if "checkpoint_layers" in given and given.get("gradient_checkpointing") is False:
         raise InvalidInput("--checkpoint-layers contradicts --no-gradient-checkpointing; leave one of them out")
+    if "quantization" in given and choices.method != "qlora":
+        raise InvalidInput(
+            f"--quantization {choices.quantization} takes no effect with --method {choices.method}; "
+            "use --method qlora, or leave it out"
+        )
+    if model is not None and not model.strip():
+        raise InvalidInput("--model is empty; 'plan models' lists all, and the path of a config.json is accepted too")
     if model is None:
         notes.append(f"No --model given: {DEFAULT_MODEL} with {_method_text(choices)} (the training guides' workload).")
     hardware, used, hardware_notes = _device(gpu)
@@ -121,6 +128,8 @@ def load_data(
     """The data set's profile, counted with the model's tokenizer where one is at hand."""
     from planner import dataset
 
+    if not path.strip():
+        raise InvalidInput("--data is empty; name a file, or a folder of them")
     return dataset.profile(
         path,
         format=format,
