@@ -48,6 +48,24 @@ def test_the_course_of_a_step_peaks_where_the_trace_does(accumulation: int) -> N
     assert sum(sizes[key] if made else -sizes[key] for key, made in course.step) == 0
 
 
+def test_the_picture_shows_a_peak_at_its_full_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN a step THEN the areas stand still between events: a peak of one event is no slope that fades away."""
+    from matplotlib.axes import Axes
+
+    from planner.export import timeline_plot
+
+    asked: dict[str, Any] = {}
+    drawn = Axes.stackplot
+
+    def stackplot(axes: Axes, *places: Any, **options: Any) -> Any:
+        asked.update(options)
+        return drawn(axes, *places, **options)
+
+    monkeypatch.setattr(Axes, "stackplot", stackplot)
+    timeline_plot.picture(Timeline.from_trace(traced_json()), title="", file_format="svg")
+    assert asked["step"] == "post"
+
+
 def test_the_memory_viewer_reads_the_step() -> None:
     from torch.cuda import _memory_viz
 
@@ -85,6 +103,20 @@ def test_plan_trace_writes_both_files(config: str, tmp_path: Path, capsys: pytes
     held = sum(segment["total_size"] for segment in content["segments"])
     # Small blocks are counted in whole segments by the report and played one by one in the history.
     assert abs(held - memory["reserved_peak_bytes"]) <= 4 << 20
+
+
+@pytest.mark.parametrize("file", ["", "folder", "nowhere/step.pickle", "/proc/step.pickle"])
+def test_a_history_that_cannot_be_written_is_refused_or_said(
+    config: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GIVEN a place that takes no file THEN it is refused before the trace, or the report is there all the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    code = main(["trace", "--gpu", "a10g", "--model", config, *SETTINGS.split(), "--memory-viewer", file])
+    caught = capsys.readouterr()
+    assert code == 2 or (code == 4 and "device peak" in caught.out)
+    assert repr(file) in caught.err or file in caught.err.splitlines()[-1]
+    assert "Traceback" not in caught.err
 
 
 @pytest.mark.parametrize("file", ["step.bmp", "step", "nowhere/step.png"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -45,15 +46,6 @@ def run_trace(
     check_length(request.model, request.choices)
     memory, course = trace(request)
     verdict = verdict_of(memory)
-    if timeline is not None and picture_format is not None:
-        shape = f"{request.choices.batch_size} x {request.choices.max_length}"
-        title = f"{request.model.id}, {shape} on {request.hardware.title}"
-        _write(timeline, timeline_plot.picture(course, title=title, file_format=picture_format))
-    if memory_viewer is not None:
-        from planner.export import memory_viewer as viewer
-
-        _write(memory_viewer, viewer.pickled(course))
-        print(f"plan: open {memory_viewer} at pytorch.org/memory_viz", file=sys.stderr)
     if as_json:
         print(json.dumps(memory.model_dump(mode="json"), indent=2))
     else:
@@ -66,6 +58,15 @@ def run_trace(
         for sentence in [*request.notes, *explain(memory, verdict)]:
             console.print(sentence)
         console.print(instants_line(memory))
+    if timeline is not None and picture_format is not None:
+        shape = f"{request.choices.batch_size} x {request.choices.max_length}"
+        title = f"{request.model.id}, {shape} on {request.hardware.title}"
+        _write(timeline, timeline_plot.picture(course, title=title, file_format=picture_format))
+    if memory_viewer is not None:
+        from planner.export import memory_viewer as viewer
+
+        _write(memory_viewer, viewer.pickled(course))
+        print(f"plan: open {memory_viewer} at pytorch.org/memory_viz", file=sys.stderr)
     return 3 if verdict == "does_not_fit" else 0
 
 
@@ -151,9 +152,16 @@ def _complete(found: Mapping[str, Any], course: Timeline, request: Request) -> M
 
 
 def _refuse_unwritable(option: str, name: str | None) -> None:
-    """Before minutes are spent: is the folder there?"""
-    if name is not None and not Path(name).absolute().parent.is_dir():
+    """Before minutes are spent: can a file of this name be written?"""
+    if name is None:
+        return
+    path = Path(name).absolute()
+    if not name.strip() or path.is_dir():
+        raise InvalidInput(f"{option} {name!r} is no file name")
+    if not path.parent.is_dir():
         raise InvalidInput(f"{option} {name}: there is no folder {Path(name).parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InvalidInput(f"{option} {name}: the folder {Path(name).parent} cannot be written to")
 
 
 def _write(name: str, content: bytes) -> None:

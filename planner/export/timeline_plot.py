@@ -49,7 +49,8 @@ def picture(timeline: Timeline, *, title: str, file_format: str) -> bytes:
     places = every[columns]
     colours = pyplot.get_cmap("tab20")(np.arange(len(names)) % 20)
     words = [name.replace("_", " ") for name in names]
-    axes.stackplot(places, live[:, columns] / unit, labels=words, colors=colours, linewidth=0)
+    # Memory stands still between events: a slope would make the shortest peaks, the ones that count, fade away.
+    axes.stackplot(places, live[:, columns] / unit, labels=words, colors=colours, linewidth=0, step="post")
     top = int(total.argmax())
     peak = (float(places[np.searchsorted(columns, top)]), total[top] / unit)
     axes.plot(*peak, marker="v", color="black")

@@ -149,6 +149,7 @@ def summarise(
     instants["load"] = recorder.constant_bytes + sum(
         r.size for r in recorder.storages if r.role in ("weights", "adapters")
     )
+    instants = {name: instants[name] for name in INSTANTS if name in instants}
     binding = max((n for n in instants if n in at_instant), key=lambda n: instants[n])
     components = dict.fromkeys(COMPONENTS, 0)
     for g in at_instant[binding]:
