@@ -82,6 +82,8 @@ class Remedy(Record):
     costs_seconds_per_step: float | None
     fits: bool = False
     """Whether the changed configuration's interval lies inside the budget."""
+    verdict: Verdict = "does_not_fit"
+    """Of the changed configuration."""
 
 
 class CheckReport(Record):

@@ -61,7 +61,7 @@ def find_remedies(
         singles.append((change, saves))
         if saves < WORTH_NAMING * memory.device_peak_bytes and not _inside(after):
             continue
-        found.append(_remedy(model, hardware, choices, change, saves, _inside(after), speed))
+        found.append(_remedy(model, hardware, choices, change, saves, after, speed))
     for limit in (SAME_RESULT, max(RESULT_CLASS.values())):
         # A change of method or length is combined only where the gentler ones can't do it, alone or together.
         if any(remedy.fits and _class(remedy.change) <= limit for remedy in found):
@@ -71,7 +71,7 @@ def find_remedies(
         if combined is not None:
             change, after = combined
             saves = memory.device_peak_bytes - after.device_peak_bytes
-            found.append(_remedy(model, hardware, choices, change, saves, _inside(after), speed))
+            found.append(_remedy(model, hardware, choices, change, saves, after, speed))
     found.sort(key=_order)
     return found + _other_devices(model, hardware, choices, memory, speed, data)
 
@@ -114,17 +114,23 @@ def _remedy(
     choices: TrainingChoices,
     change: Change,
     saves: int,
-    fits: bool,
+    after: MemoryReport,
     speed: SpeedReport | None,
 ) -> Remedy:
-    from planner.check import predict_speed
+    from planner.check import predict_speed, verdict_of
 
     cost = None
     if speed is not None:
-        after = predict_speed(model, hardware, _apply(choices, change))
-        if after is not None:
-            cost = after.step_seconds - speed.step_seconds
-    return Remedy(change=_listed(change), saves_bytes=saves, costs_seconds_per_step=cost, fits=fits)
+        then = predict_speed(model, hardware, _apply(choices, change))
+        if then is not None:
+            cost = then.step_seconds - speed.step_seconds
+    return Remedy(
+        change=_listed(change),
+        saves_bytes=saves,
+        costs_seconds_per_step=cost,
+        fits=_inside(after),
+        verdict=verdict_of(after),
+    )
 
 
 def _listed(change: Change) -> Change:
@@ -260,9 +266,8 @@ def _combine(
             continue
         total, last = {**total, **change}, after
         if _inside(after):
-            total = _largest_batch(model, hardware, choices, total, budget, data)
-            final = _predict(model, hardware, _apply(choices, total), budget, data)
-            return (total, final) if len(total) > 1 and final is not None else None
+            found = _largest_batch(model, hardware, choices, total, after, budget, data)
+            return found if len(found[0]) > 1 else None
     return None
 
 
@@ -271,17 +276,23 @@ def _largest_batch(
     hardware: HardwareProfile,
     choices: TrainingChoices,
     total: Change,
+    single: MemoryReport,
     budget: int,
     data: Lengths | None,
-) -> Change:
-    """The combination with the largest micro-batch that still fits."""
+) -> tuple[Change, MemoryReport]:
+    """The combination with the largest micro-batch that still fits; `single` is what it takes as it stands."""
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     sizes = [size for size in range(choices.batch_size, 0, -1) if sequences % size == 0]
+    rest = {name: value for name, value in total.items() if name not in ("batch_size", "gradient_accumulation_steps")}
     there = _apply(choices, total)
-    size = next((n for n, upper in _uppers(model, hardware, there, data, batches=sizes) if upper <= budget), 1)
-    batch: Change = {"batch_size": size, "gradient_accumulation_steps": sequences // size}
-    rest = {name: value for name, value in total.items() if name not in batch}
-    return rest if size == choices.batch_size else {**batch, **rest}
+    for size in [n for n, upper in _uppers(model, hardware, there, data, batches=sizes) if upper <= budget]:
+        batch: Change = {"batch_size": size, "gradient_accumulation_steps": sequences // size}
+        change = rest if size == choices.batch_size else {**batch, **rest}
+        # The grid knows reserved bytes by a rule; whether it fits is said by the exact prediction alone.
+        after = _predict(model, hardware, _apply(choices, change), budget, data)
+        if change and after is not None and _inside(after):
+            return change, after
+    return total, single
 
 
 def _other_devices(
@@ -294,7 +305,7 @@ def _other_devices(
 ) -> list[Remedy]:
     """The smallest other devices of the same make on which the configuration fits unchanged."""
     from hardware_profiles.loader import all_profiles
-    from planner.check import predict_speed
+    from planner.check import predict_speed, verdict_of
 
     kinds = {hardware.kind} if hardware.kind in ("mps", "rocm") else {"cuda"}
     remedies: list[Remedy] = []
@@ -314,7 +325,15 @@ def _other_devices(
         saves = (after.budget_bytes - after.device_peak_bytes) - (memory.budget_bytes - memory.device_peak_bytes)
         faster = predict_speed(model, profile, there)
         cost = None if faster is None or speed is None else faster.step_seconds - speed.step_seconds
-        remedies.append(Remedy(change={"gpu": profile.name}, saves_bytes=saves, costs_seconds_per_step=cost, fits=True))
+        remedies.append(
+            Remedy(
+                change={"gpu": profile.name},
+                saves_bytes=saves,
+                costs_seconds_per_step=cost,
+                fits=True,
+                verdict=verdict_of(after),
+            )
+        )
         if len(remedies) == OTHER_DEVICES:
             break
     return remedies

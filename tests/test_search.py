@@ -156,6 +156,9 @@ def test_remedies_are_computed_and_true() -> None:
         after = check(PHI, A10G, changed, with_remedies=False).memory
         assert report.memory.device_peak_bytes - after.device_peak_bytes == remedy.saves_bytes
         assert remedy.fits == (after.interval_bytes[1] <= after.budget_bytes)
+        assert remedy.verdict == verdict_of(after)
+    changes = [str(remedy.change) for remedy in report.remedies]
+    assert len(set(changes)) == len(changes)
 
 
 def test_verdicts_at_their_edges() -> None:

@@ -11,6 +11,8 @@ from planner.records import CheckReport, MemoryReport, Remedy
 from planner.report import words
 from planner.units import format_bytes, format_duration
 
+THEN = {"fits": ("fits", "green"), "tight": ("tight", "yellow"), "does_not_fit": ("too large", "red")}
+"""What a remedy leads to, with its colour."""
 SMALL_SHARE = 0.002
 """Components under this share of the peak are summed into one line."""
 
@@ -116,7 +118,7 @@ def remedies_table(report: CheckReport) -> Table:
             words.change_text(remedy.change),
             format_bytes(remedy.saves_bytes),
             _cost(remedy),
-            Text("fits", style="green") if remedy.fits else Text("too large", style="red"),
+            Text(*THEN[remedy.verdict]),
         )
     return table
 
