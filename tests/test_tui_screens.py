@@ -15,7 +15,7 @@ from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.modals import HelpScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
-from planner.tui.widgets.field_list import FieldList
+from planner.tui.widgets.field_list import FieldList, Rows
 from tests.tui_support import SIZES, flat, settle, type_text, until, write_pairs
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -133,6 +133,32 @@ async def test_wrong_value_is_said_and_not_taken(pairs: Path) -> None:
         await pilot.press("enter")
         assert not app.screen.query_one(FieldList).editing
         assert app.wizard.choices == before
+
+
+async def test_of_a_refused_number_no_beginning_stays(pairs: Path) -> None:
+    """GIVEN a number whose first digits would do WHEN Enter is pressed THEN the old one is back, with the reason."""
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("home")
+        before = app.wizard.choices.batch_size
+        await pilot.press(*"999999", "enter")
+        shown = flat(await settle(app, pilot))
+        assert app.wizard.choices.batch_size == before
+        assert "999999" in shown
+
+
+async def test_digits_faster_than_the_focus_all_count(pairs: Path) -> None:
+    """GIVEN an open edit line WHEN a digit still reaches the list THEN it is added to what was typed."""
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("home", "1")
+        settings = app.screen.query_one(FieldList)
+        settings.query_one(Rows).post_message(Rows.Typed("batch_size", "2"))
+        await settle(app, pilot)
+        assert settings.typed == "12"
+        assert app.wizard.choices.batch_size == 12
 
 
 async def test_every_setting_can_be_reached_and_moved() -> None:

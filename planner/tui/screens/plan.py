@@ -48,6 +48,8 @@ class PlanScreen(WizardScreen):
 
     def on_mount(self) -> None:
         self._before_edit: WizardState | None = None
+        self._refused = ""
+        """Why what stands in the edit line cannot be taken; empty where it can."""
         self._confirm: str | None = None
         self.watch(self.app, "wizard", self._show_rows)
         self.watch(self.app, "evaluation", self._show_evaluation)
@@ -84,16 +86,16 @@ class PlanScreen(WizardScreen):
 
     # ------------------------------------------------------------------------------------------------------ editing
 
-    def _try(self, change: states.Change) -> bool:
-        """Applies a change; what can't be is said under the list."""
+    def _try(self, change: states.Change) -> str:
+        """Applies a change; what can't be is said under the list and returned."""
         try:
             changed = change(self.wizard_app.wizard)
         except TuneplanError as error:
             self.query_one(FieldList).explain(str(error), error=True)
-            return False
+            return str(error)
         self.say()
         self.wizard_app.update(changed)
-        return True
+        return ""
 
     @on(FieldList.Stepped)
     def _stepped(self, event: FieldList.Stepped) -> None:
@@ -108,16 +110,22 @@ class PlanScreen(WizardScreen):
 
     @on(FieldList.Changed)
     def _typed(self, event: FieldList.Changed) -> None:
+        self._refused = ""
         if not event.text.strip() and not BY_KEY[event.key].none:
             return
-        self._try(lambda state: states.type_text(state, event.key, event.text))
+        self._refused = self._try(lambda state: states.type_text(state, event.key, event.text))
 
     @on(FieldList.EditEnded)
     def _ended(self, event: FieldList.EditEnded) -> None:
-        if not event.kept and self._before_edit is not None:
+        refused = self._refused if event.kept else ""
+        if (refused or not event.kept) and self._before_edit is not None:
+            # A number is taken digit by digit: of a refused one no beginning may stay.
             self.wizard_app.update(self._before_edit)
-        self._before_edit = None
-        self._explain(event.key)
+        self._before_edit, self._refused = None, ""
+        if refused:
+            self.query_one(FieldList).explain(refused, error=True)
+        else:
+            self._explain(event.key)
 
     @on(FieldList.Moved)
     def _moved(self, event: FieldList.Moved) -> None:
@@ -125,12 +133,12 @@ class PlanScreen(WizardScreen):
 
     @on(FiguresPane.TierTaken)
     def _tier_taken(self, event: FiguresPane.TierTaken) -> None:
-        if self._try(lambda state: states.take_settings(state, event.report.settings)):
+        if not self._try(lambda state: states.take_settings(state, event.report.settings)):
             self.say(f"tier {event.report.tier} taken")
 
     @on(FiguresPane.RemedyTaken)
     def _remedy_taken(self, event: FiguresPane.RemedyTaken) -> None:
-        if self._try(lambda state: states.take_remedy(state, event.change)):
+        if not self._try(lambda state: states.take_remedy(state, event.change)):
             self.say("remedy taken")
 
     # ------------------------------------------------------------------------------------------------------ actions

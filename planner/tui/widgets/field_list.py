@@ -204,7 +204,12 @@ class FieldList(Vertical):
     @on(Rows.Typed)
     def _typed(self, event: Rows.Typed) -> None:
         event.stop()
-        if self._fields[event.key].kind not in ("choice", "switch"):
+        if self._editing is not None:
+            # Typed faster than the focus moved: it belongs to the line that is open already.
+            line = self.query_one(EditLine)
+            line.value += event.text
+            line.action_end()
+        elif self._fields[event.key].kind not in ("choice", "switch"):
             self.begin(event.key, event.text)
 
     @on(OptionList.OptionHighlighted)
