@@ -173,14 +173,18 @@ def _nothing_fits(report: CheckReport) -> str:
     )
 
 
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
 def data_notes(data: DatasetProfile, chosen: TrainingChoices, validation_split: float, length_fixed: bool) -> list[str]:
     """What the data set's lengths mean for the chosen configuration."""
     length = chosen.max_length
     steps = data.steps_per_epoch(chosen.effective_batch_size, validation_split=validation_split)
     said = [
-        f"{data.examples} examples ({data.format}), longest {data.longest} tokens, half have at most "
+        f"{data.examples} example{_s(data.examples)} ({data.format}), longest {data.longest} tokens, half have at most "
         f"{data.percentile(0.5)}; {data.basis}.",
-        f"{steps} optimizer steps an epoch at an effective batch of {chosen.effective_batch_size}.",
+        f"{steps} optimizer step{_s(steps)} an epoch at an effective batch of {chosen.effective_batch_size}.",
     ]
     cut = data.share_truncated(length)
     if cut > 0:

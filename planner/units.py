@@ -27,6 +27,8 @@ def format_bytes(size_bytes: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Seconds as text with two units at most, e.g. `3 h 05 min`, `42 s`."""
+    if 0 < seconds < 0.001:
+        return "below 1 ms"
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
     minutes, hours = round(seconds / 60), 0

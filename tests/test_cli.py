@@ -417,3 +417,18 @@ def test_an_effective_batch_out_of_all_proportion_is_refused(capsys: pytest.Capt
     code, _, err = run(capsys, "--gpu", "a10g", "--effective-batch-size", "9" * 12)
     assert code == 2
     assert "--effective-batch-size" in err
+
+
+def test_small_figures_are_said_in_words_that_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """GIVEN one short example THEN it is one example, one step, and an epoch is no power of ten."""
+    from planner.report.words import count_text
+    from planner.units import format_duration
+
+    data = tmp_path / "one.jsonl"
+    data.write_text('{"prompt": "hi", "completion": "there"}\n')
+    code, out, _ = run(capsys, "--gpu", "a10g", "--model", "qwen2.5-0.5b", "--data", str(data), "--brief")
+    assert code == 0
+    assert "1 example (prompt-completion)" in out
+    assert "1 optimizer step an epoch" in out
+    assert format_duration(6.9e-5) == "below 1 ms"
+    assert count_text(999_885_952) == "1 B"

@@ -150,5 +150,5 @@ def test_summary_sets_promised_beside_measured() -> None:
     text = "\n".join(lines)
     assert "Completed after 10 steps in 1 min" in text
     assert "2.0000 before, 1.0000 after (perplexity 7.39 to 2.72)" in text
-    assert "1.1 GiB predicted, 1000 MiB measured (+10.0%)" in text
+    assert "1.1 GiB predicted, 1000 MiB measured (9.1% below the prediction)" in text
     assert "Adapter: run/adapter" in text

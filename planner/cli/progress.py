@@ -150,12 +150,14 @@ def summary_lines(finished: dict[str, Any]) -> list[str]:
         )
     predicted, measured = finished.get("predicted_bytes"), finished.get("measured_bytes")
     if predicted and measured:
-        error = predicted / measured - 1
+        off = measured / predicted - 1
+        side = "above" if off > 0 else "below"
         lines.append(
-            f"Peak memory: {format_bytes(predicted)} predicted, {format_bytes(measured)} measured ({error:+.1%})"
+            f"Peak of tensors: {format_bytes(predicted)} predicted, {format_bytes(measured)} measured "
+            f"({abs(off):.1%} {side} the prediction)"
         )
     elif measured:
-        lines.append(f"Peak memory: {format_bytes(measured)} measured (the plan holds no prediction)")
+        lines.append(f"Peak of tensors: {format_bytes(measured)} measured (the plan holds no prediction)")
     for key, title in (("adapter_path", "Adapter"), ("observation_path", "Observation")):
         if finished.get(key):
             lines.append(f"{title}: {finished[key]}")
