@@ -128,3 +128,9 @@ def test_files_that_cannot_be_written_are_refused_before_the_trace(
     caught = capsys.readouterr()
     assert file in caught.err
     assert "tracing" not in caught.err
+
+
+def test_several_devices_are_not_traced_as_one(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN two devices THEN plan trace says that it traces one, instead of answering for one."""
+    assert main(["trace", "--gpu", "a10g", "--model", config, *SETTINGS.split(), "--num-gpus", "2"]) == 2
+    assert "--num-gpus 2" in capsys.readouterr().err

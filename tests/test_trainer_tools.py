@@ -246,3 +246,27 @@ def test_presets_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     ):
         assert main(arguments) == 2
         assert says in capsys.readouterr().err
+
+
+def test_wrong_words_of_a_command_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN an option that is no number THEN one line names it, without the usage of everything."""
+    from trainer.__main__ import parser
+
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(["grid", "plan.yaml", "--ranks", "a,b"])
+    caught = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert len(caught.splitlines()) == 1
+    assert "--ranks" in caught
+
+
+def test_a_device_that_is_unknown_is_refused_though_the_plan_is_for_a_cpu() -> None:
+    from planner.errors import InvalidInput
+    from planner.records import Plan
+    from planner.spec import TrainingChoices
+    from trainer.prepare import choose_device
+
+    plan = Plan(model="any", gpu="cpu", settings={})
+    with pytest.raises(InvalidInput, match="tpu"):
+        choose_device(plan, TrainingChoices(precision="fp32"), "tpu")
+    assert choose_device(plan, TrainingChoices(precision="fp32"), "auto").type == "cpu"

@@ -7,15 +7,23 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from planner.errors import TuneplanError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (`{self.prog} --help` lists the options)\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     from trainer.arguments import add_commands, add_hyperparameters
 
-    root = argparse.ArgumentParser(prog="python -m trainer", description="Trains what tuneplan has planned.")
+    root = _Parser(prog="python -m trainer", description="Trains what tuneplan has planned.")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="train from a plan file; JSON-lines events on stdout")

@@ -93,7 +93,9 @@ def choose_device(plan: Plan, choices: TrainingChoices, name: str) -> Any:
     """The device that the plan and the request name, checked against the precision."""
     from trainer import devices
 
-    device = devices.choose("cpu" if plan.gpu == "cpu" else name)
+    device = devices.choose("cpu" if plan.gpu == "cpu" and name == "auto" else name)
+    if plan.gpu == "cpu" and device.type != "cpu":
+        raise InvalidInput(f"--device {name}: the plan is for a CPU; leave it out, or plan for the device with --gpu")
     devices.check_precision(device, choices.precision, choices.method, choices.adapter_dtype)
     devices.check_count(device, int(os.environ.get("LOCAL_WORLD_SIZE") or choices.num_gpus))
     return device
@@ -131,7 +133,7 @@ def load(
     transformers.set_seed(seed)
     meter.begin("load")
     # Where each device holds a part, the whole is built in host memory.
-    first = "cpu" if choices.num_gpus > 1 and choices.strategy != "ddp" else str(device)
+    first = "cpu" if choices.num_gpus > 1 and choices.strategy in ("fsdp", "zero3") else str(device)
     model = loading.load_model(plan, choices, config, device=first, seed=seed, task=task)
     check_positions(plan, choices, model)
     if choices.method == "qlora":

@@ -67,7 +67,7 @@ def entry(name: str) -> Entry:
     """One model by its catalogue name, alias or hub id."""
     found = find(name)
     if found is None:
-        raise InvalidInput(f"model {name!r} is not in the catalogue")
+        raise InvalidInput(f"model {name!r} is not in the catalogue; `plan models` lists all")
     return _read(MODELS / f"{found}.json")
 
 

@@ -44,6 +44,11 @@ def run_trace(
         _refuse_unwritable(option, name)
     request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings)
     check_length(request.model, request.choices)
+    if request.choices.num_gpus > 1:
+        raise NotModelled(
+            f"--num-gpus {request.choices.num_gpus} is not traced: sharding is in plan check's figures only; "
+            "leave it out to trace what one device does alone"
+        )
     memory, course = trace(request)
     verdict = verdict_of(memory)
     if as_json:
