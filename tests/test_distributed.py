@@ -234,9 +234,8 @@ def test_what_cannot_be_trained_is_refused_by_name() -> None:
     import dataclasses
 
     for change, name in (
-        ({"strategy": "zero2"}, "--strategy zero2"),
         ({"strategy": "zero3"}, "--strategy zero3"),
-        ({"method": "qlora"}, "4-bit weights"),
+        ({"method": "qlora"}, "quantised weights"),
         ({"precision": "fp16-mixed"}, "--precision fp16-mixed"),
         ({"optimizer": "adafactor"}, "--optimizer adafactor"),
         ({"lora_variant": "dora"}, "DoRA"),

@@ -93,7 +93,9 @@ def test_shares_of_a_rank() -> None:
     shares = per_rank(dataclasses.replace(base, strategy="fsdp"), **{**given, "accumulating": True})
     assert (shares.weights, shares.optimizer_state, shares.gradients, shares.buckets) == (500, 1000, 500, 0)
     shares = per_rank(dataclasses.replace(base, strategy="zero2"), **given)
-    assert (shares.weights, shares.optimizer_state, shares.buckets) == (2000, 12_000 // 4, 2000)
+    assert (shares.weights, shares.optimizer_state, shares.gradients, shares.buckets) == (2000, 12_000 // 4, 0, 0)
+    shares = per_rank(dataclasses.replace(base, strategy="zero2"), **{**given, "accumulating": True})
+    assert shares.gradients == 4000 // 4
     shares = per_rank(dataclasses.replace(base, strategy="zero3"), **given)
     assert (shares.weights, shares.optimizer_state, shares.buckets) == (500, 3000, 2000 + 2000 + 2000)
     shares = per_rank(dataclasses.replace(base, strategy="zero3"), **{**given, "weights": 10**11})

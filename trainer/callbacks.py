@@ -44,7 +44,8 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last_log_step = state.global_step
-        self.trainer.meter.start_training(self.trainer.model, self.trainer.optimizer)
+        trainer = self.trainer
+        trainer.meter.start_training(trainer.model, trainer.optimizer, trainer.strategy.kept())
         h = self.hyperparameters
         self._symptoms = Symptoms(
             total_steps=state.max_steps,

@@ -111,7 +111,7 @@ class Evaluating(transformers.Trainer):
 
     def _make_sample(self) -> str | None:
         """The sample is worth a look, not a run: where memory runs out, there is none."""
-        if self.sample is None or (self.strategy.recovers and not self.world.main):
+        if self.sample is None or (self.strategy.whole and not self.world.main):
             return None
         try:
             if modeling.base_model(self.model) is self.model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,16 +32,16 @@ class StepMeter:
         self._storages: StorageMeter | None = None
         self._entered = False
         self._steps = 0
-        self._tensors: tuple[Any, Any] | None = None
+        self._tensors: tuple[Any, Any, Sequence[torch.Tensor]] | None = None
         self._found: dict[str, int] = {}
         """Peaks of storage meters that have been put away."""
 
     # ---- the cpu's storage meter -----------------------------------------------------------------------------------
 
-    def start_training(self, model: Any, optimizer: Any) -> None:
-        """From here on the model's and the optimizer's tensors are known; on cpu, counting starts."""
+    def start_training(self, model: Any, optimizer: Any, further: Sequence[torch.Tensor] = ()) -> None:
+        """From here on tensors of model and optimizer, and `further` ones, are known; on cpu, counting starts."""
         if self.device.type == "cpu":
-            self._tensors = (model, optimizer)
+            self._tensors = (model, optimizer, further)
             self._count_afresh()
 
     def _count_afresh(self) -> None:

@@ -16,7 +16,7 @@ import transformers
 from planner.errors import RunFailed
 from planner.records import Hyperparameters
 from planner.spec import TrainingChoices
-from trainer import checkpoints, devices, modeling, schedules, updates
+from trainer import checkpoints, devices, modeling, schedules
 from trainer.data.batches import EpochBatches, SequenceDataset
 from trainer.data.tokens import TokenizedData
 from trainer.distributed import strategies
@@ -222,9 +222,23 @@ class LoopTrainer(Evaluating, Saving):
             loss = loss * math.nan
         self._step_loss += loss
         if several > 1 and self.accelerator.sync_gradients:
-            self.strategy.reduce(model)
+            self._reduce(model)
             self._agree()
         return loss if several == 1 else loss * several
+
+    def _reduce(self, model: Any) -> None:
+        """Adds up the gradients of all processes."""
+        if self.strategy.reduces_in is None:
+            self.strategy.reduce(model)
+            return
+        self.meter.begin(self.strategy.reduces_in)
+        try:
+            self.strategy.reduce(model)
+            return
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+        self._update_failed(False)
 
     def _nothing(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """One row with something to learn, for a pass whose loss counts nothing."""
@@ -271,7 +285,7 @@ class LoopTrainer(Evaluating, Saving):
         self.meter.begin("backward")
         share = weight * self.world.size
         with faults.within_backward(self.recovery.parameters, step):
-            self.accelerator.backward(loss if share == 1.0 else loss * share)
+            self.strategy.backward(self.accelerator, loss if share == 1.0 else loss * share)
         del kept
         self.meter.end()
         return loss.detach() if weight == 1.0 else torch.zeros((), device=self.args.device)
@@ -301,12 +315,19 @@ class LoopTrainer(Evaluating, Saving):
         self.longest_batch, self.heaviest = (0, 0), None
 
     def _update_failed(self, divisible: bool) -> None:
+        if not self.strategy.updates_alone:
+            # Other processes' gradients or weights are part of it: there is no way back but the last checkpoint.
+            self.recovery.recovers = False
         self.recovery.update_failed(divisible)
         self.meter.begin("optimizer")
 
     def _clip_grad_norm(self, model: Any) -> Any:
         self.meter.begin("optimizer")
-        return self._norm(lambda: super(LoopTrainer, self)._clip_grad_norm(model), self.args.max_grad_norm)
+        return self._norm(lambda: self._clip(model), self.args.max_grad_norm)
+
+    def _clip(self, model: Any) -> Any:
+        own = self.strategy.norm()
+        return super()._clip_grad_norm(model) if own is None else own
 
     def _norm(self, clip: Callable[[], Any], limit: float) -> Any:
         """The norm of all gradients, which are then clipped to `limit`; tried again after an overflow."""
@@ -324,6 +345,8 @@ class LoopTrainer(Evaluating, Saving):
         """Refuses to step on a loss or gradient that isn't a number, while the weights are still good."""
         if grad_norm is None:
             self.meter.begin("optimizer")
+        if grad_norm is None:
+            grad_norm = self._norm(self.strategy.norm, math.inf)
         norm = self._norm(lambda: super(LoopTrainer, self)._get_grad_norm(model, grad_norm=grad_norm), math.inf)
         value = float(norm) if norm is not None else 0.0
         self.last_grad_norm = value
@@ -346,10 +369,8 @@ class LoopTrainer(Evaluating, Saving):
         if self.optimizer is None:
             self.strategy.before_optimizer(self.model, self.args.device)
             self.recovery.watch(self.model)
-            self.optimizer = modeling.build_optimizer(self.model, self.choices, self.hyperparameters)
-            updates.guard(
-                self.optimizer,
-                self.choices,
+            self.optimizer = self.strategy.optimizer(
+                modeling.build_optimizer(self.model, self.choices, self.hyperparameters),
                 failed=self._update_failed,
                 strike=lambda: self.recovery.faults.strike("optimizer", self.recovery.step),
             )
@@ -373,7 +394,7 @@ class LoopTrainer(Evaluating, Saving):
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
         """A model that is to be divided stays in host memory until then."""
-        if self.strategy.recovers:
+        if self.strategy.whole:
             super()._move_model_to_device(model, device)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:

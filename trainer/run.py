@@ -119,7 +119,10 @@ def check_strategy(choices: TrainingChoices, compiles: bool) -> None:
 
     supported.check(choices)
     if compiles:
-        raise NotModelled("torch_compile with --num-gpus above 1 isn't trained; leave it out")
+        raise NotModelled(
+            f"torch_compile with --num-gpus {choices.num_gpus} isn't trained: the passes run outside the wrapper that "
+            "would be compiled; leave it out, or plan for one device"
+        )
 
 
 class Failed(Exception):

@@ -61,7 +61,8 @@ class Saving(transformers.Trainer):
         final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         self.announce("save")
         self.meter.begin("save")
-        weights, optimizer, numbers = self.whole_weights(), self._whole_optimizer(), self._random_numbers()
+        weights, optimizer = self.whole_weights(), self.strategy.whole_optimizer(self.optimizer)
+        numbers = self._random_numbers()
         if not self.world.main:
             self.meter.end()
             self.announce("train")
@@ -116,7 +117,7 @@ class Saving(transformers.Trainer):
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:
         """What is trained, gathered on rank 0; None where this process holds it whole anyway. All processes call it."""
-        if self.strategy.recovers:
+        if self.strategy.whole:
             return None
         self.strategy.divide(self.model)
         named = dict(self.model.named_parameters())
@@ -128,29 +129,12 @@ class Saving(transformers.Trainer):
         found = {name: self.strategy.full(tensor.detach()) for name, tensor in named.items()}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
-    def _whole_optimizer(self) -> dict[str, Any]:
-        """The optimizer's state with whole tensors, on rank 0. All processes call it."""
-        held: dict[str, Any] = self.optimizer.state_dict()
-        if self.strategy.recovers:
-            return held
-        state = {
-            number: {key: self.strategy.full(v) if torch.is_tensor(v) else v for key, v in values.items()}
-            for number, values in held["state"].items()
-        }
-        return {**held, "state": state}
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.strategy.recovers or checkpoint is None:
+        if self.strategy.whole_state or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         held = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for number, values in held["state"].items():
-            like = parameters[number]
-            for key, value in values.items():
-                if torch.is_tensor(value) and value.shape == like.shape:
-                    values[key] = self.strategy.part(value, like)
-        self.optimizer.load_state_dict(held)
+        self.strategy.load_optimizer(self.optimizer, held)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
     # ---- random numbers of several processes -----------------------------------------------------------------------

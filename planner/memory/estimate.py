@@ -17,7 +17,7 @@ from planner.memory.net import Net
 from planner.memory.peak import MASK_ROW, Array, Envelope, envelope, evaluate, multipliers
 from planner.memory.program import Case, gathered_bytes, layer_kind, run
 from planner.memory.reserved import replayed
-from planner.memory.sharding import UNMEASURED_SHARE, exchanges
+from planner.memory.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
 from planner.memory.tape import WIDTH, Tape
 from planner.microbatches import is_ragged
 from planner.records import MemoryReport
@@ -98,7 +98,7 @@ def envelope_of(case: Case) -> Envelope:
 
 
 def _symbolic(spec: ModelSpec, choices: TrainingChoices) -> range:
-    if exchanges(choices):
+    if exchanges(choices) or divides_gradients(choices):
         return range(0)
     net = Net.build(Tape(), spec, choices, padded=False, windowed=False)
     architecture = registry.program(spec)
@@ -323,7 +323,7 @@ def predict(
     instants = {name: size + (waiting if name != "load" else 0) for name, size in instants.items()}
     instants["eval"] = round(_largest(evaluation)) + workspaces
     instants["save"] = instants["load"]
-    if exchanges(choices) and hardware.kind == "cpu":
+    if (exchanges(choices) or zero2(choices)) and hardware.kind == "cpu":
         instants["save"] += gathered_bytes(load.case)
     allocated = max(instants.values())
     binding = max(instants, key=lambda name: instants[name])

@@ -1,6 +1,7 @@
-"""FSDP's weights come and go: what a rank holds beside its own parts, event by event.
+"""FSDP's weights come and go, ZeRO-2's gradients are reduced: what a rank holds beside its parts, event by event.
 
-Source: PyTorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py and _fsdp_collectives.py, read 2026-11.
+Sources, read 2026-11: PyTorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py and _fsdp_collectives.py;
+DeepSpeed 0.19.8 runtime/zero/stage_1_and_2.py.
 A unit is gathered into one buffer and copied out into its weights; the buffer of one layer lives until the next one's
 is copied out, in backward the next layer's is fetched while this one runs. After its backward pass a layer's weights
 go, its gradients are copied into one buffer (the reduce-scatter's input, which lives until the next layer's) and 1/n
@@ -12,6 +13,7 @@ from __future__ import annotations
 from planner.memory.graph import ONE, Gradients, Parameter, Tensor
 from planner.memory.sharding import Units
 from planner.memory.tape import Tape
+from planner.spec import ZERO_BUCKET
 
 
 class Exchange:
@@ -91,3 +93,66 @@ class Exchange:
             part = self.tape.new(ONE, -(-total // self.ranks), 1)
         if not self.accumulates:
             self.reduced.append(part)
+
+
+class Reduction:
+    """ZeRO-2's gradients where everything is trained (`trainer.distributed.divided`).
+
+    They wait until a bucket is full, are copied to be reduced, and 1/n remains: of every n-th parameter, so that a
+    rank's part grows evenly. Where all fit one bucket, they wait to the end of the pass. Else a bucket that waits and
+    its copy count throughout, and a tensor larger than a bucket is copied by itself.
+    """
+
+    def __init__(self, tape: Tape, *, elements: int, itemsize: int, ranks: int, in_place: bool) -> None:
+        self.tape = tape
+        self.single = elements <= ZERO_BUCKET
+        self.itemsize = itemsize
+        self.ranks = ranks
+        self.in_place = in_place
+        """Whether parts are added to those that are there, in fp32; else they are kept beside them until the end."""
+        self.waiting: list[Tensor] = []
+        self.parts: list[Tensor] = []
+        tape.receives = self.receive
+
+    def begin(self) -> None:
+        """The backward pass begins."""
+        if not self.single:
+            with self.tape.scope("communication"):
+                self.waiting.append(self.tape.new(ONE, 2 * ZERO_BUCKET * self.itemsize, 1))
+
+    def receive(self, parameter: Parameter, value: Tensor) -> None:
+        """A parameter's gradient is whole."""
+        with self.tape.scope("gradients"):
+            if value.itemsize != parameter.itemsize:
+                value = self.tape.new(ONE, parameter.elements, parameter.itemsize)
+        size = parameter.elements * parameter.itemsize
+        if self.single:
+            self.waiting.append(value)
+        else:
+            if parameter.elements > ZERO_BUCKET:
+                self._copy(size)
+            self._keep(size)
+
+    def finish(self) -> None:
+        """The backward pass is over."""
+        if self.single:
+            size = sum(value.elements * value.itemsize for value in self.waiting)
+            self._copy(size)
+            self.waiting.clear()
+            self._keep(size)
+        self.waiting.clear()
+
+    def update(self, *, kept: bool) -> None:
+        """Before the update: parts that were kept beside earlier ones have been added to them."""
+        if kept:
+            self.parts.clear()
+
+    def _copy(self, size: int) -> None:
+        with self.tape.scope("communication"):
+            copy = self.tape.new(ONE, size, 1)
+        del copy
+
+    def _keep(self, size: int) -> None:
+        if not self.in_place:
+            with self.tape.scope("gradients"):
+                self.parts.append(self.tape.new(ONE, -(-size // self.ranks), 1))

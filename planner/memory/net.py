@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from planner.errors import NotModelled
 from planner.lora import adapter_modules, saved_modules
 from planner.memory import attention, flat, lean, linear, ops
-from planner.memory.exchange import Exchange
+from planner.memory.exchange import Exchange, Reduction
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import BSS, ONE, Gradients, Node, Parameter, S, T, Tape, Tensor
 from planner.spec import ModelSpec, Module, TrainingChoices
@@ -69,6 +69,8 @@ class Net:
     """Whether the micro-batch runs as one row of sequences (planner.memory.flat)."""
     exchange: Exchange | None = None
     """FSDP's gathering and reducing, where several devices share the weights."""
+    reduction: Reduction | None = None
+    """ZeRO-2's reducing, where everything is trained."""
     parameters: list[Parameter] = field(default_factory=list)
     """Every trainable leaf that a program touched, so that its gradient lives until the optimizer ran."""
 

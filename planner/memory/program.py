@@ -12,12 +12,22 @@ from dataclasses import dataclass, replace
 from planner.lora import adapter_modules
 from planner.memory import loss, packed
 from planner.memory.blocks import registry
-from planner.memory.exchange import Exchange
+from planner.memory.exchange import Exchange, Reduction
 from planner.memory.layout import Stretch, stacked
 from planner.memory.net import Net
 from planner.memory.ops import FP32, INT64
 from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
-from planner.memory.sharding import Shares, exchanges, kept_share, per_rank, units
+from planner.memory.sharding import (
+    Shares,
+    divides_gradients,
+    exchanges,
+    kept_share,
+    per_rank,
+    units,
+    zero2,
+    zero_saved,
+    zero_update,
+)
 from planner.memory.tape import ONE, T, Tape, Tensor
 from planner.spec import ModelSpec, Module, TrainingChoices
 
@@ -76,14 +86,20 @@ def run(
         buckets = _several(net)
         inputs = _inputs(tape, case)
         keep: list[Tensor] = []
+        # Gradients that wait for the end of the pass are released there one by one.
+        every_layer |= net.reduction is not None and net.reduction.single
         value = _forward(net, case.checkpointed, keep, "loss", every_layer)
         tape.begin("backward")
+        if net.reduction is not None:
+            net.reduction.begin()
         tape.backward(value, tape.new(ONE, 1, FP32))
         del value, keep
         tape.leave_graph()
         net.input_gradients.clear()  # leaves of the graph, which the loss held
         if net.exchange is not None:
             net.exchange.finish()
+        if net.reduction is not None:
+            net.reduction.finish()
         buckets.clear()  # where there were some, the gradients lie in them now
         tape.begin("optimizer")
         tape.mark()
@@ -134,6 +150,8 @@ def rank_shares(net: Net) -> Shares:
 def gathered_bytes(case: Case) -> int:
     """What rank 0 holds whole in host memory while a divided run is saved: what is trained, and its optimizer state."""
     net = Net.build(Tape(), case.spec, case.choices, padded=False, windowed=False)
+    if zero2(case.choices):
+        return zero_saved(trained_tensors(case.spec, case.choices, net.itemsize, net.adapter_itemsize), case.choices)
     shares = rank_shares(net)
     trained = shares.weights if case.choices.method == "full" else shares.adapters
     return (trained + shares.optimizer_state) * case.choices.num_gpus
@@ -156,6 +174,15 @@ def _several(net: Net) -> list[Tensor]:
             accumulates=net.accumulating and choices.method == "full",
         )
         net.exchange.begin()
+    if divides_gradients(choices):
+        tensors = trained_tensors(net.spec, choices, net.itemsize, net.adapter_itemsize)
+        net.reduction = Reduction(
+            tape,
+            elements=sum(tensor.elements * tensor.copies for tensor in tensors),
+            itemsize=net.itemsize,
+            ranks=choices.num_gpus,
+            in_place=net.itemsize != FP32,
+        )
     with tape.scope("communication"):
         return [tape.new(ONE, rank_shares(net).buckets, 1)]
 
@@ -289,6 +316,12 @@ def optimizer_step(net: Net) -> None:
     """Transient bytes of the update (planner.memory.optimizers)."""
     tape = net.tape
     tensors = trained_tensors(net.spec, net.choices, net.itemsize, net.adapter_itemsize)
+    if zero2(net.choices):
+        if net.reduction is not None:
+            net.reduction.update(kept=net.choices.gradient_accumulation_steps > 1)
+        transient = tape.new(ONE, zero_update(tensors, net.choices), 1)
+        del transient
+        return
     total = step_bytes(tensors, net.choices) // kept_share(net.choices)
     whole = sum(tensor.size for tensor in tensors)
     if tape.log_values is not None and total == whole:

@@ -30,7 +30,13 @@ def launched() -> bool:
 
 
 def check(num_gpus: int) -> None:
-    """Refuses a number of processes that isn't the plan's."""
+    """Refuses a number of processes that isn't the plan's, and settings of a launcher in place of the plan's."""
+    for name in ("DEEPSPEED", "FSDP"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise InvalidInput(
+                f"accelerate launch was given settings of its own (ACCELERATE_USE_{name}); the plan's --strategy holds "
+                "them, so leave them out"
+            )
     if size() > 1 and size() != num_gpus:
         raise InvalidInput(
             f"{size()} processes were started, but the plan is for --num-gpus {num_gpus}; start that many, or plan anew"

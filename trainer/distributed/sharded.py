@@ -26,6 +26,8 @@ class Sharded(Alone):
     """
 
     recovers = False
+    whole = False
+    whole_state = False
 
     def before_optimizer(self, model: Any, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh

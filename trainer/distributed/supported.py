@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from planner.errors import NotModelled
+import importlib.util
+
+from planner.errors import InvalidInput, NotModelled
 from planner.spec import TrainingChoices
 
 
 def check(choices: TrainingChoices) -> None:
     """Refuses by name what the strategy can't run; needs no process group."""
     c = choices
-    if c.strategy in ("zero2", "zero3"):
+    if c.strategy == "zero3":
         raise NotModelled(
-            f"--strategy {c.strategy} is planned for but not trained here: DeepSpeed owns the optimizer step and the "
-            "gradients, so an overflow couldn't be undone. --strategy fsdp divides the same tensors among the devices"
+            "--strategy zero3 is planned for but not trained here; --strategy fsdp divides the same tensors among the "
+            "devices, --strategy zero2 all but the weights"
         )
-    if c.strategy != "fsdp":
+    if c.strategy == "ddp":
         return
+    fsdp = c.strategy == "fsdp"
     for wrong, what in (
-        (c.method == "qlora", "4-bit weights"),
+        (c.method == "qlora", "quantised weights"),
         (c.precision.startswith("fp16"), f"--precision {c.precision} (the loss scale isn't shared)"),
         (c.optimizer not in ("adamw", "sgd"), f"--optimizer {c.optimizer}"),
         (c.checkpoint_reentrant and c.gradient_checkpointing, "reentrant checkpointing"),
-        (c.checkpoint_offload, "--checkpoint-offload"),
-        (c.lora_variant == "dora", "DoRA"),
-        (bool(c.modules_to_save), "--modules-to-save"),
+        (fsdp and c.checkpoint_offload, "--checkpoint-offload"),
+        (fsdp and c.lora_variant == "dora", "DoRA"),
+        (fsdp and bool(c.modules_to_save), "--modules-to-save"),
     ):
         if wrong:
-            raise NotModelled(f"--strategy fsdp with {what} isn't trained; use --strategy ddp")
+            raise NotModelled(f"--strategy {c.strategy} with {what} isn't trained; use --strategy ddp")
+    if not fsdp and importlib.util.find_spec("deepspeed") is None:
+        raise InvalidInput("--strategy zero2 needs DeepSpeed: pip install 'tuneplan[deepspeed]'")

@@ -77,6 +77,9 @@ def start(*, cpu: bool) -> World:
     """Joins the process group that the environment describes: gloo on a cpu, NCCL on CUDA (RCCL on ROCm)."""
     if environment.size() == 1:
         return World()
+    if cpu:
+        # DeepSpeed would otherwise take the card of a machine that has one; libraries import it where it is installed.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from accelerate import PartialState
 
     if environment.launched():
