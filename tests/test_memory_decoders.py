@@ -108,6 +108,17 @@ VARIED: dict[str, tuple[str, dict[str, Any], bool]] = {
     "mixed, transposed weights": ("falcon-40b", {"precision": "bf16-mixed", "method": "full"}, False),
     "fp16 beside bf16 adapters": ("granite", {"precision": "fp16", "adapter_dtype": "bf16"}, False),
     "reentrant": ("olmo2", {"gradient_checkpointing": True, "checkpoint_reentrant": True}, False),
+    "packed rows share a mask": ("gemma3", {"padding": "packed", "batch_size": 16, "max_length": 512}, False),
+    "an offloaded input is not kept": (
+        "olmo2",
+        {"gradient_checkpointing": True, "checkpoint_offload": True, "lora_targets": ("k_proj",)},
+        False,
+    ),
+    "a transposed weight is a leaf": (
+        "gpt2",
+        {"lora_variant": "dora", "lora_dropout": 0.1, "precision": "bf16-mixed", "lora_targets": ("c_fc", "c_proj")},
+        False,
+    ),
     "functional dropout": ("starcoder2", {"method": "full", "stack": "builtin"}, False),
 }
 

@@ -257,6 +257,51 @@ def test_a_recomputation_stops_before_the_last_output_is_born() -> None:
     assert peak_of(tape, "backward") == 500
 
 
+def test_a_recomputed_branch_that_backward_leaves_out_lives_as_long_as_its_name() -> None:
+    # A weight that only a detached norm uses (DoRA's): the checkpoint drops in forward what its graph saved, but while
+    # it is made again it keeps that as long as it is named, though no backward will ask for it.
+    tape = Tape()
+    x = leaf(tape)
+    held: list[int] = []
+
+    def region(y: Tensor) -> Tensor:
+        before = live(tape)
+        factor = ops.scale(tape, y)
+        branch = ops.mul(tape, factor, factor)
+        del factor
+        branch = ops.scale(tape, branch)
+        held.append(live(tape) - before)
+        del branch
+        return ops.power(tape, y)
+
+    out = tape.checkpoint(region, x)
+    tape.begin("backward")
+    tape.backward(out, tape.new(ONE, 100, 1))
+    assert held == [100, 200]  # the branch; with it the factor that the product saved
+
+
+@pytest.mark.parametrize(("reentrant", "kept"), [(False, 0), (True, 100)])
+def test_an_input_back_from_the_host_lives_through_backward_where_the_checkpoint_is_reentrant(
+    reentrant: bool, kept: int
+) -> None:
+    tape = Tape()
+    seen: list[int] = []
+
+    def region(y: Tensor) -> Tensor:
+        first = ops.scale(tape, y)  # its backward needs nothing of y
+        out = ops.pointwise(tape, first, save="output")
+
+        def backward(g: Sequence[Tensor | None], s: tuple[Tensor, ...]) -> list[Tensor | None]:
+            seen.append(tape.by_component["checkpoints"][ONE])
+            return [tape.like(s[0])]
+
+        return tape.record(tape.like(out), (out,), (out,), backward)
+
+    out = tape.checkpoint(region, leaf(tape), offload=True, reentrant=reentrant)
+    tape.backward(out, tape.new(ONE, 100, 1))
+    assert seen == [kept]
+
+
 # ---- repeated layers
 
 

@@ -20,9 +20,9 @@ def run_grid(seed: int, count: int, *, fresh: bool, trace: bool, seconds: float)
     for number, configuration in enumerate(itertools.islice(configurations(seed), 2 * count)):
         if len(grid.points) >= count:
             break
-        spec, choices = configuration.spec, configuration.choices
+        spec, choices, rows = configuration.spec, configuration.choices, configuration.rows
         try:
-            predicted = evaluate.closed_form(spec, choices)
+            predicted = evaluate.closed_form(spec, choices, rows=rows)
         except NotModelled as error:
             grid.planner_refused[str(error)] += 1
             continue
@@ -39,7 +39,7 @@ def run_grid(seed: int, count: int, *, fresh: bool, trace: bool, seconds: float)
         elif "instants" in line:
             grid.older += line["code"] != evaluate.trace_code()
             full = configuration.layers is None
-            grid.points.append(report.Point(spec, choices, full, line["instants"], predicted))
+            grid.points.append(report.Point(spec, choices, full, line["instants"], predicted, rows))
     if trace:
         store.tidy()
     return grid
@@ -50,11 +50,15 @@ def stored_points(seed: int) -> list[report.Point]:
     points = []
     for configuration, line in Store(seed).configurations():
         try:
-            predicted = evaluate.closed_form(configuration.spec, configuration.choices)
+            predicted = evaluate.closed_form(configuration.spec, configuration.choices, rows=configuration.rows)
         except NotModelled:
             continue
         full = configuration.layers is None
-        points.append(report.Point(configuration.spec, configuration.choices, full, line["instants"], predicted))
+        points.append(
+            report.Point(
+                configuration.spec, configuration.choices, full, line["instants"], predicted, configuration.rows
+            )
+        )
     return points
 
 

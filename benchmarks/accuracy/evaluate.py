@@ -13,11 +13,14 @@ from benchmarks.accuracy.grid import HARDWARE, Configuration
 from hardware_profiles.loader import load
 from planner import memory
 from planner.errors import NotModelled, TuneplanError
+from planner.ragged import Batch, OneBatch
 from planner.settings import to_settings
 from planner.spec import ModelSpec, TrainingChoices
 
 INSTANTS = ("forward", "loss", "backward", "optimizer")
 """The instants that a trace of a training step has."""
+EVAL = "eval"
+"""An evaluation batch after the step: compared by itself, no part of the step's peak."""
 ROOT = Path(__file__).parents[2]
 DEFAULTS = to_settings(TrainingChoices())
 
@@ -49,22 +52,31 @@ def padded(choices: TrainingChoices) -> bool:
     return choices.padding == "max" and choices.stack == "peft"
 
 
-def key(spec: ModelSpec, choices: TrainingChoices) -> str:
-    """What names one traced configuration: the model's config, the settings, the versions."""
-    content = json.dumps(
-        [dict(spec.config), to_settings(choices), padded(choices), versions()], sort_keys=True, default=str
-    )
+def key(spec: ModelSpec, choices: TrainingChoices, rows: Batch | None = None) -> str:
+    """What names one traced configuration: the model's config, the settings, the versions, rows if they are ragged."""
+    parts: list[Any] = [dict(spec.config), to_settings(choices), padded(choices), versions()]
+    content = json.dumps(parts if rows is None else [*parts, rows], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def closed_form(spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE) -> dict[str, int]:
-    """Allocated bytes by training instant, through the call that `plan check` makes."""
-    found = memory.predict(spec, load(gpu), choices).instants
-    return {name: found[name] for name in INSTANTS}
+def closed_form(
+    spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE, rows: Batch | None = None
+) -> dict[str, int]:
+    """Allocated bytes by training instant and of an evaluation, through the call that `plan check` makes.
+
+    rows: the lengths in a ragged micro-batch; an evaluation of it is not compared.
+    """
+    found = memory.predict(spec, load(gpu), choices, lengths=None if rows is None else OneBatch(rows)).instants
+    return {name: found[name] for name in (*INSTANTS, *((EVAL,) if rows is None else ()))}
 
 
-def traced(spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE) -> dict[str, Any]:
-    """Allocated bytes by training instant from the fake-tensor reference, or why it refused."""
+def traced(
+    spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE, rows: Batch | None = None, *, evaluate: bool = False
+) -> dict[str, Any]:
+    """Allocated bytes by training instant from the fake-tensor reference, or why it refused.
+
+    evaluate: an evaluation batch of full rows follows (instant `eval`).
+    """
     from planner.memory.device import workspace_bytes
     from trainer.trace import trace
 
@@ -75,31 +87,35 @@ def traced(spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE) -> di
             choices,
             padded=padded(choices),
             cublas_workspace_bytes=int(workspace_bytes(load(gpu))),
+            lengths=rows,
+            evaluate=evaluate,
         )
     except NotModelled as error:
         return {"refused": str(error)}
     return {
-        "instants": {name: result.instants[name] for name in INSTANTS if name in result.instants},
+        "instants": {name: result.instants[name] for name in (*INSTANTS, EVAL) if name in result.instants},
         "seconds": round(time.perf_counter() - began, 2),
     }
 
 
 def record(configuration: Configuration) -> dict[str, Any]:
     """The line of the results file for one configuration: what it is, and what the trace found."""
-    spec, choices = configuration.spec, configuration.choices
+    spec, choices, rows = configuration.spec, configuration.choices, configuration.rows
     line: dict[str, Any] = {
-        "key": key(spec, choices),
+        "key": key(spec, choices, rows),
         "model": configuration.model,
         "layers": configuration.layers,
         "settings": given(choices),
         "code": trace_code(),
         "versions": versions(),
     }
+    if rows is not None:
+        line["rows"] = rows
     try:
-        closed_form(spec, choices)
+        closed_form(spec, choices, rows=rows)
     except NotModelled as error:  # nothing to compare: the trace is spared
         return {**line, "planner_refused": str(error)}
     try:
-        return {**line, **traced(spec, choices)}
+        return {**line, **traced(spec, choices, rows=rows, evaluate=rows is None)}
     except (TuneplanError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
         return {**line, "trace_failed": f"{type(error).__name__}: {error}"[:300]}

@@ -10,12 +10,14 @@ import copy
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner import catalogue
 from planner.errors import TuneplanError
 from planner.lora import resolve_targets, trainable_parameters
+from planner.memory import flat
+from planner.ragged import Batch
 from planner.sources import from_config, load_model
 from planner.spec import ModelSpec, TrainingChoices
 
@@ -25,6 +27,8 @@ FULL_SIZE_LAYERS = 32
 """Deeper models, and mixtures of experts, are not drawn at full size: their traces take minutes."""
 SAVED_SHARE = 0.1
 """Share of adapter runs that also train the embeddings or the head."""
+RAGGED_SHARE = 0.4
+"""Share of the micro-batches that the trainer would flatten whose rows differ in length."""
 MAX_TOKENS = 32768
 """Tokens in a micro-batch."""
 MAX_SCORES = 1 << 34
@@ -44,6 +48,8 @@ class Configuration:
     """Layers that were kept; None at full size."""
     spec: ModelSpec
     choices: TrainingChoices
+    rows: Batch | None = None
+    """Row by row the lengths in tokens of the sequences in a ragged micro-batch; None where every row is full."""
 
     @property
     def architecture(self) -> str:
@@ -147,13 +153,35 @@ def choices_for(draw: random.Random, spec: ModelSpec) -> TrainingChoices:
     return TrainingChoices(**values)
 
 
+def _rows(draw: random.Random, spec: ModelSpec, choices: TrainingChoices) -> Batch | None:
+    """A ragged micro-batch, of which the longest row is full; None where the trainer would not flatten it."""
+    if not flat.flattens(spec, choices) or draw.random() > RAGGED_SHARE:
+        return None
+    if choices.padding == "packed":
+        return tuple(_pieces(draw, choices.max_length) for _ in range(choices.batch_size))
+    shortest = max(2, choices.max_length // 8)
+    others = (draw.randint(shortest, choices.max_length) for _ in range(choices.batch_size - 1))
+    rows = tuple((length,) for length in (choices.max_length, *sorted(others, reverse=True)))
+    return rows if rows[-1] < rows[0] else None
+
+
+def _pieces(draw: random.Random, room: int) -> tuple[int, ...]:
+    """Lengths of the sequences that fill a row, the longest first."""
+    found: list[int] = []
+    while room >= 2:
+        found.append(draw.randint(max(2, room // 8), room))
+        room -= found[-1]
+    return tuple(sorted(found, reverse=True))
+
+
 def configurations(seed: int) -> Iterator[Configuration]:
     """An endless stream of configurations, architecture by architecture in turn."""
-    draw = random.Random(seed)
+    draw, lengths = random.Random(seed), random.Random(f"lengths of {seed}")
     names = by_architecture()
     while True:
         for members in names.values():
-            yield _one(draw, members)
+            found = _one(draw, members)
+            yield replace(found, rows=_rows(lengths, found.spec, found.choices))
 
 
 def _one(draw: random.Random, members: list[str]) -> Configuration:

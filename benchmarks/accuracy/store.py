@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.accuracy.evaluate import key, record, trace_code
 from benchmarks.accuracy.grid import Configuration, reduced
 from planner.errors import TuneplanError
+from planner.ragged import as_batch
 from planner.settings import choices_from
 from planner.sources import from_config, load_model
 from planner.spec import TrainingChoices
@@ -32,7 +33,7 @@ class Store:
 
     def find(self, configuration: Configuration, *, any_code: bool = False) -> dict[str, Any] | None:
         """The finished trace of a configuration, by today's trace code unless `any_code`."""
-        line = self.lines.get(key(configuration.spec, configuration.choices))
+        line = self.lines.get(key(configuration.spec, configuration.choices, configuration.rows))
         if line is None or not (any_code or line["code"] == trace_code()):
             return None
         return None if "planner_refused" in line or "trace_failed" in line else line
@@ -54,8 +55,9 @@ class Store:
                 choices = replace(choices_from(line["settings"], base=TrainingChoices()), **numbers)
             except TuneplanError:
                 continue
-            if key(spec, choices) == line["key"]:
-                yield Configuration(line["model"], layers, spec, choices), line
+            rows = as_batch(line["rows"]) if "rows" in line else None
+            if key(spec, choices, rows) == line["key"]:
+                yield Configuration(line["model"], layers, spec, choices, rows), line
 
     def measure(self, configuration: Configuration) -> dict[str, Any]:
         """Traces a configuration and appends the line."""

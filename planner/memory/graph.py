@@ -143,15 +143,19 @@ class Node:
 
 
 class Parameter(Node):
-    """The accumulating leaf of a trainable tensor; its gradient, once born, stays until `Tape.zero_grad`."""
+    """The accumulating leaf of a trainable tensor; its gradient, once born, stays until `Tape.zero_grad`.
 
-    __slots__ = ("component", "elements", "grad", "itemsize")
+    `of_graph`: only the graph holds the leaf, and its gradient goes with the graph.
+    """
 
-    def __init__(self, elements: int, itemsize: int) -> None:
+    __slots__ = ("component", "elements", "grad", "itemsize", "of_graph")
+
+    def __init__(self, elements: int, itemsize: int, *, of_graph: bool = False) -> None:
         super().__init__(1 << 62, (), (), None)
         self.elements = elements
         self.itemsize = itemsize
         self.grad: Tensor | None = None
+        self.of_graph = of_graph
 
 
 class Region:
@@ -179,7 +183,7 @@ class Region:
         self.cursor = 0
         self.last = -1
         self.fetched: Tensor | None = None
-        """The input, back from host memory, where it was offloaded."""
+        """The input, back from host memory, which a reentrant checkpoint holds through its backward."""
         self.output: Tensor | None = None
         """The recomputed output, which a reentrant checkpoint holds through its backward."""
         self.incoming: list[Tensor] = []

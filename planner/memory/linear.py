@@ -127,7 +127,9 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
     """Weight-decomposed LoRA: the sum above, scaled per output by magnitude / |W + BA|.
 
     The norm needs B·A and W + s·B·A as matrices of out·in, a packed W de-quantised; with dropout the base product is
-    made a second time, on the dropped-out input and a copy of W in the adapters' dtype, which backward keeps.
+    made a second time, on the dropped-out input and a copy of W in the adapters' dtype, which backward keeps. Where a
+    Conv1D's W is of that dtype already, its transpose gets a gradient, out·in·w, that lives as long as the graph, and
+    autocast keeps its cast.
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
     over_packed = quantized(net, module)
@@ -149,6 +151,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
             weight = net.weight(count, net.itemsize, trainable=False).tensor
         promoted = 0 if over_packed and tape.autocast else _promoted(net, x.itemsize)
         matrix = tape.new(ONE, count, dropped.itemsize) if promoted or dropped.itemsize != weight.itemsize else weight
+        own = matrix is weight and not over_packed
         del weight
         scaled = tape.new(ONE, count, dropped.itemsize)
         total = tape.new(ONE, count, dropped.itemsize)
@@ -159,9 +162,10 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
         ratio = ops.mul(tape, magnitude.tensor, norm)
         share = ops.linear(tape, ops.linear(tape, dropped, a, rank, module.in_features), b, module.out_features, rank)
         if dropping:
-            frozen = Weight.__new__(Weight)
-            frozen.tensor, frozen.parameter = matrix.alias(), None
-            base = ops.linear(tape, dropped, frozen, module.out_features, module.in_features)
+            # PEFT's transpose of a Conv1D's own weight is a new nn.Parameter, which asks for a gradient as they all do.
+            leaf = module.kind == "conv1d" and own
+            factor = net.graph_leaf(matrix) if leaf else net.frozen(matrix)
+            base = ops.linear(tape, dropped, factor, module.out_features, module.in_features)
         else:
             base = ops.shift(tape, result, net.itemsize) if module.bias else result
         extra = ops.add(

@@ -9,7 +9,7 @@ from planner.lora import adapter_modules, saved_modules
 from planner.memory import attention, flat, lean, linear, ops
 from planner.memory.exchange import Exchange, Reduction
 from planner.memory.ops import BYTE, FP32, HALF, Weight
-from planner.memory.tape import BSS, ONE, Gradients, Node, Parameter, S, T, Tape, Tensor
+from planner.memory.tape import BSS, ONE, SS, Gradients, Node, Parameter, S, T, Tape, Tensor
 from planner.spec import ModelSpec, Module, TrainingChoices
 
 WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32, "bf16-amp": HALF}
@@ -71,6 +71,8 @@ class Net:
     """FSDP's gathering and reducing, where several devices share the weights."""
     reduction: Reduction | None = None
     """ZeRO-2's reducing, where everything is trained."""
+    leaves: list[Parameter] = field(default_factory=list)
+    """Leaves that a program made in passing: named here so that autocast knows them apart."""
     parameters: list[Parameter] = field(default_factory=list)
     """Every trainable leaf that a program touched, so that its gradient lives until the optimizer ran."""
 
@@ -116,6 +118,21 @@ class Net:
                 weight.parameter.grad = self.null.alias()
             weight.tensor.node = weight.parameter
             self.parameters.append(weight.parameter)
+        return weight
+
+    def frozen(self, tensor: Tensor) -> Weight:
+        """`tensor` as a weight without a gradient."""
+        weight = Weight.__new__(Weight)
+        weight.tensor, weight.parameter = tensor.alias(), None
+        return weight
+
+    def graph_leaf(self, tensor: Tensor) -> Weight:
+        """`tensor` as a new leaf that asks for a gradient though nobody trains it; the graph holds that."""
+        weight = self.frozen(tensor)
+        weight.parameter = Parameter(tensor.elements, tensor.itemsize, of_graph=True)
+        weight.parameter.layer = self.tape.layer
+        weight.tensor.node = weight.parameter
+        self.leaves.append(weight.parameter)
         return weight
 
     @property
@@ -239,25 +256,33 @@ class Net:
         """Monomial of the positions: one row for all, but one a row where packed rows bring their own."""
         return T if self.flat or self.choices.padding == "packed" else S
 
+    @property
+    def mask_rows(self) -> int:
+        """Monomial of a boolean mask: a square for every row where a mask of the tokens comes with the batch, else one
+        for all."""
+        return SS if self.choices.padding == "packed" else BSS
+
     def _make_masks(self) -> None:
         """Masks as transformers 5 makes them (masking_utils.py): boolean for sdpa, and only where one is needed.
 
         The eager path always gets one in the model's dtype, made from a boolean one: a collator hands over an attention
-        mask even where nothing is padded. Layers with a window get a mask of their own.
+        mask even where nothing is padded. Layers with a window get a mask of their own. Where none comes with
+        the batch (packed rows), the boolean one is the same for all rows, and spread as a view.
         """
         tape, kind = self.tape, self.implementation
         if kind == "flash" or self.flat:
             return
+        rows = self.mask_rows
         kinds = {index in self.spec.sliding_layers for index in range(self.spec.num_layers)}
         if self.spec.architecture not in ("mistral", "phi3", "starcoder2", "mixtral", "qwen3_moe"):
             kinds.add(False)  # made whether or not a layer takes it
         for sliding in sorted(kinds):
             if kind == "eager":
-                boolean = tape.new(BSS, 1, BYTE)
+                boolean = tape.new(rows, 1, BYTE)
                 mask = tape.new(BSS, 1, self.itemsize)
                 del boolean
             elif self.padded or (sliding and self.windowed):
-                mask = tape.new(BSS, 1, BYTE)
+                mask = tape.new(rows, 1, BYTE)
             else:
                 continue
             if sliding:

@@ -274,8 +274,9 @@ class Tape:
         if region is not None:
             known = region.nodes[region.cursor]()
             region.cursor += 1
-            if known is None:  # nobody held it after forward, and nobody will now
-                known = Node(0, (), tuple(saved), backward, len(outputs))
+            if known is None:  # nobody held it after forward; now its output holds it, and it what it came from
+                edges = tuple(None if t is None or t.node is None else (t.node, t.slot) for t in inputs)
+                known = Node(0, edges, tuple(saved), backward, len(outputs))
             elif saved:
                 known.saved, known.backward = tuple(saved), backward
             for slot, output in enumerate(outputs):
@@ -382,7 +383,8 @@ class Tape:
         argument.node, argument.slot = node, slot
         owner = region()
         assert owner is not None
-        owner.fetched = argument
+        if owner.reentrant:  # its backward pass runs inside the function that unpacked the input
+            owner.fetched = argument
         return function(argument)
 
     def ends_recompute(self) -> bool:
@@ -494,12 +496,14 @@ class Tape:
     def _accumulate(self, parameter: Parameter) -> None:
         value = parameter.received[0]
         parameter.received = [None]
-        if value is not None and self.receives is not None:
+        if value is not None and self.receives is not None and not parameter.of_graph:
             self.receives(parameter, value)
             return
         if value is None or parameter.grad is not None:
             return
-        if self.gradient_share > 1:
+        if parameter.of_graph:
+            self.on_graph.append((value, parameter.layer))
+        elif self.gradient_share > 1:
             with self.scope("gradients"):
                 parameter.grad = self.new(ONE, -(-parameter.elements // self.gradient_share), parameter.itemsize)
         elif value.itemsize != parameter.itemsize or sys.getrefcount(value.storage) > 2:

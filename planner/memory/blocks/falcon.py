@@ -16,7 +16,7 @@ def embed(net: Net) -> Tensor:
     net.prepare(net.spec.head_dim, rotary=True)
     if net.mask is None and net.choices.attention != "flash":
         with net.tape.scope("attention"):
-            net.mask = net.tape.new(BSS, 1, BYTE)
+            net.mask = net.tape.new(net.mask_rows, 1, BYTE)
     return x
 
 
