@@ -154,3 +154,17 @@ def test_what_has_no_program_is_refused_by_name() -> None:
     choices = TrainingChoices(batch_size=1, max_length=64, stack="peft", attention="eager")
     with pytest.raises(NotModelled, match="reorder_and_upcast_attn"):
         closed_form(_GPT | {"model_type": "gpt2", "reorder_and_upcast_attn": True}, choices, padded=False)
+
+
+@pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 4}, {"precision": "bf16-mixed"}])
+def test_an_evaluation_holds_no_gradients_but_autocast_s_casts_of_trained_weights(changes: dict[str, Any]) -> None:
+    from planner import memory
+    from planner.hardware import find
+    from trainer.trace.run import trace
+
+    options = {"method": "full", "stack": "peft", "gradient_accumulation_steps": 1, **changes}
+    choices = TrainingChoices(batch_size=2, max_length=64, **options)
+    spec = from_config(dict(CONFIGS["llama-biased-tied"]), "small")
+    traced = trace(dict(spec.config), choices, evaluate=True).instants["eval"]
+    predicted = memory.predict(spec, find("a100-80gb"), choices).instants["eval"]
+    assert predicted == pytest.approx(traced, rel=TOLERANCE)

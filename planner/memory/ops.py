@@ -297,7 +297,8 @@ def linear(
 def _cast_weight(tape: Tape, weight: Weight, *, cached: bool) -> Weight:
     """The 16-bit copy that autocast makes of an fp32 weight: n·2, and its gradient cast back to fp32.
 
-    Those of trained weights are `cached` until autocast ends, but where a view of the weight is cast.
+    Those of trained weights are `cached` until autocast ends, in an evaluation too, but where a view of the weight is
+    cast.
     """
     if weight.tensor.itemsize == HALF:
         return weight
@@ -311,7 +312,7 @@ def _cast_weight(tape: Tape, weight: Weight, *, cached: bool) -> Weight:
         held = tape.new(ONE, source.elements, HALF)
         count, width = source.elements, source.itemsize
         tape.record(held, (source,), (), lambda g, s: (tape.new(ONE, count, width),))
-        if cached and weight.parameter is not None and tape.grad_enabled:
+        if cached and weight.parameter is not None and (tape.grad_enabled or not tape.training):
             tape.autocast_cache[key] = (held.same(), tape.layer)
     copy.tensor = held.same()
     copy.parameter = weight.parameter
