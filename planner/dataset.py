@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.dataset_formats import Example, read_rows, require_format, to_example
+from planner.dataset_template import TemplateTokens, measure
 from planner.errors import InvalidInput
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
@@ -56,7 +57,7 @@ class DatasetProfile:
     bytes_per_token: float
     bytes_per_token_interval: tuple[float, float]
     exact: bool
-    """Whether every length was counted by the model's own tokenizer (chat-template markers are always estimated)."""
+    """Whether every length was counted by the model's own tokenizer (its chat template rendered where it can be)."""
     basis: str
     """Where the token counts come from, as a sentence."""
 
@@ -195,6 +196,12 @@ def profile(
     # One more for the end-of-text token that every example is closed with.
     overhead = turns * TEMPLATE_TOKENS_PER_TURN + 1
     counted = _count_tokens(texts, tokenizer) if tokenizer is not None else None
+    if counted is not None and counted.template is not None and examples[0] not in ("text", "classification"):
+        # A pair stands in the template as a question and its answer; the template closes the example itself, and has
+        # its own borders where the texts were joined by line ends.
+        messages = np.maximum(turns, 2)
+        around = counted.template.fixed + counted.template.per_message * messages - (messages - 2)
+        overhead = np.rint(around).astype(np.int64)
     if counted is not None and counted.whole:
         lengths, exact = counted.lengths + overhead, True
         ratio = float(total.sum() / max(1, counted.lengths.sum()))
@@ -258,6 +265,8 @@ class _Counted:
     whole: bool
     """Whether every example was counted."""
     name: str
+    template: TemplateTokens | None
+    """What the model's chat template adds, where it can be rendered."""
 
 
 def _count_tokens(examples: list[Example], tokenizer: str | Path) -> _Counted | None:
@@ -286,4 +295,10 @@ def _count_tokens(examples: list[Example], tokenizer: str | Path) -> _Counted | 
         (len(encoding.ids) for encoding in reader.encode_batch(texts, add_special_tokens=False)), np.int64, len(texts)
     )
     size = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    return _Counted(lengths=lengths, ratio=size / max(1, int(lengths.sum())), whole=whole, name=file.name)
+    return _Counted(
+        lengths=lengths,
+        ratio=size / max(1, int(lengths.sum())),
+        whole=whole,
+        name=file.name,
+        template=measure(file.parent, lambda text: len(reader.encode(text, add_special_tokens=False).ids)),
+    )

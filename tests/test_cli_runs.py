@@ -50,8 +50,11 @@ def test_train_follows_a_run_to_its_end(model: Path, tmp_path: Path, environment
     assert abs(error) < 0.03, error
 
 
-def test_interrupt_stops_with_a_checkpoint(model: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    """GIVEN Ctrl-C during a run THEN it stops after the step and keeps its adapter; --json passes events on."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_with_a_checkpoint(
+    model: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals
+) -> None:
+    """GIVEN Ctrl-C or SIGTERM during a run THEN it stops after the step with its adapter; --json passes events on."""
     data = write_pairs(tmp_path / "train.jsonl", 200)
     plan = make_plan(tmp_path / "plan.json", model, data, epochs=200.0)
     command = [*PLAN, "train", str(plan), "--output", str(tmp_path / "run"), "--json"]
@@ -64,7 +67,7 @@ def test_interrupt_stops_with_a_checkpoint(model: Path, tmp_path: Path, environm
         event = Event.model_validate_json(line)
         kinds.append(event.kind)
         if event.kind == "step" and kinds.count("step") == 3:
-            child.send_signal(signal.SIGINT)
+            child.send_signal(number)
         if event.kind == "finished":
             assert event.data["reason"] == "stopped"
             assert Path(event.data["adapter_path"]).is_dir()

@@ -36,7 +36,7 @@ class Follower:
         self._last_line = 0.0
 
     def follow(self, run: Run) -> int:
-        """Shows the run to its end; the exit code, 0 also when it was stopped. Ctrl-C stops it, twice kills it."""
+        """Shows the run to its end; exit code 0 also when it was stopped. Ctrl-C or SIGTERM stops it, twice kills."""
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             self.interrupts += 1
@@ -46,7 +46,8 @@ class Follower:
             else:
                 run.kill()
 
-        before = signal.signal(signal.SIGINT, interrupt)
+        # SIGTERM to this process must not leave the trainer behind unseen.
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for event in run:
                 if self.raw:
@@ -54,7 +55,8 @@ class Follower:
                 self.show(event)
             code = run.wait()
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self._close_line()
         if self.failed is not None:
             return int(self.failed.get("exit_code") or RunFailed.exit_code)
