@@ -113,8 +113,11 @@ class TestRuns:
         measured = json.loads((tmp_path / "run/observation.json").read_text())["instants"]
         choices = TrainingChoices(**{**SETTINGS, **given, "lora_targets": ("all-linear",)})
         found = memory.predict(sources.load_model(str(assets / "wide")), find("cpu"), choices).instants
-        for instant, worst in (("forward", 0.005), ("loss", 0.005), ("backward", 0.02), ("optimizer", 0.02)):
+        for instant, worst in (("forward", 0.005), ("loss", 0.005), ("backward", 0.02)):
             assert abs(found[instant] / measured[instant] - 1) <= worst, (instant, found, measured)
+        # Whether DeepSpeed has let go of fp32 parts of gradients during the update differs from run to run.
+        most = 0.15 if settings == {"method": "full"} else 0.02
+        assert -0.02 <= found["optimizer"] / measured["optimizer"] - 1 <= most, (found, measured)
         assert abs(found["save"] / measured["save"] - 1) <= 0.05, (found, measured)
 
 
@@ -169,7 +172,7 @@ def test_a_large_model_waits_in_buckets() -> None:
     """GIVEN more elements than a bucket holds THEN gradients keep 1/n, beside a bucket and its copy."""
     tape = Tape()
     tape.begin("backward")
-    reduction = Reduction(tape, elements=2 * ZERO_BUCKET, itemsize=4, ranks=4, in_place=False)
+    reduction = Reduction(tape, elements=2 * ZERO_BUCKET, itemsize=4, ranks=4, held=False)
     assert not reduction.single
     reduction.begin()
     assert sum(tape.live) == 2 * 4 * ZERO_BUCKET

@@ -11,6 +11,7 @@ of their sum remains. What stands outside the layers is whole throughout.
 from __future__ import annotations
 
 from planner.memory.graph import ONE, Gradients, Parameter, Tensor
+from planner.memory.sharding import MASTER as FP32
 from planner.memory.sharding import Units
 from planner.memory.tape import Tape
 from planner.spec import ZERO_BUCKET
@@ -103,13 +104,15 @@ class Reduction:
     its copy count throughout, and a tensor larger than a bucket is copied by itself.
     """
 
-    def __init__(self, tape: Tape, *, elements: int, itemsize: int, ranks: int, in_place: bool) -> None:
+    def __init__(self, tape: Tape, *, elements: int, itemsize: int, ranks: int, held: bool) -> None:
         self.tape = tape
         self.single = elements <= ZERO_BUCKET
         self.itemsize = itemsize
         self.ranks = ranks
-        self.in_place = in_place
-        """Whether parts are added to those that are there, in fp32; else they are kept beside them until the end."""
+        # 16-bit gradients are added up in one fp32 tensor, which `held` says is there from earlier micro-batches; fp32
+        # ones are kept beside earlier ones until the end.
+        self.in_place = itemsize != FP32
+        self.sum = 0 if held or not self.in_place else -(-FP32 * elements // ranks)
         self.waiting: list[Tensor] = []
         self.parts: list[Tensor] = []
         tape.receives = self.receive
@@ -126,6 +129,8 @@ class Reduction:
             if value.itemsize != parameter.itemsize:
                 value = self.tape.new(ONE, parameter.elements, parameter.itemsize)
         size = parameter.elements * parameter.itemsize
+        if not self.single:
+            self._add_up()
         if self.single:
             self.waiting.append(value)
         else:
@@ -137,6 +142,7 @@ class Reduction:
         """The backward pass is over."""
         if self.single:
             size = sum(value.elements * value.itemsize for value in self.waiting)
+            self._add_up()
             self._copy(size)
             self.waiting.clear()
             self._keep(size)
@@ -146,6 +152,13 @@ class Reduction:
         """Before the update: parts that were kept beside earlier ones have been added to them."""
         if kept:
             self.parts.clear()
+
+    def _add_up(self) -> None:
+        """The fp32 sum is made at the first reduction."""
+        if self.sum:
+            with self.tape.scope("gradients"):
+                self.parts.append(self.tape.new(ONE, self.sum, 1))
+            self.sum = 0
 
     def _copy(self, size: int) -> None:
         with self.tape.scope("communication"):

@@ -181,7 +181,7 @@ def _several(net: Net) -> list[Tensor]:
             elements=sum(tensor.elements * tensor.copies for tensor in tensors),
             itemsize=net.itemsize,
             ranks=choices.num_gpus,
-            in_place=net.itemsize != FP32,
+            held=net.accumulating,
         )
     with tape.scope("communication"):
         return [tape.new(ONE, rank_shares(net).buckets, 1)]

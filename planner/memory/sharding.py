@@ -125,7 +125,7 @@ def zero_update(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
     A rank's part of the gradients is put into one flat tensor beside them (16-bit ones are added up in such a tensor
     from the start) and the optimizer works on that, in fp32: AdamW foreach takes one more of its size, for-loop two.
     Gradients of adapters come whole and are first copied, a bucket at a time, to be reduced, which takes more than the
-    rest. That fp32 parts stay through the update was measured (two processes), not found in the source.
+    rest. fp32 parts stay through the update or not, from run to run (two processes, measured): they are counted.
     """
     elements = sum(tensor.elements * tensor.copies for tensor in tensors)
     whole = sum(tensor.size for tensor in tensors)
