@@ -109,7 +109,7 @@ def _pretraining_plan(model: Path, data: Path) -> Plan:
             "gradient_checkpointing": False,
         },
         hyperparameters=Hyperparameters(
-            learning_rate=3e-3,
+            learning_rate=1.5e-3,
             epochs=1,
             warmup_ratio=0.1,
             beta2=0.98,
