@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch")
 
 from tests.test_lean_parity import (  # noqa: E402
     RELATIVE,
-    Gradients,
     assert_parity,
     batch_of,
     choices,
+    distance,
     plain,
     several_pieces,  # noqa: F401
     step,
@@ -87,11 +87,7 @@ def test_bf16_is_no_further_from_fp32_than_plain_peft(name: str) -> None:
     apply_lean(model, narrow)
     _, lean = step(model, narrow)
 
-    def distance(found: Gradients) -> float:
-        squares = sum((found[n].double() - reference[n].double()).square().sum().item() for n in reference)
-        return squares / sum(reference[n].double().square().sum().item() for n in reference)
-
-    assert distance(lean) <= 1.5**2 * distance(stock)
+    assert distance(lean, reference) <= 1.5**2 * distance(stock, reference)
 
 
 def test_evaluation_takes_no_dropout() -> None:

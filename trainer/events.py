@@ -54,30 +54,15 @@ class EventStream:
         event = Event(kind=kind, time=time.time(), data=_finite(data))
         line = json.dumps(event.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
         with self._lock:
-            if self._stream is not None:
-                try:
-                    self._stream.write(line)
-                    self._stream.flush()
-                except (OSError, ValueError):
-                    # Whoever listened is gone; the run goes on and its events stay in the run folder.
-                    self._stream = None
-            if self._file is not None:
-                try:
-                    self._file.write(line)
-                    self._file.flush()
-                except (OSError, ValueError):
-                    self._file = None
+            # Whoever listened may be gone: the run goes on and its events stay in the run folder.
+            self._stream = _written(self._stream, line)
+            self._file = _written(self._file, line)
         return event
 
     def relay(self, line: str) -> None:
         """Passes on a line that another process of the run wrote, and has already written into the run folder."""
         with self._lock:
-            if self._stream is not None:
-                try:
-                    self._stream.write(line)
-                    self._stream.flush()
-                except (OSError, ValueError):
-                    self._stream = None
+            self._stream = _written(self._stream, line)
 
     def warn(self, what: str, message: str, advice: str = "") -> None:
         """A `warning` event, also in the log."""
@@ -139,6 +124,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def _written(stream: TextIO | None, line: str) -> TextIO | None:
+    """The stream after a line was written to it, or None where nothing can be written any more."""
+    if stream is None:
+        return None
+    try:
+        stream.write(line)
+        stream.flush()
+    except (OSError, ValueError):
+        return None
+    return stream
 
 
 def quiet() -> None:

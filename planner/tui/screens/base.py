@@ -80,13 +80,9 @@ class ListScreen(WizardScreen):
         self.query_one("#facts").scroll_home(animate=False)
 
     def action_choose(self) -> None:
-        """Takes what is under the cursor, wherever the focus is."""
+        """Takes what is under the cursor, wherever the focus is: as if it had been chosen in the list."""
         listing = self.query_one(FilterList)
-        self.choose(listing.current, listing.text)
-
-    def choose(self, key: str | None, text: str) -> None:
-        """Something was taken: an entry's key, or None and what was typed."""
-        raise NotImplementedError
+        listing.post_message(FilterList.Chosen(listing.current, listing.text))
 
 
 def facts_of(title: str, rows: list[tuple[str, str]], *, width: int) -> list[Content | str | tuple[str, str]]:

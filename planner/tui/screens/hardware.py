@@ -61,13 +61,10 @@ class HardwareScreen(ListScreen):
 
     @on(FilterList.Chosen)
     def _chosen(self, event: FilterList.Chosen) -> None:
-        self.choose(event.key, event.text)
-
-    def choose(self, key: str | None, text: str) -> None:
-        profile = self._profile(key)
+        profile = self._profile(event.key)
         if profile is None:
             try:
-                profile = self.wizard_app.find_hardware(text)
+                profile = self.wizard_app.find_hardware(event.text)
             except TuneplanError as error:
                 self.say(str(error), error=True)
                 return

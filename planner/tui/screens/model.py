@@ -53,11 +53,8 @@ class ModelScreen(ListScreen):
 
     @on(FilterList.Chosen)
     def _chosen(self, event: FilterList.Chosen) -> None:
-        self.choose(event.key, event.text)
-
-    def choose(self, key: str | None, text: str) -> None:
-        typed = key is None or is_path(text)
-        name = text if typed else key
+        typed = event.key is None or is_path(event.text)
+        name = event.text if typed else event.key
         if not name:
             return
         if typed and (self._typed is None or self._typed.name != name):
