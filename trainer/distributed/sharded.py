@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from trainer import modeling
+from trainer.distributed.gloo import prompt_exchanges
 from trainer.distributed.replicated import calling
 from trainer.distributed.strategies import Alone
 
@@ -34,14 +35,18 @@ class Sharded(Alone):
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(device.type, (self.world.size,))
-        for layer in modeling.checkpointable_layers(model):
-            fully_shard(layer, mesh=mesh)
+        units = list(modeling.checkpointable_layers(model))
         embeddings = modeling.base_model(model).get_input_embeddings()
         weight = getattr(embeddings, "weight", None)
         named = list(modeling.base_model(model).named_parameters(remove_duplicate=False))
         if weight is not None and sum(parameter is weight for _, parameter in named) == 1:
-            fully_shard(embeddings, mesh=mesh)
+            units.append(embeddings)
+        for unit in units:
+            fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
+        if device.type == "cpu":
+            for unit in (*units, model):
+                prompt_exchanges(unit)
         model._is_accelerate_prepared = True
         # accelerate puts autocast around a model that it wraps itself; here the weights are cast as on one device.
         modeling.wrap_forward(model, modeling.autocast_dtype(self.choices), device.type)
