@@ -8,9 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from planner.memory.optimizers import TrainedTensor, state_bytes, step_bytes  # noqa: E402
+from planner.memory.optimizers import TrainedTensor, state_bytes, step_bytes, trained_tensors  # noqa: E402
+from planner.sources import from_config, load_model  # noqa: E402
 from planner.spec import TrainingChoices  # noqa: E402
+from trainer import modeling  # noqa: E402
 from trainer.meter import StorageMeter  # noqa: E402
+from trainer.modeling.optimizers import parameter_groups  # noqa: E402
 
 SHAPES = ((96, 64), (64, 96), (256, 128), (96,), (128,))
 """Matrices first, as the trainer groups parameters."""
@@ -76,7 +79,7 @@ def test_an_optimizer_takes_the_bytes_that_the_real_one_takes(kind: str, impleme
     dtype = torch.float32 if itemsize == 4 else torch.bfloat16
     parameters = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in SHAPES]
     chosen = TrainingChoices(method="full", optimizer=kind, optimizer_implementation=implementation)
-    tensors = [TrainedTensor(shape, 1, itemsize) for shape in SHAPES]
+    tensors = [TrainedTensor(shape, 1, itemsize, decayed=kind != "sgd" or len(shape) > 1) for shape in SHAPES]
     state, transient = measured(_make(kind, implementation, parameters), parameters)
     assert abs(state_bytes(tensors, chosen) - state) <= SCALARS
     # Adafactor's sums over rows and columns come and go too; they are a hundredth of its estimate here.
@@ -96,3 +99,31 @@ def test_paged_states_of_large_tensors_are_not_allocated() -> None:
     # 400 x 300 = 120,000 values, from 100,000 on in managed memory: only the scales count, 469 blocks.
     tensors = [TrainedTensor((400, 300), 1, 2)]
     assert state_bytes(tensors, TrainingChoices(optimizer="paged-adamw-8bit")) == 469 * 8 + 2 * 256 * 4
+
+
+@pytest.mark.parametrize("name", ["bert-base-cased", "phi-3-mini", "qwen3-30b-a3b", "gpt2", "t5-small"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_trained_tensors_come_in_the_groups_and_the_order_of_the_real_optimizer(name: str, method: str) -> None:
+    config = dict(load_model(name).config)
+    for key in ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers"):
+        if key in config:
+            config[key] = 2
+    spec = from_config(config, name)
+    targets = "attention" if spec.num_experts else "all-linear"
+    chosen = TrainingChoices(method=method, lora_variant="dora", lora_dropout=0.0, lora_targets=(targets,))
+    model = modeling.build(config, dtype=torch.bfloat16, attention="eager", device="meta")
+    if method == "lora":
+        model = modeling.attach_adapters(model, chosen, low_cpu_mem_usage=True)
+    real = {g["weight_decay"] > 0: [tuple(p.shape) for p in g["params"]] for g in parameter_groups(model, 0.01)}
+    tensors = trained_tensors(spec, chosen, 2, 4)
+    for decayed in (True, False):
+        group = [tensor for tensor in tensors if tensor.decayed is decayed]
+        assert sorted(t.shape for t in group for _ in range(t.copies)) == sorted(real.get(decayed, []))
+    if name == "t5-small":  # two stacks with as many layers: `copies` does not tell them apart
+        return
+    inside = [tensor.shape for tensor in tensors if tensor.decayed and tensor.copies > 1]
+    assert _contains(real[True], 2 * inside), "the layers' tensors, one layer after the other"
+
+
+def _contains(sequence: list[Any], run: list[Any]) -> bool:
+    return any(sequence[start : start + len(run)] == run for start in range(len(sequence)))

@@ -6,6 +6,7 @@ optimization.Adafactor; bitsandbytes 0.50 optim/optimizer.py (8-bit states, 256-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.lora import adapter_modules, adapter_rank, saved_modules
@@ -19,6 +20,16 @@ PAGED_FROM = 100_000
 """Paged states of tensors from this size live in managed memory, outside the allocator."""
 
 
+NOT_DECAYED = ("bias", "norm", "ln_", "layernorm")
+"""Parameters whose name holds one of these form a group of their own, which has no weight decay and is updated last."""
+_MADE_AFTER = {
+    "bert": ("token_type_embeddings", "position_embeddings"),
+    "phi3": ("self_attn.qkv_proj", "self_attn.o_proj"),
+    "qwen3_moe": ("mlp.gate.weight", "experts.down_proj"),
+}
+"""By architecture a module that is made right after another though it is used before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainedTensor:
     """`copies` trainable tensors of one shape."""
@@ -26,6 +37,8 @@ class TrainedTensor:
     shape: tuple[int, ...]
     copies: int
     itemsize: int
+    decayed: bool = True
+    """Whether it is in the group that has weight decay."""
 
     @property
     def elements(self) -> int:
@@ -44,13 +57,16 @@ class TrainedTensor:
 def registered(spec: ModelSpec) -> list[Module]:
     """The modules in the order in which an optimizer meets them: that of their making, not of their use.
 
-    Phi-3 makes its attention's output projection first (transformers 5.23 models/phi3/modeling_phi3.py).
+    Phi-3 makes its attention's output projection first, Qwen3's mixture of experts its router last, XLM-RoBERTa its head
+    before all else (transformers 5.23 models/*/modeling_*.py). Norms and biases are updated after everything else
+    whatever their place.
     """
     found = list(spec.modules)
-    if spec.architecture == "phi3":
-        leaves = [module.leaf for module in found]
-        first, second = leaves.index("qkv_proj"), leaves.index("o_proj")
-        found.insert(first, found.pop(second))
+    if spec.architecture in _MADE_AFTER:
+        late, early = ([m.path.endswith(end) for m in found].index(True) for end in _MADE_AFTER[spec.architecture])
+        found.insert(early, found.pop(late))
+    if spec.architecture == "xlm-roberta":
+        found.sort(key=lambda module: not module.path.startswith("lm_head"))
     return found
 
 
@@ -67,15 +83,20 @@ def trained_tensors(spec: ModelSpec, choices: TrainingChoices, base: int, adapte
 
 def _whole(module: Module, itemsize: int) -> list[TrainedTensor]:
     """Weight and bias of a module that is trained in full."""
-    found = [] if module.tied_to else [TrainedTensor(module.shape, module.copies, itemsize)]
+    found = [] if module.tied_to else [TrainedTensor(module.shape, module.copies, itemsize, decays(module.path))]
     if module.bias:
         width = module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
-        found.append(TrainedTensor((width,), module.copies, itemsize))
+        found.append(TrainedTensor((width,), module.copies, itemsize, decayed=False))
     return found
 
 
+def decays(name: str) -> bool:
+    """Whether a parameter of this name has weight decay."""
+    return not any(part in name.lower() for part in NOT_DECAYED)
+
+
 def _adapter(spec: ModelSpec, choices: TrainingChoices, module: Module, itemsize: int) -> list[TrainedTensor]:
-    """A and B of a module's adapter, and DoRA's magnitude."""
+    """A and B of a module's adapter, and DoRA's magnitude, which is decayed too."""
     rank = adapter_rank(spec, module, choices)
     experts = module.shape[0] if len(module.shape) == 3 else 1
     inputs, outputs = module.shape[-1], module.shape[-2]
@@ -90,7 +111,7 @@ def _adapter(spec: ModelSpec, choices: TrainingChoices, module: Module, itemsize
     return found
 
 
-def state_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
+def state_bytes(tensors: Sequence[TrainedTensor], choices: TrainingChoices) -> int:
     """Optimizer state that counts as allocated.
 
     AdamW: two moments in the parameters' dtype. 8-bit: one byte a value and moment, an fp32 scale per 256; small
@@ -123,50 +144,41 @@ def state_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
     return 0
 
 
-def step_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
-    """Transient bytes of the update itself.
+def step_bytes(tensors: Sequence[TrainedTensor], choices: TrainingChoices) -> int:
+    """Transient bytes of the optimizer's own step over `tensors`.
 
-    AdamW foreach: the square roots of all second moments at once; for-loop: root and quotient of one tensor, and the
-    quotient of the tensor before; fused: none. SGD with weight decay: the decayed gradients, all at once or one at a
-    time. Adafactor, for one tensor at a time: squared gradient and its sum with epsilon, or the estimate of the second
-    moment and the update, in fp32, and fp32 copies of parameter and gradient where those are 16-bit; besides, the
-    update of the tensor before.
+    AdamW foreach: the square roots of a group's second moments at once; for-loop: root and quotient of one tensor, and
+    the quotient of the tensor before; fused: none. SGD with weight decay: the decayed gradients, all at once or one at
+    a time. Adafactor, for one tensor at a time: squared gradient and its sum with epsilon, or the estimate of the
+    second moment and the update, in fp32, and fp32 copies of parameter and gradient where those are 16-bit; besides,
+    the update of the tensor before.
     """
-    total = sum(tensor.size for tensor in tensors)
     kind, implementation = choices.optimizer, choices.optimizer_implementation
-    if kind == "adamw":
-        return {
-            "foreach": total,
-            "forloop": _one_by_one([(t, 2 * t.itemsize, t.itemsize) for t in tensors]),
-            "fused": 0,
-        }[implementation]
-    if kind == "sgd":
-        decayed = [tensor for tensor in tensors if len(tensor.shape) > 1]
+    groups = [[tensor for tensor in tensors if tensor.decayed is decayed] for decayed in (True, False)]
+    if kind == "adamw" and implementation != "fused":  # one call for each group, whose names end with it
         if implementation == "foreach":
-            return sum(tensor.size for tensor in decayed)
-        return max((t.elements * t.itemsize for t in decayed), default=0) if implementation == "forloop" else 0
+            return max(sum(tensor.size for tensor in group) for group in groups)
+        return max(_one_by_one([(t, 2 * t.itemsize, t.itemsize) for t in group]) for group in groups)
+    if kind == "sgd" and implementation != "fused":
+        if implementation == "foreach":
+            return sum(tensor.size for tensor in groups[0])
+        return max((tensor.elements * tensor.itemsize for tensor in groups[0]), default=0)
     if kind == "adafactor":
-        return _adafactor_bytes(tensors)
+        steps = [(t, (4 if t.itemsize != FP32 else 2) * FP32, FP32) for group in groups for t in group]
+        return _one_by_one(steps)
     return 0
-
-
-def _adafactor_bytes(tensors: list[TrainedTensor]) -> int:
-    """Two fp32 transients of a tensor, fp32 copies of a 16-bit parameter and its gradient, and the update before."""
-    return _one_by_one([(t, (4 if t.itemsize != FP32 else 2) * FP32, FP32) for t in tensors])
 
 
 def _one_by_one(steps: list[tuple[TrainedTensor, int, int]]) -> int:
     """Largest step where tensors are updated one after another and a loop's name holds the last result until the next.
 
     Each step is a tensor, the bytes per element while it is updated, and those that stay while the next one is.
-    Matrices come first, as the optimizers' groups have them.
     """
-    matrices = [step for step in steps if len(step[0].shape) > 1]
     peak = before = 0
-    for index, (tensor, during, after) in enumerate([*matrices, *(s for s in steps if len(s[0].shape) <= 1)]):
-        if 0 < index < len(matrices) and matrices[index - 1][0].copies != tensor.copies > 1:
-            # A layer's first matrix follows the last one of the layer before.
-            last = [step for step in matrices[index:] if step[0].copies == tensor.copies][-1]
+    for index, (tensor, during, after) in enumerate(steps):
+        if index and tensor.decayed and steps[index - 1][0].copies != tensor.copies > 1:
+            # A layer's first tensor follows the last one of the layer before.
+            last = [step for step in steps[index:] if step[0].copies == tensor.copies and step[0].decayed][-1]
             before = max(before, last[0].elements * last[2])
         peak = max(peak, tensor.elements * during + before)
         before = tensor.elements * after
