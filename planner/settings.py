@@ -64,6 +64,12 @@ SETTINGS: tuple[Setting, ...] = (
         help="Storage of the base weights with --method qlora.",
         allowed=spec.QUANTIZATIONS,
     ),
+    Setting(
+        name="kbit_preparation",
+        kind=str,
+        help="What stack peft turns into fp32 beside quantised weights; default all that is not quantised.",
+        allowed=spec.KBIT_PREPARATIONS,
+    ),
     Setting(name="optimizer", kind=str, help="Optimizer.", allowed=spec.OPTIMIZERS),
     Setting(
         name="optimizer_implementation",
@@ -82,6 +88,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(name="transformers_version", kind=str, help="Whose loss code runs on stack peft (X.Y); default today's."),
     Setting(name="keep_logits", kind=bool, help="The loop holds the model's output through backward."),
+    Setting(name="keep_cache", kind=bool, help="The model returns keys and values too (older GPTBigCode; stack peft)."),
     Setting(name="max_grad_norm", kind=float, help="Gradient clipping; 0 switches it off."),
     Setting(name="eval_batch_size", kind=int, help="Sequences in one evaluation batch; default the micro-batch."),
     Setting(name="num_gpus", kind=int, help="Devices that train together."),

@@ -245,6 +245,7 @@ ZERO_BUCKET = 50_000_000
 """Elements of a bucket of gradients that ZeRO reduces at once, as the trainer sets it (DeepSpeed's own is 500 M)."""
 LORA_VARIANTS = ("lora", "dora", "rslora")
 QUANTIZATIONS = ("nf4", "nf4-double", "int8")
+KBIT_PREPARATIONS = ("stock", "norms", "none")
 OPTIMIZER_IMPLEMENTATIONS = ("foreach", "fused", "forloop")
 LARGEST_COUNT = 65_536
 """Beyond it a batch, an accumulation or a rank is a slip of the keyboard, and bytes would leave 64 bits."""
@@ -288,6 +289,11 @@ class TrainingChoices:
     """Storage of the base weights under `method=qlora`."""
     optimizer: str = "adamw"
     optimizer_implementation: Literal["foreach", "fused", "forloop"] = "foreach"
+    kbit_preparation: str | None = None
+    """Stack `peft` over quantised weights: what becomes fp32 before adapters are attached. `stock`: everything that is
+    not quantised (PEFT's own preparation); `norms`: the norms alone (TRL's, which takes embeddings and head back);
+    `none`. None: `stock`, but `none` where autocast runs over bf16 weights (`bf16-amp`).
+    """
     loss: str = "full"
     attention: str = "sdpa"
     padding: str = "longest"
@@ -298,6 +304,10 @@ class TrainingChoices:
     """The loop holds the model's output through backward."""
     max_grad_norm: float = 1.0
     """Gradient clipping threshold; 0 switches clipping off."""
+    keep_cache: bool = False
+    """The model returns every layer's keys and values beside the logits (`use_cache`, which older releases' GPTBigCode
+    leaves on in training).
+    """
     eval_batch_size: int | None = None
     """None: same as batch_size."""
     num_gpus: int = 1
@@ -334,6 +344,10 @@ class TrainingChoices:
                 )
         if not 0 <= self.lora_dropout < 1:
             raise InvalidInput(f"--lora-dropout must lie in [0, 1), not {self.lora_dropout}")
+        if self.kbit_preparation is not None and self.kbit_preparation not in KBIT_PREPARATIONS:
+            raise InvalidInput(
+                f"--kbit-preparation {self.kbit_preparation!r} is unknown; choose one of {', '.join(KBIT_PREPARATIONS)}"
+            )
         if not 0 < self.lora_alpha < math.inf:
             raise InvalidInput(f"--lora-alpha must be a number above 0, not {self.lora_alpha:g}")
         if not 0 <= self.max_grad_norm < math.inf:
@@ -362,3 +376,10 @@ class TrainingChoices:
         if not self.gradient_checkpointing:
             return 0
         return num_layers if self.checkpoint_layers is None else min(self.checkpoint_layers, num_layers)
+    @property
+    def kbit_prepared(self) -> str:
+        """What the run turns into fp32 beside quantised weights: one of `KBIT_PREPARATIONS`."""
+        if self.method != "qlora" or self.stack != "peft":
+            return "none"
+        return self.kbit_preparation or ("none" if self.precision == "bf16-amp" else "stock")
+

@@ -52,9 +52,17 @@ def padded(choices: TrainingChoices) -> bool:
     return choices.padding == "max" and choices.stack == "peft"
 
 
+ADDED = {"keep_cache": False, "kbit_preparation": None}
+"""Settings that came after the first traces were kept: at these defaults they name no other configuration."""
+
+
+def _named(choices: TrainingChoices) -> dict[str, Any]:
+    return {k: v for k, v in to_settings(choices).items() if k not in ADDED or v != ADDED[k]}
+
+
 def key(spec: ModelSpec, choices: TrainingChoices, rows: Batch | None = None) -> str:
     """What names one traced configuration: the model's config, the settings, the versions, rows if they are ragged."""
-    parts: list[Any] = [dict(spec.config), to_settings(choices), padded(choices), versions()]
+    parts: list[Any] = [dict(spec.config), _named(choices), padded(choices), versions()]
     content = json.dumps(parts if rows is None else [*parts, rows], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -1,12 +1,15 @@
 """Published measurements: each row of tests/cases as a configuration, told what its framework did differently.
 
 `variant` in a row says which release's loss code ran, whether the logits stayed alive through backward, and a precision
-that the stock options do not have. `FRAMEWORKS` adds what other frameworks do that can be told in the same terms.
+that the stock options do not have; a key that is the name of a setting is taken as it is. `_framework` adds what a
+source's code does beyond that, wherever an option says it. `collected.json` beside this module holds rows of our own
+collection in the same form.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +24,9 @@ from planner.sources import from_config
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 CASES = Path(__file__).parents[2] / "tests" / "cases"
+COLLECTED = Path(__file__).parent / "collected.json"
+"""Rows that were looked up besides the given ones, with `date` and, where a row names one, its line in the source."""
+VARIANT_KEYS = {"loss", "hold_output", "precision"}
 LOSSES = {"legacy-4.48": "4.48", "legacy-4.45": "4.45", "legacy-no-upcast": "no-upcast"}
 
 
@@ -50,22 +56,57 @@ class Case:
 
 def _framework(row: dict[str, Any], choices: TrainingChoices) -> tuple[TrainingChoices, list[str]]:
     """What a framework does beyond its row's settings, in the terms of the options."""
-    told = []
-    if row["source"] != "fms":
-        # `builtin` in these rows says that no transformers Trainer ran; this trainer's lean functions did not either.
-        choices = replace(choices, stack="peft")
-        told.append("plain modules")
-    if row["source"] == "litgpt":
-        # The head runs in chunks of 128 tokens, but backward keeps the half-precision softmax of every chunk.
-        choices = replace(choices, loss="full", transformers_version="no-upcast")
-        told.append("loss of all tokens on bf16 logits")
-        if choices.method == "qlora":
-            choices = replace(choices, quantization="nf4")
-            told.append("nf4 without double quantisation")
-    if row["source"] == "fms" and row["model"] == "santacoder" and choices.transformers_version is None:
-        choices = replace(choices, transformers_version="no-upcast")
-        told.append("loss on bf16 logits")
-    return choices, told
+    changes = dict(_FRAMEWORKS.get(row["source"], _plain_modules)(row, choices))
+    return replace(choices, **{name: value for name, (value, _) in changes.items()}), [t for _, t in changes.values()]
+
+
+def _fms(row: dict[str, Any], choices: TrainingChoices) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """fms-acceleration: the Trainer of transformers 4.x (scripts/benchmarks, plugins/accelerated-peft; read 2026-11)."""
+    if choices.gradient_checkpointing:
+        yield "checkpoint_reentrant", (True, "re-entrant checkpoints, the default of transformers 4")
+    if choices.method == "qlora" and choices.precision == "bf16":
+        yield "precision", ("bf16-amp", "bf16 autocast over bf16 weights, as the table's column bf16 has it")
+    if row["config"]["model_type"] == "gpt_bigcode":
+        if choices.transformers_version is None:
+            yield "transformers_version", ("no-upcast", "loss on bf16 logits")
+        if choices.gradient_checkpointing:
+            yield "keep_cache", (True, "keys and values returned: that release leaves use_cache on")
+
+
+def _litgpt(row: dict[str, Any], choices: TrainingChoices) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """LitGPT: model code of its own (litgpt/lora.py, litgpt/finetune; read 2026-11)."""
+    yield from _plain_modules(row, choices)
+    # The head runs in chunks of 128 tokens, but backward keeps the half-precision softmax of every chunk.
+    yield "loss", ("full", "loss of all tokens")
+    yield "transformers_version", ("no-upcast", "on bf16 logits")
+    if choices.method == "qlora":
+        yield "quantization", ("nf4", "nf4 without double quantisation")
+        yield "kbit_preparation", ("none", "norms, embeddings and head stay bf16")
+
+
+def _plain_modules(row: dict[str, Any], choices: TrainingChoices) -> Iterator[tuple[str, tuple[Any, str]]]:
+    # `builtin` in these rows says that no transformers Trainer ran; this trainer's lean functions did not either.
+    if choices.stack != "peft":
+        yield "stack", ("peft", "plain modules")
+
+
+_FRAMEWORKS = {"fms": _fms, "litgpt": _litgpt}
+_FUSED_GELU = {"gelu_new": "gelu_pytorch_tanh"}
+"""The same function as one operator: LitGPT calls PyTorch's, where transformers writes out seven."""
+
+
+def _config(row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The model's config, and what of it is told otherwise."""
+    config = dict(row["config"])
+    fused = _FUSED_GELU.get(str(config.get("hidden_act")))
+    if row["source"] != "litgpt" or fused is None:
+        return config, []
+    return {**config, "hidden_act": fused}, ["gelu as one operator"]
+
+
+def _loss(name: str) -> str:
+    """The release of a loss code: `legacy-4.48` or, for any other release, `legacy-X.Y`."""
+    return LOSSES.get(name, name.removeprefix("legacy-"))
 
 
 def read(path: Path = CASES / "published_dev.json") -> list[Case]:
@@ -77,8 +118,11 @@ def _case(row: dict[str, Any]) -> Case:
     settings = dict(row["settings"])
     variant = row.get("variant") or {}
     told = []
+    for name in sorted(variant.keys() - VARIANT_KEYS):
+        settings[name] = variant[name]
+        told.append(f"{name} {variant[name]}")
     if variant.get("loss"):
-        settings["transformers_version"] = LOSSES[variant["loss"]]
+        settings["transformers_version"] = _loss(variant["loss"])
         told.append(f"loss code {settings['transformers_version']}")
     if variant.get("hold_output"):
         settings["keep_logits"] = True
@@ -88,18 +132,19 @@ def _case(row: dict[str, Any]) -> Case:
         told.append(f"precision {variant['precision']}")
     device = hardware.find(settings.pop("gpu"))
     choices, more = _framework(row, choices_from(settings))
+    config, exceptions = _config(row)
     return Case(
         id=row["id"],
         source=row["source"],
         tier=row["tier"],
         note=row["note"],
         url=row["url"],
-        spec=from_config(row["config"], row["model"]),
+        spec=from_config(config, row["model"]),
         device=device,
         choices=choices,
         kind=row["kind"],
         measured=row["measured_bytes"],
-        told=(*told, *more),
+        told=(*told, *more, *exceptions),
     )
 
 

@@ -53,6 +53,8 @@ def resolve(
             f"--quantization {choices.quantization} takes no effect with --method {choices.method}; "
             "use --method qlora, or leave it out"
         )
+    if "kbit_preparation" in given and (choices.method != "qlora" or choices.stack != "peft"):
+        raise InvalidInput("--kbit-preparation takes no effect but with --method qlora --stack peft; leave it out")
     if model is not None and not model.strip():
         raise InvalidInput("--model is empty; 'plan models' lists all, and the path of a config.json is accepted too")
     if model is None:

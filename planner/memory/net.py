@@ -43,6 +43,8 @@ class Net:
     """Layer that runs now."""
     storage_itemsize: int = HALF
     """Bytes per element that the weights have on disk and 4-bit ones are de-quantised to."""
+    norm_itemsize: int = HALF
+    """Bytes per element of the norms' weights."""
     adapter_itemsize: int = FP32
     null: Tensor | None = None
     mask: Tensor | None = None
@@ -91,13 +93,26 @@ class Net:
         tape.autocast = choices.precision.endswith(("-mixed", "-amp"))
         net.itemsize = net.storage_itemsize = WEIGHT_BYTES[choices.precision]
         net.adapter_itemsize = FP32 if choices.adapter_dtype == "fp32" else HALF
-        if choices.method == "qlora" and choices.stack == "peft" and choices.precision != "bf16-amp":
+        if choices.kbit_prepared == "stock":
             net.itemsize = FP32  # the stock k-bit preparation turns everything that is not 4-bit into fp32
+        net.norm_itemsize = FP32 if choices.kbit_prepared == "norms" else net.itemsize
+        net.check()
         net.by_path = {_short(module.path): module for module in spec.modules}
         net.by_path |= {module.path: module for module in spec.modules}
         with tape.scope("weights"):
             net.null = tape.new(ONE, 0, net.itemsize)
         return net
+
+    def check(self) -> None:
+        """Refuses what a stack's variants have no model for."""
+        choices = self.choices
+        if choices.kbit_prepared == "norms" and (choices.precision != "bf16-amp" or choices.quantization == "int8"):
+            raise unmodelled("--kbit-preparation norms but over 4-bit weights with --precision bf16-amp")
+        if choices.keep_cache:
+            if self.spec.architecture != "gpt_bigcode":
+                raise unmodelled(f"--keep-cache for {self.spec.architecture}")
+            if choices.stack != "peft" or choices.loss != "full":
+                raise unmodelled("--keep-cache but on --stack peft with --loss full")
 
     def config(self, key: str, default: object = None) -> object:
         """A key of the model's config."""
@@ -120,6 +135,10 @@ class Net:
             self.parameters.append(weight.parameter)
         return weight
 
+    def stored_itemsize(self, module: Module) -> int:
+        """Bytes per element of an unquantised module's weights."""
+        return self.norm_itemsize if module.kind == "norm" else self.itemsize
+
     def frozen(self, tensor: Tensor) -> Weight:
         """`tensor` as a weight without a gradient."""
         weight = Weight.__new__(Weight)
@@ -140,9 +159,9 @@ class Net:
         """Whether the base weights are trained (full fine-tuning)."""
         return self.choices.method == "full"
 
-    def base_weight(self, elements: int, path: str | None = None) -> Weight:
+    def base_weight(self, elements: int, path: str | None = None, itemsize: int | None = None) -> Weight:
         """A weight of the base model; `path` where it may be trained in full beside adapters."""
-        return self.weight(elements, self.itemsize, trainable=self.trains_base or path in self.saved)
+        return self.weight(elements, itemsize or self.itemsize, trainable=self.trains_base or path in self.saved)
 
     # ---- layers ----------------------------------------------------------------------------------------------------
 
@@ -196,9 +215,9 @@ class Net:
         module = self.by_path.get(path)
         assert module is not None, path
         size = width or module.shape[0]
-        weight = self.base_weight(module.shape[0], module.path)
+        weight = self.base_weight(module.shape[0], module.path, self.norm_itemsize)
         if style is None:
-            bias = self.base_weight(module.shape[0], module.path) if module.bias else None
+            bias = self.base_weight(module.shape[0], module.path, self.norm_itemsize) if module.bias else None
             return ops.layer_norm(self.tape, x, weight, bias, size)
         if self.tape.lean:
             return lean.rms_norm(self.tape, x, weight, size, late=style != "llama")

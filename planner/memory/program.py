@@ -95,6 +95,7 @@ def run(
         tape.backward(value, tape.new(ONE, 1, FP32))
         del value, keep
         tape.leave_graph()
+        tape.drop_returned()
         net.input_gradients.clear()  # leaves of the graph, which the loss held
         if net.exchange is not None:
             net.exchange.finish()
@@ -209,7 +210,8 @@ def module_sizes(net: Net, module: Module) -> list[int]:
         bias = module.parameters - module.in_features * module.out_features
         return sizes + ([bias * packed.bias_itemsize(net)] if bias else [])
     bias = 0 if not module.bias else module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
-    return [(module.parameters - bias) * net.itemsize] + ([bias * net.itemsize] if bias else [])
+    itemsize = net.stored_itemsize(module)
+    return [(module.parameters - bias) * itemsize] + ([bias * itemsize] if bias else [])
 
 
 def buffer_bytes(spec: ModelSpec) -> int:
@@ -221,7 +223,7 @@ def weight_bytes(net: Net) -> int:
     """Bytes of the base model's weights: every module in the weights' dtype, or packed where it is quantised."""
     total = buffer_bytes(net.spec)
     for module in net.spec.modules:
-        size = module.parameters * net.itemsize
+        size = module.parameters * net.stored_itemsize(module)
         if packed.quantized(net, module):
             bias = module.parameters - module.in_features * module.out_features
             size = sum(packed.stored(net.choices, module)) + bias * packed.bias_itemsize(net)
@@ -263,6 +265,8 @@ def _forward(
             value = loss.full(net, x, architecture.head, keep)
     tape.leave_autocast()
     return value
+    if not net.choices.keep_logits:
+        tape.drop_returned()
 
 
 def _stretches(net: Net, kinds: list[Hashable], checkpointed: int | None) -> list[Stretch]:

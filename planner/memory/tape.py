@@ -129,6 +129,8 @@ class Tape:
         """16-bit copies of trainable fp32 weights, which autocast keeps until it is left, and the group of each."""
         self.on_graph: list[tuple[Tensor, int]] = []
         """Tensors that functions keep on the graph itself, beside what autograd saves, and the group of each."""
+        self.returned: list[tuple[Tensor, int]] = []
+        """Tensors that the model's layers return beside the hidden state (keys and values), and the group of each."""
         self.layer = 0
         self.groups: list[LayerGroup] = []
         self.closed = False
@@ -320,6 +322,15 @@ class Tape:
     def leave_autocast(self) -> None:
         """Drops the cached casts; those of a repeated stretch that nobody else holds go as often as it was counted."""
         self._release(lambda: self.autocast_cache.popitem()[1] if self.autocast_cache else None)
+
+    def returns(self, tensor: Tensor) -> None:
+        """Makes `tensor` part of what the model returns; a recomputation's is returned to nobody."""
+        if self.refilling is None:
+            self.returned.append((tensor.alias(), self.layer))
+
+    def drop_returned(self) -> None:
+        """The model's output goes: releases what layers returned, in every copy of a stretch."""
+        self._release(lambda: self.returned.pop() if self.returned else None)
 
     def _release(self, take: Callable[[], tuple[Tensor, int] | None]) -> None:
         """Drops tensors; those of a repeated stretch that nobody else holds go as often as the stretch was counted."""

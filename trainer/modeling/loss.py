@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from planner.errors import InvalidInput, NotModelled
 from planner.spec import TrainingChoices
+from trainer.modeling import cache
 from trainer.modeling.checkpointing import base_model
 
 IGNORE = -100
@@ -112,18 +113,19 @@ def compute_loss(
         from trainer.modeling.chunked import chunked_loss
 
         return chunked_loss(model, batch, choices, num_items=num_items), None
-    if num_items is not None and accepts_num_items(model):
-        output = model(**batch, num_items_in_batch=num_items)
-        loss = output.loss
-    else:
-        output = model(**batch)
-        loss = output.loss
+    with cache.returned(model, choices) as keys_and_values:
+        accepted = num_items is not None and accepts_num_items(model)
+        output = model(**batch, num_items_in_batch=num_items) if accepted else model(**batch)
+    loss = output.loss
+    if not accepted:
         if num_items is not None:
             # Such a model returns the micro-batch's mean: weighted by its targets, the parts add up to the whole mean.
             loss = loss * (targets_in(model, batch["labels"]) / num_items)
         elif choices.gradient_accumulation_steps > 1:
             loss = loss / choices.gradient_accumulation_steps
-    return loss, (output if choices.keep_logits else None)
+    if not choices.keep_logits:
+        return loss, None
+    return loss, ((output, keys_and_values) if keys_and_values else output)
 
 
 def targets_in(model: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -146,14 +146,19 @@ def quantization_tensors(module: Any) -> list[torch.Tensor]:
 def prepare_kbit(model: Any, choices: TrainingChoices) -> None:
     """What a run does to a quantised model before it attaches adapters: everything that is not quantised is frozen.
 
-    Stack `peft` also turns norms, embeddings and head into fp32 (`peft.prepare_model_for_kbit_training`); stack
-    `builtin` leaves their dtype alone, and so do the frameworks that run autocast over bf16 weights (`bf16-amp`).
+    Stack `peft` also turns norms, embeddings and head into fp32 (`peft.prepare_model_for_kbit_training`), or, as TRL's
+    SFTTrainer did under bf16 until late 2025, the norms alone (`--kbit-preparation norms`); stack `builtin` leaves
+    their dtype alone, and so do the frameworks that run autocast over bf16 weights (`bf16-amp`).
     """
     if choices.method != "qlora":
         return
-    if choices.stack == "peft" and choices.precision != "bf16-amp":
+    if choices.kbit_prepared == "stock":
         from peft import prepare_model_for_kbit_training
 
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    else:
-        model.requires_grad_(False)
+        return
+    model.requires_grad_(False)
+    if choices.kbit_prepared == "norms":
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.LayerNorm) or "norm" in name:
+                module.to(torch.float32)

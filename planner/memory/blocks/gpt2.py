@@ -45,7 +45,11 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         raise unmodelled("gpt2's reorder_and_upcast_attn under eager attention")
     with tape.scope("attention"):
         width = spec.num_kv_heads * spec.head_dim
-        query, key, value = ops.split(tape, net.linear("attn.c_attn", hidden), spec.hidden_size, width, width)
+        fused = net.linear("attn.c_attn", hidden)
+        if net.choices.keep_cache:
+            tape.returns(fused)  # its keys and values are views of it
+        query, key, value = ops.split(tape, fused, spec.hidden_size, width, width)
+        del fused
         # gpt2 takes the softmax in the scores' own dtype, gpt_bigcode in fp32.
         mixed = net.attend(query, key, value, fp32_softmax=not plain)
         mixed = net.linear("attn.c_proj", mixed)

@@ -1,0 +1,107 @@
+"""What other releases and frameworks do in a step, as options: returned keys and values, k-bit preparations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("bitsandbytes")
+
+from hardware_profiles.loader import load  # noqa: E402
+from planner.errors import InvalidInput, NotModelled  # noqa: E402
+from planner.memory import predict  # noqa: E402
+from planner.sources import from_config  # noqa: E402
+from planner.spec import TrainingChoices  # noqa: E402
+from tests.test_memory_decoders import CONFIGS  # noqa: E402
+from tests.test_memory_encoders import compare  # noqa: E402
+
+BIGCODE: dict[str, Any] = {
+    "model_type": "gpt_bigcode",
+    "architectures": ["GPTBigCodeForCausalLM"],
+    "activation_function": "gelu_pytorch_tanh",
+    "n_embd": 128,
+    "n_head": 4,
+    "n_inner": 512,
+    "n_layer": 6,
+    "n_positions": 256,
+    "vocab_size": 2000,
+}
+FULL = {"method": "full", "transformers_version": "no-upcast", "keep_cache": True, "attention": "flash"}
+CACHED: dict[str, dict[str, Any]] = {
+    "reentrant": {**FULL, "gradient_checkpointing": True, "checkpoint_reentrant": True},
+    "checkpointed": {**FULL, "gradient_checkpointing": True},
+    "some layers": {**FULL, "gradient_checkpointing": True, "checkpoint_layers": 4},
+    "logits too": {**FULL, "gradient_checkpointing": True, "keep_logits": True},
+    "qlora": {
+        **FULL,
+        "method": "qlora",
+        "precision": "bf16-amp",
+        "lora_targets": ("c_attn",),
+        "gradient_checkpointing": True,
+        "checkpoint_reentrant": True,
+    },
+}
+
+
+@pytest.mark.parametrize("case", CACHED)
+def test_returned_keys_and_values_agree_with_the_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN GPTBigCode with `use_cache` left on WHEN it is checkpointed THEN every layer's projection stays."""
+    compare(BIGCODE, monkeypatch, **CACHED[case])
+
+
+def test_a_checkpointed_layer_returns_its_whole_projection() -> None:
+    """Six layers of tokens · (128 + 2 · 32) · 2 bytes stay until the loss is done, whatever is recomputed."""
+    spec = from_config(BIGCODE, "tested")
+    shared: dict[str, Any] = {"method": "full", "stack": "peft", "batch_size": 4, "max_length": 256}
+    peaks = [
+        predict(spec, load("a100-80gb"), TrainingChoices(**shared, keep_cache=kept)).instants["loss"]
+        for kept in (False, True)
+    ]
+    assert peaks[1] - peaks[0] == 6 * 4 * 256 * (128 + 2 * 32) * 2
+
+
+PREPARED = {"method": "qlora", "precision": "bf16-amp", "kbit_preparation": "norms"}
+PREPARATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama-biased-tied", PREPARED),
+    "llama, checkpointed": (
+        "llama-biased-tied",
+        {**PREPARED, "gradient_checkpointing": True, "checkpoint_reentrant": True},
+    ),
+    "qwen3, flash": ("qwen3", {**PREPARED, "attention": "flash"}),
+    "gemma2": ("gemma2", PREPARED),
+    "phi, checkpointed": ("phi", {**PREPARED, "gradient_checkpointing": True}),
+    "gpt2": ("gpt2", PREPARED),
+    "granite, 4.45": ("granite", {**PREPARED, "transformers_version": "4.45", "gradient_checkpointing": True}),
+    "llama, nothing": ("llama-biased-tied", {"method": "qlora", "kbit_preparation": "none"}),
+    "phi, nothing": ("phi", {"method": "qlora", "kbit_preparation": "none", "gradient_checkpointing": True}),
+    "llama, stock under autocast": ("llama-biased-tied", {**PREPARED, "kbit_preparation": "stock"}),
+}
+
+
+@pytest.mark.parametrize("case", PREPARATIONS)
+def test_kbit_preparations_agree_with_the_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN 4-bit weights WHEN only the norms (or nothing) become fp32 THEN closed form and trace agree."""
+    name, settings = PREPARATIONS[case]
+    compare(CONFIGS[name], monkeypatch, **settings)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "named"),
+    [
+        ("phi", {"keep_cache": True, "stack": "peft"}, "--keep-cache for phi"),
+        ("gpt_bigcode", {"keep_cache": True}, "--stack peft"),
+        ("phi", {"method": "qlora", "stack": "peft", "kbit_preparation": "norms"}, "--precision bf16-amp"),
+    ],
+)
+def test_what_has_no_model_is_refused_by_name(family: str, settings: dict[str, Any], named: str) -> None:
+    """GIVEN a variant where it has no model WHEN it is asked for THEN the option is named."""
+    spec = from_config(BIGCODE if family == "gpt_bigcode" else CONFIGS[family], "tested")
+    with pytest.raises(NotModelled, match=named):
+        predict(spec, load("a10g"), TrainingChoices(**settings))
+
+
+def test_an_unknown_preparation_is_refused() -> None:
+    """GIVEN a name that is none WHEN choices are made THEN the known ones are listed."""
+    with pytest.raises(InvalidInput, match="stock, norms, none"):
+        TrainingChoices(kbit_preparation="half")
