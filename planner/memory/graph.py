@@ -33,17 +33,23 @@ class StopRecompute(Exception):
 class Storage:
     """Bytes that are live from construction until the last reference is gone."""
 
-    __slots__ = ("component", "key", "monomial", "size", "tape")
+    __slots__ = ("common", "component", "key", "monomial", "size", "tape")
 
     def __init__(self, tape: Tape, monomial: int, size: int, component: str) -> None:
         self.tape = tape
+        self.common = tape.outside
+        """Whether it was made in forward outside every repeated stretch, so that the copies of one share it."""
         self.monomial = monomial
         self.size = size
         self.component = component
         self.key = tape.grow(monomial, size, component)
 
     def __del__(self) -> None:
-        self.tape.shrink(self.monomial, self.size, self.component, self.key)
+        tape = self.tape
+        if self.common and tape.running is not None:
+            tape.running.common.append((self.monomial, self.size, self.component, self.key))
+        else:
+            tape.shrink(self.monomial, self.size, self.component, self.key)
 
 
 class Tensor:
@@ -167,6 +173,7 @@ class Region:
         "__weakref__",
         "cursor",
         "fetched",
+        "further",
         "held",
         "incoming",
         "last",
@@ -188,6 +195,9 @@ class Region:
         """The recomputed output, which a reentrant checkpoint holds through its backward."""
         self.incoming: list[Tensor] = []
         """The gradient of its output, which a reentrant checkpoint holds likewise."""
+        self.further: list[tuple[ReferenceType[Node], int, tuple[int, int, int]]] = []
+        """Node, slot and shape (monomial, elements, bytes per element) of outputs that nobody uses further on: backward
+        hands a re-entrant checkpoint zeros in place of their gradients."""
         self.reentrant = reentrant
         self.held: list[Tensor] = []
         """What functions keep on the graph of the recomputation itself."""
@@ -231,7 +241,7 @@ def times_copies(delta: Vector, constant: int, per_n: int) -> Vector:
 class LayerGroup:
     """Bookkeeping of one repeated stretch."""
 
-    __slots__ = ("copies", "copies_per_n", "entered", "index", "segment")
+    __slots__ = ("common", "copies", "copies_per_n", "entered", "index", "segment")
 
     def __init__(self, index: int, copies: int, copies_per_n: int) -> None:
         self.index = index
@@ -239,3 +249,5 @@ class LayerGroup:
         self.copies_per_n = copies_per_n
         self.entered: tuple[Vector, dict[str, Vector]] | None = None
         self.segment: Segment | None = None
+        self.common: list[tuple[int, int, str, int]] = []
+        """What all copies share and backward lets go of here: once, with the last copy (arguments of `Tape.shrink`)."""

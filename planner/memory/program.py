@@ -94,8 +94,8 @@ def run(
             net.reduction.begin()
         tape.backward(value, tape.new(ONE, 1, FP32))
         del value, keep
-        tape.leave_graph()
         tape.drop_returned()
+        tape.leave_graph()
         net.input_gradients.clear()  # leaves of the graph, which the loss held
         if net.exchange is not None:
             net.exchange.finish()
@@ -245,7 +245,7 @@ def _forward(
             if stretch.layers[0] == spec.num_layers and architecture.between is not None:
                 x = architecture.between(net, x)
             if stretch.repeated:
-                with tape.group(stretch.copies, stretch.copies_per_n):
+                with tape.group(stretch.copies, stretch.copies_per_n, entering=x):
                     for index in stretch.layers:
                         x = _layer(net, architecture, x, index, stretch.checkpointed)
             else:
@@ -264,9 +264,9 @@ def _forward(
         else:
             value = loss.full(net, x, architecture.head, keep)
     tape.leave_autocast()
-    return value
     if not net.choices.keep_logits:
         tape.drop_returned()
+    return value
 
 
 def _stretches(net: Net, kinds: list[Hashable], checkpointed: int | None) -> list[Stretch]:
@@ -289,14 +289,21 @@ def _in_stack(net: Net, index: int) -> int:
 
 
 def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:
-    run = architecture.bind(net, index) if architecture.bind is not None else None
+    choices = net.choices
+    bound = architecture.bind(net, index) if architecture.bind is not None else None
     shared = net.shared_tensors(index)  # a recomputation holds on to them after the model's forward has returned
+    offloads = checkpointed and choices.checkpoint_offload and net.tape.grad_enabled
+    arguments = {False: bound, True: bound.offloaded() if bound is not None and offloads else bound}
+    del bound
 
     def forward(argument: Tensor) -> Tensor:
         net.index = _in_stack(net, index)
         again = net.tape.refilling is not None
         if again:
             net.set_shared_tensors(shared)
+        run = arguments[again]
+        if offloads:
+            arguments[False] = None
         try:
             return architecture.layer(net, argument, index) if run is None else run(argument)
         finally:
@@ -308,9 +315,8 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
     if exchange is not None:
         x = exchange.enter(x, index)
     if checkpointed:
-        choices = net.choices
-        offload, reentrant = choices.checkpoint_offload, choices.checkpoint_reentrant
-        x = net.tape.checkpoint(forward, x, offload=offload, reentrant=reentrant)
+        reentrant = choices.checkpoint_reentrant
+        x = net.tape.checkpoint(forward, x, offload=choices.checkpoint_offload, reentrant=reentrant)
     else:
         x = forward(x)
     return x if exchange is None else exchange.leave(x, index)

@@ -132,7 +132,11 @@ class Tape:
         self.returned: list[tuple[Tensor, int]] = []
         """Tensors that the model's layers return beside the hidden state (keys and values), and the group of each."""
         self.layer = 0
+        self.outside = True
+        """Whether what is allocated now is made in forward, outside every repeated stretch."""
         self.groups: list[LayerGroup] = []
+        self.running: LayerGroup | None = None
+        """The repeated stretch whose backward runs."""
         self.closed = False
         self.null_storage = Storage(self, ONE, 0, "temporaries")
         """No bytes: what views of existing tensors stand on."""
@@ -319,10 +323,6 @@ class Tape:
         """The loss and with it the graph go: releases what functions kept on it, in every copy of a stretch."""
         self._release(lambda: self.on_graph.pop() if self.on_graph else None)
 
-    def leave_autocast(self) -> None:
-        """Drops the cached casts; those of a repeated stretch that nobody else holds go as often as it was counted."""
-        self._release(lambda: self.autocast_cache.popitem()[1] if self.autocast_cache else None)
-
     def returns(self, tensor: Tensor) -> None:
         """Makes `tensor` part of what the model returns; a recomputation's is returned to nobody."""
         if self.refilling is None:
@@ -331,6 +331,10 @@ class Tape:
     def drop_returned(self) -> None:
         """The model's output goes: releases what layers returned, in every copy of a stretch."""
         self._release(lambda: self.returned.pop() if self.returned else None)
+
+    def leave_autocast(self) -> None:
+        """Drops the cached casts; those of a repeated stretch that nobody else holds go as often as it was counted."""
+        self._release(lambda: self.autocast_cache.popitem()[1] if self.autocast_cache else None)
 
     def _release(self, take: Callable[[], tuple[Tensor, int] | None]) -> None:
         """Drops tensors; those of a repeated stretch that nobody else holds go as often as the stretch was counted."""
@@ -398,6 +402,18 @@ class Tape:
             owner.fetched = argument
         return function(argument)
 
+    def also_returns(self, tensor: Tensor) -> None:
+        """Call for what a layer returns beside the hidden state and nobody uses.
+
+        A re-entrant checkpoint is one autograd function, so that all its outputs get a gradient, this one zeros; its
+        backward names the recomputed outputs until it ends (torch/utils/checkpoint.py, CheckpointFunction).
+        """
+        region, shape = self.saving, (tensor.monomial, tensor.elements, tensor.itemsize)
+        if region is not None and region.reentrant and tensor.node is not None:
+            region.further.append((weakref.ref(tensor.node), tensor.slot, shape))
+        elif self.refilling is not None and self.refilling.reentrant:
+            self.refilling.held.append(tensor.alias())
+
     def ends_recompute(self) -> bool:
         """Whether the op that comes next is where a recomputation stops: one that saves only inputs makes no output."""
         region = self.refilling
@@ -430,6 +446,7 @@ class Tape:
         start = root.node
         assert start is not None
         root.node = None
+        self.outside = False
         _count_dependencies(start)
         start.received[0] = gradient
         del gradient
@@ -472,6 +489,14 @@ class Tape:
         if region is not None and region.reentrant and not region.incoming:
             # Its backward pass runs inside one node of the outer graph, which holds the output's gradient meanwhile.
             region.incoming = [gradient.alias() for gradient in incoming if gradient is not None]
+            for known, slot, shape in region.further:
+                unused = known()
+                assert unused is not None
+                with self.scope("attention"):
+                    zeros = self.new(*shape)
+                unused.received[slot] = zeros
+                region.incoming.append(zeros.alias())
+                del unused, zeros
             self._refill(region)
         elif node.saved is None:
             assert region is not None
@@ -543,15 +568,21 @@ class Tape:
         return tuple(self.live), {name: tuple(values) for name, values in self.by_component.items()}
 
     @contextmanager
-    def group(self, copies: int, copies_per_n: int = 0) -> Iterator[None]:
+    def group(self, copies: int, copies_per_n: int = 0, *, entering: Tensor | None = None) -> Iterator[None]:
         """A stretch of layers that stands for `copies + copies_per_n · N` equal ones, run once.
 
         What one copy leaves behind is added for the others; the events of the last copy in forward and of the first
         and the last in backward are the extremes, since live bytes change by the same amount from copy to copy.
+        `entering`: the hidden state, in whose place every copy leaves another; whatever else was made before the
+        stretch is the same for all copies.
         """
+        if entering is not None:
+            entering.storage.common = False
+        del entering
         group = LayerGroup(len(self.groups) + 1, copies, copies_per_n)
         self.groups.append(group)
         previous, self.layer = self.layer, group.index
+        outside, self.outside = self.outside, False
         instant = self.instant
         before = self.snapshot()
         self.begin(instant)
@@ -561,7 +592,7 @@ class Tape:
         after = self.snapshot()
         change, parts = _difference(after, before)
         self._repeat(segment, change, parts, copies - 1, copies_per_n)
-        self.layer = previous
+        self.layer, self.outside = previous, outside
         self.begin(instant)
 
     def _repeat(
@@ -584,8 +615,12 @@ class Tape:
             change, parts = _difference(self.snapshot(), group.entered)
             self._repeat(group.segment, change, parts, group.copies - 1, group.copies_per_n)
         self.begin(self.instant)
+        self.running = None
+        if old:
+            for common in self.groups[old - 1].common:
+                self.shrink(*common)
         if new:
-            group = self.groups[new - 1]
+            group = self.running = self.groups[new - 1]
             group.entered = self.snapshot()
             group.segment = self.segments[-1]
             group.segment.group = new

@@ -45,9 +45,11 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     if grouped or parallel:
         hidden = ops.add_(tape, hidden, attended)
     out = _dropout_add(net, hidden, residual, spec.hidden_dropout)
-    if net.attention_weights is not None and tape.refilling is None:
-        # The model names a layer's outputs until the next one has returned.
-        net.named[1:] = [net.attention_weights]
+    if net.attention_weights is not None:
+        tape.also_returns(net.attention_weights)
+        if tape.refilling is None:
+            # The model names a layer's outputs until the next one has returned.
+            net.named[1:] = [net.attention_weights]
     return out
 
 

@@ -40,7 +40,7 @@ class Program:
     holds it, and puts logits that are kept into the second."""
     between: Callable[[Net, Tensor], Tensor] | None = None
     """What runs between an encoder's layers and a decoder's, which count on from `spec.num_layers`."""
-    bind: Callable[[Net, int], Callable[[Tensor], Tensor]] | None = None
+    bind: Callable[[Net, int], t5.Bound] | None = None
     """Instead of `layer`: the layer at an index with all it takes besides the hidden states, which it holds on to."""
 
 

@@ -118,15 +118,43 @@ def kind(net: Net, index: int) -> bool:
     return index >= net.spec.num_layers
 
 
-def bind(net: Net, index: int) -> Callable[[Tensor], Tensor]:
+def bind(net: Net, index: int) -> Bound:
     """T5Block with what it takes besides the hidden states: masks, the biases made so far, the encoder's output."""
     stack = _stack(net)
-    held = Shared(stack.decoder, stack.mask, stack.cross_mask, stack.bias, stack.cross_bias, stack.states)
+    return Bound(net, Shared(stack.decoder, stack.mask, stack.cross_mask, stack.bias, stack.cross_bias, stack.states))
 
-    def layer(x: Tensor) -> Tensor:
-        return _block(net, x, held)
 
-    return layer
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A block that holds on to its arguments."""
+
+    net: Net
+    held: Shared
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _block(self.net, x, self.held)
+
+    def offloaded(self) -> Callable[[Tensor], Tensor]:
+        """The block on copies of its arguments that come back from host memory with the hidden states.
+
+        transformers hands all of them to the checkpoint by position, which saves every one.
+        """
+        tape, net, decoder = self.net.tape, self.net, self.held.decoder
+        there = {name: getattr(self.held, name) for name in ("mask", "bias", "states", "cross_mask", "cross_bias")}
+        shapes = {
+            name: (x.monomial, x.elements, x.itemsize, x.node, x.slot) for name, x in there.items() if x is not None
+        }
+
+        def again(x: Tensor) -> Tensor:
+            back = {}
+            for name, (monomial, elements, itemsize, node, slot) in shapes.items():
+                back[name] = tape.new(monomial, elements, itemsize)
+                back[name].node, back[name].slot = node, slot
+                if net.choices.checkpoint_reentrant:  # whose backward runs inside the function that unpacked them
+                    tape.hold(back[name])
+            return _block(net, x, Shared(decoder, **back))
+
+        return again
 
 
 def layer(net: Net, x: Tensor, index: int) -> Tensor:
