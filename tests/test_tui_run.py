@@ -124,7 +124,7 @@ async def test_from_the_first_screen_to_a_finished_adapter_by_keys(demo: Path, t
         assert run.result["eval_loss"] < run.result["eval_loss_before"]
         assert abs(run.deviation) < 0.05
         assert run.sample
-        for words in ("adapter", "held-out loss", "predicted peak", "measured peak", "generate"):
+        for words in ("adapter", "held-out loss", "peak in tensors", "peak of process", "predicted", "generate"):
             assert words in shown
         adapter = Path(run.result["adapter_path"])
         assert (adapter / "adapter_model.safetensors").is_file()

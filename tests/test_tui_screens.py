@@ -95,7 +95,8 @@ async def test_all_figures_follow_every_key(pairs: Path) -> None:
         third = app.evaluation.report
         assert third.settings["batch_size"] == 16
         assert third.memory.device_peak_bytes > second.memory.device_peak_bytes
-        assert third.speed.step_seconds > second.speed.step_seconds
+        assert third.settings["gradient_accumulation_steps"] == 2, "the effective batch stays"
+        assert third.speed.tokens_per_second > second.speed.tokens_per_second
         assert (third.memory == first.memory) == (third.settings == first.settings)
         assert f"{third.memory.device_peak_bytes / 2**30:.1f} GiB" in shown
         await pilot.press("escape")
@@ -218,9 +219,9 @@ async def test_tiers_views_and_remedies(pairs: Path) -> None:
         assert "DOES NOT FIT" in shown
         assert "Memory peaks" in shown
         needed = app.evaluation.report.memory.device_peak_bytes
-        await pilot.press("tab", "tab", "enter")
+        await pilot.press("tab", "enter")
         shown = await settle(app, pilot)
-        assert "remedy taken" in shown
+        assert "taken: " in shown
         assert app.evaluation.report.memory.device_peak_bytes < needed
         await pilot.press("v")
         assert "Device peak by component" in await settle(app, pilot)

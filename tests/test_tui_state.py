@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from hardware_profiles.loader import load
+from planner import plans
 from planner.check import COMPONENT_TEXT
 from planner.errors import InvalidInput
-from planner.records import Event, Hyperparameters, MemoryReport
+from planner.records import DataSettings, Event, Hyperparameters, MemoryReport
 from planner.sources import load_model
 from planner.spec import TrainingChoices
 from planner.tui import figures, live, state, work
@@ -74,6 +76,19 @@ def test_effective_batch_changes_the_accumulation(start) -> None:
     assert changed.choices.gradient_accumulation_steps == 64 // start.choices.batch_size
 
 
+def test_another_batch_keeps_the_effective_one(start) -> None:
+    """GIVEN an effective batch of 32 WHEN the batch is stepped up and down THEN the accumulation makes up for it."""
+    wizard = state.change(state.change(start, "batch_size", 8), "effective_batch_size", 32)
+    for _ in range(3):
+        wizard = state.step(wizard, "batch_size", 1)
+    assert (wizard.choices.batch_size, wizard.choices.gradient_accumulation_steps) == (24, 1)
+    for _ in range(5):
+        wizard = state.step(wizard, "batch_size", -1)
+    assert (wizard.choices.batch_size, wizard.choices.gradient_accumulation_steps) == (4, 8)
+    fixed = state.change(wizard, "gradient_accumulation_steps", 3)
+    assert state.change(fixed, "batch_size", 2).choices.effective_batch_size == 6
+
+
 def test_steps_stay_within_the_model(start) -> None:
     wizard = start
     for _ in range(30):
@@ -120,6 +135,115 @@ def test_adopted_values_leave_the_persons_own(start, tmp_path: Path) -> None:
     assert adopted.choices.max_length < 1024, "the data is short"
     assert adopted.edited == wizard.edited
     assert work.adopt(adopted, recommendation) is adopted
+
+
+def ragged_pairs(path: Path) -> Path:
+    """A few examples of all lengths: packing is advised."""
+    lines = [json.dumps({"prompt": "word " * (3 + 9 * number), "completion": "yes " * 9}) for number in range(60)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, []),
+        ({"method": "qlora"}, ["--method", "qlora"]),
+        ({"method": "full"}, ["--method", "full"]),
+        ({"lora_r": 64}, ["--lora-r", "64"]),
+        ({"batch_size": 2}, ["--batch-size", "2"]),
+    ],
+    ids=["plain", "qlora", "full", "rank", "batch"],
+)
+def test_the_same_answers_give_the_command_lines_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, options: list[str]
+) -> None:
+    """GIVEN ragged data, for which packing is advised WHEN planned here and by `plan --save` THEN the plans agree."""
+    from planner.cli import main
+
+    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
+    data = ragged_pairs(tmp_path / "ragged.jsonl")
+    file = tmp_path / "plan.yaml"
+    assert (
+        main(["--gpu", "h100-80gb", "--model", "pythia-410m", "--data", str(data), "--save", str(file), *options]) == 0
+    )
+    wanted = plans.load(file)
+
+    wizard = state.with_hardware(state.preset(settings, {}, None), load("h100-80gb"))
+    model = work.read_model("pythia-410m", final=True).model
+    assert model is not None
+    wizard = state.with_model(wizard, model, "pythia-410m")
+    wizard = state.with_dataset(wizard, work.read_data(str(data), wizard, final=True).dataset)
+    found = work.recommend(wizard)
+    if "batch_size" not in settings:
+        assert {a.name: a.value for a in found.advice}["padding"] == "packed"
+    wizard = work.adopt(wizard, found)
+    made = work.make_plan(wizard, work.evaluate(wizard), work.recommend(wizard))
+    assert made.settings == wanted.settings
+    assert made.hyperparameters == wanted.hyperparameters
+    assert made.data == wanted.data
+    assert made.predicted == wanted.predicted
+    assert made.predicted_speed == wanted.predicted_speed
+
+
+def test_learning_follows_a_change_of_method_and_leaves_the_shape(start) -> None:
+    """GIVEN an adopted plan WHEN full training is chosen THEN the rate is full training's, as the command line says."""
+    wizard = work.adopt(start, work.recommend(start))
+    full = state.change(wizard, "method", "full")
+    followed = work.adopt(full, work.recommend(full))
+    assert followed.hyperparameters.learning_rate < wizard.hyperparameters.learning_rate / 2
+    assert followed.choices.batch_size == full.choices.batch_size
+    mine = state.change(full, "learning_rate", 0.5)
+    assert work.adopt(mine, work.recommend(mine)).hyperparameters.learning_rate == 0.5
+
+
+def test_nothing_fits_starts_from_the_least_and_takes_a_tier_once_one_fits() -> None:
+    """GIVEN 8 B parameters for a 12 GB card WHEN the offered remedy is taken THEN the recommended tier stands."""
+    model = work.read_model("llama-3.1-8b", final=True).model
+    assert model is not None
+    wizard = state.with_model(state.with_hardware(WizardState(), load("rtx-3060-12gb")), model, "llama-3.1-8b")
+    found = work.recommend(wizard)
+    assert found.error is not None
+    wizard = work.adopt(wizard, found)
+    assert wizard.choices.batch_size == 1
+    report = work.evaluate(wizard).report
+    assert report is not None
+    assert report.verdict == "does_not_fit"
+    assert report.memory == found.start.memory
+    remedy = next(r.change for r in report.remedies if r.change.get("method") == "qlora")
+    wizard = state.take_remedy(wizard, dict(remedy))
+    wizard = work.adopt(wizard, work.recommend(wizard))
+    fits = work.evaluate(wizard).report
+    assert fits.verdict == "fits"
+    assert wizard.choices.max_length > 128
+
+
+def test_a_persons_own_batch_is_searched_around() -> None:
+    """GIVEN a batch size set beforehand WHEN the recommendation is taken THEN the rest is chosen so that it fits."""
+    model = work.read_model("llama-3.1-8b", final=True).model
+    assert model is not None
+    wizard = state.with_hardware(state.preset({"batch_size": 4, "method": "qlora"}, {}, None), load("rtx-3060-12gb"))
+    wizard = state.with_model(wizard, model, "llama-3.1-8b")
+    wizard = work.adopt(wizard, work.recommend(wizard))
+    assert wizard.choices.batch_size == 4
+    assert work.evaluate(wizard).report.verdict == "fits"
+
+
+def test_reset_forgets_what_was_set(start) -> None:
+    wizard = state.change(state.change(start, "lora_r", 64), "epochs", 9)
+    fresh = state.reset(wizard)
+    assert fresh.choices == start.choices
+    assert fresh.hyperparameters == start.hyperparameters
+    assert not fresh.edited
+
+
+def test_long_names_make_short_folders(start, tmp_path: Path) -> None:
+    wizard = replace(start, model_name="/x/" + "m" * 300, data=DataSettings(path="/y/" + "a b " * 80 + ".jsonl"))
+    folder = work.run_folder(wizard, tmp_path)
+    assert len(folder.name) < 110
+    assert " " not in folder.name
+    folder.mkdir()
+    assert work.run_folder(wizard, tmp_path) != folder
 
 
 def test_tiers_go_round(start) -> None:
@@ -263,7 +387,7 @@ def test_a_run_from_start_to_end() -> None:
     run = live.reduce(run, Event(kind="finished", time=0.0, data=done))
     assert run.over
     assert dict(live.outcome(run))["adapter"] == "runs/x/adapter"
-    assert "-1.0 %" in dict(live.outcome(run))["measured peak"]
+    assert "-1.0 %" in dict(live.outcome(run))["peak in tensors"]
     assert live.ended(run, 0) is run
 
 
@@ -296,6 +420,10 @@ def test_time_of_the_whole_run(start) -> None:
     assert figures.total_time(report, 3.0, None) is None
     assert figures.total_time(report, 3.0, 10) is not None
     assert Hyperparameters().epochs == 3.0
+
+
+def test_reports_name_settings_as_the_rows_do() -> None:
+    assert figures.in_labels("--max-length 512 cuts 3 %; --no-such stays") == "Max length 512 cuts 3 %; --no-such stays"
 
 
 def test_a_remedy_that_takes_more_says_so() -> None:

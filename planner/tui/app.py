@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -108,6 +109,11 @@ class TuneplanApp(RunControl, App[int]):
         self.push_screen(next((name for name in ORDER if not done.get(name)), "plan"))
         self.update(first)
 
+    def say(self, text: str = "", *, error: bool = False) -> None:
+        """One line above the footer of the step that is shown."""
+        if isinstance(self.screen, WizardScreen):
+            self.screen.say(text, error=error)
+
     def find_hardware(self, name: str) -> HardwareProfile:
         """A device by name or alias, `auto` for this machine's; `InvalidInput` with near names."""
         from planner import hardware
@@ -115,13 +121,17 @@ class TuneplanApp(RunControl, App[int]):
         return hardware.find(name)
 
     def model_entries(self) -> list[tuple[str, str, str]]:
-        """The catalogue as (name, row, words that also match)."""
+        """The catalogue as (name, row, words that also match); a chosen model that is not in it stands first."""
         from planner import catalogue
 
         rows = []
         for entry in catalogue.entries():
             size = figures.parameters(entry.published_parameters) if entry.published_parameters else ""
-            rows.append((entry.name, f"{entry.name:<25}{size:>7}", f"{entry.hub_id} {' '.join(entry.aliases)}"))
+            rows.append((entry.name, figures.row(entry.name, size), f"{entry.hub_id} {' '.join(entry.aliases)}"))
+        chosen = self.wizard
+        if chosen.model is not None and chosen.model_name not in [name for name, *_ in rows]:
+            size = figures.parameters(chosen.model.parameters)
+            rows.insert(0, (chosen.model_name, figures.row(chosen.short_model_name, size), "chosen"))
         return rows
 
     # ----------------------------------------------------------------------------------------------------- choosing
@@ -146,6 +156,12 @@ class TuneplanApp(RunControl, App[int]):
     def go(self, name: str) -> None:
         """Shows a step."""
         self.switch_screen(name)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The first step has none before it."""
+        if action == "step_back":
+            return not (isinstance(self.screen, WizardScreen) and self.screen.PLACE == 0)
+        return True
 
     def action_step_back(self) -> None:
         """The step before; on the first one nothing happens."""
@@ -213,18 +229,19 @@ class TuneplanApp(RunControl, App[int]):
 
     def on_recommended(self, message: messages.Recommended) -> None:
         """Tiers and advice arrived; once per device, model and data they are taken over."""
-        self.recommendation = message.recommendation
+        before, self.recommendation = self.recommendation, message.recommendation
         if self._answered("recommend"):
             adopted = questions.adopt(self.wizard, message.recommendation)
             if adopted is not self.wizard:
                 self.update(adopted)
+                if before is not None and before.error and before.start and message.recommendation.tiers:
+                    self.say(f"It fits now: tier {message.recommendation.recommended} taken; u takes it back")
 
     def on_hardware_ready(self, message: messages.HardwareReady) -> None:
         """This machine's device is known."""
         found = message.found
         if found.profile is None:
-            if isinstance(self.screen, WizardScreen):
-                self.screen.say(found.error or "this machine's device was not found", error=True)
+            self.say(found.error or "this machine's device was not found", error=True)
             return
         own = found.profile
         others = tuple(profile for profile in self.profiles if profile.name != own.name)
@@ -241,18 +258,26 @@ class TuneplanApp(RunControl, App[int]):
         found = message.found
         screen = self.screen
         if found.final and found.model is not None:
-            if isinstance(screen, WizardScreen):
-                screen.say()
+            self.say()
             self.update(state.with_model(self.wizard, found.model, found.name))
+            if self.wizard.data.path:
+                # Tokens are counted with the model's own tokenizer where it is at hand.
+                self.read_data(self.wizard.data.path)
             if isinstance(screen, ModelScreen):
                 self.go("data")
         elif isinstance(screen, ModelScreen):
             screen.show(found)
 
     def on_data_ready(self, message: messages.DataReady) -> None:
-        """A data set was measured."""
+        """A data set was measured; the one that is chosen already was measured again, for another model."""
+        found = message.found
+        if found.dataset is not None and found.dataset.path == self.wizard.data.path:
+            self.choose_data(found.dataset)
+        elif found.dataset is None and found.path == self.wizard.data.path:
+            self.choose_data(None)
+            self.say(found.error or "the data can't be read any more", error=True)
         if isinstance(self.screen, DataScreen):
-            self.screen.show(message.found)
+            self.screen.show(found)
 
     # ---------------------------------------------------------------------------------------------- help, quitting
 
@@ -319,6 +344,13 @@ class TuneplanApp(RunControl, App[int]):
 
 def run(plan_defaults: Mapping[str, Any] | None = None) -> int:
     """Opens the wizard in this terminal; `plan_defaults` are `TuneplanApp`'s arguments. Returns the exit code."""
+    if os.environ.get("TERM") == "dumb":
+        print(
+            "plan: this terminal can't place text (TERM=dumb), so the wizard can't be shown; "
+            "plan --gpu auto --model NAME --data FILE prints the same plan",
+            file=sys.stderr,
+        )
+        return InvalidInput.exit_code
     try:
         app = TuneplanApp(**(plan_defaults or {}))
     except TuneplanError as error:

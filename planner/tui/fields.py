@@ -37,7 +37,7 @@ FIELDS: tuple[Field, ...] = (
         "Batch size",
         SHAPE,
         "choices",
-        "Sequences in one forward pass (micro-batch). Memory grows with it.",
+        "Sequences in one forward pass. Memory grows with it; the accumulation follows, the effective batch stays.",
         ladder=POWERS,
     ),
     _whole(

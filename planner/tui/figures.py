@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.records import CheckReport, MemoryReport
+from planner.tui.fields import BY_KEY
 from planner.units import format_bytes, format_duration
 
 VERDICTS = {"fits": "FITS", "tight": "TIGHT", "does_not_fit": "DOES NOT FIT"}
@@ -139,13 +141,24 @@ def tier_line(report: CheckReport) -> tuple[str, str, str, str]:
     return report.tier or "", shape, short_bytes(report.memory.device_peak_bytes), speed
 
 
+TIER_HEADER = ("tier", "batch length", "peak", "tokens")
+REMEDY_HEADER = f"{'memory':>8} {'a step':>7}  change"
+
+
 def remedy_line(change: Mapping[str, object], saves_bytes: int, costs_seconds: float | None) -> str:
     """One remedy: what it frees, what it costs per step, what to change."""
-    cost = ""
-    if costs_seconds is not None:
-        cost = f"{'+' if costs_seconds >= 0 else '−'}{format_duration(abs(costs_seconds))}".replace(" ", "")
+    cost = "" if costs_seconds is None else short_seconds(costs_seconds)
     freed = f"{'−' if saves_bytes >= 0 else '+'}{short_bytes(abs(saves_bytes))}"
-    return f"{freed:>8} {cost:>8}  {change_text(change)}"
+    return f"{freed:>8} {cost:>7}  {change_text(change)}"
+
+
+def short_seconds(seconds: float) -> str:
+    """A difference of times in seven characters: `+94ms`, `−2.4s`, `+3min`."""
+    size = abs(seconds)
+    if size < 0.0005:
+        return "±0"
+    text = f"{size * 1000:.2g}ms" if size < 0.0995 else format_duration(size).replace(" ", "")
+    return f"{'+' if seconds >= 0 else '−'}{text}"
 
 
 def change_text(change: Mapping[str, object]) -> str:
@@ -160,6 +173,16 @@ def change_text(change: Mapping[str, object]) -> str:
         parts.append("checkpoint all layers" if layers is None else f"checkpoint {layers} layers")
     parts += [f"{name.replace('_', ' ')} {word(new)}" for name, new in rest.items()]
     return ", ".join(parts)
+
+
+def in_labels(text: str) -> str:
+    """A report's text for the wizard: an option of the command line is called as its row is."""
+
+    def label(found: re.Match[str]) -> str:
+        field = BY_KEY.get(found[1].replace("-", "_"))
+        return field.label if field else found[0]
+
+    return re.sub(r"--([a-z][a-z0-9-]*)", label, text)
 
 
 def word(value: object) -> str:
@@ -178,6 +201,15 @@ def histogram(bins: Sequence[tuple[int, int]], width: int) -> list[tuple[str, in
     return [
         (f"{low:,}–{edge:,}", count, filled(count, top, width)) for low, (edge, count) in zip(lows, bins, strict=False)
     ]
+
+
+def row(name: str, size: str, width: int = 32) -> str:
+    """A list's row: the name, shortened in its middle where it is long, and a size at the right."""
+    room = width - len(size) - 1
+    if len(name) > room:
+        tail = (room - 1) // 2
+        name = f"{name[: room - 1 - tail]}…{name[-tail:]}"
+    return f"{name:<{room}} {size}"
 
 
 def parameters(count: int) -> str:

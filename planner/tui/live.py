@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from planner.records import Event, Plan
@@ -41,6 +43,8 @@ class RunSnapshot:
     predicted_bytes: int | None = None
     """Predicted allocated peak."""
     predicted_device_bytes: int | None = None
+    planned_speed: float | None = None
+    """Tokens per second that the plan promised."""
     measured_bytes: int | None = None
     """Measured allocated peak so far."""
     device_bytes: int | None = None
@@ -71,6 +75,7 @@ def begin(plan: Plan, before: RunSnapshot | None = None) -> RunSnapshot:
         RunSnapshot() if before is None else _resumable(before),
         predicted_bytes=memory.allocated_peak_bytes if memory else None,
         predicted_device_bytes=memory.device_peak_bytes if memory else None,
+        planned_speed=plan.predicted_speed.tokens_per_second if plan.predicted_speed else None,
     )
 
 
@@ -297,8 +302,13 @@ def figures(run: RunSnapshot) -> list[tuple[str, str]]:
 
 
 def memory_lines(run: RunSnapshot) -> list[tuple[str, int | None]]:
-    """Predicted and measured peak of allocated bytes, on one scale."""
+    """Predicted and measured peak of allocated bytes (live tensors), on one scale."""
     return [("predicted", run.predicted_bytes), ("measured", run.measured_bytes)]
+
+
+def holder(run: RunSnapshot) -> str:
+    """Whose bytes `device_bytes` are: a CPU has no memory of its own, so there it is the whole process."""
+    return "process" if run.device.endswith("cpu") else "device"
 
 
 def device_text(run: RunSnapshot) -> str:
@@ -324,14 +334,28 @@ def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
     if after is not None:
         first = "" if before is None else f"{before:.4f} before, "
         rows.append(("held-out loss", f"{first}{after:.4f} after"))
-    predicted, measured = (
-        format_bytes(size) if size else "not known" for size in (run.predicted_bytes, run.measured_bytes)
-    )
-    rows.append(("predicted peak", predicted))
-    rows.append(("measured peak", f"{measured} ({deviation_text(run)})" if run.deviation is not None else measured))
+    rows.append(("peak in tensors", _beside(run.measured_bytes, run.predicted_bytes, f" ({deviation_text(run)})")))
+    if run.device_bytes:
+        rows.append((f"peak of {holder(run)}", _beside(run.device_bytes, run.predicted_device_bytes)))
+    if run.speeds:
+        planned = f", planned {run.planned_speed:,.0f}" if run.planned_speed else ""
+        rows.append(("tokens/s", f"{median(speed for _, speed in run.speeds):,.0f}{planned}"))
     if data.get("observation_path"):
         rows.append(("observation", near_path(data["observation_path"])))
     return rows
+
+
+def _beside(measured: int | None, predicted: int | None, more: str = "") -> str:
+    """`13.1 MiB measured, 12.9 MiB predicted`, with more behind it where both are known."""
+    if not measured:
+        return "not measured" + (f", {format_bytes(predicted)} predicted" if predicted else "")
+    text = f"{format_bytes(measured)} measured"
+    return f"{text}, {format_bytes(predicted)} predicted{more}" if predicted else text
+
+
+def command(*words: str) -> str:
+    """A command line that a shell reads back as these words."""
+    return shlex.join(words)
 
 
 def near_path(path: Any) -> str:

@@ -151,7 +151,11 @@ class RunControl(App[int]):
             self.exit(self.exit_code)
 
     def leave_run(self) -> None:
-        """Lets the trainer go on alone: it is a process on its own and keeps its events in the run folder."""
+        """Lets the trainer go on alone: it is a process on its own and keeps its events in the run folder.
+
+        A paused one goes on, since nobody is left who could tell it to.
+        """
+        self._command("resume")
         self._run = None
 
     def _command(self, command: str) -> None:
@@ -179,14 +183,12 @@ class RunControl(App[int]):
         plan, folder = live.near_path(self._plan_path), live.near_path(self.run_folder)
         result: dict[str, Any] = run.result or {}
         if result.get("adapter_path"):
-            found.append(("generate with it:", f"python -m trainer generate {folder} --prompt '…'"))
+            words = live.command("python", "-m", "trainer", "generate", folder, "--prompt")
+            found.append(("generate with it:", f"{words} '…'"))
         if self.may_resume:
-            found.append(
-                (
-                    "go on from the last checkpoint, here with r, or later with:",
-                    f"plan train {plan} --output {folder} --resume",
-                )
-            )
+            words = live.command("plan", "train", plan, "--output", folder, "--resume")
+            found.append(("go on from the last checkpoint, here with r, or later with:", words))
         elif run.phase == "failed":
-            found.append(("no checkpoint was saved; start again with:", f"plan train {plan} --output {folder}"))
+            words = live.command("plan", "train", plan, "--output", folder)
+            found.append(("no checkpoint was saved; n goes back to the plan, the same again starts with:", words))
         return found

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
     from planner.ragged import Lengths
 
+BATCH = "effective_batch_size"
 LORA_FIELDS = {"lora_r", "lora_alpha", "lora_dropout", "lora_targets", "lora_variant", "adapter_dtype"}
 
 
@@ -44,15 +45,22 @@ class WizardState:
     data: DataSettings = field(default_factory=DataSettings)
     edited: frozenset[str] = frozenset()
     """Fields that the person set; neither a tier nor advice overwrites them unasked."""
+    effective_target: int | None = None
+    """Effective batch that a change of the batch size keeps as well as it divides; None is the present one."""
     adopted: tuple[str, str, str] | None = None
     """Device, model and data for which the recommended tier and the advice were taken over."""
 
     @property
     def summary(self) -> str:
         """The choices so far in one short line."""
-        parts = [self.hardware.name if self.hardware else "", self.model_name.rstrip("/").rsplit("/", 1)[-1]]
+        parts = [self.hardware.name if self.hardware else "", self.short_model_name]
         parts.append(Path(self.data.path).name if self.data.path else "")
         return " · ".join(part for part in parts if part)
+
+    @property
+    def short_model_name(self) -> str:
+        """The model's name without its folder or owner."""
+        return self.model_name.rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def budget_bytes(self) -> int:
@@ -187,15 +195,24 @@ def change(state: WizardState, key: str, new: Any) -> WizardState:
     """One field set by the person; raises `InvalidInput` for a value that can't be."""
     entry = BY_KEY[key]
     edited = state.edited | {key}
-    if key == "effective_batch_size":
+    if key == BATCH:
         each = state.choices.batch_size * state.choices.num_gpus
         if new % each:
             raise InvalidInput(
                 f"{entry.label}: {new} is no multiple of the batch size {each}; use {new // each * each or each} or "
                 f"{(new // each + 1) * each}, or change the batch size"
             )
-        key, new = "gradient_accumulation_steps", new // each
-        edited |= {key}
+        steps = replace(state.choices, gradient_accumulation_steps=new // each)
+        return replace(state, edited=edited | {"gradient_accumulation_steps"}, effective_target=None, choices=steps)
+    if key == "batch_size" and ("gradient_accumulation_steps" not in state.edited or BATCH in state.edited):
+        # The effective batch decides what is learnt, so the accumulation makes up for another micro-batch.
+        target = state.effective_target or state.choices.effective_batch_size
+        steps = max(1, round(target / (new * state.choices.num_gpus)))
+        choices = replace(state.choices, batch_size=new, gradient_accumulation_steps=steps)
+        return replace(state, edited=edited, effective_target=target, choices=choices)
+    if key == "gradient_accumulation_steps":
+        state = replace(state, effective_target=None)
+        edited -= {BATCH}
     if entry.where == "hyperparameters":
         return replace(state, edited=edited, hyperparameters=state.hyperparameters.model_copy(update={key: new}))
     if entry.where == "data":
@@ -246,7 +263,7 @@ def take_settings(state: WizardState, settings: dict[str, Any]) -> WizardState:
     moved = {
         name for name in BY_KEY if hasattr(choices, name) and getattr(choices, name) != getattr(state.choices, name)
     }
-    return replace(state, choices=choices, edited=state.edited - moved - {"effective_batch_size"})
+    return replace(state, choices=choices, effective_target=None, edited=state.edited - moved - {BATCH})
 
 
 def take_remedy(state: WizardState, change_: dict[str, Any]) -> WizardState:
@@ -255,12 +272,38 @@ def take_remedy(state: WizardState, change_: dict[str, Any]) -> WizardState:
 
     values = {name: convert(name, new) for name, new in change_.items() if name != "gpu"}
     choices = replace(state.choices, **values)
-    state = replace(state, choices=choices, edited=state.edited | values.keys())
+    state = replace(state, choices=choices, effective_target=None, edited=state.edited | values.keys())
     if "gpu" in change_:
         from hardware_profiles.loader import load
 
         state = with_hardware(state, load(str(change_["gpu"])))
     return state
+
+
+def reset(state: WizardState) -> WizardState:
+    """Every editable value as it is before anyone set one; what is no row of the plan stays."""
+    from planner.settings import fit_to_hardware
+
+    choices, numbers, data = TrainingChoices(), Hyperparameters(), DataSettings()
+    if state.hardware is not None:
+        choices, _ = fit_to_hardware(choices, state.hardware)
+    if state.model is not None and 0 < state.model.max_positions < choices.max_length:
+        choices = replace(choices, max_length=state.model.max_positions)
+
+    def rows_of(where: str) -> list[str]:
+        return [entry.key for entry in FIELDS if entry.where == where and entry.key != "effective_batch_size"]
+
+    return replace(
+        state,
+        edited=frozenset(),
+        effective_target=None,
+        adopted=None,
+        choices=replace(state.choices, **{key: getattr(choices, key) for key in rows_of("choices")}),
+        hyperparameters=state.hyperparameters.model_copy(
+            update={key: getattr(numbers, key) for key in rows_of("hyperparameters")}
+        ),
+        data=state.data.model_copy(update={key: getattr(data, key) for key in rows_of("data")}),
+    )
 
 
 def hint(state: WizardState, key: str, recommendation: Any = None) -> str:

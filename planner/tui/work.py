@@ -10,17 +10,17 @@ import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from planner.errors import InvalidInput, TuneplanError
-from planner.records import Advice, CheckReport, Plan
+from planner.errors import Infeasible, InvalidInput, TuneplanError
+from planner.records import Advice, CheckReport, Hyperparameters, Plan
 from planner.settings import choices_from
 from planner.spec import HardwareProfile, ModelSpec
 from planner.tui import figures
-from planner.tui.fields import BY_KEY
-from planner.tui.state import WizardState, as_field, change
+from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
+    from planner import search
     from planner.dataset import DatasetProfile
 
 NEEDS_BOTH = "choose hardware and a model first"
@@ -78,6 +78,8 @@ class Recommendation:
     advice: tuple[Advice, ...] = ()
     notes: tuple[str, ...] = ()
     """Defaults that were taken, what the data says."""
+    start: CheckReport | None = None
+    """The configuration to begin with: the recommended tier, or the smallest candidate where nothing fits."""
     error: str | None = None
 
 
@@ -176,57 +178,102 @@ def recommend(state: WizardState) -> Recommendation:
     """Tiers and advice at the current effective batch, with everything kept that the person set besides the shape."""
     if state.hardware is None or state.model is None:
         return Recommendation(error=NEEDS_BOTH)
-    from planner import search
-
-    fixed = state.edited - SHAPE
-    effective = state.choices.effective_batch_size if state.edited & SHAPE else None
+    shaped, new = bool(state.edited & SHAPE), state.adopted != state.context
+    own_batch = state.edited & {"gradient_accumulation_steps", "effective_batch_size"}
+    effective = state.choices.effective_batch_size if own_batch or (shaped and not new) else None
     try:
-        found = search.recommend(
-            state.model,
-            state.hardware,
-            choices=state.choices,
-            fixed=fixed,
-            effective_batch_size=effective,
-            budget_bytes=state.budget_bytes,
-            data=state.dataset,
-            validation_split=state.data.validation_split,
-        )
+        found = _search(state, state.edited - SHAPE, effective)
+    except Infeasible as error:
+        return _nothing_fits(state, error)
     except Exception as error:
         return Recommendation(context=state.context, error=error_line(error))
+    start: CheckReport | None = found.recommended
+    if shaped and new:
+        start = _with_own_shape(state, effective)
     return Recommendation(
         context=state.context,
         tiers=tuple(found.options),
         recommended=found.recommended.tier,
         advice=tuple(found.advice),
         notes=tuple(found.notes),
+        start=start,
     )
 
 
-def adopt(state: WizardState, found: Recommendation) -> WizardState:
-    """Takes the recommended tier and the advice over, once per device, model and data; keeps what the person set."""
-    if found.context != state.context or state.adopted == state.context or not found.tiers:
-        return state
-    tier = next((t for t in found.tiers if t.tier == found.recommended), found.tiers[0])
-    taken = {name: new for name, new in tier.settings.items() if name not in state.edited}
-    choices = choices_from({k: v for k, v in taken.items() if v is not None}, base=state.choices)
-    if "checkpoint_layers" in taken:
-        choices = replace(choices, checkpoint_layers=taken["checkpoint_layers"])
-    state = replace(state, choices=choices, adopted=state.context)
-    for advice in found.advice:
-        state = _take_advice(state, advice)
-    return state
+def _nothing_fits(state: WizardState, error: Infeasible) -> Recommendation:
+    """The least that was tried, and how to learn with it all the same."""
+    from planner.advice import advise
+
+    assert state.model is not None
+    assert state.hardware is not None
+    report: CheckReport | None = getattr(error, "report", None)
+    advice = advise(
+        state.model,
+        state.hardware,
+        state.choices if report is None else choices_from(report.settings),
+        data=state.dataset,
+        validation_split=state.data.validation_split if "validation_split" in state.edited else None,
+    )
+    return Recommendation(context=state.context, advice=tuple(advice), start=report, error=error_line(error))
 
 
-def _take_advice(state: WizardState, advice: Advice) -> WizardState:
-    """One advised value, unless the person set the field or the shape's tier already decided it."""
-    entry = BY_KEY.get(advice.name)
-    if entry is None or advice.name in state.edited or advice.name in SHAPE | {"max_length"} or advice.value is None:
-        return state
+def _search(state: WizardState, fixed: frozenset[str], effective: int | None) -> search.Recommendation:
+    from planner import search
+
+    assert state.model is not None
+    assert state.hardware is not None
+    return search.recommend(
+        state.model,
+        state.hardware,
+        choices=state.choices,
+        fixed=fixed,
+        effective_batch_size=effective,
+        budget_bytes=state.budget_bytes,
+        data=state.dataset,
+        validation_split=state.data.validation_split if "validation_split" in state.edited else None,
+    )
+
+
+def _with_own_shape(state: WizardState, effective: int | None) -> CheckReport | None:
+    """The recommended configuration that keeps the person's own batch and checkpointing; None where none fits."""
+    fixed = state.edited - {"effective_batch_size"}
+    own = {"batch_size", "gradient_accumulation_steps"} <= fixed
     try:
-        new = entry.parse(entry.format(as_field(entry, advice.value)))
-        return replace(change(state, advice.name, new), edited=state.edited)
-    except InvalidInput:
+        return _search(state, fixed, None if own else effective).recommended
+    except TuneplanError:
+        return None
+
+
+def adopt(state: WizardState, found: Recommendation) -> WizardState:
+    """Takes the recommended configuration over, once per device, model and data, and the advice each time.
+
+    What the person set stays. Advice changes only what leaves memory alone: how it learns, and the adapters' scale
+    and dropout; rank, padding and the like are for the person to take. Where nothing fits the smallest candidate
+    stands in, until something does. Returns the very same state when nothing changes.
+    """
+    if found.context != state.context:
         return state
+    choices, adopted = state.choices, state.adopted
+    taken: dict[str, Any] = {}
+    if adopted != state.context and found.start is not None:
+        taken = {name: new for name, new in found.start.settings.items() if name not in state.edited}
+        choices = choices_from({k: v for k, v in taken.items() if v is not None}, base=choices)
+        if "checkpoint_layers" in taken:
+            choices = replace(choices, checkpoint_layers=taken["checkpoint_layers"])
+    if found.tiers:
+        adopted = state.context
+    advised = {a.name: a.value for a in found.advice if a.name not in state.edited}
+    scale = {name: advised[name] for name in ("lora_alpha", "lora_dropout") if name in advised}
+    choices = replace(choices, **scale)
+    learning = {name: new for name, new in advised.items() if name in Hyperparameters.model_fields}
+    numbers = Hyperparameters.model_validate({**state.hyperparameters.model_dump(), **learning})
+    data = state.data
+    if "validation_split" in advised:
+        data = data.model_copy(update={"validation_split": advised["validation_split"]})
+    if (choices, numbers, data, adopted) == (state.choices, state.hyperparameters, state.data, state.adopted):
+        return state
+    target = None if taken else state.effective_target
+    return replace(state, choices=choices, hyperparameters=numbers, data=data, adopted=adopted, effective_target=target)
 
 
 def make_plan(state: WizardState, evaluation: Evaluation, recommendation: Recommendation | None) -> Plan:
@@ -257,10 +304,17 @@ def absolute(text: str) -> str:
     return str(Path(expand(text)).absolute())
 
 
+NAME_PART = 40
+"""Characters of the model's and of the data's name that a run's folder keeps; a folder's name may have 255 bytes."""
+
+
 def run_folder(state: WizardState, parent: Path, now: datetime | None = None) -> Path:
-    """A folder for one run: model, data and time in its name."""
+    """A folder for one run that is not there yet: model, data and time in its name."""
     stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
     model = Path(state.model_name.rstrip("/")).name or "model"
     data = Path(state.data.path).stem if state.data.path else "data"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model}-{data}-{stamp}")
-    return parent / name
+    parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", part)[:NAME_PART].strip("-.") for part in (model, data)]
+    name = "-".join(part for part in (*parts, stamp) if part)
+    taken = [name, *(f"{name}-{number}" for number in range(2, 100))]
+    free = (parent / each for each in taken if not (parent / each).exists() and not (parent / f"{each}.yaml").exists())
+    return next(free, parent / name)

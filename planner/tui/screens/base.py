@@ -23,6 +23,8 @@ class WizardScreen(Screen[None]):
 
     PLACE: ClassVar[int] = 0
     HELP_TEXT: ClassVar[str] = ""
+    MINIMUM: ClassVar[tuple[int, int]] = (72, 20)
+    """Columns and rows below which a notice stands over the step."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "app.step_back", "Back", id="wizard.back", tooltip="To the step before"),
         Binding("question_mark", "app.help", "Help", key_display="?", id="wizard.help", tooltip="Keys and words"),
@@ -37,7 +39,8 @@ class WizardScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield StepBar(self.PLACE)
         yield from self.body()
-        yield Static("", id="message")
+        yield Static("", id="message", markup=False)
+        yield Static("", id="too-small", markup=False)
         yield Footer(compact=True, show_command_palette=False)
 
     def body(self) -> ComposeResult:
@@ -45,8 +48,13 @@ class WizardScreen(Screen[None]):
         yield from ()
 
     def on_resize(self) -> None:
-        """A wide terminal has room to name the command palette's key."""
-        self.query_one(Footer).show_command_palette = self.size.width >= 110
+        """A wide terminal has room to name the command palette's key; a tiny one is told so."""
+        width, height = self.size
+        self.query_one(Footer).show_command_palette = width >= 110
+        notice = self.query_one("#too-small", Static)
+        notice.display = width < self.MINIMUM[0] or height < self.MINIMUM[1]
+        if notice.display:
+            notice.update(too_small(width, height, self.MINIMUM))
 
     def say(self, text: str = "", *, error: bool = False) -> None:
         """One line above the footer; empty hides it."""
@@ -54,6 +62,15 @@ class WizardScreen(Screen[None]):
         line.update(text)
         line.set_class(bool(text), "shown")
         line.set_class(error, "error")
+
+
+def too_small(width: int, height: int, minimum: tuple[int, int]) -> str:
+    """What to do about a terminal that can't show a step."""
+    return (
+        f"{width}×{height} is too small for the wizard: it needs {minimum[0]} columns and {minimum[1]} rows, 80×24 is "
+        "comfortable. Enlarge the window or shrink its font (nothing is lost, a run goes on); ctrl+q leaves. "
+        "`plan --gpu NAME --model NAME` prints a plan in any terminal."
+    )
 
 
 class ListScreen(WizardScreen):

@@ -17,7 +17,15 @@ from planner.tui import figures
 from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.filter_list import LineInput
-from planner.tui.work import DataFound, expand
+from planner.tui.work import DataFound
+
+NO_DATA = (
+    "No data yet. Pick a file of examples in the tree (⏎), or type its path.\n\n"
+    "One example a line, for instance:\n"
+    '{"prompt": "2 + 2 =", "completion": "4"}\n'
+    'or chats ({"messages": […]}), or plain {"text": …}; CSV and parquet too.\n\n'
+    "^n goes on without: the plan is for typical lengths then, and can't say how long the training takes."
+)
 
 
 class DataScreen(WizardScreen):
@@ -46,9 +54,15 @@ class DataScreen(WizardScreen):
                 yield Static("", id="facts-text", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#files").border_title = "Data"
+        self._refused = ""
+        """What was typed or picked last and can't be read."""
+        self.query_one("#files").border_title = "Data: what shall it learn from?"
         self.query_one("#facts").border_title = "What it holds"
-        self.query_one(DataTree).focus()
+
+    def on_screen_resume(self) -> None:
+        """A chosen data set is shown, and Enter goes on with it; else the tree waits for a choice."""
+        chosen = self.wizard_app.wizard.dataset is not None
+        self.query_one("#path" if chosen else "#tree").focus()
         self.refresh_choice()
 
     def refresh_choice(self) -> None:
@@ -60,9 +74,7 @@ class DataScreen(WizardScreen):
                 self.query_one("#path", Input).value = wizard.data.path or ""
         else:
             self._found: DataFound | None = None
-            self.query_one("#facts-text", Static).update(
-                Content.styled("No data yet. Pick a file, or skip with ^n: the plan then knows no epoch.", "dim")
-            )
+            self.query_one("#facts-text", Static).update(Content.styled(NO_DATA, "dim"))
 
     @on(DataTree.FileSelected)
     def _picked(self, event: DataTree.FileSelected) -> None:
@@ -96,13 +108,14 @@ class DataScreen(WizardScreen):
     def show(self, found: DataFound) -> None:
         """A data set was read: its figures, or what was wrong with it."""
         if found.dataset is None:
-            self._found = None
+            self._found, self._refused = None, found.path
             self.say(found.error or "this file can't be read", error=True)
             self.query_one("#facts-text", Static).update("")
             return
         self._found = found
         chosen = self.wizard_app.wizard.dataset is found.dataset
         self.say("" if chosen else "Enter takes this data set")
+        self._refused = ""
         length = self.wizard_app.wizard.choices.max_length
         self.query_one("#facts-text", Static).update(
             data_text(found.dataset, length, 16 if self.app.size.height >= 34 else 8)
@@ -114,7 +127,7 @@ class DataScreen(WizardScreen):
         typed = self.query_one("#path", Input).value.strip()
         if self._found is not None:
             self._take()
-        elif typed and expand(typed) != (self.wizard_app.wizard.data.path or ""):
+        elif typed and typed != self._refused:
             self._read_or_take(typed)
         else:
             self.say()
@@ -124,6 +137,7 @@ class DataScreen(WizardScreen):
         """Forgets the data set."""
         self.wizard_app.choose_data(None)
         self.query_one("#path", Input).value = ""
+        self._refused = ""
         self.say()
         self.refresh_choice()
 

@@ -15,6 +15,11 @@ from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
 from planner.units import format_bytes
 
+WELCOME = (
+    "Says what fits, how fast and why before anything is downloaded; then trains it. "
+    "Enter takes the marked device (★ this machine), ? explains each step."
+)
+
 
 class HardwareScreen(ListScreen):
     """A filterable list of devices and the facts of the one under the cursor."""
@@ -31,7 +36,8 @@ class HardwareScreen(ListScreen):
     ]
 
     def on_mount(self) -> None:
-        self.name_panes("Hardware", "Facts")
+        self.name_panes("Hardware: what will train?", "Facts")
+        self.say(WELCOME)
         self.watch(self.app, "wizard", self._fill)
         self.query_one(FilterList).focus_filter()
 
@@ -53,6 +59,8 @@ class HardwareScreen(ListScreen):
 
     @on(FilterList.Highlighted)
     def _highlighted(self, event: FilterList.Highlighted) -> None:
+        if self.query_one(FilterList).text:
+            self.say()
         profile = self._profile(event.key)
         text = facts_text(profile, self._used(profile)) if profile else Content.styled("no such device is known", "dim")
         if profile and profile.name == self.wizard_app.wizard.this_machine and self.wizard_app.wizard.note:

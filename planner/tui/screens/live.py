@@ -28,8 +28,9 @@ class LiveScreen(WizardScreen):
     HELP_TEXT = (
         "The run. The trainer is a process of its own: p pauses it after the step and lets it go on, s stops it "
         "after the step with a checkpoint. c shows the next curve (loss, learning rate, tokens/s), l changes between "
-        "log and sample where both have no room. Leaving with q asks whether the run shall go on.\n\npredicted and "
-        "measured are both the peak of allocated bytes; device is what the whole process holds."
+        "log and sample where both have no room. Leaving with q asks whether the run shall go on.\n\nThe peak in "
+        "tensors is the most bytes that the run's numbers took so far, predicted and measured; the percentage says "
+        "how far off the prediction is. device (process, on a CPU) is everything: tensors, spare blocks and libraries."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume", id="live.pause", tooltip="Pause after the step, or go on"),
@@ -136,6 +137,7 @@ def numbers_text(run: RunSnapshot) -> Content:
     parts: list[str | tuple[str, str]] = []
     for name, text in live.figures(run):
         parts += [(f"{name:<14}", "dim"), (f"{text}\n", "bold")]
+    parts += [(f"{'peak in tensors':<18}", "dim"), (f"{live.deviation_text(run)}\n", "bold")]
     lines = live.memory_lines(run)
     full = max((size or 0 for _, size in lines), default=0)
     for name, size in lines:
@@ -143,6 +145,5 @@ def numbers_text(run: RunSnapshot) -> Content:
         text = format_bytes(size) if size else "–"
         color = "$accent" if name == "predicted" else "$success"
         parts += [(f"{name:<10}", "dim"), ("█" * cells, color), f" {text}\n"]
-    parts += [("deviation     ", "dim"), (f"{live.deviation_text(run)}\n", "bold")]
-    parts += [("device    ", "dim"), live.device_text(run)]
+    parts += [(f"{live.holder(run):<8}", "dim"), live.device_text(run)]
     return Content.assemble(*parts)

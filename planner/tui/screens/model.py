@@ -21,7 +21,7 @@ class ModelScreen(ListScreen):
     """A filterable catalogue; whatever else is typed is read as a path or hub id."""
 
     PLACE = 1
-    LIST = ("models", "type to filter, or a path or hub id")
+    LIST = ("models", "type to filter, path or hub id")
     HELP_TEXT = (
         "The base model. Type to narrow the catalogue, or type a folder, a config.json or a hub id (owner/name): Enter "
         "reads it and shows what it is, Enter again takes it. Tab goes to the details, where ↑ ↓ scroll.\n\nOnly the "
@@ -32,14 +32,22 @@ class ModelScreen(ListScreen):
     ]
 
     def on_mount(self) -> None:
-        self.name_panes("Model", "Details")
+        self.name_panes("Model: what to start from?", "Details")
         self._typed: ModelFound | None = None
         listing = self.query_one(FilterList)
-        listing.fill(self.wizard_app.model_entries(), select=self.wizard_app.wizard.model_name or None)
         listing.focus_filter()
-        wizard = self.wizard_app.wizard
-        if wizard.model is not None and listing.current != wizard.model_name:
-            self.show(ModelFound(name=wizard.model_name, model=wizard.model))
+        self._fill()
+
+    def on_screen_resume(self) -> None:
+        """The model that is chosen is under the cursor, whether the catalogue knows it or not."""
+        self._fill()
+
+    def _fill(self) -> None:
+        name = self.wizard_app.wizard.model_name
+        listing = self.query_one(FilterList)
+        if name and listing.text == name:
+            listing.clear()
+        listing.fill(self.wizard_app.model_entries(), select=name or None)
 
     @on(FilterList.Highlighted)
     def _highlighted(self, event: FilterList.Highlighted) -> None:

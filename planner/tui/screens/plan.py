@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 from textual import on
@@ -11,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
 from planner.errors import TuneplanError
+from planner.tui import figures, live
 from planner.tui import state as states
 from planner.tui.fields import BY_KEY
 from planner.tui.screens.base import WizardScreen
@@ -19,6 +19,8 @@ from planner.tui.widgets.field_list import FieldList
 from planner.tui.widgets.figures_pane import FiguresPane
 from planner.tui.widgets.memory import MemoryPane
 from planner.tui.work import Evaluation, Recommendation
+
+UNDO_DEPTH = 100
 
 
 class PlanScreen(WizardScreen):
@@ -34,6 +36,7 @@ class PlanScreen(WizardScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("g", "tier", "Tier", id="plan.tier", tooltip="Take the next tier: high, balanced, low, safe"),
         Binding("v", "view", "View", id="plan.view", tooltip="Next view: tiers, why, memory, advice"),
+        Binding("u", "undo", "Undo", id="plan.undo", tooltip="Take back the last change: a value, a tier, a remedy"),
         Binding("s", "save", "Save", id="plan.save", tooltip="Write the plan file"),
         Binding("t", "train", "Train", id="plan.train", tooltip="Write the plan file and start the training"),
         Binding("r", "reset", "Reset", show=False, id="plan.reset", tooltip="Forget your own values, take the advice"),
@@ -51,6 +54,8 @@ class PlanScreen(WizardScreen):
         self._refused = ""
         """Why what stands in the edit line cannot be taken; empty where it can."""
         self._confirm: str | None = None
+        self._before: list[WizardState] = []
+        """The states before each change made here, the last one at the end."""
         self.watch(self.app, "wizard", self._show_rows)
         self.watch(self.app, "evaluation", self._show_evaluation)
         self.watch(self.app, "recommendation", self._show_recommendation)
@@ -88,14 +93,26 @@ class PlanScreen(WizardScreen):
 
     def _try(self, change: states.Change) -> str:
         """Applies a change; what can't be is said under the list and returned."""
+        before = self.wizard_app.wizard
         try:
-            changed = change(self.wizard_app.wizard)
+            changed = change(before)
         except TuneplanError as error:
             self.query_one(FieldList).explain(str(error), error=True)
             return str(error)
         self.say()
+        if self._before_edit is None:
+            self._remember(before, changed)
         self.wizard_app.update(changed)
         return ""
+
+    def _remember(self, before: WizardState, after: WizardState) -> None:
+        """Keeps the state before a change for `u`."""
+
+        def values(state: WizardState) -> tuple[object, ...]:
+            return (state.choices, state.hyperparameters, state.data, state.hardware)
+
+        if values(after) != values(before):
+            self._before = [*self._before, before][-UNDO_DEPTH:]
 
     @on(FieldList.Stepped)
     def _stepped(self, event: FieldList.Stepped) -> None:
@@ -121,6 +138,8 @@ class PlanScreen(WizardScreen):
         if (refused or not event.kept) and self._before_edit is not None:
             # A number is taken digit by digit: of a refused one no beginning may stay.
             self.wizard_app.update(self._before_edit)
+        elif self._before_edit is not None:
+            self._remember(self._before_edit, self.wizard_app.wizard)
         self._before_edit, self._refused = None, ""
         if refused:
             self.query_one(FieldList).explain(refused, error=True)
@@ -134,12 +153,12 @@ class PlanScreen(WizardScreen):
     @on(FiguresPane.TierTaken)
     def _tier_taken(self, event: FiguresPane.TierTaken) -> None:
         if not self._try(lambda state: states.take_settings(state, event.report.settings)):
-            self.say(f"tier {event.report.tier} taken")
+            self.say(f"tier {event.report.tier} taken; u takes it back")
 
     @on(FiguresPane.RemedyTaken)
     def _remedy_taken(self, event: FiguresPane.RemedyTaken) -> None:
         if not self._try(lambda state: states.take_remedy(state, event.change)):
-            self.say("remedy taken")
+            self.say(f"taken: {figures.change_text(event.change)}; u takes it back")
 
     # ------------------------------------------------------------------------------------------------------ actions
 
@@ -159,7 +178,19 @@ class PlanScreen(WizardScreen):
 
     def action_reset(self) -> None:
         """Forgets the person's own values and takes the recommendation again."""
-        self.wizard_app.update(replace(self.wizard_app.wizard, edited=frozenset(), adopted=None))
+        self._try(states.reset)
+        self.say("your own values are forgotten; u brings them back")
+
+    def action_undo(self) -> None:
+        """Takes back the last change made here, as long as it was for the same device, model and data."""
+        now = self.wizard_app.wizard
+        while self._before:
+            before = self._before.pop()
+            if (before.model_name, before.data.path) == (now.model_name, now.data.path):
+                self.wizard_app.update(before)
+                self.say("taken back")
+                return
+        self.say("there is nothing to take back")
 
     def action_save(self) -> None:
         """Writes the plan file."""
@@ -168,7 +199,7 @@ class PlanScreen(WizardScreen):
         except TuneplanError as error:
             self.say(str(error), error=True)
             return
-        self.say(f"saved; start it later with: plan train {path}")
+        self.say(f"saved; start it later with: {live.command('plan', 'train', live.near_path(path))}")
 
     def action_train(self) -> None:
         """Writes the plan file and starts the trainer; a doubtful start has to be asked for twice."""

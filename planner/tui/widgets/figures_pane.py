@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
@@ -17,6 +20,15 @@ from planner.tui.work import Evaluation, Recommendation
 from planner.units import format_bytes
 
 TABS = ("tiers", "why", "memory", "advice")
+
+
+class TakeList(OptionList):
+    """Tiers or remedies; the footer says that Enter takes one."""
+
+    BINDING_GROUP_TITLE = "View"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Take", key_display="⏎", id="view.take", tooltip="Take the line under the cursor")
+    ]
 
 
 class FiguresPane(Vertical):
@@ -39,11 +51,13 @@ class FiguresPane(Vertical):
     def compose(self) -> ComposeResult:
         with TabbedContent(initial="tiers"):
             with TabPane("Tiers", id="tiers"):
-                yield OptionList(compact=True, markup=False, id="tier-list")
+                yield Static(tier_header(), id="tier-header", classes="header")
+                yield TakeList(compact=True, markup=False, id="tier-list")
                 with VerticalScroll(id="notes-scroll"):
                     yield Static("", id="notes", markup=False)
             with TabPane("Why", id="why"):
-                yield OptionList(compact=True, markup=False, id="remedy-list")
+                yield Static(figures.REMEDY_HEADER, id="remedy-header", classes="header", markup=False)
+                yield TakeList(compact=True, markup=False, id="remedy-list")
                 with VerticalScroll(id="reasons-scroll"):
                     yield Static("", id="reasons", markup=False)
             with TabPane("Memory", id="memory"), VerticalScroll():
@@ -54,6 +68,8 @@ class FiguresPane(Vertical):
     def on_mount(self) -> None:
         self._tiers: tuple[CheckReport, ...] = ()
         self._remedies: list[dict[str, object]] = []
+        # `v` changes the view from anywhere: one stop less on the way to what is in it.
+        self.query_one(Tabs).can_focus = False
 
     def next_tab(self) -> None:
         """The tab to the right, and round again."""
@@ -61,12 +77,22 @@ class FiguresPane(Vertical):
         self.show_tab(TABS[(TABS.index(active) + 1) % len(TABS)])
 
     def show_tab(self, name: str) -> None:
-        """One tab by name. A focus inside the tab that goes would bring it back, so it moves to the row of tabs."""
+        """One tab by name. A focus inside the tab that goes would bring it back, so it moves on to the new one."""
         tabs = self.query_one(TabbedContent)
         focused = self.screen.focused
-        if focused is not None and tabs.active != name and tabs.active_pane in focused.ancestors:
-            tabs.query_one(Tabs).focus()
+        inside = focused is not None and tabs.active != name and tabs.active_pane in focused.ancestors
+        if inside:
+            self.screen.set_focus(None)
         tabs.active = name
+        if inside:
+            self.call_after_refresh(self._focus_view)
+
+    def _focus_view(self) -> None:
+        """Puts the focus on the first thing in the view that can take it."""
+        pane = self.query_one(TabbedContent).active_pane
+        first = next((w for w in pane.query("*") if w.focusable and w.display), None) if pane is not None else None
+        if first is not None:
+            first.focus()
 
     # ------------------------------------------------------------------------------------------------------ showing
 
@@ -80,7 +106,7 @@ class FiguresPane(Vertical):
             self._fill_remedies(remedies, [], [])
             self.query_one("#breakdown", Static).update("")
             return
-        reasons.update(Content("\n").join([Content(f"· {reason}") for reason in report.reasons]))
+        reasons.update(Content("\n").join([Content(f"· {figures.in_labels(reason)}") for reason in report.reasons]))
         lines = [figures.remedy_line(r.change, r.saves_bytes, r.costs_seconds_per_step) for r in report.remedies]
         self._fill_remedies(remedies, lines, [dict(remedy.change) for remedy in report.remedies])
         self.query_one("#breakdown", Static).update(breakdown(report))
@@ -88,7 +114,7 @@ class FiguresPane(Vertical):
     def _fill_remedies(self, listing: OptionList, lines: list[str], changes: list[dict[str, object]]) -> None:
         self._remedies = changes
         listing.set_options(Option(line, id=str(place)) for place, line in enumerate(lines))
-        listing.display = bool(lines)
+        listing.display = self.query_one("#remedy-header").display = bool(lines)
         if lines:
             listing.highlighted = 0
 
@@ -101,13 +127,12 @@ class FiguresPane(Vertical):
             Option(tier_row(tier, tier.tier == found.recommended, tier.settings == settings), id=tier.tier)
             for tier in found.tiers
         )
-        listing.display = bool(found.tiers)
+        listing.display = self.query_one("#tier-header").display = bool(found.tiers)
         if found.tiers:
             names = [tier.tier for tier in found.tiers]
             default = names.index(found.recommended) if found.recommended in names else 0
             listing.highlighted = default if before is None else min(before, len(names) - 1)
-        notes = Content(found.error) if found.error else Content("\n").join([Content(f"· {n}") for n in found.notes])
-        self.query_one("#notes", Static).update(notes)
+        self.query_one("#notes", Static).update(notes_text(found))
         self.query_one("#advice-text", Static).update(advice_text(found))
 
     # ------------------------------------------------------------------------------------------------------- taking
@@ -125,6 +150,31 @@ class FiguresPane(Vertical):
     @on(OptionList.OptionHighlighted)
     def _moved(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
+
+
+def tier_header() -> Content:
+    """Names of the tiers' columns."""
+    name, shape, peak, speed = figures.TIER_HEADER
+    return Content(f" {name:<8}  {shape:<14}{peak:>7} {speed:>7}")
+
+
+def notes_text(found: Recommendation) -> Content:
+    """What the tiers rest on and what their marks mean; where none fits, why, and where help stands."""
+    if found.error:
+        more = ""
+        if found.start is not None:
+            more = (
+                "\n\nThe settings show the least that was tried. v shows what would help, the bar what it is made of."
+            )
+        return Content(figures.in_labels(found.error) + more)
+    lines = [f"· {figures.in_labels(note)}" for note in found.notes]
+    if len({str(tier.settings) for tier in found.tiers}) == 1:
+        lines.insert(0, "· One configuration is both the fastest and the smallest: all tiers are the same.")
+    lines.append(
+        "▸ is what the settings are now, ★ what is recommended"
+        + (", ! is tight." if any(tier.verdict == "tight" for tier in found.tiers) else ".")
+    )
+    return Content("\n").join([Content(line) for line in lines])
 
 
 def tier_row(tier: CheckReport, recommended: bool, current: bool) -> Content:

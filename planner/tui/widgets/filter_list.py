@@ -93,6 +93,11 @@ class FilterList(Vertical):
         self._entries = tuple(entries)
         self._show(select or self.current)
 
+    def clear(self) -> None:
+        """Empties the filter."""
+        with self.prevent(Input.Changed):
+            self.query_one(FilterInput).value = ""
+
     def focus_filter(self) -> None:
         """Puts the cursor into the filter."""
         self.query_one(FilterInput).focus()

@@ -54,8 +54,8 @@ class MemoryPane(Widget):
         lines = [
             Content.assemble(
                 (figures.VERDICTS[report.verdict], VERDICT_STYLES[report.verdict]),
-                f"  {format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)}",
-                (f"  {memory.device_peak_bytes / max(memory.budget_bytes, 1):.0%}", "dim"),
+                f" {format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)}",
+                (f" {memory.device_peak_bytes / max(memory.budget_bytes, 1):.0%}", "dim"),
             ),
             self._bar(width),
             *self._legend(width),
@@ -91,8 +91,9 @@ class MemoryPane(Widget):
         assert self.evaluation.report is not None
         parts = figures.components(self.evaluation.report.memory)
         tall = self.app.size.height >= 32
-        shown = parts if tall else parts[:6]
-        column = max(20, width // 2)
+        columns = 2 if width >= 40 else 1
+        shown = parts if tall else parts[: 3 * columns]
+        column = width // columns
         wide = column >= 32
         cells: list[Content] = []
         for name, size, _ in shown:
@@ -100,4 +101,4 @@ class MemoryPane(Widget):
             text = format_bytes(size) if wide else figures.short_bytes(size)
             gap = column - 3 - len(label) - len(text)
             cells.append(Content.assemble(("■ ", color_of(name)), label, " " * max(1, gap), text, " "))
-        return [Content("").join(cells[place : place + 2]) for place in range(0, len(cells), 2)]
+        return [Content("").join(cells[place : place + columns]) for place in range(0, len(cells), columns)]
