@@ -9,12 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 
+from planner.tui import history
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
@@ -182,6 +185,9 @@ async def test_quitting_leaves_the_run_going(tmp_path: Path) -> None:
         await pilot.press("t")
         await until(app, pilot, lambda: app.run_snapshot is not None and app.run_snapshot.step >= 2, 90)
         process = app._run.process
+        await pilot.press("p")
+        await until(app, pilot, lambda: app.run_snapshot.phase == "paused", 30)
+        paused_after = app.run_snapshot.step
         await pilot.press("ctrl+q")
         await until(app, pilot, lambda: isinstance(app.screen, QuitScreen), 10)
         await pilot.press("l")
@@ -189,6 +195,14 @@ async def test_quitting_leaves_the_run_going(tmp_path: Path) -> None:
     try:
         assert app.return_value == 0
         assert process.poll() is None
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name == "run"), "the shell comes back"
+        for _ in range(300):
+            run, trainer = history.reopen(history.unfinished(tmp_path / "runs")[0])
+            if run.step > paused_after:
+                break
+            time.sleep(0.1)
+        assert trainer is not None
+        assert run.step > paused_after, "nobody is left to end the pause"
     finally:
         process.terminate()
         process.wait(60)

@@ -31,7 +31,7 @@ def start() -> WizardState:
 
 def test_ui_free_modules_import_no_textual() -> None:
     code = (
-        "import sys, planner.tui.state, planner.tui.work, planner.tui.live, planner.tui.figures, planner.tui.fields;"
+        "import sys, planner.tui.state, planner.tui.work, planner.tui.live, planner.tui.history, planner.tui.figures, planner.tui.fields;"
         "sys.exit(any(name.split('.')[0] in ('textual', 'torch', 'transformers') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

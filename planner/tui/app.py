@@ -19,13 +19,14 @@ from planner.errors import InvalidInput, TuneplanError
 from planner.spec import HardwareProfile
 from planner.tui import figures, messages, state
 from planner.tui import work as questions
+from planner.tui.history import PastRun
 from planner.tui.running import RunControl
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
 from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.live import LiveScreen
-from planner.tui.screens.modals import HelpScreen, QuitScreen
+from planner.tui.screens.modals import HelpScreen, QuitScreen, RunsScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
 from planner.tui.state import WizardState
@@ -53,6 +54,8 @@ class TuneplanApp(RunControl, App[int]):
         Binding("f1", "help", "Help", show=False, id="app.help", tooltip="Keys and words"),
         Binding("ctrl+q,ctrl+c", "request_quit", "Quit", show=False, priority=True, id="app.quit",
                 tooltip="Leave; asks while a run goes on"),
+        Binding("ctrl+o", "runs", "Runs", show=False, key_display="^o", id="app.runs",
+                tooltip="Runs that go on or ended early"),
     ]  # fmt: skip
 
     wizard: reactive[WizardState] = reactive(WizardState, init=False)
@@ -80,6 +83,9 @@ class TuneplanApp(RunControl, App[int]):
         self.output = Path(output)
         self.start_folder = str(Path(start_folder).absolute())
         self.profiles: tuple[HardwareProfile, ...] = ()
+        self.past_runs: tuple[PastRun, ...] = ()
+        """Runs in the output folder that go on without a wizard, or ended early and can be resumed."""
+        self._runs_said = False
         self._busy: dict[str, bool] = {}
         self._again: set[str] = set()
         start = state.preset(settings or {}, hyperparameters or {}, reserve_bytes)
@@ -104,10 +110,15 @@ class TuneplanApp(RunControl, App[int]):
 
         self.profiles = all_profiles()
         self.look_at_machine()
-        first = self.wizard
-        done = {"hardware": first.hardware, "model": first.model, "data": first.dataset}
-        self.push_screen(next((name for name in ORDER if not done.get(name)), "plan"))
-        self.update(first)
+        self.look_for_runs()
+        self.push_screen(self.first_open)
+        self.update(self.wizard)
+
+    @property
+    def first_open(self) -> str:
+        """The first step that is not decided yet, else the plan."""
+        done = {"hardware": self.wizard.hardware, "model": self.wizard.model, "data": self.wizard.dataset}
+        return next((name for name in ORDER if not done.get(name)), "plan")
 
     def say(self, text: str = "", *, error: bool = False) -> None:
         """One line above the footer of the step that is shown."""
@@ -158,15 +169,20 @@ class TuneplanApp(RunControl, App[int]):
         self.switch_screen(name)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The first step has none before it."""
+        """The first step has none before it; earlier runs are offered where there are any."""
+        if action == "runs":
+            return bool(self.past_runs) and not self.running
         if action == "step_back":
-            return not (isinstance(self.screen, WizardScreen) and self.screen.PLACE == 0)
+            step = next((screen for screen in reversed(self.screen_stack) if isinstance(screen, WizardScreen)), None)
+            return step is None or step.PLACE > 0
         return True
 
     def action_step_back(self) -> None:
         """The step before; on the first one nothing happens."""
         place = self.screen.PLACE if isinstance(self.screen, WizardScreen) else 0
-        if place > 0:
+        if place == len(ORDER) and not (self.wizard.hardware and self.wizard.model):
+            self.go(self.first_open)  # an earlier run was opened before anything was planned
+        elif place > 0:
             self.go(ORDER[place - 1])
 
     # ------------------------------------------------------------------------------------------------------ workers
@@ -253,6 +269,26 @@ class TuneplanApp(RunControl, App[int]):
             known = replace(known, hardware=own)
         self.update(known)
 
+    def on_runs_found(self, message: messages.RunsFound) -> None:
+        """Earlier runs that are not finished: said once, and kept behind a key."""
+        self.past_runs = message.runs
+        self.screen.refresh_bindings()
+        self._runs_said, said = True, self._runs_said
+        if message.runs and not said:
+            first, more = message.runs[0], len(message.runs) - 1
+            others = f" and {more} more" if more else ""
+            does = "goes on" if first.state == "going on" else f"was left {first.state}"
+            self.say(f"A run{others} {does} in {first.folder.name}: ^o opens it.")
+
+    def action_runs(self) -> None:
+        """Shows the runs that are not finished."""
+        self.push_screen(RunsScreen(self.past_runs), self._run_chosen)
+
+    def _run_chosen(self, past: PastRun | None) -> None:
+        if past is not None:
+            self.say(f"reading {past.folder.name} …")
+            self.read_run(past)
+
     def on_model_ready(self, message: messages.ModelReady) -> None:
         """A model was read."""
         found = message.found
@@ -326,6 +362,8 @@ class TuneplanApp(RunControl, App[int]):
                         binding.description, binding.tooltip, lambda action=binding.action: self._run_on_screen(action)
                     )
             if not self.running:
+                if self.past_runs:
+                    yield SystemCommand("Runs", "Opens a run that goes on or ended early", self.action_runs)
                 for name in ORDER:
                     yield SystemCommand(f"Go to {name}", f"Shows the step {name}", lambda name=name: self.go(name))
         yield from super().get_system_commands(screen)

@@ -116,7 +116,7 @@ def fail(run: RunSnapshot, message: str) -> RunSnapshot:
 def death(exit_code: int | None, tail: str = "") -> str:
     """How a trainer ended that said nothing itself, in one line."""
     if exit_code is None:
-        text = "the trainer can no longer be reached"
+        text = "the trainer ended without a last word: it was killed, or the machine went down"
     elif exit_code < 0:
         text = f"the trainer was killed by signal {-exit_code}"
         if exit_code == -9:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from textual.message import Message
 
 from planner.records import Event
+from planner.tui.history import FollowedRun, PastRun
+from planner.tui.live import RunSnapshot
 from planner.tui.work import DataFound, Evaluation, HardwareFound, ModelFound, Recommendation
 
 
@@ -62,5 +64,30 @@ class RunEnded(Message):
     def __init__(self, exit_code: int | None, tail: str = "", error: str | None = None) -> None:
         self.exit_code = exit_code
         self.tail = tail
+        self.error = error
+        super().__init__()
+
+
+class RunsFound(Message):
+    """The output folder was looked through for runs that go on or ended early."""
+
+    def __init__(self, runs: tuple[PastRun, ...]) -> None:
+        self.runs = runs
+        super().__init__()
+
+
+class RunReopened(Message):
+    """An earlier run was read; `trainer` follows it where it still goes on."""
+
+    def __init__(
+        self,
+        past: PastRun,
+        snapshot: RunSnapshot | None = None,
+        trainer: FollowedRun | None = None,
+        error: str | None = None,
+    ) -> None:
+        self.past = past
+        self.snapshot = snapshot
+        self.trainer = trainer
         self.error = error
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ from textual import work
 from textual.app import App
 from textual.reactive import reactive
 
-from planner.errors import RunFailed
-from planner.tui import live, messages, state
+from planner.errors import RunFailed, TuneplanError
+from planner.tui import history, live, messages, state
 from planner.tui import work as questions
+from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
 from planner.tui.state import Doubt, WizardState
 
@@ -34,7 +36,7 @@ class RunControl(App[int]):
 
     exit_code = 0
     run_folder = ""
-    _run: Run | None = None
+    _run: Run | FollowedRun | None = None
     _quit_when_over = False
     _plan_path: Path | None = None
 
@@ -88,8 +90,11 @@ class RunControl(App[int]):
         self.switch_screen("live")
         self._follow(self._run)
 
-    @work(thread=True, group="run", exit_on_error=False)
-    def _follow(self, run: Run) -> None:
+    def _follow(self, run: Run | FollowedRun) -> None:
+        """Listens to the trainer in a thread that doesn't keep the wizard from leaving while the run goes on."""
+        threading.Thread(target=self._listen, args=(run,), name="run", daemon=True).start()
+
+    def _listen(self, run: Run | FollowedRun) -> None:
         """Turns what the trainer writes into messages until it ends."""
         try:
             for event in run:
@@ -100,16 +105,62 @@ class RunControl(App[int]):
             return
         self.post_message(messages.RunEnded(code, run.stderr_tail))
 
+    # ------------------------------------------------------------------------------------------------- earlier runs
+
+    @work(thread=True, group="past", exit_on_error=False)
+    def look_for_runs(self) -> None:
+        """Asks which runs in the output folder go on, or ended early."""
+        self.post_message(messages.RunsFound(history.unfinished(self.output)))
+
+    @work(thread=True, group="past", exit_on_error=False)
+    def read_run(self, past: PastRun) -> None:
+        """Reads an earlier run's events."""
+        try:
+            snapshot, trainer = history.reopen(past)
+        except TuneplanError as error:
+            self.post_message(messages.RunReopened(past, error=questions.error_line(error)))
+            return
+        self.post_message(messages.RunReopened(past, snapshot, trainer))
+
+    def on_run_reopened(self, message: messages.RunReopened) -> None:
+        """An earlier run was read: one that goes on is followed, one that ended early may be resumed."""
+        if self.running:
+            return
+        if message.snapshot is None:
+            self.notify(message.error or "this run can't be read", severity="error")
+            return
+        self.exit_code = 0
+        self.run_folder = str(message.past.folder)
+        self._plan_path = message.past.folder / "plan.yaml"
+        self.run_snapshot = message.snapshot
+        self._run = message.trainer
+        if message.trainer is None:
+            self._show_step("end")
+            return
+        self._show_step("live")
+        self._follow(message.trainer)
+
+    def _show_step(self, name: str) -> None:
+        """Shows a step, closing whatever dialog stands over the one before."""
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        self.switch_screen(name)
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether the run listens to this wizard; one that someone else started can only be stopped."""
+        return not isinstance(self._run, FollowedRun)
+
     # ---------------------------------------------------------------------------------------------------- following
 
     def on_run_event(self, message: messages.RunEvent) -> None:
         """The trainer said something."""
-        if self.run_snapshot is not None:
+        if self.run_snapshot is not None and self._run is not None:
             self.run_snapshot = live.reduce(self.run_snapshot, message.event)
 
     def on_run_ended(self, message: messages.RunEnded) -> None:
         """The trainer has ended, one way or another."""
-        if self.run_snapshot is None:
+        if self.run_snapshot is None or self._run is None:
             return
         if message.error is not None:
             self.run_snapshot = live.fail(self.run_snapshot, message.error)
@@ -117,18 +168,17 @@ class RunControl(App[int]):
             self.run_snapshot = live.ended(self.run_snapshot, message.exit_code, message.tail)
         self.exit_code = RunFailed.exit_code if self.run_snapshot.phase == "failed" else 0
         self._run = None
+        self.look_for_runs()
         if self._quit_when_over:
             self.exit(self.exit_code, message=f"The run is {self.run_snapshot.doing}: {self.run_folder}")
         else:
-            while len(self.screen_stack) > 2:
-                self.pop_screen()
-            self.switch_screen("end")
+            self._show_step("end")
 
     # -------------------------------------------------------------------------------------------------- controlling
 
     def pause_or_resume(self) -> None:
         """Pauses after the step; a paused run goes on."""
-        if self._run is None or self.run_snapshot is None:
+        if self._run is None or self.run_snapshot is None or not self.may_pause:
             return
         if self.run_snapshot.phase == "paused":
             self._command("resume")

@@ -32,8 +32,10 @@ class HardwareScreen(ListScreen):
         "scroll.\n\nbudget: the bytes a run may use = total − what other processes hold − the reserve that stays free."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Choose", key_display="⏎", id="hardware.choose", tooltip="Take this device")
-    ]
+        Binding("enter", "choose", "Choose", key_display="⏎", id="hardware.choose", tooltip="Take this device"),
+        Binding("ctrl+o", "app.runs", "Runs", key_display="^o", id="hardware.runs",
+                tooltip="Runs that go on or ended early"),
+    ]  # fmt: skip
 
     def on_mount(self) -> None:
         self.name_panes("Hardware: what will train?", "Facts")

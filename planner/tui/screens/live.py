@@ -92,7 +92,14 @@ class LiveScreen(WizardScreen):
     def on_screen_resume(self) -> None:
         """A new run may have begun meanwhile."""
         self.query_one("#log", RichLog).focus()
+        self.query_one("#log").border_subtitle = live.near_path(self.wizard_app.run_folder)
+        self.say()
+        self.refresh_bindings()
         self._show()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Pausing is offered where the trainer listens to this wizard."""
+        return action != "pause" or self.wizard_app.may_pause
 
     def action_pause(self) -> None:
         """Pauses a run that goes on, resumes a paused one."""

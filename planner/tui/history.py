@@ -1,0 +1,206 @@
+"""Runs that an earlier wizard, or the command line, left in the output folder: found, read again, followed. UI-free."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from planner.errors import InvalidInput, RunFailed, TuneplanError
+from planner.records import Event
+from planner.tui import live
+from planner.tui.live import RunSnapshot
+
+EVENTS = "events.jsonl"
+NEWEST = 20
+"""Runs that are looked at, the last ones written to."""
+TAIL_BYTES = 16 * 1024
+"""A run's last events are read from the end of its file."""
+STEPS_KEPT = 2000
+"""Step events of a long run that are replayed; a curve shows fewer."""
+POLL_SECONDS = 0.3
+
+State = Literal["going on", "interrupted", "stopped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastRun:
+    """A run in the output folder that has not come to its end."""
+
+    folder: Path
+    state: State
+    step: int
+    total_steps: int
+    changed: float
+    """Time of its last event's writing, seconds since the epoch."""
+
+    @property
+    def line(self) -> str:
+        """Name, state and step in one line."""
+        steps = f", step {self.step}" + (f" of {self.total_steps}" if self.total_steps else "")
+        return f"{self.folder.name}: {self.state}{steps if self.step else ''}"
+
+
+def unfinished(output: Path) -> tuple[PastRun, ...]:
+    """Runs that go on without a wizard, or ended early and left a checkpoint; the last written to first."""
+    found = []
+    for path in output.glob(f"*/{EVENTS}"):
+        try:
+            found.append((path.stat().st_mtime, path.parent))
+        except OSError:
+            continue
+    found.sort(reverse=True)
+    runs = (_look(folder, changed) for changed, folder in found[:NEWEST])
+    return tuple(run for run in runs if run is not None)
+
+
+def _look(folder: Path, changed: float) -> PastRun | None:
+    """One folder; None where nothing is left to do."""
+    if not (folder / "plan.yaml").is_file():
+        return None
+    try:
+        events = _tail(folder / EVENTS)
+    except OSError:
+        return None
+    last = events[-1] if events else None
+    steps = [event.data for event in events if event.kind == "step"]
+    state: State
+    if holder(folder) is not None:
+        state = "going on"
+    elif not any(folder.glob("checkpoint-*")):
+        return None
+    elif last is not None and last.kind == "finished":
+        if last.data.get("reason") != "stopped":
+            return None
+        state = "stopped"
+    else:
+        state = "failed" if last is not None and last.kind == "failed" else "interrupted"
+    now: dict[str, Any] = steps[-1] if steps else {}
+    step, total = int(now.get("step") or 0), int(now.get("total_steps") or 0)
+    return PastRun(folder=folder, state=state, step=step, total_steps=total, changed=changed)
+
+
+def holder(folder: Path) -> int | None:
+    """Process id of the trainer that writes into a run's folder; None where there is none (or this can't be told)."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        text = os.pread(handle, 32, 0).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(handle)
+    return None
+
+
+def _tail(path: Path) -> list[Event]:
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - TAIL_BYTES))
+        lines = stream.read().split(b"\n")
+    return [event for event in map(_event, lines[1:] if size > TAIL_BYTES else lines) if event is not None]
+
+
+def _event(line: bytes) -> Event | None:
+    """One line of events.jsonl; None for what is none (a power cut may leave half a line)."""
+    try:
+        return Event.model_validate(json.loads(line))
+    except ValueError:
+        return None
+
+
+def replay(folder: Path) -> tuple[RunSnapshot, int]:
+    """The snapshot after everything that a run has written so far, and how many bytes of its events that was.
+
+    Raises `TuneplanError` where the plan or the events can't be read.
+    """
+    from planner import plans
+
+    run = live.begin(plans.load(folder / "plan.yaml"))
+    try:
+        text = (folder / EVENTS).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{folder / EVENTS}: {error.strerror or error}") from None
+    whole = text[: text.rfind(b"\n") + 1]
+    events = [event for event in map(_event, whole.splitlines()) if event is not None]
+    steps = [place for place, event in enumerate(events) if event.kind == "step"]
+    every = len(steps) // STEPS_KEPT + 1
+    passed_over = set(steps) - set(steps[::every]) - set(steps[-1:])
+    for place, event in enumerate(events):
+        if place in passed_over:
+            continue
+        if event.kind == "started" and run.over:
+            # The run was resumed after this end: only what came of that counts.
+            run = replace(run, failure=None, result=None)
+        run = live.reduce(run, event)
+    return run, len(whole)
+
+
+class FollowedRun:
+    """A trainer that someone else started, followed by the events it writes; the same calls as `planner.runs.Run`.
+
+    It can be stopped by a signal. It listens to whoever started it, so it can't be paused from here.
+    """
+
+    def __init__(self, folder: Path, pid: int, offset: int) -> None:
+        self.folder = folder
+        self.pid = pid
+        self._offset = offset
+        self.stderr_tail = ""
+
+    def __iter__(self) -> Iterator[Event]:
+        rest = b""
+        with (self.folder / EVENTS).open("rb") as stream:
+            stream.seek(self._offset)
+            while True:
+                gone = holder(self.folder) is None
+                *lines, rest = (rest + stream.read()).split(b"\n")
+                yield from (event for event in map(_event, lines) if event is not None)
+                if gone:
+                    return
+                time.sleep(POLL_SECONDS)
+
+    def wait(self) -> int | None:
+        """None: the exit code of a process that is not ours is not known."""
+        return None
+
+    def pause(self) -> None:
+        """Not possible from here; raises `RunFailed`."""
+        raise RunFailed("this run was started by another process, which alone can pause it; s stops it here")
+
+    resume = pause
+
+    def stop(self) -> None:
+        """Ends the trainer after its step, with a checkpoint."""
+        if holder(self.folder) == self.pid:
+            os.kill(self.pid, signal.SIGTERM)
+
+
+def reopen(run: PastRun) -> tuple[RunSnapshot, FollowedRun | None]:
+    """A run as far as it has come, and the trainer to follow where it still goes on.
+
+    Raises `TuneplanError` where the folder can't be read.
+    """
+    try:
+        snapshot, offset = replay(run.folder)
+    except TuneplanError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidInput(f"{run.folder}: not a run that can be read: {error}") from None
+    snapshot = replace(snapshot, run_dir=str(run.folder))
+    pid = holder(run.folder)
+    if pid is None:
+        return live.ended(snapshot, None), None
+    return snapshot, FollowedRun(run.folder, pid, offset)
