@@ -98,6 +98,8 @@ def recommend(
     if "max_length" in fixed:
         check_length(model, base)
     base, format_notes = fit_to_hardware(adopt(base, fixed, data), hardware, fixed=fixed)
+    if "optimizer_implementation" not in fixed:
+        base = base.with_usual_implementation(hardware.kind)
     split = validation_share(data) if validation_split is None else validation_split
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     wanted = effective_batch_size

@@ -247,6 +247,8 @@ LORA_VARIANTS = ("lora", "dora", "rslora")
 QUANTIZATIONS = ("nf4", "nf4-double", "int8")
 KBIT_PREPARATIONS = ("stock", "norms", "none")
 OPTIMIZER_IMPLEMENTATIONS = ("foreach", "fused", "forloop")
+UPDATE_PARTS = 16
+"""Runs of parameters that the trainer updates one after the other where a run has to be copied to be undone."""
 LARGEST_COUNT = 65_536
 """Beyond it a batch, an accumulation or a rank is a slip of the keyboard, and bytes would leave 64 bits."""
 LARGEST_LENGTH = 2**24
@@ -287,27 +289,29 @@ class TrainingChoices:
     adapter_dtype: str = "fp32"
     quantization: Literal["nf4", "nf4-double", "int8"] = "nf4-double"
     """Storage of the base weights under `method=qlora`."""
-    optimizer: str = "adamw"
-    optimizer_implementation: Literal["foreach", "fused", "forloop"] = "foreach"
     kbit_preparation: str | None = None
     """Stack `peft` over quantised weights: what becomes fp32 before adapters are attached. `stock`: everything that is
     not quantised (PEFT's own preparation); `norms`: the norms alone (TRL's, which takes embeddings and head back);
     `none`. None: `stock`, but `none` where autocast runs over bf16 weights (`bf16-amp`).
     """
+    optimizer: str = "adamw"
+    optimizer_implementation: Literal["foreach", "fused", "forloop"] = "foreach"
     loss: str = "full"
     attention: str = "sdpa"
     padding: str = "longest"
     stack: str = "builtin"
     transformers_version: str | None = None
-    """Stack `peft`: whose loss code runs (X.Y); None is today's."""
+    """Stack `peft`: whose loss code runs (X.Y), and below 5 Mixtral's experts as modules of their own; None is
+    today's.
+    """
     keep_logits: bool = False
     """The loop holds the model's output through backward."""
-    max_grad_norm: float = 1.0
-    """Gradient clipping threshold; 0 switches clipping off."""
     keep_cache: bool = False
     """The model returns every layer's keys and values beside the logits (`use_cache`, which older releases' GPTBigCode
     leaves on in training).
     """
+    max_grad_norm: float = 1.0
+    """Gradient clipping threshold; 0 switches clipping off."""
     eval_batch_size: int | None = None
     """None: same as batch_size."""
     num_gpus: int = 1
@@ -342,12 +346,12 @@ class TrainingChoices:
                 raise InvalidInput(
                     f"{_flag(name)} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
-        if not 0 <= self.lora_dropout < 1:
-            raise InvalidInput(f"--lora-dropout must lie in [0, 1), not {self.lora_dropout}")
         if self.kbit_preparation is not None and self.kbit_preparation not in KBIT_PREPARATIONS:
             raise InvalidInput(
                 f"--kbit-preparation {self.kbit_preparation!r} is unknown; choose one of {', '.join(KBIT_PREPARATIONS)}"
             )
+        if not 0 <= self.lora_dropout < 1:
+            raise InvalidInput(f"--lora-dropout must lie in [0, 1), not {self.lora_dropout}")
         if not 0 < self.lora_alpha < math.inf:
             raise InvalidInput(f"--lora-alpha must be a number above 0, not {self.lora_alpha:g}")
         if not 0 <= self.max_grad_norm < math.inf:
@@ -366,16 +370,20 @@ class TrainingChoices:
         chunked = self.stack == "builtin" and task == "causal" and "lm_head" not in self.lora_targets
         return replace(self, loss="chunked" if chunked else "full")
 
+    def with_usual_implementation(self, kind: str) -> TrainingChoices:
+        """The optimizer's implementation to run where nobody named one, on a device of this kind.
+
+        On stack `builtin` one fused kernel where torch has it: it holds no copy of the parameters, and writes nothing
+        before all memory is there. Stack `peft` keeps the multi-tensor one.
+        """
+        fused = self.stack == "builtin" and self.optimizer in ("adamw", "sgd") and kind in ("cuda", "rocm", "cpu")
+        return replace(self, optimizer_implementation="fused") if fused else self
+
     @property
     def effective_batch_size(self) -> int:
         """Sequences per optimizer step over all devices."""
         return self.batch_size * self.gradient_accumulation_steps * self.num_gpus
 
-    def checkpointed_layers(self, num_layers: int) -> int:
-        """How many of `num_layers` layers are checkpointed under these choices."""
-        if not self.gradient_checkpointing:
-            return 0
-        return num_layers if self.checkpoint_layers is None else min(self.checkpoint_layers, num_layers)
     @property
     def kbit_prepared(self) -> str:
         """What the run turns into fp32 beside quantised weights: one of `KBIT_PREPARATIONS`."""
@@ -383,3 +391,13 @@ class TrainingChoices:
             return "none"
         return self.kbit_preparation or ("none" if self.precision == "bf16-amp" else "stock")
 
+    @property
+    def separate_experts(self) -> bool:
+        """Whether Mixtral's experts are linear modules of their own: stack `peft` before transformers 5."""
+        return self.stack == "peft" and (self.transformers_version or "").startswith("4.")
+
+    def checkpointed_layers(self, num_layers: int) -> int:
+        """How many of `num_layers` layers are checkpointed under these choices."""
+        if not self.gradient_checkpointing:
+            return 0
+        return num_layers if self.checkpoint_layers is None else min(self.checkpoint_layers, num_layers)

@@ -20,6 +20,8 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"stack": "builtin", "loss": "chunked", "checkpoint_layers": 2}),
     ("gemma2", {"stack": "builtin", "loss": "chunked"}),
     ("qwen2", {"stack": "builtin", "loss": "chunked", "method": "full"}),
+    ("qwen2", {"stack": "builtin", "loss": "chunked", "method": "full", "optimizer": "adafactor"}),
+    ("llama", {"stack": "builtin", "method": "full", "optimizer_implementation": "forloop"}),
     ("phi", {"precision": "bf16-mixed"}),
     ("gpt2", {"precision": "bf16-mixed", "method": "full"}),
     ("llama", {"precision": "fp32", "attention": "eager", "gradient_checkpointing": False}),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from planner.spec import TrainingChoices
-from trainer import modeling
+from trainer import modeling, updates
 from trainer.data.batches import Collator
 from trainer.data.tokens import Tokens
 from trainer.meter import StorageMeter
@@ -138,6 +138,8 @@ def measure(
     model = build(config, chosen)
     modeling.wrap_forward(model, modeling.autocast_dtype(chosen), "cpu")
     optimizer = modeling.build_optimizer(model, chosen)
+    if chosen.stack == "builtin":
+        updates.guard(optimizer, chosen, failed=updates.give_up)
     count = chosen.gradient_accumulation_steps
     if lengths is None:
         batches = [make_batch(config, chosen, padded and not number) for number in range(count)]

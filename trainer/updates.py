@@ -1,8 +1,9 @@
 """The optimizer's update, such that memory that runs out half way through leaves nothing half updated.
 
 An optimizer writes in place: first the moments, then the weights. If it fails in between, the step can neither be
-repeated nor skipped. So the update runs over parts of the parameters, each copied before. Four parts take no more room
-than the multi-tensor implementation takes for a whole update: its square roots of one part and three copies of it.
+repeated nor skipped. So the update runs over parts of the parameters, each copied before. A sixteenth of the parameters
+four times over, three copies and its square roots, is a quarter of what the multi-tensor implementation takes for a
+whole update. `planner.memory.updates` counts the same parts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from planner.spec import TrainingChoices
+from planner.spec import UPDATE_PARTS, TrainingChoices
 from trainer import devices
 
 log = logging.getLogger("trainer")
@@ -42,8 +43,7 @@ def guard(
     writes_late = choices.optimizer in ("adamw-8bit", "paged-adamw-8bit") or (
         choices.optimizer_implementation == "fused" and choices.optimizer in ("adamw", "sgd")
     )
-    several = choices.optimizer in ("adamw", "sgd") and choices.optimizer_implementation == "foreach"
-    count = 1 if writes_late else 4 if several else 16
+    count = 1 if writes_late else UPDATE_PARTS
 
     def step(self: Any, closure: Any = None) -> Any:
         if closure is not None:
@@ -73,6 +73,11 @@ def guard(
         return None
 
     optimizer.step = types.MethodType(step, optimizer)  # type: ignore[method-assign]
+
+
+def give_up(divisible: bool) -> None:
+    """For `guard`, where an update that runs out of memory is the end: a probe, a trace."""
+    raise torch.OutOfMemoryError("out of memory in the optimizer's update")
 
 
 def parts(members: list[Member], count: int) -> list[list[Member]]:

@@ -71,6 +71,8 @@ def resolve(
     spec = sources.load_model(model or DEFAULT_MODEL, task=task)
     if "loss" not in given:
         choices = choices.with_usual_loss(spec.task)
+    if "optimizer_implementation" not in given:
+        choices = choices.with_usual_implementation(hardware.kind)
     return Request(
         model=spec,
         model_name=_loadable(model or DEFAULT_MODEL),

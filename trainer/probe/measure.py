@@ -16,7 +16,7 @@ import torch
 from planner.errors import InvalidInput, TuneplanError
 from planner.records import Observation, ProbeRequest
 from planner.spec import TrainingChoices
-from trainer import devices, modeling
+from trainer import devices, modeling, updates
 from trainer.meter import HostPeakMeter, PeakMeter, StorageMeter, peak_meter
 from trainer.probe.footprint import Footprint
 from trainer.probe.limits import LimitedStorageMeter, limit_device
@@ -71,6 +71,7 @@ def build_model(config: dict[str, Any], choices: TrainingChoices, device: torch.
         seed=seed,
     )
     compute = modeling.autocast_dtype(choices) or modeling.weights_dtype(choices.precision)
+    model = modeling.separate_experts(model, choices)
     model = modeling.quantize(model, choices, compute_dtype=compute)
     modeling.prepare_kbit(model, choices)
     model = modeling.attach_adapters(model, choices)
@@ -113,6 +114,8 @@ class _Probe:
             self.enter("load")
             model = build_model(config, choices, device, self.request.seed)
             self.optimizer = modeling.build_optimizer(model, choices)
+            if choices.stack == "builtin":
+                updates.guard(self.optimizer, choices, failed=updates.give_up)
             modeling.watch_loss(model, self.enter)
             generator = torch.Generator().manual_seed(self.request.seed)
             batches = [

@@ -96,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
 
         if arguments.loss is None:
             choices = choices.with_usual_loss("causal" if is_causal(config) else "other")
+        if arguments.optimizer_implementation is None:
+            choices = choices.with_usual_implementation(arguments.target)
         extra: dict[str, Any] = {}
         if arguments.lengths is not None:
             extra["lengths"] = read_lengths(arguments.lengths)

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from planner.errors import NotModelled
 from planner.records import Hyperparameters
 from planner.spec import TrainingChoices
-from trainer import modeling
+from trainer import modeling, updates
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.trace import int8, operators, ragged
 from trainer.trace.autocast import cuda_autocast_rules
@@ -103,6 +103,8 @@ def trace(
         modeling.apply_checkpointing(model, choices)
         modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
         optimizer = modeling.build_optimizer(model, choices, hyperparameters)
+        if choices.stack == "builtin":
+            updates.guard(optimizer, choices, failed=updates.give_up)
         changes = (
             operators.device_operators(target, kernel)
             + operators.mask_creation(padded)
@@ -181,6 +183,7 @@ def _prepare(
         device="meta",
         implementation=operators.register_flash(padded) if flash else None,
     )
+    model = modeling.separate_experts(model, choices)
     model = modeling.quantize(model, choices, compute_dtype=_compute_dtype(choices))
     if kbit_preparation:
         modeling.prepare_kbit(model, choices)
@@ -230,15 +233,22 @@ def _watch(model: Any, recorder: Recorder) -> None:
     modeling.watch_loss(model, on_loss)
 
 
+def _spread_evenly(sent: torch.Tensor, experts: int) -> tuple[torch.Tensor, ...]:
+    """Rows of one expert where all get as many: int64 (rows,) twice."""
+    rows = sent.numel() // experts
+    return torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
+
+
 def _values_unknown(choices: TrainingChoices, lengths: ragged.Rows | None) -> list[tuple[Any, str, Any]]:
     """Places that read a tensor's value: a fake has none, and memory does not depend on it."""
-    from trainer.modeling import chunked
+    from trainer.modeling import chunked, experts
     from trainer.modeling.lean import apply as lean
 
     learned = choices.batch_size * (choices.max_length - 1) if lengths is None else ragged.targets(lengths)
     changes: list[tuple[Any, str, Any]] = [
         (lean, "draw_seed", lambda: 0),
         (chunked, "valid_rows", lambda labels: torch.arange(learned)),
+        (experts, "rows_sent", _spread_evenly),
     ]
     for name in ("adam", "sgd"):
         module = importlib.import_module(f"torch.optim.{name}")
