@@ -400,3 +400,146 @@ async def test_quit_without_a_run_leaves_at_once() -> None:
         await pilot.press("ctrl+q")
         await pilot.pause()
     assert app.return_value == 0
+
+
+@pytest.mark.parametrize("size", [(40, 10), (80, 12)])
+async def test_a_tiny_terminal_says_so_and_comes_back(size: tuple[int, int], pairs: Path) -> None:
+    """GIVEN a plan WHEN the terminal shrinks and grows again THEN it says what it needs, and nothing was lost."""
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("right")
+        chosen = app.wizard.choices
+        await pilot.resize_terminal(*size)
+        shown = flat(await settle(app, pilot))
+        assert f"{size[0]}×{size[1]} is too small" in shown
+        assert "ctrl+q" in shown
+        await pilot.resize_terminal(80, 24)
+        shown = await settle(app, pilot)
+        assert "too small" not in shown
+        assert "Batch size" in shown
+        assert app.wizard.choices == chosen
+        await pilot.press("right")
+        assert app.wizard.choices != chosen, "the focus is where it was"
+
+
+def test_a_dumb_terminal_is_told_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert "plan --gpu auto" in said
+    assert len(said.splitlines()) == 1
+
+
+async def test_undo_takes_back_values_tiers_and_remedies(pairs: Path) -> None:
+    """GIVEN a typed value, a tier and a remedy WHEN u is pressed for each THEN every state before is there again."""
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        first = app.wizard.choices
+        await pilot.press("home", *"96", "enter")
+        await settle(app, pilot)
+        typed = app.wizard.choices
+        assert typed.batch_size == 96
+        await pilot.press("v", "tab", "enter")
+        shown = await settle(app, pilot)
+        assert "taken: " in shown
+        assert app.wizard.choices != typed
+        await pilot.press("u")
+        await settle(app, pilot)
+        assert app.wizard.choices == typed
+        await pilot.press("g")
+        await settle(app, pilot)
+        await pilot.press("u")
+        await settle(app, pilot)
+        assert app.wizard.choices == typed
+        await pilot.press("u")
+        await settle(app, pilot)
+        assert app.wizard.choices == first
+        await pilot.press("u")
+        assert "nothing to take back" in await settle(app, pilot)
+
+
+async def test_a_model_by_path_stays_chosen_and_its_data_is_counted_again(pairs: Path, tmp_path: Path) -> None:
+    """GIVEN a model that the catalogue does not hold WHEN one goes back and on THEN it is still the one; with another
+    model the data is counted again."""
+    from planner.sources import load_model
+
+    folder = tmp_path / ("a-folder-with-a-name-that-is-far-too-long-for-its-pane-" + "x" * 60)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dict(load_model("pythia-70m").config)))
+    app = TuneplanApp(gpu="a10g", model=str(folder), data=pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        first = app.wizard.dataset
+        await pilot.press("escape")
+        assert "goes on" in flat(await settle(app, pilot))
+        await pilot.press("escape")
+        shown = await settle(app, pilot)
+        assert isinstance(app.screen, ModelScreen)
+        assert "a-folder-" in shown
+        assert "…" in shown
+        await pilot.press("enter")
+        await settle(app, pilot)
+        assert app.wizard.model_name == str(folder)
+        await pilot.press("escape")
+        await type_text(pilot, "phi-2")
+        await settle(app, pilot)
+        await pilot.press("enter")
+        await settle(app, pilot)
+        assert app.wizard.model_name == "phi-2"
+        assert app.wizard.dataset is not first
+        assert app.wizard.dataset.path == first.path
+        await pilot.press("enter")
+        await settle(app, pilot)
+        assert isinstance(app.screen, PlanScreen), "Enter goes on with the data that is chosen"
+
+
+async def test_refused_data_can_be_left_behind(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("no json\n")
+    app = TuneplanApp(gpu="a10g", model="phi-2", start_folder=tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("down", "enter")
+        assert "not a line of JSON" in flat(await settle(app, pilot))
+        await pilot.press("ctrl+n")
+        await settle(app, pilot)
+        assert isinstance(app.screen, PlanScreen)
+        assert app.wizard.dataset is None
+
+
+@sizes
+async def test_every_pane_of_the_plan_is_reached_by_tab(size: tuple[int, int], pairs: Path) -> None:
+    """GIVEN any view WHEN Tab is pressed a few times THEN the view and the settings have had the focus, no more."""
+    app = planned(pairs)
+    async with app.run_test(size=size) as pilot:
+        await settle(app, pilot)
+        for view in ("tiers", "why", "memory", "advice"):
+            seen = []
+            for _ in range(4):
+                focused = app.focused
+                assert focused is not None, view
+                seen.append(isinstance(focused, Rows))
+                await pilot.press("tab")
+            assert True in seen, view
+            assert False in seen, view
+            while not isinstance(app.focused, Rows):
+                await pilot.press("tab")
+            await pilot.press("v")
+            await settle(app, pilot)
+
+
+async def test_the_view_keeps_the_focus_when_it_changes(pairs: Path) -> None:
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("tab")
+        assert "Take" in (await settle(app, pilot)).splitlines()[-1]
+        for _ in range(5):
+            await pilot.press("v")
+            await settle(app, pilot)
+            assert app.focused is not None
+            assert not isinstance(app.focused, Rows)

@@ -141,7 +141,7 @@ def tier_line(report: CheckReport) -> tuple[str, str, str, str]:
     return report.tier or "", shape, short_bytes(report.memory.device_peak_bytes), speed
 
 
-TIER_HEADER = ("tier", "batch length", "peak", "tokens")
+TIER_HEADER = ("tier", "batch length", "peak", "tok/s")
 REMEDY_HEADER = f"{'memory':>8} {'a step':>7}  change"
 
 

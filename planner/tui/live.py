@@ -261,19 +261,22 @@ def _resumed(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
     return _logged(replace(run, phase="running", doing="training"), f"goes on after step {data.get('step', run.step)}")
 
 
+REASONS = {"early_stopping": "stopped early (the evaluation loss no longer fell)"}
+
+
 def _finished(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    reason = str(data.get("reason", "completed"))
+    reason = REASONS.get(str(data.get("reason", "completed")), str(data.get("reason")))
     return _logged(
         replace(
             run,
             phase="finished",
-            doing=reason.replace("_", " "),
+            doing=reason,
             result=data,
             seconds_left=0.0,
             predicted_bytes=data.get("predicted_bytes") or run.predicted_bytes,
             measured_bytes=data.get("measured_bytes") or run.measured_bytes,
         ),
-        f"{reason.replace('_', ' ')} after {data.get('steps', run.step)} steps",
+        f"{reason} after {data.get('steps', run.step)} steps",
     )
 
 
@@ -330,7 +333,8 @@ def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
     steps = f"{data.get('steps', run.step)}" + (f" of {run.total_steps}" if run.total_steps else "")
     if data.get("seconds") is not None:
         steps += f" in {format_duration(float(data['seconds']))}"
-    rows = [("adapter", near_path(data.get("adapter_path")) or "none written"), ("steps", steps)]
+    written = near_path(data.get("adapter_path"))
+    rows = [("model" if Path(written).name == "model" else "adapter", written or "none written"), ("steps", steps)]
     if after is not None:
         first = "" if before is None else f"{before:.4f} before, "
         rows.append(("held-out loss", f"{first}{after:.4f} after"))

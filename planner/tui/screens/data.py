@@ -56,13 +56,14 @@ class DataScreen(WizardScreen):
     def on_mount(self) -> None:
         self._refused = ""
         """What was typed or picked last and can't be read."""
-        self.query_one("#files").border_title = "Data: what shall it learn from?"
+        self.query_one("#files").border_title = "Data: learn from what?"
         self.query_one("#facts").border_title = "What it holds"
 
     def on_screen_resume(self) -> None:
         """A chosen data set is shown, and Enter goes on with it; else the tree waits for a choice."""
         chosen = self.wizard_app.wizard.dataset is not None
         self.query_one("#path" if chosen else "#tree").focus()
+        self.refresh_bindings()
         self.refresh_choice()
 
     def refresh_choice(self) -> None:
@@ -114,7 +115,7 @@ class DataScreen(WizardScreen):
             return
         self._found = found
         chosen = self.wizard_app.wizard.dataset is found.dataset
-        self.say("" if chosen else "Enter takes this data set")
+        self.say("Enter goes on with this data set" if chosen else "Enter takes this data set")
         self._refused = ""
         length = self.wizard_app.wizard.choices.max_length
         self.query_one("#facts-text", Static).update(
@@ -133,6 +134,10 @@ class DataScreen(WizardScreen):
             self.say()
             self.wizard_app.go("plan")
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is something to remove once a data set is chosen."""
+        return action != "drop" or self.wizard_app.wizard.dataset is not None
+
     def action_drop(self) -> None:
         """Forgets the data set."""
         self.wizard_app.choose_data(None)
@@ -140,6 +145,7 @@ class DataScreen(WizardScreen):
         self._refused = ""
         self.say()
         self.refresh_choice()
+        self.refresh_bindings()
 
 
 def data_text(data: DatasetProfile, max_length: int, bins: int = 8) -> Content:

@@ -60,7 +60,7 @@ class EndScreen(WizardScreen):
             parts.append("\n" if len(run.log) > 1 else "")
         else:
             for name, text in live.outcome(run):
-                parts += [(f"{name:<15}", "dim"), (f"{text}\n", "bold")]
+                parts += [(f"{name:<17}", "dim"), (f"{text}\n", "bold")]
         for title, command in self.wizard_app.next_commands():
             parts += [(f"\n{title}\n", "dim"), (f"  {command}\n", "bold $accent")]
         self.query_one("#outcome-text", Static).update(Content.assemble(*parts))
