@@ -26,6 +26,12 @@ class Infeasible(TuneplanError):
     exit_code = 3
 
 
+class Interrupted(TuneplanError):
+    """Ctrl-C, SIGTERM or a closed terminal ended it: says what is kept and how to go on."""
+
+    exit_code = 130
+
+
 class RunFailed(TuneplanError):
     """A training, tracing or calibration process started and failed."""
 

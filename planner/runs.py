@@ -40,6 +40,8 @@ class Run:
         self._queue: queue.Queue[Event | None] = queue.Queue()
         self._writing = threading.Lock()
         self._failed = False
+        self._killed = False
+        """Whether it was this process that ended it at once."""
         assert process.stdout is not None
         assert process.stderr is not None
         self._stderr_reader = threading.Thread(target=self._read_stderr, args=(process.stderr,), daemon=True)
@@ -110,6 +112,7 @@ class Run:
                 self.process.wait(grace_seconds)
         if self.exit_code is not None:
             return
+        self._killed = True
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -155,7 +158,7 @@ class Run:
                 name = signal.Signals(-code).name
             except ValueError:
                 name = f"signal {-code}"
-            why = "; the system may have run out of memory" if name == "SIGKILL" else ""
+            why = "; the system may have run out of memory" if name == "SIGKILL" and not self._killed else ""
             return f"the trainer was ended by {name}{why}; --resume goes on from its last checkpoint"
         last = next((line for line in reversed(self._stderr) if line.strip()), "it wrote nothing to stderr")
         return f"the trainer ended with exit code {code}: {last.strip()[:300]}"

@@ -54,7 +54,9 @@ def test_train_follows_a_run_to_its_end(model: Path, tmp_path: Path, environment
 def test_interrupt_stops_with_a_checkpoint(
     model: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals
 ) -> None:
-    """GIVEN Ctrl-C or SIGTERM during a run THEN it stops after the step with its adapter; --json passes events on."""
+    """GIVEN Ctrl-C or SIGTERM during a run THEN it stops after the step with its adapter, says how to go on, and ends
+    with 130; --json passes events on.
+    """
     data = write_pairs(tmp_path / "train.jsonl", 200)
     plan = make_plan(tmp_path / "plan.json", model, data, epochs=200.0)
     command = [*PLAN, "train", str(plan), "--output", str(tmp_path / "run"), "--json"]
@@ -71,8 +73,15 @@ def test_interrupt_stops_with_a_checkpoint(
         if event.kind == "finished":
             assert event.data["reason"] == "stopped"
             assert Path(event.data["adapter_path"]).is_dir()
-    assert child.wait(60) == 0
+    assert child.wait(60) == 130
     assert kinds[-1] == "finished"
+    assert child.stderr is not None
+    last = child.stderr.read().splitlines()[-1]
+    newest = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    run = tmp_path / "run"
+    assert (
+        last == f"plan: {newest.name} is kept in {run}; go on with: plan train {run}/plan.yaml --output {run} --resume"
+    )
 
 
 def test_failed_run_keeps_its_exit_code(model: Path, tmp_path: Path, environment: dict[str, str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from planner.errors import TuneplanError
+from planner.errors import Interrupted, TuneplanError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,30 +71,41 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.command == "run":
             return _run(given)
-        if given.command == "generate":
-            return _generate(given)
-        if given.command == "probe":
-            from trainer.probe import command
+        from trainer.interrupts import as_one_line
 
-            if given.serve == (given.settings is not None):
-                parser().error("probe takes either a settings file or --serve")
-            return command.serve() if given.serve else command.run(given.settings)
-        if hasattr(given, "module"):
-            return _tool(given)
-        if given.command == "demo-assets":
-            from trainer.demo import assets
-
-            print(json.dumps(assets.make(given.folder), indent=1))
-            return 0
-        from trainer.doctor import report
-
-        print(json.dumps(report(), indent=1))
-        return 0
+        with as_one_line():
+            return _other(given)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     except TuneplanError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return 0
+
+
+def _other(given: argparse.Namespace) -> int:
+    """Every command but `run`."""
+    if given.command == "generate":
+        return _generate(given)
+    if given.command == "probe":
+        from trainer.probe import command
+
+        if given.serve == (given.settings is not None):
+            parser().error("probe takes either a settings file or --serve")
+        return command.serve() if given.serve else command.run(given.settings)
+    if hasattr(given, "module"):
+        return _tool(given)
+    if given.command == "demo-assets":
+        from trainer.demo import assets
+
+        print(json.dumps(assets.make(given.folder), indent=1))
+        return 0
+    from trainer.doctor import report
+
+    print(json.dumps(report(), indent=1))
+    return 0
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -141,8 +153,13 @@ def _tool(given: argparse.Namespace) -> int:
 def _generate(given: argparse.Namespace) -> int:
     from planner.errors import InvalidInput
 
-    if given.temperature < 0 or not 0 < given.top_p <= 1 or given.top_k < 0 or given.max_new_tokens < 1:
+    warm = 0 <= given.temperature < math.inf
+    if not warm or not 0 < given.top_p <= 1 or given.top_k < 0 or given.max_new_tokens < 1:
         raise InvalidInput("need --temperature >= 0, 0 < --top-p <= 1, --top-k >= 0 and --max-new-tokens >= 1")
+    if given.temperature == 0 and (given.top_p < 1 or given.top_k > 0):
+        raise InvalidInput(
+            "--top-p and --top-k choose among tokens that are drawn; at --temperature 0 none is: add --temperature 0.7"
+        )
     from trainer.events import quiet
 
     quiet()

@@ -102,6 +102,15 @@ class Accounts:
         if within and self.trainer is not None:
             self.trainer.recovery.faults.strike("loss", self.trainer.recovery.step)
 
+    def as_predicted(self) -> bool:
+        """Whether what was measured met the batch that was predicted for; a run that goes on mid-epoch may not."""
+        predicted, trainer = self.plan.predicted, self.trainer
+        if predicted is None:
+            return False
+        if predicted.batch_lengths is not None:
+            return bool(predicted.batch_lengths == trainer.heaviest)
+        return bool(trainer.longest_batch == (self.choices.batch_size, self.choices.max_length))
+
     def predicted_bytes(self) -> int | None:
         """Predicted counterpart of `measured_bytes`."""
         if self.plan.predicted is None:

@@ -44,6 +44,7 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last_log_step = state.global_step
+        state.compute_steps(args, state.max_steps)  # a resumed run has the checkpoint's until here
         trainer = self.trainer
         trainer.meter.start_training(trainer.model, trainer.optimizer, trainer.strategy.kept())
         h = self.hyperparameters

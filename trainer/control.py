@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from trainer.events import EventStream
+from trainer.interrupts import let_in
 
 
 class StopRequested(BaseException):
@@ -28,12 +29,15 @@ class Control:
         self.pause = threading.Event()
         self.stepping = False
         """True from the first step on: a stop then waits for the end of the step; before, it is raised at once."""
+        self._ending = False
+        """Whether a signal has raised already."""
         self._previous: dict[int, Any] = {}
 
     def install_signals(self) -> None:
         """SIGINT and SIGTERM ask for a stop after the step; a second SIGINT interrupts at once."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
+        let_in()
 
     def restore_signals(self) -> None:
         """Gives the signals back to whoever had them."""
@@ -42,10 +46,16 @@ class Control:
         self._previous.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self._ending:  # on its way out: what is raised now would cut off its last words
+            return
+        if self.stop.is_set() and self.stepping:
+            if number == signal.SIGINT:
+                self._ending = True
+                raise KeyboardInterrupt
+            return
         self.stop.set()
         if not self.stepping:
+            self._ending = True
             raise StopRequested(signal.Signals(number).name)
 
     def listen(self, stream: TextIO | None = None) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput, NotModelled, RunFailed
+from planner.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the loss; corrected for its start."""
@@ -36,6 +36,8 @@ class Finding:
     """A tenth of the rate with the lowest smoothed loss: more is risky."""
     diverged_at: float | None
     note: str
+    interrupted: bool = False
+    """Whether Ctrl-C ended it: what is here was measured up to then."""
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
@@ -121,7 +123,7 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
 
     losses: list[float] = []
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
-    outcome = {"diverged": False}
+    outcome = {"diverged": False, "interrupted": False}
 
     class Sweep(LoopTrainer):
         """The run's own step at rising rates."""
@@ -158,7 +160,12 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
         loop.train()
     except RunFailed:
         outcome["diverged"] = True  # a loss that is no number: the far end of the range was reached
-    return judge(rates[: len(losses)], losses, diverged=outcome["diverged"])
+    except KeyboardInterrupt:
+        if not losses:
+            raise
+        outcome["interrupted"] = True
+    found = judge(rates[: len(losses)], losses, diverged=outcome["diverged"])
+    return dataclasses.replace(found, interrupted=outcome["interrupted"])
 
 
 def picture(finding: Finding, path: Path) -> None:
@@ -240,9 +247,17 @@ def command(given: Any) -> int:
         write_json(given.output, record)
     if given.plot is not None:
         picture(finding, given.plot)
+    code = 0
+    if finding.interrupted:
+        code = Interrupted.exit_code
+        print(
+            f"interrupted after {len(finding.rates)} of {given.steps} steps; what they say is shown, nothing else is "
+            "kept; start again for the rest",
+            file=sys.stderr,
+        )
     if given.json:
         print(json.dumps(record, indent=1))
-        return 0
+        return code
     print(text_plot(finding))
     if finding.suggested is not None:
         print(f"suggested --learning-rate {finding.suggested:g} (not above {finding.upper:g}); {finding.note}")
@@ -250,4 +265,4 @@ def command(given: Any) -> int:
         print(finding.note)
     if finding.diverged_at is not None:
         print(f"the loss broke away at {finding.diverged_at:.1e}")
-    return 0
+    return code

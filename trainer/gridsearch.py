@@ -7,7 +7,9 @@ a grid that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -15,11 +17,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from planner.errors import InvalidInput, NotModelled, RunFailed
+from planner.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 from planner.records import Event, Plan
 from trainer.files import write_bytes, write_json
+from trainer.interrupts import held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,18 +94,36 @@ def cell_plan(plan: Plan, cell: Cell, *, max_steps: int | None = None, epochs: f
 
 
 def in_child(plan: Path, output: Path) -> list[Event]:
-    """A run in a process of its own: each cell starts with an empty device."""
+    """A run in a process of its own: each cell starts with an empty device. One that was stopped goes on."""
     command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output)]
-    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    events = []
-    for line in child.stdout.splitlines():
+    earlier: list[Event] = []
+    if next(output.glob("checkpoint-*"), None) is not None:
+        command += ["--resume", "auto"]
+        with contextlib.suppress(OSError):
+            earlier = _events((output / "events.jsonl").read_text(encoding="utf-8", errors="replace"))
+    with held():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with process as child:
+        assert child.stdout is not None
         try:
-            events.append(Event.model_validate_json(line))
-        except ValueError:
-            continue
+            said = child.stdout.read()
+        except KeyboardInterrupt:
+            # In a terminal it has the signal already; either way it stops after its step, with a checkpoint.
+            child.terminate()
+            child.stdout.read()
+            raise
+    events = _events(said)
     if child.returncode != 0 and not any(event.kind == "failed" for event in events):
         events.append(Event(kind="failed", time=0.0, data={"message": f"exit code {child.returncode}"}))
-    return events
+    return [*(event for event in earlier if event.kind == "step"), *events]
+
+
+def _events(text: str) -> list[Event]:
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(Event.model_validate_json(line))
+    return found
 
 
 def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any) -> Outcome:
@@ -111,11 +132,14 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any
     file = folder / f"{cell.name}.plan.json"
     write_bytes(file, cell_plan(plan, cell, **limits).model_dump_json(by_alias=True).encode())
     events = runner(file, where)
-    steps = [event.data for event in events if event.kind == "step"]
+    # A run that went on from a checkpoint takes some steps again; the later account of a step counts.
+    steps = list({event.data.get("step"): event.data for event in events if event.kind == "step"}.values())
     losses = [step["loss"] for step in steps if step.get("loss") is not None]
     last = losses[-max(1, len(losses) // 10) :]
     end: dict[str, Any] = next((event.data for event in events if event.kind == "finished"), {})
     failure = next((event.data.get("message", "failed") for event in events if event.kind == "failed"), None)
+    if end.get("reason") == "stopped":
+        failure = f"stopped after {end.get('steps')} steps"
     return Outcome(
         cell=cell,
         eval_loss=end.get("eval_loss"),
@@ -163,10 +187,22 @@ def search(
             on_outcome(known[cell])
         return known[cell]
 
-    if trials is None:
-        done = [take(cell) for cell in wanted]
-    else:
-        done = list(_optuna(wanted, trials, plan.hyperparameters.seed, take))
+    count = len(wanted) if trials is None else trials
+    done: list[Outcome] = []
+    try:
+        if trials is None:
+            for cell in wanted:
+                done.append(take(cell))
+        else:
+            for outcome in _optuna(wanted, trials, plan.hyperparameters.seed, take):
+                done.append(outcome)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; {len(done)} of {count} runs are finished and kept in {folder / 'grid.md'}; the same command "
+            "goes on there"
+            if done
+            else f"interrupted; no run is finished yet; the same command goes on in {folder}"
+        ) from None
     return sorted(done, key=lambda outcome: outcome.score)
 
 
@@ -194,8 +230,30 @@ def _optuna(wanted: Sequence[Cell], trials: int, seed: int, take: Callable[[Cell
 
 
 def _key(plan: Plan, limits: dict[str, Any]) -> dict[str, Any]:
+    """All that the cells have in common: an outcome counts only beside others of the same."""
     fixed = {k: v for k, v in plan.settings.items() if k not in ("batch_size", "gradient_accumulation_steps", "lora_r")}
-    return json.loads(json.dumps({"model": plan.model, "data": plan.data.path, "settings": fixed, "limits": limits}))
+    rest = plan.hyperparameters.model_dump(mode="json", exclude={"learning_rate", "report_to", "save_total_limit"})
+    content = {
+        "model": plan.model,
+        "data": plan.data.model_dump(mode="json"),
+        "content": _digest(plan.data.path),
+        "settings": fixed,
+        "hyperparameters": rest,
+        "limits": limits,
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(content)))
+
+
+def _digest(path: str | None) -> str | None:
+    """SHA-256 of a data file, or of the files of a folder; None where it isn't a local path."""
+    if path is None or not Path(path).exists():
+        return None
+    found = hashlib.sha256()
+    where = Path(path)
+    for file in [where] if where.is_file() else sorted(item for item in where.rglob("*") if item.is_file()):
+        with open(file, "rb") as stream:
+            found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()
 
 
 def _save(folder: Path, plan: Plan, limits: dict[str, Any], outcomes: list[Outcome]) -> None:
@@ -216,8 +274,10 @@ def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:
         found = [Outcome(**{**entry, "cell": Cell(**entry["cell"])}) for entry in content["cells"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise InvalidInput(f"{file}: not the results of a grid; choose another --output") from None
-    if was != _key(plan, limits):
-        raise InvalidInput(f"{file}: holds a grid of another plan, data or length of run; choose another --output")
+    now = _key(plan, limits)
+    if was != now:
+        other = ", ".join(name for name in now if was.get(name) != now[name]) or "plan"
+        raise InvalidInput(f"{file}: holds a grid of another plan ({other} differs); choose another --output")
     return [outcome for outcome in found if outcome.failure is None]
 
 

@@ -125,6 +125,11 @@ class StepMeter:
         if self._storages is not None and self._entered:
             self._storages.enter(instant)
 
+    @property
+    def counting(self) -> bool:
+        """Whether what runs now enters the measured peaks; on cpu only the metered steps do."""
+        return self.device.type != "cpu" or self._entered
+
     def loss_begins(self, instant: str) -> None:
         """Called at the vocabulary head: inside a training forward the loss starts here, elsewhere nothing does."""
         if self.current == "forward":

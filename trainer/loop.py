@@ -70,9 +70,9 @@ class LoopTrainer(Evaluating, Saving):
         self.real_tokens = 0
         """Tokens without padding that have been trained on in this process."""
         self.heaviest: tuple[tuple[int, ...], ...] | None = None
-        """Row by row the lengths of the sequences in the heaviest training batch so far, where rows have some."""
+        """Row by row the lengths of the sequences in the heaviest measured batch so far, where rows have some."""
         self.longest_batch = (0, 0)
-        """Rows and padded length of the largest training batch so far."""
+        """Rows and padded length of the largest measured batch so far."""
         self.step_started = time.perf_counter()
         self._step_loss = torch.zeros((), device=device)
         self.last_loss = math.nan
@@ -270,9 +270,10 @@ class LoopTrainer(Evaluating, Saving):
         """One piece of a micro-batch; its loss is summed over its targets and divided by the whole step's."""
         faults, step = self.recovery.faults, self.recovery.step
         shape = tuple(inputs["input_ids"].shape)
-        if shape[0] * shape[1] > self.longest_batch[0] * self.longest_batch[1]:
-            self.longest_batch = (shape[0], shape[1])
-        self.heaviest = heavier(self.heaviest, inputs.get("lengths"), self.choices)
+        if self.meter.counting:  # a resumed run may measure other batches than the longest, and says so
+            if shape[0] * shape[1] > self.longest_batch[0] * self.longest_batch[1]:
+                self.longest_batch = (shape[0], shape[1])
+            self.heaviest = heavier(self.heaviest, inputs.get("lengths"), self.choices)
         # A part may be all prompt; where the model's own loss is a mean, the mean over no targets is no number.
         if shape[0] < self.choices.batch_size and not int(self.task.targets(inputs["labels"])):
             if self.strategy.recovers:

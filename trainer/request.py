@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from planner.errors import InvalidInput, NotModelled
 from planner.records import Hyperparameters, Plan, parse_plan
@@ -44,10 +46,33 @@ def read_plan(request: Request) -> Plan:
         raise InvalidInput(f"{request.plan}: plan file can't be read: {error.strerror or error}") from None
     plan = parse_plan(text, str(request.plan))
     if request.data is not None:
-        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"path": request.data})})
+        # Whole, so that the copy in the run folder finds it from anywhere.
+        path = str(Path(request.data).resolve()) if Path(request.data).exists() else request.data
+        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"path": path})})
     if request.overrides:
         plan = _overridden(plan, request.overrides)
     h = plan.hyperparameters
+    _check_hyperparameters(plan.hyperparameters, str(request.plan), request.overrides)
+    if not 0 <= plan.data.validation_split < 1:
+        raise InvalidInput(
+            f"{request.plan}: data.validation_split must lie in [0, 1), not {plan.data.validation_split}"
+        )
+    for name in h.report_to:
+        if name not in REPORTERS:
+            raise InvalidInput(f"{request.plan}: report_to {name!r} is unknown; choose among {', '.join(REPORTERS)}")
+    return plan
+
+
+def _check_hyperparameters(h: Hyperparameters, where: str, given: Mapping[str, Any]) -> None:
+    """Refuses values that no training could take, by the option or the plan's key that holds them."""
+
+    def refuse(key: str, right: str) -> NoReturn:
+        name = f"--{key.replace('_', '-')}" if key in given else f"{where}: hyperparameters.{key}"
+        raise InvalidInput(f"{name} must be {right}, not {getattr(h, key)}")
+
+    for key, value in h.model_dump().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            refuse(key, "a number")
     for key, valid, right in (
         ("learning_rate", h.learning_rate > 0, "above 0"),
         ("epochs", h.epochs > 0, "above 0"),
@@ -59,19 +84,22 @@ def read_plan(request: Request) -> Plan:
         ("logging_steps", h.logging_steps >= 1, "at least 1"),
         ("save_total_limit", h.save_total_limit >= 1, "at least 1"),
         ("warmup_ratio", 0 <= h.warmup_ratio <= 1, "between 0 and 1"),
+        ("warmup_steps", h.warmup_steps is None or h.warmup_steps >= 0, "at least 0"),
         ("min_learning_rate_ratio", 0 <= h.min_learning_rate_ratio <= 1, "between 0 and 1"),
         ("scheduler_step_epochs", h.scheduler_step_epochs > 0, "above 0"),
+        ("scheduler_gamma", 0 < h.scheduler_gamma <= 1, "above 0 and at most 1"),
+        ("polynomial_power", h.polynomial_power > 0, "above 0"),
+        ("weight_decay", h.weight_decay >= 0, "at least 0"),
+        ("beta1", 0 <= h.beta1 < 1, "at least 0 and below 1"),
+        ("beta2", 0 <= h.beta2 < 1, "at least 0 and below 1"),
+        ("epsilon", h.epsilon > 0, "above 0"),
+        ("early_stopping_patience", h.early_stopping_patience >= 0, "at least 0"),
+        ("seed", 0 <= h.seed < 2**32, "between 0 and 4294967295"),
+        ("dataloader_workers", h.dataloader_workers >= 0, "at least 0"),
+        ("sample_max_new_tokens", h.sample_max_new_tokens >= 1, "at least 1"),
     ):
         if not valid:
-            raise InvalidInput(f"{request.plan}: hyperparameters.{key} must be {right}, not {getattr(h, key)}")
-    if not 0 <= plan.data.validation_split < 1:
-        raise InvalidInput(
-            f"{request.plan}: data.validation_split must lie in [0, 1), not {plan.data.validation_split}"
-        )
-    for name in h.report_to:
-        if name not in REPORTERS:
-            raise InvalidInput(f"{request.plan}: report_to {name!r} is unknown; choose among {', '.join(REPORTERS)}")
-    return plan
+            refuse(key, right)
 
 
 def _overridden(plan: Plan, given: dict[str, Any]) -> Plan:
@@ -138,6 +166,17 @@ def refuse_overwriting(request: Request, run_dir: Path) -> None:
         next(run_dir.glob(pattern), None) is not None for pattern in ("checkpoint-*", "adapter", "model")
     ):
         raise InvalidInput(f"{run_dir} already holds a run: go on with --resume, or choose another --output")
+
+
+def changes_since(run_dir: Path, plan: Plan) -> list[str]:
+    """What the plan says otherwise than when the run in this folder was last started."""
+    try:
+        old = parse_plan((run_dir / "plan.yaml").read_text(encoding="utf-8"), "plan.yaml")
+    except (OSError, ValueError, InvalidInput):
+        return []
+    was = {**old.settings, **old.hyperparameters.model_dump(mode="json")}
+    now = {**plan.settings, **plan.hyperparameters.model_dump(mode="json")}
+    return [f"{name} was {was[name]} and is {now[name]} now" for name in now if name in was and was[name] != now[name]]
 
 
 def write_plan(plan: Plan, run_dir: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from planner.errors import NotModelled, RunFailed, TuneplanError
+from planner.errors import Interrupted, NotModelled, RunFailed, TuneplanError
 from planner.records import Plan
 from planner.spec import TrainingChoices
 from trainer import files
@@ -21,6 +21,7 @@ from trainer.distributed.launch import Launch, report_failure
 from trainer.events import EventStream, log_to
 from trainer.request import (
     Request,
+    changes_since,
     choose_run_dir,
     read_choices,
     read_plan,
@@ -64,6 +65,8 @@ def main(request: Request, events: EventStream) -> int:
                     "half-written folder",
                     f"{run_dir / name} was being written when the run ended; what there was is removed",
                 )
+            for change in changes_since(run_dir, plan) if request.resume is not None else ():
+                events.warn("changed plan", change, "it holds from the checkpoint on")
             write_plan(plan, run_dir)
         world.table([0.0])  # the folder is there and nobody else's
         if not world.main:
@@ -141,7 +144,7 @@ def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
         what = "another process of the run ended, or the connection to it broke; its own message says why"
         return f"{what} (details in {folder_of(run) / 'log.txt'})", RunFailed.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted before the step was finished; resume from the last checkpoint", RunFailed.exit_code
+        return f"interrupted before the step was finished; {kept(run)}", Interrupted.exit_code
     folder = folder_of(run)
     problem = files.disk_problem(error, folder)
     if problem is not None and not isinstance(error, ImportError):
@@ -154,6 +157,14 @@ def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
         return "out of memory", RunFailed.exit_code
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first:.300} (details in {folder / 'log.txt'})", RunFailed.exit_code
+
+
+def kept(run: Run | None) -> str:
+    """What a run that ends now leaves to go on from."""
+    from trainer.checkpoints import last_good
+
+    good = last_good(run.run_dir) if run is not None else None
+    return f"--resume goes on from {good}" if good else "no checkpoint had been written yet"
 
 
 def folder_of(run: Run | None) -> Path:
@@ -340,6 +351,7 @@ class Run(Accounts):
             measured_bytes=self.measured_bytes(observation),
             planned_length=self.choices.max_length,
             longest_length=trainer.longest_batch[1],
+            as_predicted=self.as_predicted(),
             observation_path=str(path),
         )
 

@@ -130,12 +130,34 @@ class Saving(transformers.Trainer):
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.strategy.whole_state or checkpoint is None:
+        if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        held = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
-        self.strategy.load_optimizer(self.optimizer, held)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        planned = [_options(group) for group in self.optimizer.param_groups]
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # of accelerate's wrapper
+        rates = list(scheduler.base_lrs)
+        if self.strategy.whole_state:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            held = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
+            self.strategy.load_optimizer(self.optimizer, held)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        self._plan_again(scheduler, planned, rates)
+
+    def _plan_again(self, scheduler: Any, planned: list[dict[str, Any]], rates: list[float]) -> None:
+        """The plan's rate, decay and momenta instead of the checkpoint's: a plan that was changed since then holds.
+
+        Where nothing was changed these are the same numbers. The moments and the step stay the checkpoint's.
+        """
+        groups = self.optimizer.param_groups
+        if len(groups) != len(planned):
+            return
+        scheduler.base_lrs = rates
+        for group, options in zip(groups, planned, strict=True):
+            group |= {name: value for name, value in options.items() if name in group}
+        for group, rate, factor in zip(groups, rates, scheduler.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in groups]
 
     # ---- random numbers of several processes -----------------------------------------------------------------------
 
@@ -191,6 +213,11 @@ class Saving(transformers.Trainer):
                 f"{checkpoint}: holds {len(outcome.unexpected_keys)} adapter tensors that this plan hasn't "
                 f"(first: {outcome.unexpected_keys[0]}); resume with the plan that wrote it"
             )
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """What the plan says of a group of parameters; not its parameters, nor the rate that the schedule makes."""
+    return {name: group[name] for name in ("initial_lr", "weight_decay", "betas", "eps") if name in group}
 
 
 def save_trained(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from planner.calibration import store
 from planner.calibration.features import rows
-from planner.errors import InvalidInput, RunFailed, TuneplanError
+from planner.errors import Interrupted, InvalidInput, RunFailed, TuneplanError
 from planner.records import Observation, ProbeRequest
 from planner.spec import Calibration, HardwareProfile
 
@@ -82,8 +82,12 @@ def calibrate(
             _measure(hardware, budget, started + max(0.0, limit - FIT_SECONDS), found, failed, progress)
         except KeyboardInterrupt:
             interrupted = True
-            progress(f"stopped; {len(found)} finished points are kept")
+            points = f"{len(found)} finished {'point is' if len(found) == 1 else 'points are'}"
+            if found:
+                progress(f"stopped; {points} kept and fitted; plan calibrate again measures more")
     known = usable(store.read_observations(), hardware, like=found[-1] if found else None)
+    if not known and interrupted:
+        raise Interrupted("interrupted before a point was measured; nothing is kept")
     if not known:
         detail = f" ({failed[0]})" if failed else ""
         raise RunFailed(f"nothing was measured on {hardware.title}{detail}")

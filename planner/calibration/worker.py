@@ -45,6 +45,7 @@ def probe(request: ProbeRequest, *, timeout: float | None = None) -> Observation
             timeout=timeout,
             env=_environment(),
             check=False,
+            start_new_session=True,  # a Ctrl-C is the parent's to answer, which ends the probe
         )
     except subprocess.TimeoutExpired:
         raise RunFailed(

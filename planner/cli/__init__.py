@@ -6,8 +6,9 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from planner.errors import TuneplanError
+from planner.errors import Interrupted, TuneplanError
 
 __all__ = ["main"]
 
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except TuneplanError as error:
         return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+    except KeyboardInterrupt:  # a second one, while the first was being answered
+        return Interrupted.exit_code
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; what is left in the buffer must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str, code: int) -> int:
     line = " ".join(message.split())
-    print(f"plan: {line}", file=sys.stderr)
+    if line:
+        print(f"plan: {line}", file=sys.stderr)
     return code
 
 
@@ -49,17 +51,29 @@ def _run(words: list[str]) -> int:
     import typer
 
     from planner.cli.app import app
+    from planner.cli.signals import as_interrupts
 
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    invoke = command.invoke
+
+    def guarded(context: Any) -> Any:
+        # The parser would turn the interrupt into its exit code without a word.
+        try:
+            return invoke(context)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; nothing was written") from None
+
+    command.invoke = guarded
     try:
-        return int(command.main(args=words, prog_name="plan", standalone_mode=False) or 0)
+        with as_interrupts():
+            return int(command.main(args=words, prog_name="plan", standalone_mode=False) or 0)
     except SystemExit as leave:
         # The parser turns a reader that went away into exit code 1; `main` knows better.
         if isinstance(leave.__context__, BrokenPipeError):
             raise leave.__context__ from None
         raise
     except typer.Abort:
-        return _complain("interrupted", 130)
+        return _complain("interrupted", Interrupted.exit_code)
     except Exception as error:
         # The parser's own complaints (unknown option, not a number); anything else is a bug and keeps its traceback.
         if not hasattr(error, "format_message"):

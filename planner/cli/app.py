@@ -304,18 +304,31 @@ def train(
 
 
 def _refuse_unknown_hyperparameters(words: tuple[str, ...]) -> None:
-    """Options that are left over must be names of hyperparameters."""
+    """Options that are left over must be names of hyperparameters, each with its value."""
     from planner.records import Hyperparameters
-    from planner.settings import near
+    from planner.settings import BY_NAME, near
 
-    for word in words:
+    fields = Hyperparameters.model_fields
+    left = list(words)
+    while left:
+        word = left.pop(0)
         if not word.startswith("--"):
+            raise InvalidInput(f"unexpected argument {word!r}; plan train takes one plan file")
+        flag, equals, _ = word.partition("=")
+        name = flag[2:].replace("-", "_")
+        if name in BY_NAME:
+            raise InvalidInput(
+                f"{flag} is a setting of the plan: plan check … {flag} … --save FILE makes a plan with it"
+            )
+        if name not in fields and (field := fields.get(name.removeprefix("no_"))) and field.annotation is bool:
             continue
-        name = word[2:].split("=", 1)[0].replace("-", "_")
-        if name.removeprefix("no_") not in Hyperparameters.model_fields and name not in Hyperparameters.model_fields:
-            raise InvalidInput(f"no such option: {word.split('=', 1)[0]}{near(name, Hyperparameters.model_fields)}")
-    if words and not words[0].startswith("--"):
-        raise InvalidInput(f"unexpected argument {words[0]!r}; plan train takes one plan file")
+        if name not in fields:
+            raise InvalidInput(f"no such option: {flag}{near(name, fields)}")
+        if fields[name].annotation is bool:
+            if equals:
+                raise InvalidInput(f"{flag} takes no value; {flag} or --no-{flag[2:]}")
+        elif not equals and (not left or left.pop(0).startswith("--")):
+            raise InvalidInput(f"{flag} needs a value")
 
 
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="Plan file written by --save or the wizard.")]

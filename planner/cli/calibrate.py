@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from planner.calibration.run import Outcome, calibrate
 from planner.cli.children import require_train_extra
-from planner.errors import InvalidInput
+from planner.errors import Interrupted, InvalidInput
 from planner.units import format_bytes
 
 
@@ -18,7 +18,11 @@ def run(*, device: str, minutes: float | None, fit_only: bool, as_json: bool) ->
         raise InvalidInput(f"--minutes must be above 0 and at most 120, not {minutes:g}")
     if not fit_only:
         require_train_extra("calibrate")
-    outcome = calibrate(device, minutes=minutes, measure=not fit_only, progress=_say)
+    try:
+        outcome = calibrate(device, minutes=minutes, measure=not fit_only, progress=_say)
+    except KeyboardInterrupt:
+        # During the fit: the points lie in the data folder already.
+        raise Interrupted("interrupted; measured points are kept, plan calibrate --fit-only fits them") from None
     if as_json:
         print(json.dumps(record(outcome), indent=2))
     else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 
-from planner.errors import InvalidInput
+from planner.errors import Interrupted, InvalidInput
 
 EXTRA = "pip install 'tuneplan[train]'"
 
@@ -30,7 +31,7 @@ def run_train(
 ) -> int:
     """Starts the trainer on a plan file and shows it to its end."""
     from planner import plans, runs
-    from planner.cli.progress import Follower, summary_lines
+    from planner.cli.progress import Follower, kept_line, summary_lines
 
     plan = plans.load(plan_file)
     if data is None and plan.data.path is None:
@@ -52,4 +53,7 @@ def run_train(
     if follower.finished is not None and not as_json:
         for line in summary_lines(follower.finished):
             print(line)
+    if follower.stopped:
+        sys.stdout.flush()
+        raise Interrupted(kept_line(follower.started.get("run_dir") or output, device))
     return code

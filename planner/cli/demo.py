@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from planner.cli.children import require_train_extra
-from planner.cli.progress import Follower, summary_lines
+from planner.cli.progress import Follower, kept_line, summary_lines
 from planner.cli.recommend import make_plan
 from planner.cli.request import load_data, resolve
-from planner.errors import RunFailed
+from planner.cli.signals import held, passed_on
+from planner.errors import Interrupted, InvalidInput, RunFailed
 
 SHOWN_EXAMPLES = 3
 
@@ -26,7 +29,10 @@ def run(*, output: str | None, epochs: float | None) -> int:
     from planner.report.words import make_console
 
     require_train_extra("demo")
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise InvalidInput(f"--epochs must be above 0, not {epochs:g}")
     folder = Path(output) if output else Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    _claim(folder)
     print("plan: making the demonstration's model and data (once; later runs reuse them)", file=sys.stderr)
     assets = _child(["demo-assets"])
     # fp32: the model is small, and the figures then show what training does, not what rounding does.
@@ -55,15 +61,32 @@ def run(*, output: str | None, epochs: float | None) -> int:
     sys.stdout.flush()
     follower = Follower()
     code = follower.follow(runs.start(plan_file, output=folder / "run"))
+    for line in summary_lines(follower.finished) if follower.finished else ():
+        print(line)
+    if follower.stopped:
+        sys.stdout.flush()
+        raise Interrupted(kept_line(folder / "run"))
     if follower.finished is None:
         return code or RunFailed.exit_code
-    for line in summary_lines(follower.finished):
-        print(line)
     print(f"The rule in the data: {assets['rule']}")
-    for prompt, wanted in _examples(Path(assets["held_out"]), SHOWN_EXAMPLES):
-        said = _generate(follower.started.get("run_dir") or str(folder / "run"), prompt)
-        print(f"  {prompt!r} → {said!r} (held-out answer: {wanted!r})")
+    try:
+        for prompt, wanted in _examples(Path(assets["held_out"]), SHOWN_EXAMPLES):
+            said = _generate(follower.started.get("run_dir") or str(folder / "run"), prompt)
+            print(f"  {prompt!r} → {said!r} (held-out answer: {wanted!r})", flush=True)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; what was trained is kept in {folder / 'run'}") from None
     return code
+
+
+def _claim(folder: Path) -> None:
+    """Makes the folder now: a wrong one is told before a model is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InvalidInput(f"--output {folder} can't be written: {error.strerror or error}") from None
+    if (folder / "run").exists():
+        raise InvalidInput(f"--output {folder} already holds a demonstration; choose another folder")
 
 
 def _examples(path: Path, count: int) -> list[tuple[str, str]]:
@@ -73,7 +96,7 @@ def _examples(path: Path, count: int) -> list[tuple[str, str]]:
 
 def _generate(run_dir: str, prompt: str) -> str:
     command = [sys.executable, "-m", "trainer", "generate", run_dir, "--prompt", "-", "--max-new-tokens", "48"]
-    child = subprocess.run(command, input=prompt, capture_output=True, text=True, check=False)
+    child = subprocess.run(command, input=prompt, capture_output=True, text=True, check=False, start_new_session=True)
     if child.returncode != 0:
         raise RunFailed(f"no text could be generated: {_last_line(child.stderr)}")
     return child.stdout.rstrip("\n")
@@ -81,11 +104,22 @@ def _generate(run_dir: str, prompt: str) -> str:
 
 def _child(words: list[str]) -> dict[str, Any]:
     """JSON that a trainer command prints; its talk goes to stderr as it comes."""
-    child = subprocess.run([sys.executable, "-m", "trainer", *words], stdout=subprocess.PIPE, text=True, check=False)
-    if child.returncode != 0:
-        raise RunFailed(f"python -m trainer {' '.join(words)} ended with exit code {child.returncode}")
+    with held():
+        child = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+    assert child.stdout is not None
+    with passed_on(child) as interrupts:
+        said = child.stdout.read()
+        code = child.wait()
+    if interrupts:
+        # A child that ends by itself has said so.
+        said_it = code == Interrupted.exit_code
+        raise Interrupted("" if said_it else "ended at once; nothing was written, plan demo starts it again")
+    if code != 0:
+        raise RunFailed(f"python -m trainer {' '.join(words)} ended with exit code {code}")
     try:
-        found: dict[str, Any] = json.loads(child.stdout)
+        found: dict[str, Any] = json.loads(said)
     except ValueError:
         raise RunFailed(f"python -m trainer {' '.join(words)} printed no result") from None
     return found

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from planner.cli.children import require_train_extra
-from planner.errors import RunFailed
+from planner.cli.signals import held, passed_on, signal_name
+from planner.errors import Interrupted, RunFailed
 
 
 def run(command: str, arguments: Sequence[str | None]) -> int:
-    """Runs `python -m trainer COMMAND ARGUMENTS` and returns its exit code; Ctrl-C reaches the trainer first."""
+    """Runs `python -m trainer COMMAND ARGUMENTS` and returns its exit code.
+
+    Ctrl-C is passed on: the trainer says what it keeps and ends with 130; a second one ends it at once.
+    """
     require_train_extra(command)
     words = [word for word in arguments if word is not None]
     try:
-        child = subprocess.Popen([sys.executable, "-m", "trainer", command, *words])
+        with held():
+            child = subprocess.Popen([sys.executable, "-m", "trainer", command, *words], start_new_session=True)
     except OSError as error:
         raise RunFailed(f"the trainer could not be started: {error.strerror or error}") from None
-    while True:
-        # The terminal sends Ctrl-C to both; the trainer ends in its own way and this process waits for it.
-        with contextlib.suppress(KeyboardInterrupt):
-            code = child.wait()
-            break
-    return code if code >= 0 else RunFailed.exit_code
+    with passed_on(child) as interrupts:
+        code = child.wait()
+    if code >= 0:
+        return code
+    if interrupts:
+        kept = (
+            "finished runs are kept, the same command goes on there" if command == "grid" else "nothing of it is kept"
+        )
+        raise Interrupted(f"ended at once; {kept}")
+    raise RunFailed(f"the trainer was ended by {signal_name(-code)}")
 
 
 def options(**values: object) -> list[str]:

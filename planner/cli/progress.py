@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import signal
+import os
+import shlex
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-from planner.errors import RunFailed
+from planner.cli.signals import handling, hanging_up
+from planner.errors import Interrupted, RunFailed
 from planner.records import Event
 from planner.units import format_bytes, format_duration
 
@@ -32,35 +36,61 @@ class Follower:
         self.failed: dict[str, Any] | None = None
         self.started: dict[str, Any] = {}
         self.interrupts = 0
+        self._stepping = False
+        self._deaf = False
+        """Whether stdout has lost its reader: the events go on in the run folder."""
         self._open_line = False
         self._last_line = 0.0
 
     def follow(self, run: Run) -> int:
-        """Shows the run to its end; exit code 0 also when it was stopped. Ctrl-C or SIGTERM stops it, twice kills."""
+        """Shows the run to its end. Ctrl-C or SIGTERM stops it, twice ends it at once; either way the exit code is 130
+        unless the run completed all the same.
+        """
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             self.interrupts += 1
             if self.interrupts == 1:
-                self._say("stopping after this step with a checkpoint (Ctrl-C again to end at once)")
+                how = "after this step with a checkpoint" if self._stepping else "before the first step"
+                self._say(f"stopping {how} (Ctrl-C again to end at once)")
                 run.stop()
             else:
                 run.kill()
 
         # SIGTERM to this process must not leave the trainer behind unseen.
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for event in run:
-                if self.raw:
-                    print(event.model_dump_json(by_alias=True), flush=True)
-                self.show(event)
-            code = run.wait()
+            with hanging_up(), handling(interrupt, terminal=False):
+                for event in run:
+                    self._pass_on(event)
+                    self.show(event)
+                code = run.wait()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._close_line()
+            with contextlib.suppress(BrokenPipeError):
+                self._close_line()
+        if self.stopped:
+            return Interrupted.exit_code
         if self.failed is not None:
-            return int(self.failed.get("exit_code") or RunFailed.exit_code)
+            given = int(self.failed.get("exit_code") or 0)
+            return given if given > 0 else RunFailed.exit_code
         return 0 if code == 0 else RunFailed.exit_code
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run ended because this process was told to end it."""
+        if self.interrupts == 0:
+            return False
+        if self.finished is not None:
+            return self.finished.get("reason") == "stopped"
+        return self.interrupts > 1 or self.failed is None
+
+    def _pass_on(self, event: Event) -> None:
+        if not self.raw or self._deaf:
+            return
+        try:
+            print(event.model_dump_json(by_alias=True), flush=True)
+        except BrokenPipeError:
+            self._deaf = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._say("nobody reads the events any more; the training goes on (Ctrl-C stops it with a checkpoint)")
 
     def show(self, event: Event) -> None:
         """One event as text; kinds it does not know are passed over."""
@@ -81,8 +111,10 @@ class Follower:
                 f"{data.get('truncated')} cut, {data.get('skipped')} skipped"
             )
         elif event.kind == "step":
+            self._stepping = True
             self._step(data)
         elif event.kind == "eval":
+            self._stepping = True
             best = ", best so far" if data.get("best") else ""
             self._say(f"step {data.get('step')}: validation loss {_number(data.get('loss'), '.4f')}{best}")
         elif event.kind == "warning":
@@ -95,7 +127,7 @@ class Follower:
             self.finished = data
         elif event.kind == "failed":
             self.failed = data
-            if not self.raw:
+            if not self.raw and self.interrupts < 2:
                 self._say(f"failed: {data.get('message')}")
 
     def _step(self, data: dict[str, Any]) -> None:
@@ -105,25 +137,34 @@ class Follower:
             return
         self._last_line = now
         left = data.get("seconds_left")
-        memory = data.get("device_bytes") or data.get("allocated_peak_bytes")
         parts = [
             f"step {step}/{total}",
             f"loss {_number(data.get('loss'), '.4f')}",
             f"lr {_number(data.get('learning_rate'), '.2g')}",
             f"{_number(data.get('tokens_per_second'), ',.0f')} tok/s",
         ]
-        parts += [format_bytes(memory)] if memory else []
+        parts += [text] if (text := self._memory(data)) else []
         parts += [f"{format_duration(left)} left"] if left else []
         line = "  ".join(parts)
-        if self.moving:
+        if self.moving:  # a terminal: nothing that could lose its reader
             print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
             self._open_line = True
         else:
             self._say(line)
 
+    def _memory(self, data: dict[str, Any]) -> str:
+        """The peak of tensors, which the end of the run and every prediction name; beside it what the device holds."""
+        tensors, held = data.get("allocated_peak_bytes"), data.get("device_bytes")
+        where = "process" if str(self.started.get("device", "")).endswith("cpu") else "device"
+        parts = [f"tensors {format_bytes(tensors)}"] if tensors else []
+        parts += [f"{where} {format_bytes(held)}"] if held else []
+        return ", ".join(parts)
+
     def _say(self, line: str) -> None:
-        self._close_line()
-        print(f"plan: {line}", file=self.stream, flush=True)
+        # stderr without a reader (`2>&1 | head`) is no reason to lose a training.
+        with contextlib.suppress(BrokenPipeError):
+            self._close_line()
+            print(f"plan: {line}", file=self.stream, flush=True)
 
     def _close_line(self) -> None:
         if self._open_line:
@@ -139,6 +180,8 @@ def _number(value: Any, form: str) -> str:
 
 def summary_lines(finished: dict[str, Any]) -> list[str]:
     """What a finished run has to say: how it ended, loss before and after, promised against measured memory, where."""
+    if finished.get("reason") == "stopped" and not finished.get("steps"):
+        return []  # nothing was trained, and `kept_line` says so
     reason = {"completed": "Completed", "stopped": "Stopped", "early_stopping": "Stopped early"}
     seconds = finished.get("seconds")
     lines = [
@@ -153,10 +196,11 @@ def summary_lines(finished: dict[str, Any]) -> list[str]:
     predicted, measured = finished.get("predicted_bytes"), finished.get("measured_bytes")
     if predicted and measured:
         off = measured / predicted - 1
-        side = "above" if off > 0 else "below"
+        side = f"{abs(off):.1%} {'above' if off > 0 else 'below'} the prediction"
+        if finished.get("as_predicted") is False:
+            side += ", which is for the heaviest batch; the measured steps met lighter ones"
         lines.append(
-            f"Peak of tensors: {format_bytes(predicted)} predicted, {format_bytes(measured)} measured "
-            f"({abs(off):.1%} {side} the prediction)"
+            f"Peak of tensors: {format_bytes(predicted)} predicted, {format_bytes(measured)} measured ({side})"
         )
     elif measured:
         lines.append(f"Peak of tensors: {format_bytes(measured)} measured (the plan holds no prediction)")
@@ -164,6 +208,29 @@ def summary_lines(finished: dict[str, Any]) -> list[str]:
         if finished.get(key):
             lines.append(f"{title}: {finished[key]}")
     return lines
+
+
+def kept_line(run_dir: str | Path | None, device: str = "auto") -> str:
+    """What a run that was interrupted leaves, and the command that goes on from there."""
+    newest = _newest_checkpoint(Path(run_dir)) if run_dir else None
+    if newest is None:
+        return "stopped before there was a checkpoint: nothing is kept, the same command starts again"
+    folder = newest.parent
+    words = ["plan", "train", _near(folder / "plan.yaml"), "--output", _near(folder), "--resume"]
+    words += ["--device", device] if device != "auto" else []
+    return f"{newest.name} is kept in {_near(folder)}; go on with: {shlex.join(words)}"
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def _near(path: Path) -> str:
+    """Relative to the working folder where it lies below it."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
 
 
 def _exp(loss: float) -> str:

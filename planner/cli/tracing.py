@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.children import require_train_extra
-from planner.errors import InvalidInput, NotModelled, RunFailed
+from planner.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 from planner.settings import check_length, fit_to_hardware, to_flags
 
 if TYPE_CHECKING:
@@ -99,12 +99,23 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
         target,
     ]
     command += ["--cublas-workspace-bytes", str(workspaces), *to_flags(choices)]
+    # What depends on stack and device where nobody names it is named always, or a default would be taken for silence.
+    command += ["--loss", choices.loss, "--optimizer-implementation", choices.optimizer_implementation]
     if choices.padding == "max" and choices.stack == "peft":
         command.append("--padded")  # stack `builtin` hands no mask over
     print("plan: tracing one step on fake tensors …", file=sys.stderr)
-    child = subprocess.run(
-        command, input=json.dumps(dict(request.model.config)), capture_output=True, text=True, check=False
-    )
+    try:
+        # In its own session: a Ctrl-C is answered here and ends the child, which has nothing to keep.
+        child = subprocess.run(
+            command,
+            input=json.dumps(dict(request.model.config)),
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing of the trace is kept, start it again") from None
     if child.returncode != 0:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         error = NotModelled if child.returncode == 2 else RunFailed

@@ -18,6 +18,7 @@ from planner.errors import RunFailed
 from planner.records import DataSettings, Hyperparameters, Plan
 from trainer import files
 from trainer.demo import language, tokenizer
+from trainer.interrupts import held
 from trainer.presets import config
 
 log = logging.getLogger("trainer")
@@ -126,9 +127,11 @@ def _run(plan: Path, output: Path) -> None:
     command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output)]
     environment = {**os.environ, "TUNEPLAN_HOME": str(output.parent / "home")}  # its observation is of no use later
     print("making the demonstration model (once, less than a minute)", file=sys.stderr)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+    with held():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    with process as child:
         assert child.stdout is not None
-        message = f"exit code {child.returncode}"
+        message = reason = None
         for line in child.stdout:
             event = json.loads(line)
             if event["kind"] == "step":
@@ -136,8 +139,11 @@ def _run(plan: Path, output: Path) -> None:
                 print(f"  step {data['step']}/{data['total_steps']} loss {data['loss']:.3f}", file=sys.stderr)
             elif event["kind"] == "failed":
                 message = event["data"]["message"]
-    if child.returncode != 0:
-        raise RunFailed(f"the demonstration model could not be made: {message}")
+            elif event["kind"] == "finished":
+                reason = event["data"]["reason"]
+    if child.returncode != 0 or reason == "stopped":  # half a training is no model to keep
+        detail = message or reason or f"exit code {child.returncode}"
+        raise RunFailed(f"the demonstration model could not be made: {detail}")
 
 
 def _write_pairs(path: Path, pairs: list[tuple[str, str]]) -> None:
