@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import ClassVar
 
 from textual import on
@@ -16,14 +17,28 @@ from textual.widgets.option_list import Option
 from planner.tui.history import PastRun
 
 WORDS = (
-    ("allocated", "bytes in live tensors"),
-    ("reserved", "bytes that PyTorch's caching allocator holds"),
+    ("token", "a piece of text, some four letters; models read and are trained by tokens"),
+    ("step", "one change of the trained weights, after an effective batch of examples"),
+    ("epoch", "all examples once"),
+    ("effective batch", "batch size × accumulation × devices: what a step learns from"),
+    ("LoRA, adapter", "small matrices beside the frozen weights; only they are trained"),
+    ("checkpointing", "layers are computed twice instead of kept: less memory, more time"),
+    ("tensors, allocated", "bytes of the run's own numbers at one moment"),
+    ("reserved", "bytes that PyTorch's caching allocator holds: allocated and spare blocks"),
     ("device", "reserved + context and libraries: what the card's own tool shows"),
     ("budget", "device bytes that a run may use: total − what others hold − reserve"),
     ("instant", "a point of a step at which memory can peak; the binding one sets the peak"),
-    ("effective batch", "batch size × accumulation × devices"),
     ("95 %", "the interval that should hold the device peak in 95 of 100 runs"),
+    ("fits, tight", "fits: all of that interval is within the budget; tight: only the peak is, or over 95 % of it is taken"),
 )
+WORD_WIDTH = 20
+TEXT_WIDTH = 50
+
+
+def entry(name: str, width: int, text: str, style: str) -> list[str | tuple[str, str]]:
+    """A name and its text beside it, as parts of a `Content`; further lines stand under the first."""
+    lines = textwrap.wrap(text, TEXT_WIDTH + WORD_WIDTH - width)
+    return [(f"{name:<{width}}", style), f"\n{' ' * width}".join(lines), "\n"]
 
 
 class HelpScreen(ModalScreen[None]):
@@ -51,10 +66,10 @@ class HelpScreen(ModalScreen[None]):
     def _content(self) -> Content:
         parts: list[str | tuple[str, str]] = [self.text, "\n\n", ("Keys\n", "bold underline")]
         for key, name, tooltip in self.keys:
-            parts += [(f"{key:<9}", "bold $accent"), name + ("" if not tooltip else f": {tooltip}"), "\n"]
+            parts += entry(key, 6, name + ("" if not tooltip else f": {tooltip}"), "bold $accent")
         parts += ["\n", ("Words\n", "bold underline")]
         for word, meaning in WORDS:
-            parts += [(f"{word:<16}", "bold"), meaning, "\n"]
+            parts += entry(word, WORD_WIDTH, meaning, "bold")
         return Content.assemble(*parts)
 
     def action_close(self) -> None:

@@ -28,10 +28,12 @@ class PlanScreen(WizardScreen):
 
     PLACE = 3
     HELP_TEXT = (
-        "The plan. ↑ ↓ choose a setting, ← → change it, digits or Enter type a value; every figure follows at once. "
-        "• marks what you set yourself: a new recommendation leaves it alone.\n\nThe tiers train the same thing (same "
-        "effective batch) at different headroom: g takes the next one. v shows the next view (tiers, why and "
-        "remedies, memory, advice); Tab goes into it: Enter there takes a tier or a remedy."
+        "The plan: at the left what will be done, at the right whether it fits (the bar is the device's memory), how "
+        "tightly, how fast and why. It can be trained as it stands: t starts it, s writes it to a file.\n\n"
+        "↑ ↓ choose a setting, ← → change it, digits or Enter type a value; every figure follows at once, u takes a "
+        "change back. • marks what you set yourself: a new recommendation leaves it alone.\n\nThe tiers train the "
+        "same thing (same effective batch) at different headroom: g takes the next one. v shows the next view (tiers, "
+        "why and remedies, memory, advice); Tab goes into it: Enter there takes a tier or a remedy."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("g", "tier", "Tier", id="plan.tier", tooltip="Take the next tier: high, balanced, low, safe"),
