@@ -38,18 +38,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "method", "worst"),
-    [("ddp", "lora", 0.005), ("ddp", "full", 0.005), ("fsdp", "lora", 0.005), ("fsdp", "full", 0.005)],
+    ("strategy", "method", "accumulation"),
+    [("ddp", "lora", 1), ("ddp", "full", 1), ("fsdp", "lora", 1), ("fsdp", "full", 1), ("fsdp", "full", 2)],
 )
 def test_ranks_hold_what_is_planned(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, method: str, worst: float
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, method: str, accumulation: int
 ) -> None:
     """GIVEN two processes WHEN they take real steps THEN the most that either holds is what the closed form says."""
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     from planner import runs
 
-    settings = {**COMMON, "strategy": strategy, "method": method}
+    settings = {**COMMON, "strategy": strategy, "method": method, "gradient_accumulation_steps": accumulation}
     plan = make_plan(
         tmp_path / "plan.json",
         folder / "model",
@@ -66,11 +66,11 @@ def test_ranks_hold_what_is_planned(
     choices = TrainingChoices(**{**SETTINGS, **settings, "lora_targets": ("all-linear",)})
     found = memory.predict(spec, find("cpu"), choices).instants
     for instant in ("forward", "loss", "backward"):
-        assert abs(found[instant] / measured[instant] - 1) <= worst, (instant, found, measured)
-    # The update holds a copy of a quarter of the parameters and their state, so that an overflow can be undone.
-    assert abs(found["optimizer"] / measured["optimizer"] - 1) <= 0.05, (found, measured)
+        assert abs(found[instant] / measured[instant] - 1) <= 0.005, (instant, found, measured)
+    # Under FSDP the update's parts are cut by what a rank holds of each tensor, the plan's by whole tensors.
+    assert abs(found["optimizer"] / measured["optimizer"] - 1) <= 0.02, (found, measured)
     if strategy == "fsdp":  # rank 0 gathers what it writes; on a cpu it holds that as tensors, which can be the peak
-        assert abs(found["save"] / measured["save"] - 1) <= 0.05, (found, measured)
+        assert abs(found["save"] / measured["save"] - 1) <= 0.08, (found, measured)
 
 
 def test_shares_of_a_rank() -> None:

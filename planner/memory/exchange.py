@@ -29,7 +29,12 @@ class Exchange:
         self.outside: list[Tensor] = []
         """The root's weights, and the buffer of the layer that runs or comes next."""
         self.whole: dict[int, Tensor] = {}
+        self.inside = False
+        """Whether a layer's backward pass runs."""
         self.unreduced: list[Tensor] = []
+        """Gradients of the layer that runs."""
+        self.outer: list[Tensor] = []
+        """Gradients of what stands outside the layers."""
         self.sent: Tensor | None = None
         self.reduced: list[Tensor] = []
         tape.receives = self.receive
@@ -48,7 +53,8 @@ class Exchange:
 
         def after(incoming: Gradients, saved: tuple[Tensor, ...]) -> Gradients:
             self.whole.pop(index, None)
-            self._reduce()
+            self._reduce(self.unreduced)
+            self.inside = False
             return [incoming[0]]
 
         return self.tape.record(x.alias(), [x], (), after)
@@ -59,6 +65,7 @@ class Exchange:
 
         def before(incoming: Gradients, saved: tuple[Tensor, ...]) -> Gradients:
             self._gather(index)
+            self.inside = True
             return [incoming[0]]
 
         return self.tape.record(x.alias(), [x], (), before)
@@ -66,8 +73,10 @@ class Exchange:
     def finish(self) -> None:
         """The backward pass is over: what is left is reduced, and nothing is whole any more."""
         self.whole.clear()
+        if self.units.embedding and self.outer:
+            self._reduce([self.outer.pop()])
         del self.outside[1:]
-        self._reduce()
+        self._reduce(self.outer)
         self.sent = None
         self.outside.clear()
 
@@ -76,20 +85,20 @@ class Exchange:
         if value.itemsize != parameter.itemsize:
             with self.tape.scope("gradients"):
                 value = self.tape.new(ONE, parameter.elements, parameter.itemsize)
-        self.unreduced.append(value)
+        (self.unreduced if self.inside else self.outer).append(value)
 
     def _gather(self, index: int) -> None:
         with self.tape.scope("communication"):
             self.whole[index] = self.tape.new(ONE, self.units.layers[index], 1)
 
-    def _reduce(self) -> None:
-        total = sum(value.elements * value.itemsize for value in self.unreduced)
+    def _reduce(self, gradients: list[Tensor]) -> None:
+        total = sum(value.elements * value.itemsize for value in gradients)
         self.sent = None
         if not total:
             return
         with self.tape.scope("communication"):
             self.sent = self.tape.new(ONE, total, 1)
-        self.unreduced.clear()
+        gradients.clear()
         with self.tape.scope("gradients"):
             part = self.tape.new(ONE, -(-total // self.ranks), 1)
         if not self.accumulates:
