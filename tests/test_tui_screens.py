@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -391,6 +393,15 @@ def test_wrong_start_values_are_one_line(capsys: pytest.CaptureFixture[str]) -> 
     error = capsys.readouterr().err
     assert error.startswith("plan: ")
     assert error.count("\n") == 1
+
+
+async def test_sigterm_gives_the_terminal_back() -> None:
+    app = TuneplanApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await pilot.pause(0.1)
+    assert app.return_value == 143
 
 
 async def test_quit_without_a_run_leaves_at_once() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -109,6 +112,8 @@ class TuneplanApp(RunControl, App[int]):
         from hardware_profiles.loader import all_profiles
 
         self.profiles = all_profiles()
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.terminate)
         self.look_at_machine()
         self.look_for_runs()
         self.push_screen(self.first_open)
@@ -336,6 +341,14 @@ class TuneplanApp(RunControl, App[int]):
             self.exit(self.exit_code)
         elif not isinstance(self.screen, QuitScreen):
             self.push_screen(QuitScreen(self.run_folder), self._quit_answered)
+
+    def terminate(self) -> None:
+        """SIGTERM: gives the terminal back in order; a run goes on, as it does when the terminal is closed."""
+        message = None
+        if self.running:
+            self.leave_run()
+            message = f"The run goes on in {self.run_folder}"
+        self.exit(128 + signal.SIGTERM, message=message)
 
     async def action_quit(self) -> None:
         """The palette's Quit asks as well."""

@@ -329,6 +329,8 @@ def deviation_text(run: RunSnapshot) -> str:
 def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
     """Name and text of every figure on the end screen."""
     data = run.result or {}
+    if not data.get("steps", run.step):
+        return [("steps", "none: it was stopped before the first one, and nothing was trained")]
     before, after = data.get("eval_loss_before"), data.get("eval_loss")
     steps = f"{data.get('steps', run.step)}" + (f" of {run.total_steps}" if run.total_steps else "")
     if data.get("seconds") is not None:

@@ -159,7 +159,7 @@ def evaluate(state: WizardState) -> Evaluation:
             fixed=state.edited,
         )
     except Exception as error:
-        return Evaluation(error=error_line(error))
+        return Evaluation(error=figures.in_labels(error_line(error)))
     numbers = state.hyperparameters
     return Evaluation(report=report, whole_run=figures.total_time(report, numbers.epochs, numbers.max_steps))
 
@@ -186,7 +186,7 @@ def recommend(state: WizardState) -> Recommendation:
     except Infeasible as error:
         return _nothing_fits(state, error)
     except Exception as error:
-        return Recommendation(context=state.context, error=error_line(error))
+        return Recommendation(context=state.context, error=figures.in_labels(error_line(error)))
     start: CheckReport | None = found.recommended
     if shaped and new:
         start = _with_own_shape(state, effective)
@@ -214,7 +214,9 @@ def _nothing_fits(state: WizardState, error: Infeasible) -> Recommendation:
         data=state.dataset,
         validation_split=state.data.validation_split if "validation_split" in state.edited else None,
     )
-    return Recommendation(context=state.context, advice=tuple(advice), start=report, error=error_line(error))
+    return Recommendation(
+        context=state.context, advice=tuple(advice), start=report, error=figures.in_labels(error_line(error))
+    )
 
 
 def _search(state: WizardState, fixed: frozenset[str], effective: int | None) -> search.Recommendation:

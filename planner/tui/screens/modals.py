@@ -29,7 +29,10 @@ WORDS = (
     ("budget", "device bytes that a run may use: total − what others hold − reserve"),
     ("instant", "a point of a step at which memory can peak; the binding one sets the peak"),
     ("95 %", "the interval that should hold the device peak in 95 of 100 runs"),
-    ("fits, tight", "fits: all of that interval is within the budget; tight: only the peak is, or over 95 % of it is taken"),
+    (
+        "fits, tight",
+        "fits: all of that interval is within the budget; tight: only the peak is, or over 95 % of it is taken",
+    ),
 )
 WORD_WIDTH = 20
 TEXT_WIDTH = 50

@@ -166,7 +166,7 @@ def notes_text(found: Recommendation) -> Content:
             more = (
                 "\n\nThe settings show the least that was tried. v shows what would help, the bar what it is made of."
             )
-        return Content(figures.in_labels(found.error) + more)
+        return Content(found.error + more)
     lines = [f"· {figures.in_labels(note)}" for note in found.notes]
     if len({str(tier.settings) for tier in found.tiers}) == 1:
         lines.insert(0, "· One configuration is both the fastest and the smallest: all tiers are the same.")
