@@ -16,7 +16,7 @@ from planner.memory.exchange import Exchange, Reduction
 from planner.memory.layout import Stretch, stacked
 from planner.memory.net import Net
 from planner.memory.ops import FP32, INT64
-from planner.memory.optimizers import state_bytes, step_bytes, trained_tensors
+from planner.memory.optimizers import state_bytes, trained_tensors
 from planner.memory.sharding import (
     Shares,
     divides_gradients,
@@ -29,6 +29,7 @@ from planner.memory.sharding import (
     zero_update,
 )
 from planner.memory.tape import ONE, T, Tape, Tensor
+from planner.memory.updates import update_bytes
 from planner.spec import ModelSpec, Module, TrainingChoices
 
 
@@ -332,7 +333,7 @@ def optimizer_step(net: Net) -> None:
         transient = tape.new(ONE, zero_update(tensors, net.choices), 1)
         del transient
         return
-    total = step_bytes(tensors, net.choices) // kept_share(net.choices)
+    total = update_bytes(tensors, net.choices) // kept_share(net.choices)
     whole = sum(tensor.size for tensor in tensors)
     if tape.log_values is not None and total == whole:
         each = [tape.new(ONE, t.elements, t.itemsize) for t in tensors for _ in range(t.copies)]
