@@ -62,6 +62,19 @@ def stored_points(seed: int) -> list[report.Point]:
     return points
 
 
+def trace_again(seconds: float) -> None:
+    """Repeats the kept traces of all seeds that an earlier state of the trace's code made, until time is up."""
+    began = time.monotonic()
+    for seed in stored_seeds():
+        store = Store(seed)
+        for number, configuration in enumerate(store.older()):
+            if time.monotonic() - began > seconds:
+                break
+            store.measure(configuration)
+            print(f"\rseed {seed}: {number + 1} traced again", end="", file=sys.stderr)
+        store.tidy()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
@@ -69,10 +82,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--configurations", type=int, default=400, help="configurations to compare")
     parser.add_argument("--minutes", type=float, default=60, help="stop tracing after this time; a later call resumes")
     parser.add_argument("--fresh", action="store_true", help="repeat traces by older trace code")
+    parser.add_argument("--again", action="store_true", help="first repeat such traces of every seed that is kept")
     parser.add_argument("--no-trace", action="store_true", help="use finished traces only")
     parser.add_argument("--no-write", action="store_true", help="print the summary only (another seed, say)")
     arguments = parser.parse_args(argv)
     logging.disable(logging.WARNING)
+    if arguments.again:
+        trace_again(60 * arguments.minutes)
     grid = run_grid(
         arguments.seed,
         arguments.configurations,

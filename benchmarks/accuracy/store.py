@@ -68,6 +68,10 @@ class Store:
             out.write(json.dumps(line) + "\n")
         return line
 
+    def older(self) -> list[Configuration]:
+        """What was traced by an earlier state of the trace's code."""
+        return [found for found, line in self.configurations() if line["code"] != trace_code()]
+
     def tidy(self) -> None:
         """Writes each key once."""
         if not self.lines:

@@ -181,6 +181,8 @@ def math(
     softmax (twice on its way: result and the copy with fully masked rows cleared).
     """
     narrow = q.itemsize
+    if mask is not None and mask.itemsize == BYTE:
+        mask = tape.new(mask.monomial, mask.elements, narrow)
     wide_q, wide_k, wide_v = (ops.to(tape, x, FP32) for x in (q, k, v))
     query = ops.scale(tape, wide_q)
     if causal and mask is None:
@@ -199,6 +201,7 @@ def math(
     out = ops.to(tape, wide_out, narrow)
     returned = tape.new(BSS, heads, narrow) if narrow != FP32 else None  # the weights in q's dtype, which nobody takes
     del returned, wide_out
+    del q, k, v, wide_q, wide_k, wide_v, query, keys, values, weights, mask  # the kernel has returned
     return ops.contiguous(tape, out)
 
 

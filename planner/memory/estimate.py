@@ -382,7 +382,8 @@ def _replayed(model: ModelSpec, hardware: HardwareProfile, load: Load, allocated
 
 def _eval_case(case: Case, choices: TrainingChoices) -> Case:
     batch = choices.eval_batch_size or choices.batch_size
-    few = replace(case.choices, batch_size=min(batch, 2))
+    # Embeddings ask for a gradient there too where layers are checkpointed, as none are in an evaluation.
+    few = replace(case.choices, batch_size=min(batch, 2), gradient_checkpointing=choices.gradient_checkpointing)
     if few.num_gpus == 1:  # an evaluation follows an update, after which no gradients wait for further micro-batches
         few = replace(few, gradient_accumulation_steps=1)
     return replace(case, choices=few, checkpointed=0, evaluating=True)

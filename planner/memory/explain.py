@@ -26,6 +26,7 @@ MEANING = {
     "TL": "tokens with a successor, B·(S-1)",
     "R": "tokens of one piece of a lean function",
     "TX": "tokens where they are handled in several pieces",
+    "RX": "tokens of the second piece of a lean function",
     "SSP": "S · S rounded up to 16",
     "BSSP": "B·S · S rounded up to 16",
     "L": "length of one sequence of a flat row",

@@ -15,7 +15,28 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.memory import attention, ops
-from planner.memory.graph import BSS, BSSP, ONE, QP, SS, SSP, TL, TP, TR, TX, WIDTH, B, C, L, R, S, Storage, T, Vector
+from planner.memory.graph import (
+    BSS,
+    BSSP,
+    ONE,
+    QP,
+    RX,
+    SS,
+    SSP,
+    TL,
+    TP,
+    TR,
+    TX,
+    WIDTH,
+    B,
+    C,
+    L,
+    R,
+    S,
+    Storage,
+    T,
+    Vector,
+)
 from planner.memory.lean import PIECE_ROWS
 from planner.memory.ops import BYTE, FP32, HALF
 from planner.memory.tape import Gradients, Node, Tape, Tensor
@@ -62,6 +83,7 @@ def multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) -> n
         (TL, tokens - count),
         (R, min(tokens, PIECE_ROWS)),
         (TX, tokens * (tokens > PIECE_ROWS)),
+        (RX, min(max(tokens - PIECE_ROWS, 0), PIECE_ROWS)),
         (L, own),
         (SS, own**2),
         (SSP, own * aligned),

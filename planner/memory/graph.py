@@ -2,8 +2,8 @@
 
 Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most
 B·(S-1)), B, TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor), R (tokens of one piece of a lean
-function, at most T), TX (T where a batch takes several pieces, else 0), SSP and BSSP (SS and BSS with the rows
-rounded up to 16). Of a flat row of sequences (planner.memory.flat) S and T are its tokens, BSS the sum of squared
+function, at most T), TX (T where a batch takes several pieces, else 0), RX (tokens of the second piece), SSP and BSSP
+(SS and BSS with the rows rounded up to 16). Of a flat row of sequences (planner.memory.flat) S and T are its tokens, BSS the sum of squared
 lengths, SS, SSP and TR of one sequence, L its length, TP and QP the sums of lengths and of squares up to it. Every
 coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed layers,
 so that one run covers every N.
@@ -18,8 +18,8 @@ from weakref import ReferenceType
 if TYPE_CHECKING:
     from planner.memory.tape import Tape
 
-BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL", "R", "TX", "SSP", "BSSP", "L", "TP", "QP")
-ONE, S, T, SS, BSS, C, B, TR, TL, R, TX, SSP, BSSP, L, TP, QP = range(len(BASIS))
+BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL", "R", "TX", "SSP", "BSSP", "L", "TP", "QP", "RX")
+ONE, S, T, SS, BSS, C, B, TR, TL, R, TX, SSP, BSSP, L, TP, QP, RX = range(len(BASIS))
 WIDTH = len(BASIS)
 
 Vector = tuple[int, ...]
@@ -33,12 +33,14 @@ class StopRecompute(Exception):
 class Storage:
     """Bytes that are live from construction until the last reference is gone."""
 
-    __slots__ = ("common", "component", "key", "monomial", "size", "tape")
+    __slots__ = ("common", "component", "key", "leaf", "monomial", "size", "tape")
 
     def __init__(self, tape: Tape, monomial: int, size: int, component: str) -> None:
         self.tape = tape
         self.common = tape.outside
         """Whether it was made in forward outside every repeated stretch, so that the copies of one share it."""
+        self.leaf = False
+        """Whether it is an activation that asks for a gradient of its own: autocast keeps its 16-bit copy."""
         self.monomial = monomial
         self.size = size
         self.component = component

@@ -1,6 +1,7 @@
 """The lean step of stack `builtin` on the tape, statement by statement as trainer.modeling.lean runs it.
 
-R is the number of tokens that a piece handles at a time (trainer.modeling.lean.rows.ROWS, or all of them if fewer).
+R is the number of tokens that a piece handles at a time (trainer.modeling.lean.rows.ROWS, or all of them if fewer), RX
+that of the second one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from planner.memory import ops
 from planner.memory.ops import FP32, HALF, Weight
-from planner.memory.tape import ONE, TX, Gradients, Node, R, T, Tape, Tensor
+from planner.memory.tape import ONE, RX, TX, Gradients, Node, R, T, Tape, Tensor
 
 if TYPE_CHECKING:
     from planner.memory.net import Net
@@ -145,17 +146,18 @@ def activated(
     a_width = a.tensor.itemsize if a is not None else itemsize
     b_width = b.tensor.itemsize if b is not None else itemsize
 
-    def one_piece() -> None:
-        whole = tape.new(TX, rows * out_width, itemsize)  # the output, which the only piece's result is itself
-        made = _activation_forward(tape, width, itemsize, name)
-        result = base.product(R, out_width, itemsize)
+    whole = None
+    for piece in (R, RX):
+        made = _activation_forward(tape, piece, width, itemsize, name)
+        result = base.product(piece, out_width, itemsize)
+        if whole is None:  # the output, which the only piece's result is itself
+            whole = tape.new(TX, rows * out_width, itemsize)
         if a is not None:
             small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
-            mask = tape.new(R, width, itemsize) if dropped else None
+            mask = tape.new(piece, width, itemsize) if dropped else None
             del mask, small
-        del made, result, whole
-
-    one_piece()
+        del made, result
+    del whole
     out = tape.new(T, rows * out_width, itemsize)
     has_second, has_adapter = second is not None, a is not None
 
@@ -203,9 +205,9 @@ def _keep(received: list[Tensor]) -> Callable[[Gradients, tuple[Tensor, ...]], l
     return backward
 
 
-def _activation_forward(tape: Tape, width: int, itemsize: int, name: str) -> Tensor:
+def _activation_forward(tape: Tape, piece: int, width: int, itemsize: int, name: str) -> Tensor:
     """act of a piece, without a graph, in the piece's dtype; its operands are views of what is there."""
-    view = Tensor(tape.null_storage, R, width, itemsize)
+    view = Tensor(tape.null_storage, piece, width, itemsize)
     return ops.to(tape, ops.activation(tape, view, name), itemsize)
 
 

@@ -98,7 +98,7 @@ def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
 
 def _adapted(net: Net, x: Tensor) -> Tensor:
     """x in the adapters' dtype."""
-    if _promoted(net, x.itemsize):
+    if _promoted(net, x.itemsize) or (_cast_back(net) and x.itemsize == HALF):
         return ops.recast(net.tape, x)
     return ops.to(net.tape, x, net.adapter_itemsize)
 
@@ -109,18 +109,27 @@ def _promoted(net: Net, itemsize: int) -> int:
     return FP32 if differ and itemsize == HALF else 0
 
 
+def _cast_back(net: Net) -> bool:
+    """Whether bf16 adapters meet autocast to fp16, which casts x back and the adapters too."""
+    return net.choices.precision == "fp16-mixed" and net.choices.adapter_dtype == "bf16"
+
+
+def _recast(net: Net, weight: Weight) -> Weight:
+    """A 16-bit weight in autocast's dtype; only casts of fp32 ones are kept by it."""
+    copy = Weight.__new__(Weight)
+    copy.tensor, copy.parameter = ops.recast(net.tape, weight.tensor), weight.parameter
+    return copy
+
+
 def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int) -> Tensor:
     tape = net.tape
-    return ops.scale(
-        tape,
-        ops.linear(
-            tape,
-            ops.linear(tape, ops.dropout(tape, x, net.choices.lora_dropout), a, rank, module.in_features),
-            b,
-            module.out_features,
-            rank,
-        ),
-    )
+    dropped = [ops.dropout(tape, x, net.choices.lora_dropout)]
+    del x
+    if _cast_back(net):
+        dropped.append(ops.recast(tape, dropped.pop()))
+        a, b = _recast(net, a), _recast(net, b)
+    low = ops.linear(tape, dropped.pop(), a, rank, module.in_features)
+    return ops.scale(tape, ops.linear(tape, low, b, module.out_features, rank))
 
 
 def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) -> Tensor:

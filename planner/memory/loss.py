@@ -158,8 +158,7 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
             wide = tape.new(C, vocabulary, head_weight.tensor.itemsize)
             wide_part = tape.new(C, width, head_weight.tensor.itemsize)
             del wide, wide_part
-    next_part = tape.new(C, width, itemsize)
-    del grad, part, next_part, labels, rows, head_copy
+    del grad, part, labels, rows, head_copy
     value = tape.new(ONE, 1, FP32)
     saved = [tensor for tensor in (gradient, head_gradient) if tensor is not None]
     has_hidden, has_head = gradient is not None, head_gradient is not None

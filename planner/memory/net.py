@@ -232,9 +232,11 @@ class Net:
     def require_grad_of_inputs(self, x: Tensor) -> Tensor:
         """The embeddings' output, which needs a gradient under checkpointing even where the table is frozen.
 
-        transformers switches that on (`enable_input_require_grads`); the gradient stays until the graph goes.
+        transformers switches that on (`enable_input_require_grads`), in an evaluation too; the gradient stays until the
+        graph goes.
         """
-        if x.node is None and self.choices.gradient_checkpointing and self.tape.grad_enabled:
+        x.storage.leaf = x.node is None and self.choices.gradient_checkpointing
+        if x.storage.leaf and self.tape.grad_enabled:
             self.input_gradients.append(x.alias())
             self.tape.sequence += 1
             x.node = Node(self.tape.sequence, (), (x.alias(),), self.input_gradients_kept)
@@ -395,6 +397,7 @@ class Net:
                 return attention.gathered(tape, attention.flash(tape, q, k, v, heads, kv_heads, head_dim))
             if kind == "flash" or (tape.target == "cuda" and mask is None and q.itemsize == HALF and head_dim <= 256):
                 out = attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
+                del q, k, v  # casts that the call made are gone before its output is copied
                 return ops.contiguous(tape, out) if heads_first else out
             if (grouped and tape.target == "cuda") or self.composite_attention(probability):
                 return attention.math(

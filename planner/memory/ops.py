@@ -264,9 +264,9 @@ def linear(
     x @ W.T), as long as backward needs it.
     """
     if tape.autocast:
-        x = to(tape, x, HALF)
+        x = _cast_input(tape, x)
         weight = _cast_weight(tape, weight, cached=not transposed)
-    rows = x.elements // in_features
+    outputs = x.elements * out_features // in_features
     needs_x, parameter = x.requires_grad, weight.parameter
     saved: list[Tensor] = []
     if parameter is not None:
@@ -290,8 +290,22 @@ def linear(
 
     inputs = (x, weight.tensor, bias.tensor if bias is not None else None)
     tape.saves(inputs, saved, backward)
-    out = tape.new(x.monomial, rows * out_features, x.itemsize)
+    out = tape.new(x.monomial, outputs, x.itemsize)
     return tape.record(out, inputs, saved, backward)
+
+
+def _cast_input(tape: Tape, x: Tensor) -> Tensor:
+    """The 16-bit copy that autocast makes of an activation: n·2. That of a leaf (embeddings which ask for a gradient)
+    is kept until autocast ends (ATen/autocast_mode.cpp, cached_cast), and the leaf with it (measured, torch 2.13).
+    """
+    if x.itemsize == HALF or not x.storage.leaf:
+        return to(tape, x, HALF)
+    key = id(x.storage)
+    found = tape.autocast_cache.get(key)
+    if found is None:
+        found = tape.autocast_cache[key] = (to(tape, x, HALF), tape.layer)
+        tape.autocast_cache[-key] = (x.alias(), tape.layer)
+    return found[0].same()
 
 
 def _cast_weight(tape: Tape, weight: Weight, *, cached: bool) -> Weight:

@@ -57,9 +57,9 @@ class TrainedTensor:
 def registered(spec: ModelSpec) -> list[Module]:
     """The modules in the order in which an optimizer meets them: that of their making, not of their use.
 
-    Phi-3 makes its attention's output projection first, Qwen3's mixture of experts its router last, XLM-RoBERTa its head
-    before all else (transformers 5.23 models/*/modeling_*.py). Norms and biases are updated after everything else
-    whatever their place.
+    Phi-3 makes its attention's output projection first, Qwen3's mixture of experts its router last, XLM-RoBERTa its
+    head before all else (transformers 5.23 models/*/modeling_*.py). Norms and biases are updated after everything
+    else whatever their place.
     """
     found = list(spec.modules)
     if spec.architecture in _MADE_AFTER:
@@ -148,10 +148,10 @@ def step_bytes(tensors: Sequence[TrainedTensor], choices: TrainingChoices) -> in
     """Transient bytes of the optimizer's own step over `tensors`.
 
     AdamW foreach: the square roots of a group's second moments at once; for-loop: root and quotient of one tensor, and
-    the quotient of the tensor before; fused: none. SGD with weight decay: the decayed gradients, all at once or one at
-    a time. Adafactor, for one tensor at a time: squared gradient and its sum with epsilon, or the estimate of the
-    second moment and the update, in fp32, and fp32 copies of parameter and gradient where those are 16-bit; besides,
-    the update of the tensor before.
+    the quotient of the tensor before; fused: none. SGD with weight decay: the decayed gradients, those of a dtype at
+    once or one at a time. Adafactor, for one tensor at a time: squared gradient and its sum with epsilon, or the
+    estimate of the second moment and the update, in fp32, and fp32 copies of parameter and gradient where those are
+    16-bit; besides, the update of the tensor before.
     """
     kind, implementation = choices.optimizer, choices.optimizer_implementation
     groups = [[tensor for tensor in tensors if tensor.decayed is decayed] for decayed in (True, False)]
@@ -161,7 +161,10 @@ def step_bytes(tensors: Sequence[TrainedTensor], choices: TrainingChoices) -> in
         return max(_one_by_one([(t, 2 * t.itemsize, t.itemsize) for t in group]) for group in groups)
     if kind == "sgd" and implementation != "fused":
         if implementation == "foreach":
-            return sum(tensor.size for tensor in groups[0])
+            by_dtype: dict[int, int] = {}
+            for tensor in groups[0]:
+                by_dtype[tensor.itemsize] = by_dtype.get(tensor.itemsize, 0) + tensor.size
+            return max(by_dtype.values(), default=0)
         return max((tensor.elements * tensor.itemsize for tensor in groups[0]), default=0)
     if kind == "adafactor":
         steps = [(t, (4 if t.itemsize != FP32 else 2) * FP32, FP32) for group in groups for t in group]

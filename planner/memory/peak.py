@@ -89,6 +89,7 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
             s,
             tokens,
             b * s * s,
+            np.clip(tokens - PIECE_ROWS, 0, PIECE_ROWS),
         ],
         axis=-1,
     )

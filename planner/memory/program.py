@@ -207,8 +207,8 @@ def persistent_sizes(case: Case) -> list[int]:
 def module_sizes(net: Net, module: Module) -> list[int]:
     """Bytes of the tensors of one copy of a module."""
     if packed.quantized(net, module):
-        sizes = list(packed.stored(net.choices, module))
-        bias = module.parameters - module.in_features * module.out_features
+        sizes = list(packed.stored(net.choices, module)) * packed.matrices(module)
+        bias = module.out_features if module.bias else 0
         return sizes + ([bias * packed.bias_itemsize(net)] if bias else [])
     bias = 0 if not module.bias else module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
     itemsize = net.stored_itemsize(module)
@@ -226,8 +226,8 @@ def weight_bytes(net: Net) -> int:
     for module in net.spec.modules:
         size = module.parameters * net.stored_itemsize(module)
         if packed.quantized(net, module):
-            bias = module.parameters - module.in_features * module.out_features
-            size = sum(packed.stored(net.choices, module)) + bias * packed.bias_itemsize(net)
+            bias = module.out_features if module.bias else 0
+            size = sum(packed.stored(net.choices, module)) * packed.matrices(module) + bias * packed.bias_itemsize(net)
         total += size * module.copies
     return total
 
@@ -294,6 +294,11 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
     bound = architecture.bind(net, index) if architecture.bind is not None else None
     shared = net.shared_tensors(index)  # a recomputation holds on to them after the model's forward has returned
     offloads = checkpointed and choices.checkpoint_offload and net.tape.grad_enabled
+    own_mask = shared[0] if offloads and architecture.mask_by_position else None
+    mask_shape = None if own_mask is None else (own_mask.monomial, own_mask.elements, own_mask.itemsize)
+    if mask_shape is not None:
+        shared = (None, *shared[1:])
+    del own_mask
     arguments = {False: bound, True: bound.offloaded() if bound is not None and offloads else bound}
     del bound
 
@@ -302,6 +307,11 @@ def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, chec
         again = net.tape.refilling is not None
         if again:
             net.set_shared_tensors(shared)
+            if mask_shape is not None:  # back from host memory with the input
+                with net.tape.scope("attention"):
+                    net.mask = net.tape.new(*mask_shape)
+                if choices.checkpoint_reentrant:
+                    net.tape.hold(net.mask)
         run = arguments[again]
         if offloads:
             arguments[False] = None

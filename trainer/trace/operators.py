@@ -62,9 +62,7 @@ def _efficient(query: Any, key: Any, value: Any, mask: Any, dropout_p: float, is
     scale = width**-0.5 if scale is None else scale
     needs = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, key, value, mask))
     if mask is not None:
-        if mask.dtype == torch.bool:
-            additive = torch.full((), float("-inf"), dtype=query.dtype)
-            mask = torch.where(mask, torch.zeros((), dtype=query.dtype), additive)
+        mask = _additive(mask, query.dtype)
         missing = -mask.shape[-1] % 16
         if missing:
             mask = functional.pad(mask, (0, missing))[..., : mask.shape[-1]]
@@ -73,6 +71,13 @@ def _efficient(query: Any, key: Any, value: Any, mask: Any, dropout_p: float, is
         query, key, value, mask, needs, dropout_p, is_causal, scale=scale
     )[0]
     return out
+
+
+def _additive(mask: Any, dtype: torch.dtype) -> Any:
+    """A boolean mask as PyTorch adds it to the scores: 0 or minus infinity in the queries' dtype."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.where(mask, torch.zeros((), dtype=dtype), torch.full((), float("-inf"), dtype=dtype))
 
 
 def _cudnn(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> Any:
@@ -84,21 +89,23 @@ def _cudnn(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, 
 
 def _math_with_dropout(query: Any, key: Any, value: Any, mask: Any, p: float, is_causal: bool, scale: Any) -> Any:
     """The composite kernel with CUDA's fused dropout, for fp32; the CPU's would keep a mask of the scores' own
-    dtype.
+    dtype. Names are those of ATen's own code, where the scaled queries live until it returns
+    (native/transformers/attention.cpp, _scaled_dot_product_attention_math).
     """
     root = (query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scaled = query * root
     if is_causal:
         allowed = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
         mask = torch.zeros(allowed.shape, dtype=query.dtype).masked_fill_(allowed.logical_not_(), float("-inf"))
-    elif mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(mask.logical_not(), float("-inf"))
-    scores = (query * root) @ (key * root).transpose(-2, -1)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    weights = scaled @ (key * root).transpose(-2, -1)
     if mask is not None:
-        scores = scores.add_(mask)
-    return torch.native_dropout(aten._safe_softmax(scores, -1), p, True)[0] @ value
+        weights = weights.add_(mask)
+    weights = aten._safe_softmax(weights, -1)
+    weights = torch.native_dropout(weights, p, True)[0]
+    return weights @ value
 
 
 def cuda_attention(requested: str) -> Callable[..., Any]:
@@ -127,9 +134,11 @@ def cuda_attention(requested: str) -> Callable[..., Any]:
         if kernel == "efficient":
             return _efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
         if dropout_p > 0 and query.dtype == torch.float32:
-            return _math_with_dropout(query, key, value, attn_mask, dropout_p, is_causal, scale)
+            additive = _additive(attn_mask, query.dtype)
+            return _math_with_dropout(query, key, value, additive, dropout_p, is_causal, scale)
+        additive = _additive(attn_mask, query.dtype)
         return aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+            query, key, value, additive, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
         )[0]
 
     return attention
@@ -148,8 +157,9 @@ def math_attention() -> Callable[..., Any]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
+        additive = _additive(attn_mask, query.dtype)
         return aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+            query, key, value, additive, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
         )[0]
 
     return attention

@@ -150,13 +150,14 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     softmax with cleared rows, product, a 16-bit copy of the weights that nobody reads.
     """
     tape, heads = net.tape, net.spec.num_heads
+    mask = tape.new(BSS, 1, query.itemsize)  # of a mask that is spread over the batch
     wide_query, wide_key, wide_value = (ops.to(tape, x, FP32) for x in (query, key, value))
     scaled = ops.scale(tape, wide_query)
-    mask = tape.new(BSS, 1, query.itemsize)
-    keys = _spread(tape, ops.scale(tape, wide_key), heads, 1)
-    weights = ops.add_(tape, ops.matmul(tape, scaled, keys, BSS, heads, copy_a=True, copy_b=True), mask)
+    weights = _spread(tape, ops.scale(tape, wide_key), heads, 1)
+    weights = ops.matmul(tape, scaled, weights, BSS, heads, copy_a=True, copy_b=True)
+    weights = ops.add_(tape, weights, mask)
     weights = attention._safe_softmax(tape, weights)
     mixed = ops.to(tape, _product(tape, weights, wide_value, heads, 1), query.itemsize)
     unread = ops.to(tape, weights, query.itemsize)
-    del unread, mask, wide_query, wide_key, wide_value, weights
+    del unread, mask, wide_query, wide_key, wide_value, weights, scaled
     return ops.contiguous(tape, mixed)

@@ -42,13 +42,15 @@ class Program:
     """What runs between an encoder's layers and a decoder's, which count on from `spec.num_layers`."""
     bind: Callable[[Net, int], t5.Bound] | None = None
     """Instead of `layer`: the layer at an index with all it takes besides the hidden states, which it holds on to."""
+    mask_by_position: bool = False
+    """Whether layers get their mask by position: a checkpoint then saves it (and offloads it) with the input."""
 
 
 _LLAMA = Program(embed=llama.embed, layer=llama.layer, final=llama.final, kind=llama.kind)
 _GEMMA = Program(embed=gemma.embed, layer=gemma.layer, final=llama.final, kind=llama.kind)
-_GPT2 = Program(embed=gpt2.embed, layer=gpt2.layer, final=gpt2.final)
+_BIGCODE = Program(embed=gpt2.embed, layer=gpt2.layer, final=gpt2.final)
 _EXPERTS = Program(embed=experts.embed, layer=experts.layer, final=llama.final, kind=experts.kind)
-_BERT = Program(embed=bert.embed, layer=bert.layer, final=bert.final, finish=bert.finish)
+_BERT = Program(embed=bert.embed, layer=bert.layer, final=bert.final, finish=bert.finish, mask_by_position=True)
 
 PROGRAMS: dict[str, Program] = {
     "llama": _LLAMA,
@@ -68,8 +70,8 @@ PROGRAMS: dict[str, Program] = {
     "stablelm": Program(embed=phi.embed, layer=stablelm.layer, final=stablelm.final),
     "starcoder2": Program(embed=starcoder2.embed, layer=starcoder2.layer, final=stablelm.final),
     "gpt_neox": Program(embed=gpt_neox.embed, layer=gpt_neox.layer, final=gpt_neox.final),
-    "gpt2": _GPT2,
-    "gpt_bigcode": _GPT2,
+    "gpt2": replace(_BIGCODE, mask_by_position=True),
+    "gpt_bigcode": _BIGCODE,
     "t5": Program(
         embed=t5.embed,
         layer=t5.layer,

@@ -152,7 +152,18 @@ class Bound:
                 back[name].node, back[name].slot = node, slot
                 if net.choices.checkpoint_reentrant:  # whose backward runs inside the function that unpacked them
                     tape.hold(back[name])
-            return _block(net, x, Shared(decoder, **back))
+            return _block(
+                net,
+                x,
+                Shared(
+                    decoder,
+                    back.get("mask"),
+                    back.get("cross_mask"),
+                    back.get("bias"),
+                    back.get("cross_bias"),
+                    back.get("states"),
+                ),
+            )
 
         return again
 
