@@ -132,7 +132,7 @@ async def test_a_killed_run_is_offered_at_the_start_and_resumable(tmp_path: Path
     app = TuneplanApp(output=tmp_path)
     async with app.run_test(size=(80, 24)) as pilot:
         shown = flat(await settle(app, pilot))
-        assert "was left interrupted in tiny-a-1: ^o opens it" in shown
+        assert "tiny-a-1 was interrupted: ^o" in shown
         assert "Runs" in screen_text(app).splitlines()[-1]
         await pilot.press("ctrl+o")
         assert "interrupted, step 4 of 50" in await settle(app, pilot)
@@ -159,7 +159,7 @@ async def test_a_run_that_goes_on_is_shown_live(tmp_path: Path) -> None:
     app = TuneplanApp(output=tmp_path)
     with trainer_at_work(folder):
         async with app.run_test(size=(80, 24)) as pilot:
-            assert "goes on in tiny-a-1" in flat(await settle(app, pilot))
+            assert "tiny-a-1 still goes on: ^o" in flat(await settle(app, pilot))
             await pilot.press("ctrl+o", "enter")
             shown = await until(app, pilot, lambda: isinstance(app.screen, LiveScreen), 10)
             assert "step 4/50" in shown

@@ -407,6 +407,14 @@ def test_odd_events_do_no_harm() -> None:
     assert run.phase == "running"
 
 
+def test_what_a_model_writes_does_not_steer_the_terminal() -> None:
+    run = events(
+        ("eval", {"step": 1, "sample": "ok\x1b[2J\x9b1m\ttab\nnext \u202e"}), ("warning", {"message": "\x1b]0;x\x07"})
+    )
+    assert run.sample == "ok·[2J·1m\ttab\nnext ·"
+    assert "\x1b" not in "".join(run.log)
+
+
 def test_curves_are_thinned() -> None:
     run = live.RunSnapshot()
     for number in range(1, 3 * live.CURVE_POINTS):

@@ -279,11 +279,10 @@ class TuneplanApp(RunControl, App[int]):
         self.past_runs = message.runs
         self.screen.refresh_bindings()
         self._runs_said, said = True, self._runs_said
-        if message.runs and not said:
-            first, more = message.runs[0], len(message.runs) - 1
-            others = f" and {more} more" if more else ""
-            does = "goes on" if first.state == "going on" else f"was left {first.state}"
-            self.say(f"A run{others} {does} in {first.folder.name}: ^o opens it.")
+        first = next((run for run in message.runs if run.state in ("going on", "interrupted")), None)
+        if first is not None and not said:
+            does = "still goes on" if first.state == "going on" else "was interrupted"
+            self.say(f"{first.folder.name} {does}: ^o shows the runs that are not finished.")
 
     def action_runs(self) -> None:
         """Shows the runs that are not finished."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -133,7 +134,7 @@ def note(run: RunSnapshot, phase: Phase, doing: str) -> RunSnapshot:
 
 
 def _logged(run: RunSnapshot, line: str) -> RunSnapshot:
-    return replace(run, log=(*run.log, line)[-LOG_LINES:])
+    return replace(run, log=(*run.log, printable(line))[-LOG_LINES:])
 
 
 def _curve(points: tuple[Point, ...], x: float, y: Any) -> tuple[Point, ...]:
@@ -221,8 +222,21 @@ def _eval(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
 def sample_text(sample: Any) -> str:
     """The sample of an evaluation as text, whether the trainer sent a string or prompt and completion."""
     if isinstance(sample, dict):
-        return "\n".join(f"{name}: {value}" for name, value in sample.items() if value is not None)
-    return str(sample)
+        return printable("\n".join(f"{name}: {value}" for name, value in sample.items() if value is not None))
+    return printable(str(sample))
+
+
+TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the writing's direction for all that follows."""
+
+
+def printable(text: str) -> str:
+    """A text without what would steer the terminal: a model may write escape sequences."""
+
+    def steers(character: str) -> bool:
+        return character in TURNS or unicodedata.category(character) in ("Cc", "Cs")
+
+    return "".join("·" if steers(c) and c not in "\n\t" else c for c in text)
 
 
 def _checkpoint(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:

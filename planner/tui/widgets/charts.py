@@ -46,6 +46,10 @@ class Curves(PlotextPlot):
             steps = [x for points, *_ in curves for x, _ in points]
             low, high = min(steps), max(steps)
             plot.xlim(low, high if high > low else low + 1)
+            values = [y for points, *_ in curves for _, y in points]
+            if min(values) == max(values):
+                room = 0.05 * abs(values[0]) or 1.0
+                plot.ylim(values[0] - room, values[0] + room)
             ticks = sorted({float(int(low + (high - low) * share)) for share in (0, 0.25, 0.5, 0.75, 1)})
             plot.xticks(ticks, [str(int(tick)) for tick in ticks])
         self.border_subtitle = "step" if any(points for points, *_ in curves) else "waiting for the first step"
