@@ -153,6 +153,8 @@ def _single_changes(
         yield {"stack": "builtin", "loss": "chunked"}
     if choices.keep_logits:
         yield {"keep_logits": False}
+    if hardware.kind == "cuda" and choices.num_gpus == 1 and not choices.expandable_segments:
+        yield {"expandable_segments": True}
     if choices.attention == "eager":
         yield {"attention": "sdpa"}
     if choices.method != "full" and choices.adapter_dtype == "fp32" and choices.precision == "bf16":

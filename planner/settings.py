@@ -91,6 +91,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="keep_cache", kind=bool, help="The model returns keys and values too (older GPTBigCode; stack peft)."),
     Setting(name="max_grad_norm", kind=float, help="Gradient clipping; 0 switches it off."),
     Setting(name="eval_batch_size", kind=int, help="Sequences in one evaluation batch; default the micro-batch."),
+    Setting(
+        name="expandable_segments",
+        kind=bool,
+        help="CUDA's allocator extends its segments: less is lost between them.",
+    ),
     Setting(name="num_gpus", kind=int, help="Devices that train together."),
     Setting(name="strategy", kind=str, help="How several devices share the work.", allowed=spec.STRATEGIES),
 )
@@ -200,6 +205,11 @@ def fit_to_hardware(
 
     A precision that was asked for by name (`precision` in `fixed`) is never replaced: it is refused instead.
     """
+    if choices.expandable_segments and hardware.kind != "cuda":
+        raise NotModelled(
+            f"--expandable-segments is a setting of CUDA's caching allocator, which {hardware.title} does not use; "
+            "leave it out"
+        )
     storage = choices.precision.removesuffix("-mixed").removesuffix("-amp")
     if storage in hardware.dtypes:
         return choices, []

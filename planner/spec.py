@@ -314,6 +314,8 @@ class TrainingChoices:
     """Gradient clipping threshold; 0 switches clipping off."""
     eval_batch_size: int | None = None
     """None: same as batch_size."""
+    expandable_segments: bool = False
+    """CUDA's caching allocator extends its segments in place of making further ones (`PYTORCH_ALLOC_CONF`)."""
     num_gpus: int = 1
     strategy: str = "ddp"
 

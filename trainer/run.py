@@ -12,7 +12,7 @@ from typing import Any
 from planner.errors import Interrupted, NotModelled, RunFailed, TuneplanError
 from planner.records import Plan
 from planner.spec import TrainingChoices
-from trainer import files
+from trainer import allocator, files
 from trainer.accounts import Accounts, largest
 from trainer.control import Control, StopRequested
 from trainer.distributed import environment
@@ -47,6 +47,7 @@ def main(request: Request, events: EventStream) -> int:
         plan = read_plan(request)
         choices = read_choices(plan, str(request.plan))
         environment.check(choices.num_gpus)
+        allocator.configure(choices.expandable_segments)
         check_strategy(choices, plan.hyperparameters.torch_compile)
         if choices.num_gpus > 1 and environment.size() == 1:
             return launch_all(request, plan, choices, events)

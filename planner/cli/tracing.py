@@ -143,7 +143,12 @@ def _complete(found: Mapping[str, Any], course: Timeline, request: Request) -> M
 
         limit = request.budget_bytes - hardware.context_bytes
         first = [hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES
-        replay = held(first + course.persistent_sizes(), course.log(), limit=limit if peak <= limit else None)
+        replay = held(
+            first + course.persistent_sizes(),
+            course.log(),
+            limit=limit if peak <= limit else None,
+            expandable=request.choices.expandable_segments,
+        )
         most = max(replay.free_bytes, peak)
         reserved = max(replay.limited_bytes or most, peak)
     else:

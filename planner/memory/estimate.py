@@ -374,6 +374,7 @@ def _replayed(model: ModelSpec, hardware: HardwareProfile, load: Load, allocated
         chunk_rows(model.vocab_size),
         first=[hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES,
         limit=max(limit, 0) if allocated <= limit else None,
+        expandable=load.case.choices.expandable_segments,
         values=load.at(envelope, int(load.live(envelope).argmax())),
     )
     free = max(found.free_bytes, allocated)

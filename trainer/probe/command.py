@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from planner.errors import InvalidInput, RunFailed, TuneplanError
 from planner.records import Observation, ProbeRequest
+from trainer import allocator
 
 LEAK_BYTES = 1 << 20
 """Bytes of tensors that a finished probe may leave on the device before its worker retires."""
@@ -58,6 +59,7 @@ def run(settings: str) -> int:
     except OSError as error:
         raise InvalidInput(f"{settings}: cannot be read ({error.strerror or error})") from None
     request = read_request(text, settings)
+    allocator.configure(bool(request.settings.get("expandable_segments")))
     with data_stream() as out:
         out.write(answer(request) + "\n")
     return 0
@@ -98,6 +100,8 @@ def serve() -> int:
             text = ""
             try:
                 request = read_request(line, "stdin")
+                if request.settings.get("expandable_segments"):
+                    raise InvalidInput("stdin: expandable_segments holds for a whole process; probe it by a file")
                 device = devices.choose(request.device)
                 footprint = footprints.setdefault(device.type, Footprint(device))
                 text = answer(request, footprint, fresh=fresh)
