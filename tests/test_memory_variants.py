@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 
-from hardware_profiles.loader import load  # noqa: E402
-from planner.errors import InvalidInput, NotModelled  # noqa: E402
-from planner.memory import predict  # noqa: E402
-from planner.sources import from_config  # noqa: E402
-from planner.spec import TrainingChoices  # noqa: E402
-from tests.test_memory_decoders import CONFIGS  # noqa: E402
-from tests.test_memory_encoders import compare  # noqa: E402
+from hardware_profiles.loader import load
+from planner.errors import InvalidInput, NotModelled
+from planner.memory import predict
+from planner.sources import from_config
+from planner.spec import TrainingChoices
+from tests.test_memory_decoders import CONFIGS
+from tests.test_memory_encoders import compare
 
 BIGCODE: dict[str, Any] = {
     "model_type": "gpt_bigcode",
@@ -86,17 +86,79 @@ def test_kbit_preparations_agree_with_the_trace(case: str, monkeypatch: pytest.M
     compare(CONFIGS[name], monkeypatch, **settings)
 
 
+MIXTRAL: dict[str, Any] = {
+    "model_type": "mixtral",
+    "architectures": ["MixtralForCausalLM"],
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 2048,
+}
+SEPARATE: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "full, checkpointed": {"method": "full", "gradient_checkpointing": True},
+    "qlora": {"method": "qlora"},
+    "qlora, checkpointed": {"method": "qlora", "gradient_checkpointing": True, "checkpoint_reentrant": True},
+    "norms in fp32": {**PREPARED, "gradient_checkpointing": True, "checkpoint_reentrant": True},
+}
+
+
+@pytest.mark.parametrize("case", SEPARATE)
+def test_separate_experts_agree_with_the_trace(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN Mixtral before transformers 5 WHEN its experts run one by one THEN closed form and trace agree."""
+    settings = {"transformers_version": "4.48", "lora_targets": ("attention",), **SEPARATE[case]}
+    compare(MIXTRAL, monkeypatch, **settings)
+
+
+def test_separate_experts_are_quantised_fused_ones_are_not() -> None:
+    """8 experts of 3 · 256 · 512 values in 4 layers: 2 bytes a value, or half a byte and its share of scales."""
+    spec = from_config(MIXTRAL, "tested")
+    shared: dict[str, Any] = {"method": "qlora", "stack": "peft", "lora_targets": ("attention",), "quantization": "nf4"}
+    fused, separate = (
+        predict(spec, load("a10g"), TrainingChoices(**shared, precision="bf16-amp", transformers_version=version))
+        for version in ("5.0", "4.48")
+    )
+    experts, router = 4 * 8 * 3 * 256 * 512, 4 * 8 * 256
+    packed = (experts + router) // 2 + (experts + router) // 64 * 4 + 4 * (8 * 3 + 1) * 64
+    assert fused.instants["load"] - separate.instants["load"] == (experts + router) * 2 - packed
+
+
+def test_separate_experts_give_what_fused_ones_give() -> None:
+    """GIVEN the same weights in fp32 WHEN the experts run one by one THEN loss and gradients are those of the fused."""
+    import torch
+
+    from trainer import modeling
+
+    batch = {name: torch.randint(0, 1000, (2, 16)) for name in ("input_ids",)}
+    batch["labels"] = batch["input_ids"]
+    found = []
+    for version in (None, "4.48"):
+        chosen = TrainingChoices(method="full", stack="peft", transformers_version=version, precision="fp32")
+        model = modeling.separate_experts(modeling.build(MIXTRAL, dtype=torch.float32, seed=3), chosen)
+        loss = model(**batch).loss
+        loss.backward()
+        found.append((loss.item(), model.model.embed_tokens.weight.grad))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("family", "settings", "named"),
     [
         ("phi", {"keep_cache": True, "stack": "peft"}, "--keep-cache for phi"),
         ("gpt_bigcode", {"keep_cache": True}, "--stack peft"),
         ("phi", {"method": "qlora", "stack": "peft", "kbit_preparation": "norms"}, "--precision bf16-amp"),
+        ("mixtral", {"stack": "peft", "transformers_version": "4.48", "lora_dropout": 0.0}, "adapters on experts"),
     ],
 )
 def test_what_has_no_model_is_refused_by_name(family: str, settings: dict[str, Any], named: str) -> None:
     """GIVEN a variant where it has no model WHEN it is asked for THEN the option is named."""
-    spec = from_config(BIGCODE if family == "gpt_bigcode" else CONFIGS[family], "tested")
+    spec = from_config({"gpt_bigcode": BIGCODE, "mixtral": MIXTRAL, **CONFIGS}[family], "tested")
     with pytest.raises(NotModelled, match=named):
         predict(spec, load("a10g"), TrainingChoices(**settings))
 

@@ -68,6 +68,8 @@ def key(spec: ModelSpec, choices: TrainingChoices, rows: Batch | None = None) ->
 
 
 def closed_form(
+    if choices.separate_experts and spec.architecture == "mixtral":
+        parts.append("experts as modules of their own")  # which earlier traces of the same settings did not have
     spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE, rows: Batch | None = None
 ) -> dict[str, int]:
     """Allocated bytes by training instant and of an evaluation, through the call that `plan check` makes.

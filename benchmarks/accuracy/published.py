@@ -25,7 +25,7 @@ from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 CASES = Path(__file__).parents[2] / "tests" / "cases"
 COLLECTED = Path(__file__).parent / "collected.json"
-"""Rows that were looked up besides the given ones, with `date` and, where a row names one, its line in the source."""
+"""Rows that were looked up besides the given ones: the same form, with the `date` of reading and a `reason`."""
 VARIANT_KEYS = {"loss", "hold_output", "precision"}
 LOSSES = {"legacy-4.48": "4.48", "legacy-4.45": "4.45", "legacy-no-upcast": "no-upcast"}
 
@@ -47,6 +47,8 @@ class Case:
     measured: int
     told: tuple[str, ...]
     """What was told beyond the row's settings."""
+    reason: str = ""
+    """Why the prediction differs, where that is known; of rows of our own collection."""
 
     @property
     def exact(self) -> bool:
@@ -61,11 +63,13 @@ def _framework(row: dict[str, Any], choices: TrainingChoices) -> tuple[TrainingC
 
 
 def _fms(row: dict[str, Any], choices: TrainingChoices) -> Iterator[tuple[str, tuple[Any, str]]]:
-    """fms-acceleration: the Trainer of transformers 4.x (scripts/benchmarks, plugins/accelerated-peft; read 2026-11)."""
+    """fms-acceleration: the Trainer of transformers 4 (scripts/benchmarks, plugins/accelerated-peft; read 2026-11)."""
     if choices.gradient_checkpointing:
         yield "checkpoint_reentrant", (True, "re-entrant checkpoints, the default of transformers 4")
     if choices.method == "qlora" and choices.precision == "bf16":
         yield "precision", ("bf16-amp", "bf16 autocast over bf16 weights, as the table's column bf16 has it")
+    if choices.method == "qlora" and choices.kbit_preparation is None and "baseline" in row["note"]:
+        yield "kbit_preparation", ("norms", "norms in fp32, as TRL prepares the model in baseline-peft-bnb")
     if row["config"]["model_type"] == "gpt_bigcode":
         if choices.transformers_version is None:
             yield "transformers_version", ("no-upcast", "loss on bf16 logits")
@@ -90,6 +94,11 @@ def _plain_modules(row: dict[str, Any], choices: TrainingChoices) -> Iterator[tu
         yield "stack", ("peft", "plain modules")
 
 
+def _written_out(row: dict[str, Any]) -> bool:
+    """Whether a textbook row runs LayerNorm and GELU that are written out in operators."""
+    return row["source"] == "rasbt" and "hand-written" in row["note"]
+
+
 _FRAMEWORKS = {"fms": _fms, "litgpt": _litgpt}
 _FUSED_GELU = {"gelu_new": "gelu_pytorch_tanh"}
 """The same function as one operator: LitGPT calls PyTorch's, where transformers writes out seven."""
@@ -98,6 +107,8 @@ _FUSED_GELU = {"gelu_new": "gelu_pytorch_tanh"}
 def _config(row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The model's config, and what of it is told otherwise."""
     config = dict(row["config"])
+    if _written_out(row):
+        return {**config, "activation_function": "gelu_new"}, ["gelu in seven operators"]
     fused = _FUSED_GELU.get(str(config.get("hidden_act")))
     if row["source"] != "litgpt" or fused is None:
         return config, []
@@ -110,8 +121,11 @@ def _loss(name: str) -> str:
 
 
 def read(path: Path = CASES / "published_dev.json") -> list[Case]:
-    """The rows of a file of cases."""
-    return [_case(row) for row in json.loads(path.read_text())["cases"]]
+    """The rows of a file of cases; a row's config stands in it or, by name, in the file's `configs`."""
+    content = json.loads(path.read_text())
+    configs = content.get("configs", {})
+    rows = [{**row, "config": configs.get(str(row["config"]), row["config"])} for row in content["cases"]]
+    return [_case(row) for row in rows]
 
 
 def _case(row: dict[str, Any]) -> Case:
@@ -145,6 +159,7 @@ def _case(row: dict[str, Any]) -> Case:
         kind=row["kind"],
         measured=row["measured_bytes"],
         told=(*told, *more, *exceptions),
+        reason=row.get("reason", ""),
     )
 
 

@@ -43,6 +43,8 @@ class Net:
     """Layer that runs now."""
     storage_itemsize: int = HALF
     """Bytes per element that the weights have on disk and 4-bit ones are de-quantised to."""
+    separate_experts: bool = False
+    """Whether a mixture's experts are linear modules of their own."""
     norm_itemsize: int = HALF
     """Bytes per element of the norms' weights."""
     adapter_itemsize: int = FP32
@@ -96,6 +98,7 @@ class Net:
         if choices.kbit_prepared == "stock":
             net.itemsize = FP32  # the stock k-bit preparation turns everything that is not 4-bit into fp32
         net.norm_itemsize = FP32 if choices.kbit_prepared == "norms" else net.itemsize
+        net.separate_experts = choices.separate_experts and spec.architecture == "mixtral"
         net.check()
         net.by_path = {_short(module.path): module for module in spec.modules}
         net.by_path |= {module.path: module for module in spec.modules}

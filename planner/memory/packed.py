@@ -6,6 +6,7 @@ MatMul8bitFp), backends/{cuda,default}/ops.py; transformers 5.23 integrations/bi
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from planner.errors import NotModelled
@@ -34,6 +35,8 @@ def quantized(net: Net, module: Module) -> bool:
     only in OLMo with a tied head. Source: transformers 5.23 quantizers/base.py, integrations/bitsandbytes.py.
     """
     spec = net.spec
+    if net.separate_experts and module.kind == "parameter":
+        return net.choices.method == "qlora"
     if net.choices.method != "qlora" or module.kind not in ("linear", "conv1d") or module.path in net.unquantized:
         return False
     if spec.architecture == "olmo" and spec.tie_embeddings:
@@ -59,9 +62,16 @@ def bytes_int8(module: Module) -> int:
     return module.in_features * module.out_features + module.out_features * FP32
 
 
+def matrices(module: Module) -> int:
+    """How many quantised weights a module is: one, or of a layer's fused experts each one's gate, up and down."""
+    if module.kind != "parameter" or len(module.shape) < 3:
+        return 1
+    return module.shape[0] * (2 if module.leaf == "gate_up_proj" else 1)
+
+
 def stored(choices: TrainingChoices, module: Module) -> tuple[int, int]:
-    """Bytes of a quantised weight's values, and of all that belongs to them (scales, tables)."""
-    elements = module.in_features * module.out_features
+    """Bytes of a quantised weight's values, and of all that belongs to them (scales, tables); of each, if several."""
+    elements = math.prod(module.shape) // matrices(module)
     if choices.quantization == "int8":
         return elements, bytes_int8(module) - elements
     values = -(-elements // 2)
@@ -110,7 +120,7 @@ def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
     narrow = ops.to(tape, x, compute)
     count = module.in_features * module.out_features
     nested = net.choices.quantization == "nf4-double"
-    result = tape.new(narrow.monomial, narrow.elements // module.in_features * module.out_features, compute)
+    result = tape.new(narrow.monomial, narrow.elements * module.out_features // module.in_features, compute)
     _dequantized(tape, count, compute, nested)
     size = (narrow.monomial, narrow.elements)
 

@@ -3,6 +3,7 @@
 from trainer.modeling.adapters import attach_adapters
 from trainer.modeling.build import build, weights_dtype
 from trainer.modeling.checkpointing import apply_checkpointing, base_model, checkpointable_layers
+from trainer.modeling.experts import separate_experts
 from trainer.modeling.loss import compute_loss, use_loss_version, watch_loss
 from trainer.modeling.optimizers import build_optimizer
 from trainer.modeling.precision import autocast_dtype, precision_context, wrap_forward
@@ -20,6 +21,7 @@ __all__ = [
     "precision_context",
     "prepare_kbit",
     "quantize",
+    "separate_experts",
     "use_loss_version",
     "watch_loss",
     "weights_dtype",

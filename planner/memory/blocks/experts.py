@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from planner.memory import ops
-from planner.memory.blocks import expert_adapters, llama
+from planner.memory.blocks import expert_adapters, llama, separate_experts
 from planner.memory.net import Net, unmodelled
 from planner.memory.ops import BYTE, FP32, INT64, Weight
 from planner.memory.tape import BSS, ONE, Gradients, T, Tensor
@@ -21,6 +21,8 @@ from planner.memory.tape import BSS, ONE, Gradients, T, Tensor
 
 def embed(net: Net) -> Tensor:
     """As llama, with qwen2_moe's second mask; refuses what the experts' program does not cover."""
+    if net.separate_experts:
+        separate_experts.check(net)
     if net.config("output_router_logits"):
         raise unmodelled(f"{net.spec.architecture} with output_router_logits (the load-balancing loss)")
     if net.config("router_jitter_noise"):
@@ -67,6 +69,8 @@ def _mlp(net: Net, x: Tensor, path: str) -> Tensor:
 
 def _sparse(net: Net, x: Tensor) -> Tensor:
     """The sparse block, for qwen2_moe with the expert that all tokens share."""
+    if net.separate_experts:
+        return separate_experts.block(net, x)
     tape = net.tape
     shared = _mlp(net, x, "mlp.shared_expert") if net.spec.shared_expert_intermediate_size else None
     _logits, weights, chosen = _router(net, x)
@@ -81,7 +85,7 @@ def _sparse(net: Net, x: Tensor) -> Tensor:
 
 def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of all experts, softmax in fp32, the best `top_k` of them, made to sum to one; weights and indices."""
-    tape, experts, top_k = net.tape, net.spec.num_experts, net.spec.experts_per_token
+    tape, experts, per_token = net.tape, net.spec.num_experts, net.spec.experts_per_token
     module = net.by_path["mlp.gate.weight"]
     if net.has_adapter(module):
         logits = expert_adapters.router(net, module, x)
@@ -91,24 +95,24 @@ def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wide = ops.to(tape, logits, FP32)
     chances = ops.softmax(tape, wide)
     del wide
-    best, indices = _top_k(net, chances, top_k)
+    best, indices = top_k(net, chances, per_token)
     if net.spec.architecture == "mixtral" or net.config("norm_topk_prob"):
-        best = _normalised(net, best)
+        best = normalised(net, best)
     if net.spec.architecture != "mixtral":
         best = ops.to(tape, best, logits.itemsize)
     return logits, best, indices
 
 
-def _top_k(net: Net, chances: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def top_k(net: Net, chances: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """topk: values and int64 indices, which backward keeps; backward zeros of the whole."""
     tape, size = net.tape, chances.elements
-    values = tape.new(T, top_k, chances.itemsize)
-    indices = tape.new(T, top_k, INT64)
+    values = tape.new(T, count, chances.itemsize)
+    indices = tape.new(T, count, INT64)
     tape.record(values, (chances,), (indices.alias(),), lambda g, s: (tape.new(T, size, FP32),))
     return values, indices
 
 
-def _normalised(net: Net, values: Tensor) -> Tensor:
+def normalised(net: Net, values: Tensor) -> Tensor:
     """values /= their sum, in place: saves the sum and a copy of the old values; backward both products and sums."""
     tape, size = net.tape, values.elements
     total = tape.new(T, 1, FP32)
@@ -129,8 +133,8 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     hidden, inner, top_k = spec.hidden_size, spec.expert_intermediate_size, spec.experts_per_token
     down, up = (_adapted(net, f"mlp.experts.{name}") for name in ("down_proj", "gate_up_proj"))
     order, sorted_ids = tape.new(T, top_k, INT64), tape.new(T, top_k, INT64)
-    rows = _gather(net, x, T, top_k * hidden, tape.new(T, top_k, INT64))
-    factors = _gather(net, weights, T, top_k, order.alias())
+    rows = gather(net, x, T, top_k * hidden, tape.new(T, top_k, INT64))
+    factors = gather(net, weights, T, top_k, order.alias())
     counted = tape.new(T, top_k, FP32)
     wide = net.base_weight(spec.num_experts * hidden * 2 * inner) if up is None else up.weight()
     out = _grouped(net, rows, hidden, 2 * inner, wide)
@@ -141,7 +145,7 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     inverse = tape.new(T, top_k, INT64)
     numbers = tape.new(T, top_k, INT64)
     del numbers
-    weighted = _gather(net, weighted, T, top_k * hidden, inverse)
+    weighted = gather(net, weighted, T, top_k * hidden, inverse)
     final = _sum_rows(net, weighted, top_k)
     result = ops.to(tape, final, x.itemsize)
     del sorted_ids, counted, rows, chosen, wide, narrow, up, down
@@ -154,7 +158,7 @@ def _adapted(net: Net, path: str) -> expert_adapters.Folded | None:
     return expert_adapters.Folded(net, module) if net.has_adapter(module) else None
 
 
-def _gather(net: Net, x: Tensor, monomial: int, elements: int, index: Tensor) -> Tensor:
+def gather(net: Net, x: Tensor, monomial: int, elements: int, index: Tensor) -> Tensor:
     """x[index]: the rows copied; saves the index; backward zeros like x, into which the gradients are added."""
     tape, width = net.tape, x.itemsize
     size = (x.monomial, x.elements)
