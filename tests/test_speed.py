@@ -11,6 +11,7 @@ import pytest
 from planner import speed
 from planner.errors import NotModelled
 from planner.hardware import find
+from planner.lora import trainable_parameters
 from planner.sources import from_config, load_model
 from planner.spec import HardwareProfile, ModelSpec, Module, TrainingChoices
 from planner.speed import roofline, work
@@ -225,6 +226,32 @@ def test_exchange_between_devices_by_hand():
     alone = float(speed.step_seconds(SMALL, device(), FULL, 1, 32, 0, efficiency=link))
     four = float(speed.step_seconds(SMALL, device(), choices, 1, 32, 0, efficiency=link))
     assert four - alone == pytest.approx(2 * SMALL.parameters * 2 * 3 / 4 / 1e6)  # bf16 gradients, ring over 4
+
+
+def test_divided_weights_are_gathered_at_every_micro_batch():
+    """Over a slow link two gatherings of all weights, frozen ones too, take a LoRA micro-batch's time."""
+    link = replace(ARITHMETIC_ONLY, link_bytes_per_second=1e3)
+    lora = replace(FULL, method="lora", lora_targets=("q_proj",), gradient_accumulation_steps=3, num_gpus=4)
+    ddp, fsdp = (
+        float(speed.step_seconds(SMALL, device(), replace(lora, strategy=s), 1, 32, 0, efficiency=link))
+        for s in ("ddp", "fsdp")
+    )
+    adapters = trainable_parameters(SMALL, lora) * 4
+    gathered = 3 * 2 * (SMALL.parameters * 2 + adapters) * 3 / 4 / 1e3
+    assert fsdp == pytest.approx(gathered + adapters * 3 / 4 / 1e3, rel=1e-3)
+    assert ddp < gathered / 10
+
+
+def test_divided_gradients_of_all_weights_are_reduced_at_every_micro_batch():
+    link = replace(ARITHMETIC_ONLY, link_bytes_per_second=1e6)
+    zero = replace(FULL, num_gpus=4, strategy="zero2")
+    once, thrice = (
+        float(speed.step_seconds(SMALL, device(), zero, 1, 32, 0, accumulation=n, efficiency=link)) for n in (1, 3)
+    )
+    reduction = 3 * SMALL.parameters * 2 * 3 / 4 / 1e6
+    alone = float(speed.step_seconds(SMALL, device(), FULL, 1, 32, 0, accumulation=3, efficiency=link))
+    assert thrice - alone == pytest.approx(3 * reduction)
+    assert once > reduction
 
 
 @pytest.mark.parametrize("card", ["t4", "v100-16gb", "gtx-1050-ti", "rtx-2080-ti"])

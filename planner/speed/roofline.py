@@ -72,8 +72,11 @@ FAST = Efficiency(
 )
 """Upper end of the interval: the best shapes, fused element-wise kernels, NVLink."""
 
-EXCHANGED = {"ddp": 2.0, "zero2": 2.0, "zero3": 3.0, "fsdp": 3.0}
-"""Bytes exchanged per step in sizes of the trained parameters (Rajbhandari et al. 2020, arXiv:1910.02054, sec. 7)."""
+EXCHANGED = {"ddp": 2.0, "zero2": 3.0, "zero3": 1.0, "fsdp": 1.0}
+"""Bytes exchanged at a reduction in sizes of the gradients (Rajbhandari et al. 2020, arXiv:1910.02054, sec. 7): an
+all-reduce is two; ZeRO-2 as the trainer sets it all-reduces and then gathers what every rank updated."""
+GATHERED = 2.0
+"""Where weights are divided: how often a micro-batch gathers all of them, frozen ones too (forward and backward)."""
 
 
 def calibrated(efficiency: Efficiency, hardware: HardwareProfile) -> Efficiency:
@@ -142,9 +145,14 @@ def step_seconds(
     device += kernels * efficiency.kernel_seconds + change.accumulate_bytes / rate
     if choices.checkpoint_offload:
         device += _offload_seconds(model, choices, batch * tokens, checkpointed, efficiency)
-    micro_batch = np.maximum(device, kernels * efficiency.launch_seconds)
+    # The next unit's weights are fetched while this one runs.
+    micro_batch = np.maximum(
+        np.maximum(device, kernels * efficiency.launch_seconds), _gather_seconds(model, choices, change, efficiency)
+    )
     finish = change.step_bytes / rate + change.kernels * efficiency.launch_seconds
-    return micro_batches * micro_batch + finish + _exchange_seconds(choices, change, efficiency)
+    # Divided gradients of all weights are reduced at every micro-batch, all others once a step.
+    reductions = micro_batches if choices.method == "full" and choices.strategy != "ddp" else 1.0
+    return micro_batches * micro_batch + finish + reductions * _exchange_seconds(choices, change, efficiency)
 
 
 def predict(
@@ -214,11 +222,22 @@ def _seconds(operation: work.Operation, hardware: HardwareProfile, efficiency: E
 
 
 def _exchange_seconds(choices: TrainingChoices, change: work.Update, efficiency: Efficiency) -> float:
-    """Seconds that several devices spend exchanging gradients (and sharded parameters), not overlapped."""
+    """Seconds that several devices spend on one reduction of the gradients, not overlapped."""
     devices = choices.num_gpus
     if devices == 1:
         return 0.0
     volume = EXCHANGED[choices.strategy] * change.gradient_bytes * (devices - 1) / devices
+    return volume / efficiency.link_bytes_per_second
+
+
+def _gather_seconds(model: ModelSpec, choices: TrainingChoices, change: work.Update, efficiency: Efficiency) -> float:
+    """Seconds that one micro-batch's weights take over the link where no device holds them whole."""
+    devices = choices.num_gpus
+    if devices == 1 or choices.strategy not in ("fsdp", "zero3"):
+        return 0.0
+    size = work.stored_bytes(choices)
+    adapters = 0.0 if choices.method == "full" else change.gradient_bytes
+    volume = GATHERED * (float(model.parameters) * size + adapters) * (devices - 1) / devices
     return volume / efficiency.link_bytes_per_second
 
 

@@ -114,12 +114,17 @@ def model_flops_per_token(model: ModelSpec, length: Array) -> Array:
     return np.asarray(products + 4.0 * model.num_heads * model.head_dim * layers * length, dtype=np.float64)
 
 
+def stored_bytes(choices: TrainingChoices) -> int:
+    """Bytes of one weight that isn't quantised."""
+    return 4 if choices.precision == "fp32" or choices.precision.endswith("-mixed") else 2
+
+
 def update(model: ModelSpec, choices: TrainingChoices) -> Update:
     """Bytes of the optimizer step. Accesses per parameter were counted in torch/optim (2.13): each foreach kernel
     reads its inputs and writes its output."""
     parameters = trainable_parameters(model, choices)
     if choices.method == "full":
-        size = 4 if choices.precision == "fp32" or choices.precision.endswith("-mixed") else 2
+        size = stored_bytes(choices)
     else:
         size = DTYPE_BYTES[choices.adapter_dtype]
     accesses = _optimizer_accesses(choices, size)
