@@ -61,3 +61,11 @@ def test_other_allocators_have_no_such_setting() -> None:
     for name in ("cpu", "m3-max-36gb", "mi300x"):
         with pytest.raises(NotModelled, match="expandable-segments"):
             check(spec, find(name), replace(TIGHT, expandable_segments=True))
+
+
+def test_the_wizard_drops_it_with_the_card() -> None:
+    from planner.tui.state import preset, with_hardware
+
+    state = with_hardware(preset({"expandable_segments": True}, {}, None), find("a10g"))
+    assert state.choices.expandable_segments
+    assert not with_hardware(state, find("m3-max-36gb")).choices.expandable_segments

@@ -195,6 +195,13 @@ FIELDS: tuple[Field, ...] = (
         spec.ATTENTIONS,
         "sdpa and flash never hold the score matrix; eager does.",
     ),
+    _switch(
+        "expandable_segments",
+        "Growing segments",
+        NUMERICS,
+        "choices",
+        "CUDA's allocator extends its segments in place of making further ones: less is lost between them.",
+    ),
     _number(
         "learning_rate",
         "Learning rate",
