@@ -42,7 +42,12 @@ def versions() -> dict[str, str]:
 def trace_code() -> str:
     """A fingerprint of the reference's own code: a result traced by other code is traced again."""
     files = sorted(
-        [*ROOT.glob("trainer/trace/*.py"), *ROOT.glob("trainer/modeling/**/*.py"), ROOT / "trainer/meter.py"]
+        [
+            *ROOT.glob("trainer/trace/*.py"),
+            *ROOT.glob("trainer/modeling/**/*.py"),
+            ROOT / "trainer/meter.py",
+            ROOT / "trainer/updates.py",
+        ]
     )
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
@@ -52,7 +57,7 @@ def padded(choices: TrainingChoices) -> bool:
     return choices.padding == "max" and choices.stack == "peft"
 
 
-ADDED = {"keep_cache": False, "kbit_preparation": None}
+ADDED = {"keep_cache": False, "kbit_preparation": None, "expandable_segments": False}
 """Settings that came after the first traces were kept: at these defaults they name no other configuration."""
 
 
@@ -63,13 +68,13 @@ def _named(choices: TrainingChoices) -> dict[str, Any]:
 def key(spec: ModelSpec, choices: TrainingChoices, rows: Batch | None = None) -> str:
     """What names one traced configuration: the model's config, the settings, the versions, rows if they are ragged."""
     parts: list[Any] = [dict(spec.config), _named(choices), padded(choices), versions()]
+    if choices.separate_experts and spec.architecture == "mixtral":
+        parts.append("experts as modules of their own")  # which earlier traces of the same settings did not have
     content = json.dumps(parts if rows is None else [*parts, rows], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def closed_form(
-    if choices.separate_experts and spec.architecture == "mixtral":
-        parts.append("experts as modules of their own")  # which earlier traces of the same settings did not have
     spec: ModelSpec, choices: TrainingChoices, gpu: str = HARDWARE, rows: Batch | None = None
 ) -> dict[str, int]:
     """Allocated bytes by training instant and of an evaluation, through the call that `plan check` makes.

@@ -3,10 +3,10 @@
 Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most
 B·(S-1)), B, TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor), R (tokens of one piece of a lean
 function, at most T), TX (T where a batch takes several pieces, else 0), RX (tokens of the second piece), SSP and BSSP
-(SS and BSS with the rows rounded up to 16). Of a flat row of sequences (planner.memory.flat) S and T are its tokens, BSS the sum of squared
-lengths, SS, SSP and TR of one sequence, L its length, TP and QP the sums of lengths and of squares up to it. Every
-coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed layers,
-so that one run covers every N.
+(SS and BSS with the rows rounded up to 16). Of a flat row of sequences (planner.memory.flat) S and T are its tokens,
+BSS the sum of squared lengths, SS, SSP and TR of one sequence, L its length, TP and QP the sums of lengths and of
+squares up to it. Every coefficient is split in a part that is constant and a part that is multiplied by N, the number
+of checkpointed layers, so that one run covers every N.
 """
 
 from __future__ import annotations
