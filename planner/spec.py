@@ -376,10 +376,12 @@ class TrainingChoices:
         """The optimizer's implementation to run where nobody named one, on a device of this kind.
 
         On stack `builtin` one fused kernel where torch has it: it holds no copy of the parameters, and writes nothing
-        before all memory is there. Stack `peft` keeps the multi-tensor one.
+        before all memory is there. Stack `peft` keeps the multi-tensor one, and so does fp16: a fused kernel looks for
+        overflows of the scaled loss by itself, so that accelerate can't tell which steps were left out.
         """
-        fused = self.stack == "builtin" and self.optimizer in ("adamw", "sgd") and kind in ("cuda", "rocm", "cpu")
-        return replace(self, optimizer_implementation="fused") if fused else self
+        known = self.optimizer in ("adamw", "sgd") and kind in ("cuda", "rocm", "cpu")
+        fused = known and self.stack == "builtin" and not self.precision.startswith("fp16")
+        return replace(self, optimizer_implementation="fused" if fused else "foreach")
 
     @property
     def effective_batch_size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +46,7 @@ def resolve(
     notes: list[str] = []
     given = {name: value for name, value in values.items() if value is not None and name in settings.BY_NAME}
     choices = settings.choices_from(given)
-    if "checkpoint_layers" in given and given.get("gradient_checkpointing") is False:
-        raise InvalidInput("--checkpoint-layers contradicts --no-gradient-checkpointing; leave one of them out")
-    if "quantization" in given and choices.method != "qlora":
-        raise InvalidInput(
-            f"--quantization {choices.quantization} takes no effect with --method {choices.method}; "
-            "use --method qlora, or leave it out"
-        )
-    if "kbit_preparation" in given and (choices.method != "qlora" or choices.stack != "peft"):
-        raise InvalidInput("--kbit-preparation takes no effect but with --method qlora --stack peft; leave it out")
+    _refuse_without_effect(given, choices)
     if model is not None and not model.strip():
         raise InvalidInput("--model is empty; 'plan models' lists all, and the path of a config.json is accepted too")
     if model is None:
@@ -72,7 +64,9 @@ def resolve(
     if "loss" not in given:
         choices = choices.with_usual_loss(spec.task)
     if "optimizer_implementation" not in given:
-        choices = choices.with_usual_implementation(hardware.kind)
+        fitted, _ = settings.fit_to_hardware(choices, hardware, fixed=given)
+        usual = fitted.with_usual_implementation(hardware.kind).optimizer_implementation
+        choices = replace(choices, optimizer_implementation=usual)
     return Request(
         model=spec,
         model_name=_loadable(model or DEFAULT_MODEL),
@@ -83,6 +77,28 @@ def resolve(
         budget_bytes=budget,
         notes=tuple(notes),
     )
+
+
+def _refuse_without_effect(given: Mapping[str, Any], choices: TrainingChoices) -> None:
+    """Options that would be taken and change nothing."""
+    if "checkpoint_layers" in given and given.get("gradient_checkpointing") is False:
+        raise InvalidInput("--checkpoint-layers contradicts --no-gradient-checkpointing; leave one of them out")
+    if "checkpoint_layers" in given and choices.stack == "peft":
+        raise InvalidInput(
+            f"--checkpoint-layers {choices.checkpoint_layers} is for --stack builtin: the stock Trainer recomputes "
+            "every layer or none (--no-gradient-checkpointing)"
+        )
+    if "quantization" in given and choices.method != "qlora":
+        raise InvalidInput(
+            f"--quantization {choices.quantization} takes no effect with --method {choices.method}; "
+            "use --method qlora, or leave it out"
+        )
+    if "kbit_preparation" in given and (choices.method != "qlora" or choices.stack != "peft"):
+        raise InvalidInput("--kbit-preparation takes no effect but with --method qlora --stack peft; leave it out")
+    if "strategy" in given and choices.strategy != "ddp" and choices.num_gpus == 1:
+        raise InvalidInput(
+            f"--strategy {choices.strategy} divides nothing on one device; add --num-gpus N, or leave it out"
+        )
 
 
 def _method_text(choices: TrainingChoices) -> str:

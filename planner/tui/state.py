@@ -50,6 +50,12 @@ class WizardState:
     adopted: tuple[str, str, str] | None = None
     """Device, model and data for which the recommended tier and the advice were taken over."""
 
+    def __post_init__(self) -> None:
+        # No row of the plan: it follows from device, stack, optimizer and precision, whichever of them changes.
+        if self.hardware is not None and "optimizer_implementation" not in self.edited:
+            usual = self.choices.with_usual_implementation(self.hardware.kind)
+            object.__setattr__(self, "choices", usual)
+
     @property
     def summary(self) -> str:
         """The choices so far in one short line."""
