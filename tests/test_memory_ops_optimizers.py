@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from planner.memory.optimizers import TrainedTensor, state_bytes, step_bytes, trained_tensors  # noqa: E402
+from planner.memory.tape import WIDTH  # noqa: E402
 from planner.sources import from_config, load_model  # noqa: E402
 from planner.spec import TrainingChoices  # noqa: E402
 from trainer import modeling  # noqa: E402
@@ -127,3 +129,17 @@ def test_trained_tensors_come_in_the_groups_and_the_order_of_the_real_optimizer(
 
 def _contains(sequence: list[Any], run: list[Any]) -> bool:
     return any(sequence[start : start + len(run)] == run for start in range(len(sequence)))
+
+
+def test_a_multi_tensor_update_is_replayed_tensor_by_tensor() -> None:
+    """GIVEN full training on stack `peft` WHEN its step is logged THEN no temporary of the update exceeds a tensor."""
+    from planner.memory.peak import multipliers
+    from planner.memory.program import Case, run
+
+    spec = load_model("gpt2")
+    choices = TrainingChoices(method="full", stack="peft", batch_size=2, max_length=128)
+    values = [float(v) for v in multipliers(*(np.array([n]) for n in (2, 128, 0)), 0)[0]]
+    update = run(Case(spec, choices, 0), None, values[:WIDTH]).segments[-1].log
+    sizes = sorted((size for _, size in update if size > 0), reverse=True)
+    tensors = trained_tensors(spec, choices, 2, 4)
+    assert sizes == sorted((t.elements * 2 for t in tensors for _ in range(t.copies)), reverse=True)

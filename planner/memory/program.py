@@ -343,11 +343,17 @@ def optimizer_step(net: Net) -> None:
         transient = tape.new(ONE, zero_update(tensors, net.choices), 1)
         del transient
         return
-    total = update_bytes(tensors, net.choices) // kept_share(net.choices)
-    whole = sum(tensor.size for tensor in tensors)
-    if tape.log_values is not None and total == whole:
-        each = [tape.new(ONE, t.elements, t.itemsize) for t in tensors for _ in range(t.copies)]
-        del each
+    share = kept_share(net.choices)
+    if tape.log_values is not None and share == 1 and _all_at_once(net.choices):
+        for decayed in (True, False):  # each tensor is an allocation, which a whole group as one would not fit in
+            group = [tensor for tensor in tensors if tensor.decayed is decayed]
+            each = [tape.new(ONE, t.elements, t.itemsize) for t in group for _ in range(t.copies)]
+            del each
         return
-    transient = tape.new(ONE, total, 1)
+    transient = tape.new(ONE, update_bytes(tensors, net.choices) // share, 1)
     del transient
+
+
+def _all_at_once(choices: TrainingChoices) -> bool:
+    """Whether one call makes a tensor for every parameter of a group: multi-tensor AdamW of stack `peft`."""
+    return choices.stack == "peft" and (choices.optimizer, choices.optimizer_implementation) == ("adamw", "foreach")
