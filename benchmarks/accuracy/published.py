@@ -183,19 +183,18 @@ def traced(case: Case, *, run: bool = True) -> dict[str, Any]:
     """The reference's answer, from the results kept beside this module where the trace code is the same."""
     name = evaluate.key(case.spec, case.choices)
     line = _cached().get(case.id)
-    if line is not None and line["key"] == name and (line["code"] == evaluate.trace_code() or not run):
+    if line is None or line["key"] != name or (run and line["code"] != evaluate.trace_code()):
+        if not run:
+            return {"refused": "not traced"}
+        line = {"key": name, "code": evaluate.trace_code()}
+        line |= evaluate.traced(case.spec, case.choices, case.device.name)
+        _cached()[case.id] = line
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / "published.json").write_text(json.dumps(_cached(), indent=1, sort_keys=True) + "\n")
+    if "instants" not in line:
         return line
-    if not run:
-        return {"refused": "not traced"}
-    line = {"key": name, "code": evaluate.trace_code(), **evaluate.traced(case.spec, case.choices, case.device.name)}
-    if "instants" in line:
-        line["bytes"] = max(line["instants"].values())
-        if case.kind != "allocated":
-            line["bytes"] = _beyond(case, line["bytes"])
-    _cached()[case.id] = line
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "published.json").write_text(json.dumps(_cached(), indent=1, sort_keys=True) + "\n")
-    return line
+    allocated = max(line["instants"].values())
+    return {**line, "bytes": allocated if case.kind == "allocated" else _beyond(case, allocated)}
 
 
 def _beyond(case: Case, allocated: int) -> int:
