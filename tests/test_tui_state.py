@@ -389,6 +389,9 @@ def test_a_run_from_start_to_end() -> None:
     assert run.over
     assert dict(live.outcome(run))["adapter"] == "runs/x/adapter"
     assert "-1.0 %" in dict(live.outcome(run))["peak in tensors"]
+    assert "" not in dict(live.outcome(run))
+    lighter = replace(run, result={**done, "as_predicted": False})
+    assert "heaviest batch" in dict(live.outcome(lighter))[""]
     assert live.ended(run, 0) is run
 
 

@@ -355,6 +355,8 @@ def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
         first = "" if before is None else f"{before:.4f} before, "
         rows.append(("held-out loss", f"{first}{after:.4f} after"))
     rows.append(("peak in tensors", _beside(run.measured_bytes, run.predicted_bytes, f" ({deviation_text(run)})")))
+    if data.get("as_predicted") is False:
+        rows.append(("", "predicted for the heaviest batch; the measured steps met lighter ones"))
     if run.device_bytes:
         rows.append((f"peak of {holder(run)}", _beside(run.device_bytes, run.predicted_device_bytes)))
     if run.speeds:
