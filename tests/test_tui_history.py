@@ -163,6 +163,7 @@ async def test_a_run_that_goes_on_is_shown_live(tmp_path: Path) -> None:
             await pilot.press("ctrl+o", "enter")
             shown = await until(app, pilot, lambda: isinstance(app.screen, LiveScreen), 10)
             assert "step 4/50" in shown
+            assert "then r resumes it here" in flat(shown)
             assert "Pause" not in shown.splitlines()[-1], "only who started it can pause it"
             assert "Stop" in shown.splitlines()[-1]
             await pilot.press("q", "l")

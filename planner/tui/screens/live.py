@@ -19,6 +19,7 @@ from planner.units import format_bytes
 
 PHASE_STYLES = {"paused": "bold $text-warning", "stopping": "bold $text-warning", "failed": "bold $text-error"}
 BAR_WIDTH = 9
+FOLLOWED = "Started elsewhere, so it can't be paused here: s stops it with a checkpoint, then r resumes it here."
 
 
 class LiveScreen(WizardScreen):
@@ -93,7 +94,7 @@ class LiveScreen(WizardScreen):
         """A new run may have begun meanwhile."""
         self.query_one("#log", RichLog).focus()
         self.query_one("#log").border_subtitle = live.near_path(self.wizard_app.run_folder)
-        self.say()
+        self.say("" if self.wizard_app.may_pause else FOLLOWED)
         self.refresh_bindings()
         self._show()
 
