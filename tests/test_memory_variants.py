@@ -15,6 +15,7 @@ from planner.sources import from_config
 from planner.spec import TrainingChoices
 from tests.test_memory_decoders import CONFIGS
 from tests.test_memory_encoders import compare
+from tests.trace_support import TINY, choices, measure
 
 BIGCODE: dict[str, Any] = {
     "model_type": "gpt_bigcode",
@@ -113,6 +114,29 @@ def test_separate_experts_agree_with_the_trace(case: str, monkeypatch: pytest.Mo
     """GIVEN Mixtral before transformers 5 WHEN its experts run one by one THEN closed form and trace agree."""
     settings = {"transformers_version": "4.48", "lora_targets": ("attention",), **SEPARATE[case]}
     compare(MIXTRAL, monkeypatch, **settings)
+
+
+REAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "returned keys and values": (BIGCODE, {"method": "full", "keep_cache": True, "checkpoint_reentrant": True}),
+    "norms in fp32": (TINY["llama"], PREPARED),
+    "nothing in fp32": (TINY["llama"], {"method": "qlora", "kbit_preparation": "none"}),
+    "separate experts": (MIXTRAL, {"lora_targets": ("attention",), "transformers_version": "4.48"}),
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_the_trace_of_a_variant_equals_a_real_step(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN a variant WHEN it takes a real step on the CPU THEN the trace has every instant to the byte."""
+    from trainer.modeling import experts
+    from trainer.trace import trace
+    from trainer.trace.run import _spread_evenly
+
+    monkeypatch.setattr(experts, "rows_sent", _spread_evenly)  # which expert gets how many rows is data
+    config, settings = REAL[case]
+    chosen = choices(**settings)
+    measured, traced = measure(config, chosen), trace(config, chosen, target="cpu").instants
+    for instant in ("forward", "loss", "backward", "optimizer"):
+        assert traced[instant] == pytest.approx(measured[instant], rel=1e-4), instant
 
 
 def test_separate_experts_are_quantised_fused_ones_are_not() -> None:

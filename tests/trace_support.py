@@ -91,6 +91,7 @@ def build(config: dict[str, Any], chosen: TrainingChoices, seed: int = 1) -> Any
     model = modeling.build(
         config, dtype=modeling.weights_dtype(chosen.precision), attention=chosen.attention, device="cpu", seed=seed
     )
+    model = modeling.separate_experts(model, chosen)
     model = modeling.quantize(model, chosen, compute_dtype=torch.bfloat16)
     modeling.prepare_kbit(model, chosen)
     model = modeling.attach_adapters(model, chosen)
