@@ -51,6 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt-neox": _BASE | {"model_type": "gpt_neox", "rotary_pct": 0.25},
     "gpt-neox-serial": _BASE | {"model_type": "gpt_neox", "use_parallel_residual": False, "hidden_dropout": 0.1},
     "falcon-40b": _FALCON | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon-7b": _FALCON | {"model_type": "falcon"},
     "falcon-serial": _FALCON
     | {"model_type": "falcon", "parallel_attn": False, "multi_query": False, "bias": True, "attention_dropout": 0.1},
     "stablelm": _GROUPED | {"model_type": "stablelm", "use_qkv_bias": True},
@@ -119,6 +120,33 @@ VARIED: dict[str, tuple[str, dict[str, Any], bool]] = {
         {"lora_variant": "dora", "lora_dropout": 0.1, "precision": "bf16-mixed", "lora_targets": ("c_fc", "c_proj")},
         False,
     ),
+    "autocast keeps the cast of a leaf": ("olmo2", {"precision": "bf16-mixed", "gradient_checkpointing": True}, False),
+    "the composite kernel leaves autocast": ("falcon-7b", {"precision": "bf16-mixed"}, False),
+    "autocast to fp16 over bf16 adapters": (
+        "llama-biased-tied",
+        {"precision": "fp16-mixed", "adapter_dtype": "bf16"},
+        False,
+    ),
+    "an unused output of a re-entrant layer": (
+        "falcon-40b",
+        {"attention": "eager", "gradient_checkpointing": True, "checkpoint_reentrant": True},
+        False,
+    ),
+    "a mask by position goes to the host": (
+        "gpt2",
+        {"method": "full", "attention": "eager", "gradient_checkpointing": True, "checkpoint_offload": True},
+        False,
+    ),
+    "the second piece of a lean function": (
+        "gpt2",
+        {"stack": "builtin", "batch_size": 6, "max_length": 512, "lora_targets": ("attention",)},
+        False,
+    ),
+    "casts are gone before the kernel's output is copied": (
+        "gpt-neox",
+        {"stack": "builtin", "precision": "bf16-mixed", "gradient_checkpointing": True},
+        False,
+    ),
     "functional dropout": ("starcoder2", {"method": "full", "stack": "builtin"}, False),
 }
 
@@ -135,6 +163,21 @@ def test_combinations_that_hid_misses_agree_with_the_trace(name: str) -> None:
     closed = closed_form(CONFIGS[family], choices, padded=padded)
     for instant in INSTANTS:
         assert closed[instant] == pytest.approx(traced[instant], rel=TOLERANCE), instant
+
+
+def test_what_the_copies_of_a_layer_share_goes_once() -> None:
+    # Without gradients for queries and keys in the first layer, the other layers alone keep the rotary tables.
+    from trainer.trace.run import trace
+
+    choices = TrainingChoices(
+        batch_size=1, max_length=2048, gradient_checkpointing=False, stack="peft", lora_targets=("v_proj",)
+    )
+    spec = from_config(dict(CONFIGS["qwen3"]), "small")
+    traced = trace(dict(spec.config), choices).instants["optimizer"]
+    waiting = 24 * 2048 * (choices.gradient_accumulation_steps - 1)
+    closed = closed_form(CONFIGS["qwen3"], choices, padded=False)["optimizer"] + waiting
+    tables = 2 * 2048 * 128 * 2
+    assert abs(closed - traced) < tables / 10
 
 
 def test_one_key_value_head_without_grouping_takes_the_composite_kernel() -> None:

@@ -104,3 +104,19 @@ def test_every_family(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_t5_checkpoints_encoder_first(layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first N layers are the encoder's, then the decoder's."""
     compare(CONFIGS["t5"], monkeypatch, gradient_checkpointing=True, checkpoint_layers=layers)
+
+
+@pytest.mark.parametrize("config", ["t5-v1.1", "bert"])
+def test_offloaded_layers_bring_all_their_positional_arguments_back(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks, T5's relative positions and the encoder's states go to the host with the hidden states."""
+    compare(
+        CONFIGS[config],
+        monkeypatch,
+        method="full",
+        gradient_checkpointing=True,
+        checkpoint_offload=True,
+        padded=True,
+        padding="max",
+    )

@@ -126,6 +126,8 @@ def cuda_attention(requested: str) -> Callable[..., Any]:
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
             if attn_mask is not None and attn_mask.is_floating_point():
                 attn_mask = attn_mask.to(dtype)
+            with torch.autocast("cpu", enabled=False):  # the operator's own products are not cast
+                return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
         kernel = choose_kernel(query, key, value, attn_mask, requested)
         if kernel == "flash":
             return _flash(query, key, value, dropout_p, is_causal, scale)

@@ -125,8 +125,8 @@ def _eager(net: Net, query: Tensor, key: Tensor, value: Tensor, kv_heads: int) -
     """Scores divided in place, mask, softmax in their own dtype, product, copy; no dropout."""
     tape, heads = net.tape, net.spec.num_heads
     assert net.mask is not None
-    key = _spread(tape, key, heads // kv_heads, kv_heads)
-    scores = scale_(tape, ops.matmul(tape, query, key, BSS, heads, copy_a=True, copy_b=True))
+    scores = _spread(tape, key, heads // kv_heads, kv_heads)
+    scores = scale_(tape, ops.matmul(tape, query, scores, BSS, heads, copy_a=True, copy_b=True))
     scores = ops.softmax(tape, ops.add(tape, scores, net.mask))
     mixed = _product(tape, scores, value, heads, kv_heads)
     return ops.contiguous(tape, mixed), scores
@@ -150,6 +150,10 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     softmax with cleared rows, product, a 16-bit copy of the weights that nobody reads.
     """
     tape, heads = net.tape, net.spec.num_heads
+    if tape.autocast:
+        query, key, value = (ops.to(tape, x, HALF) for x in (query, key, value))
+        with tape.outside_autocast():
+            return _composite(net, query, key, value)
     mask = tape.new(BSS, 1, query.itemsize)  # of a mask that is spread over the batch
     wide_query, wide_key, wide_value = (ops.to(tape, x, FP32) for x in (query, key, value))
     scaled = ops.scale(tape, wide_query)
