@@ -390,7 +390,8 @@ def _intervals(case: _Case) -> list[Advice]:
     logging, log_rule = 10, "every 10 steps while the step time is unknown"
     if case.step_seconds is not None and case.step_seconds > 0:
         logging = min(200, max(1, round(60 / case.scenario.logs_per_minute / case.step_seconds)))
-        log_rule = f"a line every {60 / case.scenario.logs_per_minute:g} s at {format_duration(case.step_seconds)} a step"
+        every_seconds = 60 / case.scenario.logs_per_minute
+        log_rule = f"a line every {every_seconds:g} s at {format_duration(case.step_seconds)} a step"
         if case.steps is not None and case.steps < 20 * logging:
             logging = max(1, case.steps // 20)
             log_rule = f"20 lines over {case.steps} steps"
