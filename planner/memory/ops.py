@@ -264,8 +264,8 @@ def linear(
     x @ W.T), as long as backward needs it.
     """
     if tape.autocast:
+        weight = _cast_weight(tape, weight, cached=not transposed)  # gcc evaluates arguments from the last to the first
         x = _cast_input(tape, x)
-        weight = _cast_weight(tape, weight, cached=not transposed)
     outputs = x.elements * out_features // in_features
     needs_x, parameter = x.requires_grad, weight.parameter
     saved: list[Tensor] = []
