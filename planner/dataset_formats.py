@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from planner.errors import InvalidInput
 from planner.settings import near
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification")
 
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -58,7 +59,7 @@ def data_files(path: Path) -> list[Path]:
     if not path.exists():
         hint = ""
         if path.parent.is_dir():
-            hint = near(path.name, [p.name for p in path.parent.iterdir()])
+            hint = near(path.name, [p.name for p in path.parent.iterdir() if p.exists()])
         raise InvalidInput(f"{path}: no such file{hint}; data must be a local file to be measured")
     if path.suffix.lower() not in SUFFIXES:
         raise InvalidInput(f"{path}: unknown kind of file {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
@@ -79,6 +80,8 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield from _read_json(file)
             elif suffix == ".parquet":
                 yield from _read_parquet(file)
+            elif suffix == ".txt":
+                yield from _read_text(file)
             else:
                 yield from _read_csv(file, "\t" if suffix == ".tsv" else ",")
         except OSError as error:
@@ -100,6 +103,34 @@ def _mapping(value: Any, place: str) -> dict[str, Any]:
     return value
 
 
+def _refuse_half_characters(line: str, value: Any, place: str) -> None:
+    """`\\ud800` without its other half is allowed in JSON and is no text: no tokenizer takes it."""
+    if "\\u" not in line:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise InvalidInput(f"{place}: {half} is half a character; mend the text or leave the example out") from None
+
+
+def _read_text(file: Path) -> Iterator[Row]:
+    """Paragraphs, separated by blank lines, as the trainer takes them."""
+    block: list[str] = []
+    start = 1
+    with file.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            line = _decode(raw, f"{file}:{number}").removeprefix("\ufeff" if number == 1 else "")
+            if line.strip():
+                start = start if block else number
+                block.append(line)
+            elif block:
+                yield Row(f"{file}:{start}", {"text": "".join(block).rstrip("\r\n")})
+                block = []
+    if block:
+        yield Row(f"{file}:{start}", {"text": "".join(block).rstrip("\r\n")})
+
+
 def _read_jsonl(file: Path) -> Iterator[Row]:
     with file.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
@@ -118,6 +149,7 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
                     else "nested too deep"
                 )
                 raise InvalidInput(f"{place}: not a line of JSON ({what})") from None
+            _refuse_half_characters(line, value, place)
             yield Row(place, _mapping(value, place))
 
 
@@ -131,6 +163,9 @@ def _read_json(file: Path) -> Iterator[Row]:
             yield from _read_jsonl(file)
             return
         raise InvalidInput(f"{file}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
+    except RecursionError:
+        raise InvalidInput(f"{file}: not JSON (nested too deep)") from None
+    _refuse_half_characters(text, value, str(file))
     if isinstance(value, dict):
         lists = [item for item in value.values() if isinstance(item, list)]
         if len(lists) == 1 and len(value) == 1:
@@ -242,6 +277,8 @@ def to_example(row: Row, format_name: str, columns: Mapping[str, str]) -> Exampl
 def _text(value: Any, row: Row, role: str) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(f"{row.place}: {role!r} is {value}, which is no text; leave the example out")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise InvalidInput(f"{row.place}: {role!r} must be text, not {type(value).__name__}")

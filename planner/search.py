@@ -189,7 +189,9 @@ def data_notes(data: DatasetProfile, chosen: TrainingChoices, validation_split: 
         f"{steps} optimizer step{_s(steps)} an epoch at an effective batch of {chosen.effective_batch_size}.",
     ]
     cut = data.share_truncated(length)
-    if cut > 0:
+    if cut > 0 and data.format == "text":
+        said.append(f"{cut:.1%} of the texts are longer than --max-length {length} and go on in the next sequence.")
+    elif cut > 0:
         said.append(
             f"--max-length {length} cuts {cut:.1%} of the examples and "
             f"{data.share_tokens_lost(length):.1%} of the tokens."

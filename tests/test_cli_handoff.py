@@ -48,4 +48,6 @@ def test_every_command_takes_the_trainers_options() -> None:
     assert (given.learning_rates, given.max_steps, given.json, given.epochs) == ([1e-4, 1e-3], 3, True, None)
     parser().parse_args(["find-lr", "p", *handoff.options(min=1e-6, max=0.1, steps=100, plot="x.png", json=False)])
     parser().parse_args(["merge", "run", *handoff.options(output="m", dtype="auto")])
+    drawn = handoff.options(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=8, seed=1, device="cpu")
+    assert parser().parse_args(["generate", "run", "--prompt=-x", *drawn]).prompt == "-x"
     parser().parse_args(["dry-run", "p", *handoff.options(data=None, device="auto", json=True)])

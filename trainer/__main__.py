@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from planner.errors import Interrupted, TuneplanError
+from planner.errors import Interrupted, RunFailed, TuneplanError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        from trainer.files import disk_problem
+
+        problem = disk_problem(error, Path(error.filename or getattr(given, "output", None) or "."))
+        if problem is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        return RunFailed.exit_code
 
 
 def _other(given: argparse.Namespace) -> int:

@@ -30,7 +30,15 @@ def user_data_dir() -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes the file whole. Raises OSError and leaves nothing behind when that fails."""
+    """Writes the file whole. Raises OSError and leaves nothing behind when that fails.
+
+    What is no file (`/dev/stdout`, a pipe) is written to, not replaced; a link stays one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as stream:
+            stream.write(content)
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:

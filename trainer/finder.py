@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ def find(
     plan: Path, *, data: str | None, device: str, low: float, high: float, steps: int, progress: Any = None
 ) -> Finding:
     """Runs the test on the plan's model, data and settings. Nothing that was trained is kept."""
-    if not 0 < low < high:
+    if not 0 < low < high < math.inf:
         raise InvalidInput(f"--min {low} and --max {high}: need 0 < min < max")
     if steps < 10:
         raise InvalidInput(f"--steps {steps}: a range test needs at least 10")
@@ -168,6 +169,18 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
     return dataclasses.replace(found, interrupted=outcome["interrupted"])
 
 
+def _check_picture(path: Path) -> None:
+    """Refused before the sweep: a kind of picture that can't be drawn, a folder that isn't there."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise NotModelled("--plot needs matplotlib: pip install 'tuneplan[plot]'")
+    if path.suffix.lower() not in ("", ".png", ".svg", ".pdf"):
+        raise InvalidInput(f"--plot {path}: draws .png, .svg or .pdf")
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise InvalidInput(f"--plot {path}: {'is a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
+
+
 def picture(finding: Finding, path: Path) -> None:
     """Loss over rate as PNG, SVG or PDF."""
     try:
@@ -225,9 +238,11 @@ def text_plot(finding: Finding, *, width: int = 60, height: int = 12) -> str:
 def command(given: Any) -> int:
     """`python -m trainer find-lr`."""
     import json
-    import sys
 
     from trainer.files import write_json
+
+    if given.plot is not None:
+        _check_picture(given.plot)
 
     def progress(step: int, total: int, rate: float, loss: float) -> None:
         if step == 1 or step % 10 == 0:
@@ -245,8 +260,7 @@ def command(given: Any) -> int:
     record = {"schema": "tuneplan.find-lr/1", **dataclasses.asdict(finding)}
     if given.output is not None:
         write_json(given.output, record)
-    if given.plot is not None:
-        picture(finding, given.plot)
+        print(f"wrote {given.output}", file=sys.stderr)
     code = 0
     if finding.interrupted:
         code = Interrupted.exit_code
@@ -257,6 +271,7 @@ def command(given: Any) -> int:
         )
     if given.json:
         print(json.dumps(record, indent=1))
+        _draw(finding, given.plot)
         return code
     print(text_plot(finding))
     if finding.suggested is not None:
@@ -265,4 +280,13 @@ def command(given: Any) -> int:
         print(finding.note)
     if finding.diverged_at is not None:
         print(f"the loss broke away at {finding.diverged_at:.1e}")
+    _draw(finding, given.plot)
     return code
+
+
+def _draw(finding: Finding, path: Path | None) -> None:
+    """Last of all: a picture that can't be written costs nothing of what was measured."""
+    if path is not None:
+        sys.stdout.flush()
+        picture(finding, path)
+        print(f"wrote {path}", file=sys.stderr)

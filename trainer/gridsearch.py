@@ -153,7 +153,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any
 
 def cells(rates: Sequence[float], ranks: Sequence[int], batches: Sequence[int]) -> list[Cell]:
     """All combinations; the rates vary slowest, so that an early stop has seen small and large models at one rate."""
-    if not rates or any(rate <= 0 for rate in rates):
+    if not rates or any(not 0 < rate < math.inf for rate in rates):
         raise InvalidInput(f"--learning-rates must be above 0, not {', '.join(map(str, rates)) or 'none'}")
     for option, values in (("--ranks", ranks), ("--batches", batches)):
         if not values or any(value < 1 for value in values):
@@ -315,6 +315,11 @@ def command(given: Any) -> int:
     """`python -m trainer grid`."""
     from trainer.request import Request, read_choices, read_plan
 
+    for option, value in (("--max-steps", given.max_steps), ("--trials", given.trials)):
+        if value is not None and value < 1:
+            raise InvalidInput(f"{option} must be at least 1, not {value}")
+    if given.epochs is not None and not 0 < given.epochs < math.inf:
+        raise InvalidInput(f"--epochs must be above 0, not {given.epochs:g}")
     plan = read_plan(Request(plan=given.plan, data=given.data))
     if plan.data.path is not None and Path(plan.data.path).exists():
         plan = plan.model_copy(
@@ -322,8 +327,9 @@ def command(given: Any) -> int:
         )
     choices = read_choices(plan, str(given.plan))
     rate = plan.hyperparameters.learning_rate
-    rates = given.learning_rates or [rate / 3, rate, rate * 3]
-    wanted = cells(rates, given.ranks or [choices.lora_r], given.batches or [choices.effective_batch_size])
+    rates = [rate / 3, rate, rate * 3] if given.learning_rates is None else given.learning_rates
+    ranks = [choices.lora_r] if given.ranks is None else given.ranks
+    wanted = cells(rates, ranks, [choices.effective_batch_size] if given.batches is None else given.batches)
     print(f"{given.trials or len(wanted)} runs into {given.output}", file=sys.stderr)
 
     def tell(outcome: Outcome) -> None:

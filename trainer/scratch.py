@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def make(
     """
     if name not in RECIPES:
         raise InvalidInput(f"preset {name!r} is unknown; choose one of {', '.join(RECIPES)}")
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise InvalidInput(f"--epochs must be above 0, not {epochs:g}")
+    if max_length is not None and max_length < 2:
+        raise InvalidInput(f"--max-length must be at least 2, not {max_length}")
     characters = _count(text)
     if folder.exists() and any(folder.iterdir()):
         raise InvalidInput(f"--output {folder} isn't empty; name a new folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ def calibrate(
     failed: list[str] = []
     interrupted = False
     if measure:
+        _require_writable(store.observations_folder())
         try:
             _measure(hardware, budget, started + max(0.0, limit - FIT_SECONDS), found, failed, progress)
         except KeyboardInterrupt:
@@ -104,6 +106,17 @@ def calibrate(
         interrupted=interrupted,
         seconds=time.monotonic() - started,
     )
+
+
+def _require_writable(folder: Path) -> None:
+    """Before minutes are spent: can what is measured be kept?"""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InvalidInput(
+            f"{folder} can't be written: {error.strerror or error}; TUNEPLAN_HOME names another folder"
+        ) from None
 
 
 def usable(

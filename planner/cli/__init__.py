@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from planner.errors import Interrupted, TuneplanError
+from planner.errors import Interrupted, RunFailed, TuneplanError
 
 __all__ = ["main"]
 
@@ -18,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Start-up makes many small objects that all stay: looking for cycles among them is a tenth of a short command.
     gc.set_threshold(50_000, 20, 20)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         if not words and sys.stdin.isatty() and sys.stdout.isatty():
             return _wizard()
@@ -29,9 +32,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # a second one, while the first was being answered
         return Interrupted.exit_code
     except BrokenPipeError:
-        # The reader (`| head`) has what it wanted; what is left in the buffer must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (`| head`) has what it wanted.
+        _drop_stdout()
         return 0
+    except OSError as error:
+        # Only what ends in stdout is told in a line: any other is a bug and keeps its traceback.
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
+            raise
+        _drop_stdout()
+        return _complain(f"the output can't be written: {error.strerror}", RunFailed.exit_code)
+
+
+def _drop_stdout() -> None:
+    """What is left in the buffer must not raise again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_streams() -> None:
+    """Streams that the starting side closed (`>&-`) lead nowhere, instead of to the next file that is opened."""
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 def _complain(message: str, code: int) -> int:

@@ -293,8 +293,9 @@ def train(
     if dry_run:
         from planner.cli import handoff
 
-        if extra:
-            raise InvalidInput(f"{extra[0]} changes nothing in a dry run; leave it out")
+        unused = ("--output" if output else "--resume" if resume else "--adapter" if adapter else None, *extra)
+        if without := next((word for word in unused if word), None):
+            raise InvalidInput(f"{without} changes nothing in a dry run; leave it out")
         return handoff.run("dry-run", [plan_file, *handoff.options(data=data, device=device, json=as_json)])
     from planner.cli.children import run_train
 
@@ -402,6 +403,31 @@ def merge(
 
 
 @app.command()
+def generate(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, an adapter's, or a plain model's.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="Text, or - to read it from stdin.")],
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Draw among the likeliest tokens of this share.")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Draw among so many tokens; 0 is off.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens at most.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is drawn.")] = 42,
+    device: Device = "auto",
+) -> int:
+    """Text from a finished run."""
+    from planner.cli import handoff
+
+    words = handoff.options(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        device=device,
+    )
+    return handoff.run("generate", [run_folder, f"--prompt={prompt}", *words])
+
+
+@app.command()
 def demo(
     output: Annotated[
         Optional[str],  # noqa: UP045
@@ -420,6 +446,7 @@ def demo(
     return run(output=output, epochs=epochs)
 
 
+@app.command("wizard", hidden=True)
 @app.command()
 def ui(gpu: Gpu = None, model: Model = None, data: Data = None) -> int:
     """The wizard: hardware, model, data, plan and a live run, by keyboard; what is given is chosen already."""

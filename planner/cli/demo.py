@@ -117,7 +117,7 @@ def _child(words: list[str]) -> dict[str, Any]:
         said_it = code == Interrupted.exit_code
         raise Interrupted("" if said_it else "ended at once; nothing was written, plan demo starts it again")
     if code != 0:
-        raise RunFailed(f"python -m trainer {' '.join(words)} ended with exit code {code}")
+        raise RunFailed("the demonstration's model could not be made; the line above says why")
     try:
         found: dict[str, Any] = json.loads(said)
     except ValueError:

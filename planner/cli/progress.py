@@ -204,7 +204,8 @@ def summary_lines(finished: dict[str, Any]) -> list[str]:
         )
     elif measured:
         lines.append(f"Peak of tensors: {format_bytes(measured)} measured (the plan holds no prediction)")
-    for key, title in (("adapter_path", "Adapter"), ("observation_path", "Observation")):
+    whole = Path(str(finished.get("adapter_path") or "")).name == "model"  # of full fine-tuning
+    for key, title in (("adapter_path", "Model" if whole else "Adapter"), ("observation_path", "Observation")):
         if finished.get(key):
             lines.append(f"{title}: {finished[key]}")
     return lines

@@ -107,6 +107,7 @@ def run_check(
     from planner import plans
     from planner.advice import advise, validation_share
     from planner.ragged import lengths_of
+    from planner.search import data_notes
 
     _check_split(validation_split)
     values = dict(settings)
@@ -123,6 +124,7 @@ def run_check(
             examples=profile.training_examples(split),
         )
     lengths = None if profile is None else lengths_of(profile, validation_split=split)
+    said = [] if profile is None else data_notes(profile, choices, split, "max_length" in request.fixed)
     report = check(
         request.model,
         request.hardware,
@@ -131,7 +133,7 @@ def run_check(
         tokens_per_epoch=tokens,
         lengths=lengths,
         fixed=request.fixed,
-        notes=request.notes,
+        notes=(*request.notes, *said),
     )
     if save is not None:
         advice = advise(request.model, request.hardware, choices, data=profile, validation_split=split)

@@ -88,8 +88,10 @@ def _near(name: str) -> str:
 
     wanted = name.lower().rsplit("/", 1)[-1]
     candidates = {spelling.rsplit("/", 1)[-1]: spelling for spelling in reversed(catalogue.spellings())}
-    close = difflib.get_close_matches(wanted, candidates, n=4, cutoff=0.6)
-    found = list(dict.fromkeys(catalogue.find(candidates[item]) or item for item in close))
+    # What was begun and not finished is nearer than what is spelt alike.
+    begun = sorted((item for item in candidates if item.startswith(wanted)), key=len) if len(wanted) > 1 else []
+    close = [*begun, *difflib.get_close_matches(wanted, candidates, n=4, cutoff=0.6)]
+    found = list(dict.fromkeys(catalogue.find(candidates[item]) or item for item in close))[:4]
     return f"; near: {', '.join(found)}" if found else ""
 
 

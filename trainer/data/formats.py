@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,8 @@ def _example(row: dict[str, Any], shape: Shape, where: str) -> Example:
 
 def _string(row: dict[str, Any], column: str, where: str) -> str:
     value = row[column]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(f"{where}: {column!r} is {value}, which is no text; leave the example out")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -204,9 +207,24 @@ def _read_jsonl(file: Path) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield f"{file}:{number}", json.loads(line)
+                row = json.loads(line)
             except ValueError as error:
                 raise InvalidInput(f"{file}:{number}: not valid JSON: {error}") from None
+            except RecursionError:
+                raise InvalidInput(f"{file}:{number}: not valid JSON: nested too deep") from None
+            _refuse_half_characters(line, row, f"{file}:{number}")
+            yield f"{file}:{number}", row
+
+
+def _refuse_half_characters(text: str, value: Any, where: str) -> None:
+    """`\\ud800` without its other half is allowed in JSON and is no text: no tokenizer takes it."""
+    if "\\u" not in text:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise InvalidInput(f"{where}: {half} is half a character; mend the text or leave the example out") from None
 
 
 def _read_json(file: Path) -> Iterator[tuple[str, Any]]:
@@ -218,6 +236,9 @@ def _read_json(file: Path) -> Iterator[tuple[str, Any]]:
             yield from _read_jsonl(file)
             return
         raise InvalidInput(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise InvalidInput(f"{file}: not valid JSON: nested too deep") from None
+    _refuse_half_characters(text, content, str(file))
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) != 1:

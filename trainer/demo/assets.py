@@ -47,7 +47,12 @@ def make(destination: Path | None = None) -> dict[str, Any]:
     cache = files.user_data_dir() / "demo" / key()
     started = time.monotonic()
     if files.manifest_problem(cache) is not None:
-        _make_cache(cache)
+        try:
+            _make_cache(cache)
+        except OSError as error:
+            raise RunFailed(
+                f"{cache.parent} can't be written: {error.strerror or error}; TUNEPLAN_HOME names another folder"
+            ) from None
     seconds = round(time.monotonic() - started, 1)
     folder = cache
     if destination is not None:
