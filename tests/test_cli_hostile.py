@@ -200,6 +200,8 @@ def test_a_data_file_is_kept_with_its_whole_path(
     Path("mine.jsonl").write_text(PAIR)
     assert read_plan(Request(plan=plan_file, data="mine.jsonl")).data.path == str(tmp_path / "mine.jsonl")
     assert read_plan(Request(plan=plan_file, data="owner/set")).data.path == "owner/set"
+    with pytest.raises(InvalidInput, match="--data is empty"):
+        read_plan(Request(plan=plan_file, data=""))
 
 
 def test_step_lines_name_both_kinds_of_memory() -> None:

@@ -199,3 +199,24 @@ def test_what_is_kept_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monke
         "go on with: plan train 'a run/plan.yaml' --output 'a run' --resume --device cpu"
     )
     assert summary_lines({"reason": "stopped", "steps": 0}) == []
+
+
+def test_a_forked_worker_does_not_wait_for_the_thread_that_listens() -> None:
+    """GIVEN a thread that waits for commands on stdin THEN a forked process, which closes its stdin first, still runs."""
+    script = """
+import io, multiprocessing, time
+from trainer.control import Control
+from trainer.events import EventStream
+Control(EventStream(io.StringIO())).listen()
+time.sleep(0.3)
+worker = multiprocessing.get_context("fork").Process(target=int)
+worker.start()
+worker.join(20)
+print(worker.exitcode)
+worker.kill()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.read() == "0\n"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import sys
 import threading
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, TextIO
 
@@ -59,11 +60,16 @@ class Control:
             raise StopRequested(signal.Signals(number).name)
 
     def listen(self, stream: TextIO | None = None) -> None:
-        """Starts a daemon thread that obeys command lines from stdin; its end of file changes nothing."""
-        thread = threading.Thread(target=self._read, args=(stream or sys.stdin,), name="control", daemon=True)
+        """Starts a daemon thread that obeys command lines from stdin; its end of file changes nothing.
+
+        It reads without Python's buffer: a thread that waits in `sys.stdin` holds its lock, and a forked data-loader
+        worker, which closes `sys.stdin` first of all, would wait for that lock for ever.
+        """
+        source: Iterable[str | bytes] = stream or open(os.dup(0), "rb", buffering=0)  # noqa: SIM115
+        thread = threading.Thread(target=self._read, args=(source,), name="control", daemon=True)
         thread.start()
 
-    def _read(self, stream: TextIO) -> None:
+    def _read(self, stream: Iterable[str | bytes]) -> None:
         for line in stream:
             if not line.strip():
                 continue
@@ -80,10 +86,14 @@ class Control:
                 self.pause.clear()
             else:
                 self.events.warn(
-                    "control", f"unknown command line {line.strip()[:80]!r}", "send pause, resume or stop as JSON"
+                    "control", f"unknown command line {_text(line)[:80]!r}", "send pause, resume or stop as JSON"
                 )
 
     def check(self) -> None:
         """Raises `StopRequested` if a stop arrived; called between the stages before the first step."""
         if self.stop.is_set():
             raise StopRequested("stop")
+
+
+def _text(line: str | bytes) -> str:
+    return (line.decode(errors="replace") if isinstance(line, bytes) else line).strip()

@@ -276,8 +276,9 @@ def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:
         raise InvalidInput(f"{file}: not the results of a grid; choose another --output") from None
     now = _key(plan, limits)
     if was != now:
-        other = ", ".join(name for name in now if was.get(name) != now[name]) or "plan"
-        raise InvalidInput(f"{file}: holds a grid of another plan ({other} differs); choose another --output")
+        words = {"content": "content of the data", "limits": "length of the runs"}
+        other = ", ".join(words.get(name, name) for name in now if was.get(name) != now[name])
+        raise InvalidInput(f"{file}: holds a grid of another plan (other {other or 'plan'}); choose another --output")
     return [outcome for outcome in found if outcome.failure is None]
 
 

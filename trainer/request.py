@@ -46,6 +46,8 @@ def read_plan(request: Request) -> Plan:
         raise InvalidInput(f"{request.plan}: plan file can't be read: {error.strerror or error}") from None
     plan = parse_plan(text, str(request.plan))
     if request.data is not None:
+        if not request.data.strip():
+            raise InvalidInput("--data is empty; name a file, or a folder of them")
         # Whole, so that the copy in the run folder finds it from anywhere.
         path = str(Path(request.data).resolve()) if Path(request.data).exists() else request.data
         plan = plan.model_copy(update={"data": plan.data.model_copy(update={"path": path})})
