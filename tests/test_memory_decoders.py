@@ -110,6 +110,11 @@ VARIED: dict[str, tuple[str, dict[str, Any], bool]] = {
     "fp16 beside bf16 adapters": ("granite", {"precision": "fp16", "adapter_dtype": "bf16"}, False),
     "reentrant": ("olmo2", {"gradient_checkpointing": True, "checkpoint_reentrant": True}, False),
     "packed rows share a mask": ("gemma3", {"padding": "packed", "batch_size": 16, "max_length": 512}, False),
+    "an offloaded leaf is one again": (
+        "olmo2",
+        {"precision": "bf16-mixed", "gradient_checkpointing": True, "checkpoint_offload": True},
+        False,
+    ),
     "an offloaded input is not kept": (
         "olmo2",
         {"gradient_checkpointing": True, "checkpoint_offload": True, "lora_targets": ("k_proj",)},

@@ -371,7 +371,7 @@ class Tape:
             region.recompute = partial(
                 self._fetched, weakref.ref(region), function, argument.elements, argument.itemsize, argument.monomial
             )
-            region.recompute = partial(region.recompute, argument.node, argument.slot)
+            region.recompute = partial(region.recompute, argument.node, argument.slot, argument.storage.leaf)
         else:
             self.retag(argument, "checkpoints")
             region = Region(partial(function, argument), reentrant=reentrant)
@@ -393,11 +393,13 @@ class Tape:
         monomial: int,
         node: Node | None,
         slot: int,
+        leaf: bool,
     ) -> Tensor:
         """`function` on the argument that comes back from host memory."""
         with self.scope("checkpoints"):
             argument = self.new(monomial, elements, itemsize)
         argument.node, argument.slot = node, slot
+        argument.storage.leaf = leaf
         owner = region()
         assert owner is not None
         if owner.reentrant:  # its backward pass runs inside the function that unpacked the input
