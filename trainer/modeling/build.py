@@ -86,10 +86,12 @@ def build(
     without it weights are random from `seed`. Weights are stored as `dtype` on `device` (`meta` allocates nothing).
     `attention` is a choice of `TrainingChoices`; `implementation` overrides the transformers name it stands for.
     An architecture without the asked kernel (gemma2's soft cap under sdpa) falls back to eager, as transformers does
-    by default.
+    by default; releases before 5.2x take sdpa there and leave the cap out.
     """
     made = as_config(config)
     chosen = implementation or ATTENTION_IMPLEMENTATIONS[attention]
+    if chosen == "sdpa" and getattr(made, "attn_logit_softcapping", None):
+        chosen = "eager"
     cls = auto_class(config)
     torch.manual_seed(seed)
     try:

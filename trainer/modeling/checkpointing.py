@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch.autograd.graph import save_on_cpu
+
 from planner.errors import NotModelled
 from planner.spec import TrainingChoices
 
@@ -34,13 +37,24 @@ def apply_checkpointing(model: Any, choices: TrainingChoices) -> int:
     if not layers:
         raise NotModelled(f"{type(base).__name__} has no layers that can be checkpointed")
     options = {"use_reentrant": choices.checkpoint_reentrant}
-    if hasattr(base, "activation_checkpointing_enable"):
-        extra = {"offload": True} if choices.checkpoint_offload else {}
-        base.activation_checkpointing_enable(options, **extra)
-    elif choices.checkpoint_offload:
-        raise NotModelled("--checkpoint-offload needs a newer transformers")
+    if hasattr(base, "activation_checkpointing_enable"):  # transformers 5.2x; its older name before
+        base.activation_checkpointing_enable(options)
     else:
         base.gradient_checkpointing_enable(options)
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index < count
+        if choices.checkpoint_offload:
+            layer._gradient_checkpointing_func = _offloaded(layer._gradient_checkpointing_func)
     return count
+
+
+def _offloaded(checkpoint: Any) -> Any:
+    """`checkpoint` with what it keeps for the recomputation in pinned host memory."""
+    accelerator = torch.accelerator.current_accelerator()
+    kind = accelerator.type if accelerator is not None else "cpu"
+
+    def run(function: Any, *args: Any, **kwargs: Any) -> Any:
+        with save_on_cpu(pin_memory=True, device_type=kind):
+            return checkpoint(function, *args, **kwargs)
+
+    return run

@@ -9,6 +9,7 @@ kernel for sequences of different lengths where the device has one; no block-dia
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -116,8 +117,9 @@ def forward(base: Any, inputs: dict[str, torch.Tensor], lengths: Lengths) -> tor
         if running.layers:
             base._flattened = True
             return hidden
-    except (_NotTold, TypeError):  # TypeError: the forward takes no further keywords
-        if base.__dict__.get("_flattened"):
+    except (_NotTold, TypeError) as error:
+        no_keyword = isinstance(error, _NotTold) or "sequence_lengths" in str(error)  # the forward takes no further one
+        if base.__dict__.get("_flattened") or not no_keyword:
             raise
     base._flattens = False
     base.set_attn_implementation("sdpa")
@@ -260,7 +262,10 @@ def _varlen_attention(
 ) -> torch.Tensor:
     rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # x[0] would cost a copy of each gradient
     bounds, longest = lengths.bounds, lengths.longest
-    out: torch.Tensor = _varlen_kernel()(
+    kernel = _varlen_kernel()
+    # torch 2.11 and older have no such keyword: the kernel takes grouped heads as they come.
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(kernel).parameters else {}
+    out: torch.Tensor = kernel(
         *rows,
         bounds,
         bounds,
@@ -268,7 +273,7 @@ def _varlen_attention(
         longest,
         scale=scale,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=key.shape[1] != query.shape[1],
+        **(grouped if key.shape[1] != query.shape[1] else {}),
     )
     return out.unsqueeze(0)
 

@@ -389,7 +389,7 @@ def device_operators(target: str, kernel: str) -> list[tuple[Any, str, Any]]:
 
 def host_offload(recorder: Any) -> list[tuple[Any, str, Any]]:
     """Saved layer inputs go to host memory: copies that are not counted, and come back as new tensors in backward."""
-    from transformers import modeling_utils
+    from trainer.modeling import checkpointing
 
     def pack(tensor: Any) -> Any:
         with recorder.paused():
@@ -398,7 +398,7 @@ def host_offload(recorder: Any) -> list[tuple[Any, str, Any]]:
     def save_on_host(**_: Any) -> Any:
         return torch.autograd.graph.saved_tensors_hooks(pack, torch.empty_like)
 
-    return [(modeling_utils, "save_on_cpu", save_on_host)]
+    return [(checkpointing, "save_on_cpu", save_on_host)]
 
 
 def mask_creation(padded: bool) -> list[tuple[Any, str, Any]]:
