@@ -27,8 +27,8 @@ class Folded:
         a = net.weight(rank * inputs, net.adapter_itemsize, trainable=True)
         b = net.weight(rank * outputs, net.adapter_itemsize, trainable=True)
         with self.tape.scope("lora_activations"):
-            self.left = _expert_first(self.tape, b.tensor, self.itemsize)
-            self.right = ops.to(self.tape, a.tensor, self.itemsize)
+            self.left = _expert_first(net, b.tensor, self.itemsize)
+            self.right = _in_dtype_of_weights(net, a.tensor)
             tried = self.sum()
             del tried
 
@@ -56,13 +56,25 @@ def _scaled(tape: Tape, elements: int, itemsize: int) -> Tensor:
     return tape.like(product)
 
 
-def _expert_first(tape: Tape, b: Tensor, itemsize: int) -> Tensor:
+def _differ(net: Net, itemsize: int) -> bool:
+    """Whether adapters of `itemsize` bytes per element have another dtype than the weights: fp16 beside bf16 too."""
+    beside = net.choices.precision == "fp16" and net.choices.adapter_dtype == "bf16"
+    return itemsize != net.itemsize or beside
+
+
+def _in_dtype_of_weights(net: Net, x: Tensor) -> Tensor:
+    if x.itemsize == net.itemsize and _differ(net, x.itemsize):
+        return ops.recast(net.tape, x)
+    return ops.to(net.tape, x, net.itemsize)
+
+
+def _expert_first(net: Net, b: Tensor, itemsize: int) -> Tensor:
     """B (out, r·experts) as (experts, out, r) in `itemsize`; backward the cast back, and a copy in B's own layout."""
-    width, size = b.itemsize, b.elements
-    out = b.alias() if width == itemsize else tape.like(b, itemsize)
+    tape, width, size, differs = net.tape, b.itemsize, b.elements, _differ(net, b.itemsize)
+    out = tape.like(b, itemsize) if differs else b.alias()
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        cast = tape.new(ONE, size, width) if width != itemsize else None
+        cast = tape.new(ONE, size, width) if differs else None
         copy = tape.new(ONE, size, width)
         del cast
         return [copy]
@@ -72,7 +84,7 @@ def _expert_first(tape: Tape, b: Tensor, itemsize: int) -> Tensor:
 
 def router(net: Net, module: Module, x: Tensor) -> Tensor:
     """x times the router's weight + s·B·A; saves x besides, since the sum has a gradient: T·H·w."""
-    tape, itemsize, width = net.tape, net.itemsize, net.adapter_itemsize
+    tape, width = net.tape, net.adapter_itemsize
     experts, hidden = module.shape
     rank, count = net.choices.lora_r, experts * hidden
     a = net.weight(rank * hidden, width, trainable=True)
@@ -86,7 +98,7 @@ def router(net: Net, module: Module, x: Tensor) -> Tensor:
         )
         scaled = ops.scale(tape, product)
         del product
-        delta = ops.to(tape, scaled, itemsize)
+        delta = _in_dtype_of_weights(net, scaled)
         del scaled
         tried = ops.shift(tape, delta)
         del tried
