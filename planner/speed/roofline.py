@@ -145,10 +145,11 @@ def step_seconds(
     device += kernels * efficiency.kernel_seconds + change.accumulate_bytes / rate
     if choices.checkpoint_offload:
         device += _offload_seconds(model, choices, batch * tokens, checkpointed, efficiency)
+    launches = kernels * efficiency.launch_seconds
+    # A CPU has nobody to launch to: the same thread does both, one after the other.
+    busy = device + launches if hardware.kind == "cpu" else np.maximum(device, launches)
     # The next unit's weights are fetched while this one runs.
-    micro_batch = np.maximum(
-        np.maximum(device, kernels * efficiency.launch_seconds), _gather_seconds(model, choices, change, efficiency)
-    )
+    micro_batch = np.maximum(busy, _gather_seconds(model, choices, change, efficiency))
     finish = change.step_bytes / rate + change.kernels * efficiency.launch_seconds
     # Divided gradients of all weights are reduced at every micro-batch, all others once a step.
     reductions = micro_batches if choices.method == "full" and choices.strategy != "ddp" else 1.0
