@@ -31,6 +31,8 @@ class Run:
     instants: dict[str, tuple[int, int]]
     """Predicted and measured bytes by instant."""
     reserved: tuple[int, int] | None
+    interval: tuple[int, int, int] | None
+    """Lower end of the device peak's interval, the measured device peak, upper end; None where it was not measured."""
 
     @property
     def error(self) -> float:
@@ -67,7 +69,7 @@ def _run(observation: Observation) -> Run | None:
     found = memory.predict(spec, profile, choices)
     both = {name: (found.instants[name], measured[name]) for name in measured if name in found.instants}
     training = {name: pair for name, pair in both.items() if name not in ("load", "save", "eval")} or both
-    reserved = observation.reserved_peak_bytes
+    reserved, held = observation.reserved_peak_bytes, observation.device_peak_bytes
     return Run(
         model=spec,
         choices=choices,
@@ -77,4 +79,5 @@ def _run(observation: Observation) -> Run | None:
         predicted=max(pair[0] for pair in training.values()),
         instants=both,
         reserved=None if reserved is None else (found.reserved_peak_bytes, reserved),
+        interval=None if held is None else (found.interval_bytes[0], held, found.interval_bytes[1]),
     )
