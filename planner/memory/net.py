@@ -403,9 +403,10 @@ class Net:
                 del q, k, v  # casts that the call made are gone before its output is copied
                 return ops.contiguous(tape, out) if heads_first else out
             if (grouped and tape.target == "cuda") or self.composite_attention(probability):
-                return attention.math(
-                    tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
-                )
+                with tape.outside_autocast():  # the operator's own products are not cast
+                    return attention.math(
+                        tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
+                    )
             out = attention.efficient(tape, q, k, v, mask, heads, head_dim)
             # CUDA's kernel writes its output tokens first whatever the layout of q, the CPU's takes q's layout over.
             return ops.contiguous(tape, out) if heads_first and tape.target == "cpu" else out

@@ -159,6 +159,11 @@ def math_attention() -> Callable[..., Any]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+            with torch.autocast("cpu", enabled=False):
+                return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
         additive = _additive(attn_mask, query.dtype)
         return aten._scaled_dot_product_attention_math(
             query, key, value, additive, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa

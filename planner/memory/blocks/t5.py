@@ -234,10 +234,11 @@ def _attention(
                 query, key, value = (ops.to(tape, x, HALF) for x in (query, key, value))
                 additive = ops.to(tape, additive, HALF)
             if net.composite_attention(net.spec.attention_dropout):
-                mixed = attention.math(
-                    tape, query, key, value, additive, heads, heads, width,
-                    causal=False, dropout=net.spec.attention_dropout,
-                )  # fmt: skip
+                with tape.outside_autocast():
+                    mixed = attention.math(
+                        tape, query, key, value, additive, heads, heads, width,
+                        causal=False, dropout=net.spec.attention_dropout,
+                    )  # fmt: skip
             else:
                 mixed = attention.efficient(tape, query, key, value, additive, heads, width)
             del additive
