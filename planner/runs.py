@@ -151,6 +151,13 @@ class Run:
         self.events.append(event)
         self._queue.put(event)
 
+    def _way_on(self) -> str:
+        """What `--resume` finds, as far as the events tell."""
+        resumed = any(event.kind == "started" and event.data.get("resumed_from") for event in self.events)
+        if resumed or any(event.kind == "checkpoint" for event in self.events):
+            return "--resume goes on from its last checkpoint"
+        return "it had written no checkpoint yet"
+
     def _obituary(self, code: int) -> str:
         """One line about a trainer that ended without saying why."""
         if code < 0:
@@ -159,7 +166,7 @@ class Run:
             except ValueError:
                 name = f"signal {-code}"
             why = "; the system may have run out of memory" if name == "SIGKILL" and not self._killed else ""
-            return f"the trainer was ended by {name}{why}; --resume goes on from its last checkpoint"
+            return f"the trainer was ended by {name}{why}; {self._way_on()}"
         last = next((line for line in reversed(self._stderr) if line.strip()), "it wrote nothing to stderr")
         return f"the trainer ended with exit code {code}: {last.strip()[:300]}"
 

@@ -72,7 +72,7 @@ def test_csv_folders_and_columns(tmp_path: Path) -> None:
         ("a.csv", b"prompt,completion\na,b\nc\n", "a.csv:3: fewer fields"),
         ("a.csv", b"prompt,completion\na,b,c\n", "a.csv:2: more fields"),
         ("a.parquet", b"PAR1 is not enough", "not a readable parquet file"),
-        ("a.txt", b"hello", "unknown kind of file '.txt'"),
+        ("a.doc", b"hello", "unknown kind of file '.doc'"),
     ],
 )
 def test_complaints_name_the_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:

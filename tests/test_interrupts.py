@@ -202,7 +202,7 @@ def test_what_is_kept_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_forked_worker_does_not_wait_for_the_thread_that_listens() -> None:
-    """GIVEN a thread that waits for commands on stdin THEN a forked process, which closes its stdin first, still runs."""
+    """GIVEN a thread that waits for commands on stdin THEN a forked process, which closes its own first, still runs."""
     script = """
 import io, multiprocessing, time
 from trainer.control import Control

@@ -89,7 +89,7 @@ def test_a_grid_compares_rates_ranks_and_batches(model: Path, data: Path, tmp_pa
     )
     assert [o.cell for o in again] == [o.cell for o in found]
     assert "x" not in ran
-    with pytest.raises(InvalidInput, match="another plan .other length of the runs."):
+    with pytest.raises(InvalidInput, match=r"another plan .other length of the runs."):
         search(plan, wanted, tmp_path / "grid", runner=in_process, max_steps=5)
 
 

@@ -103,12 +103,16 @@ class Accounts:
             self.trainer.recovery.faults.strike("loss", self.trainer.recovery.step)
 
     def as_predicted(self) -> bool:
-        """Whether what was measured met the batch that was predicted for; a run that goes on mid-epoch may not."""
+        """Whether what was measured met a batch as heavy as the one that was predicted for; a run that goes on
+        mid-epoch may not.
+        """
+        from trainer.loop import heavier
+
         predicted, trainer = self.plan.predicted, self.trainer
         if predicted is None:
             return False
-        if predicted.batch_lengths is not None:
-            return bool(predicted.batch_lengths == trainer.heaviest)
+        if predicted.batch_lengths is not None and trainer.heaviest is not None:
+            return bool(heavier(trainer.heaviest, predicted.batch_lengths, self.choices) == trainer.heaviest)
         return bool(trainer.longest_batch == (self.choices.batch_size, self.choices.max_length))
 
     def predicted_bytes(self) -> int | None:

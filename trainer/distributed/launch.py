@@ -186,7 +186,9 @@ class Launch:
             self._stopped()
             return None
         rank = next((n for n, code in enumerate(codes) if code < 0 and n not in reports), group.first or 0)
-        raise RunFailed(f"{_obituary(rank, codes[rank], self.count)}; --resume goes on from the last checkpoint")
+        kept = next(self.run_dir.glob("checkpoint-*"), None) is not None
+        way_on = "--resume goes on from the last checkpoint" if kept else "no checkpoint had been written yet"
+        raise RunFailed(f"{_obituary(rank, codes[rank], self.count)}; {way_on}")
 
     def _stopped(self) -> None:
         """A stop that reached the processes while they were starting: there is nothing to save."""
