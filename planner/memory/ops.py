@@ -203,9 +203,14 @@ def pointwise(tape: Tape, x: Tensor, *, save: str = "input") -> Tensor:
     """One fused activation kernel (silu, gelu save their input; tanh, sigmoid, relu their result): output and
     backward n·w.
     """
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (tape.like(_first(g)),)
+
+    if save == "input":
+        tape.saves((x,), (x,), backward)
     out = tape.like(x)
-    kept = (x,) if save == "input" else (out.alias(),)
-    return tape.record(out, (x,), kept, lambda g, s: (tape.like(_first(g)),))
+    return tape.record(out, (x,), (x,) if save == "input" else (out.alias(),), backward)
 
 
 def concat(tape: Tape, *parts: Tensor) -> Tensor:
