@@ -70,7 +70,7 @@ def test_ranks_hold_what_is_planned(
     # Under FSDP the update's parts are cut by what a rank holds of each tensor, the plan's by whole tensors.
     assert abs(found["optimizer"] / measured["optimizer"] - 1) <= 0.02, (found, measured)
     if strategy == "fsdp":  # rank 0 gathers what it writes; on a cpu it holds that as tensors, which can be the peak
-        assert abs(found["save"] / measured["save"] - 1) <= 0.08, (found, measured)
+        assert abs(found["save"] / measured["save"] - 1) <= 0.05, (found, measured)
 
 
 def test_shares_of_a_rank() -> None:

@@ -15,7 +15,7 @@ from planner.memory.layout import symbolic_range
 from planner.memory.loss import chunk_rows
 from planner.memory.net import Net
 from planner.memory.peak import MASK_ROW, Array, Envelope, envelope, evaluate, multipliers
-from planner.memory.program import Case, gathered_bytes, layer_kind, run
+from planner.memory.program import Case, gathered_bytes, layer_kind, run, waiting_gradients
 from planner.memory.reserved import replayed
 from planner.memory.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
 from planner.memory.tape import WIDTH, Tape
@@ -322,6 +322,8 @@ def predict(
     waiting = load.handed_over * (choices.gradient_accumulation_steps - 1)
     instants = {name: size + (waiting if name != "load" else 0) for name, size in instants.items()}
     instants["eval"] = round(_largest(evaluation)) + workspaces
+    earlier = waiting_gradients(load.case)
+    instants["load"] -= earlier
     instants["save"] = instants["load"]
     if (exchanges(choices) or zero2(choices)) and hardware.kind == "cpu":
         instants["save"] += gathered_bytes(load.case)
@@ -331,6 +333,8 @@ def predict(
     components = _components(at_peak, "load" if binding == "save" else binding)
     if binding == "save":
         components["communication"] = allocated - instants["load"]
+    if binding in ("load", "save") and earlier:
+        components["gradients"] -= earlier
     if binding not in ("load", "eval", "save"):
         components["temporaries"] = components.get("temporaries", 0) + waiting
     components["workspaces"] = workspaces

@@ -149,6 +149,16 @@ def rank_shares(net: Net) -> Shares:
     )
 
 
+def waiting_gradients(case: Case) -> int:
+    """Bytes of earlier micro-batches' gradients: a step's last micro-batch finds them, between steps they are gone."""
+
+    def held(micro_batches: int) -> int:
+        choices = replace(case.choices, gradient_accumulation_steps=micro_batches)
+        return rank_shares(Net.build(Tape(), case.spec, choices, padded=False, windowed=False)).gradients
+
+    return held(2) - held(1) if case.choices.gradient_accumulation_steps > 1 else 0
+
+
 def gathered_bytes(case: Case) -> int:
     """What rank 0 holds whole in host memory while a divided run is saved: what is trained, and its optimizer state."""
     net = Net.build(Tape(), case.spec, case.choices, padded=False, windowed=False)
