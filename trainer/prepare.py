@@ -136,6 +136,7 @@ def load(
     first = "cpu" if choices.num_gpus > 1 and choices.strategy in ("fsdp", "zero3") else str(device)
     model = loading.load_model(plan, choices, config, device=first, seed=seed, task=task)
     check_positions(plan, choices, model)
+    model = modeling.separate_experts(model, choices)
     if choices.method == "qlora":
         model = modeling.quantize(model, choices)
         modeling.prepare_kbit(model, choices)
