@@ -5,7 +5,7 @@ UI-free: the command line and the wizard both print what stands in the `CheckRep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import NotModelled
@@ -100,6 +100,7 @@ def check(
     predicted = memory.predict(model, hardware, choices, budget_bytes=budget, lengths=lengths)
     speed = predict_speed(model, hardware, choices, tokens_per_epoch)
     verdict = verdict_of(predicted)
+    applied = calibration.summary(hardware)
     remedies = []
     if with_remedies and verdict != "fits":
         from planner.remedies import find_remedies
@@ -115,9 +116,9 @@ def check(
         memory=predicted,
         speed=speed,
         verdict=verdict,
-        reasons=[*notes, *format_notes, *explain(predicted, verdict), *calibration_sentences(hardware)],
+        reasons=[*notes, *format_notes, *explain(predicted, verdict, applied), *calibration_sentences(hardware)],
         remedies=remedies,
-        calibration=calibration.summary(hardware),
+        calibration=applied,
     )
 
 
@@ -166,7 +167,15 @@ def hardware_summary(hardware: HardwareProfile) -> dict[str, Any]:
     }
 
 
-def explain(memory: MemoryReport, verdict: Verdict) -> list[str]:
+def runs_inside(calibration: Mapping[str, Any] | None) -> str:
+    """How many runs' peaks the interval holds: what a calibration aims at, or what published runs showed without one.
+
+    `calibration`: the report's own account of it.
+    """
+    return "95 of 100" if calibration is not None and calibration.get("applied") else "4 of 5"
+
+
+def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, Any] | None = None) -> list[str]:
     """Why the verdict is what it is: binding instant, largest components, what is left, how certain."""
     where = INSTANT_TEXT.get(memory.binding_instant, f"at {memory.binding_instant}")
     low, high = memory.interval_bytes
@@ -183,7 +192,8 @@ def explain(memory: MemoryReport, verdict: Verdict) -> list[str]:
         sentences.append(f"The budget is {budget}: {format_bytes(-left)} are missing.")
     else:
         sentences.append(f"The budget is {budget}: {format_bytes(left)} are left.")
-    sentences.append(f"In 95 of 100 runs the peak lies between {format_bytes(low)} and {format_bytes(high)}.")
+    inside = runs_inside(calibration)
+    sentences.append(f"In {inside} runs the peak lies between {format_bytes(low)} and {format_bytes(high)}.")
     if verdict == "tight":
         if high > memory.budget_bytes:
             sentences.append("Tight: the upper end of that interval is beyond the budget.")

@@ -43,7 +43,7 @@ class MemoryReport(Record):
     reserved_peak_bytes: int
     device_peak_bytes: int
     interval_bytes: tuple[int, int]
-    """Interval of the device peak that should hold in 95 of 100 runs."""
+    """Interval of the device peak: 95 of 100 runs on a calibrated device, 4 of 5 published ones without."""
     budget_bytes: int
     binding_instant: str
     instants: dict[str, int]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from planner.memory import device, estimate
 from planner.memory.graph import BASIS, WIDTH
-from planner.memory.program import run
+from planner.memory.program import run, waiting_gradients
 from planner.ragged import Lengths
 from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.units import format_bytes
@@ -102,6 +102,12 @@ def _instant(name: str, load: estimate.Load, hardware: HardwareProfile, waiting:
         for index in range(WIDTH)
         if vector[index]
     ]
+    if name == "load":  # gradients of earlier micro-batches are there when a step's last one begins, not between steps
+        earlier = waiting_gradients(load.case)
+        terms = [
+            _less(term, earlier) if (term.component, term.monomial) == ("gradients", "1") else term for term in terms
+        ]
+        terms = [term for term in terms if term.bytes]
     if waiting and name not in ("load", "eval"):
         tokens = round(values[BASIS.index("T")])
         whole = load.rows is None  # padding of ragged ones is no multiple of their tokens
@@ -112,6 +118,10 @@ def _instant(name: str, load: estimate.Load, hardware: HardwareProfile, waiting:
         terms.append(Term("workspaces", "1", workspaces, 1, workspaces))
     terms.sort(key=lambda term: -term.bytes)
     return Explanation(name, sum(term.bytes for term in terms), False, tuple(terms))
+
+
+def _less(term: Term, size: int) -> Term:
+    return replace(term, coefficient=term.coefficient - size, bytes=term.bytes - size)
 
 
 def lines(explanations: tuple[Explanation, ...]) -> list[str]:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from planner.check import runs_inside
 from planner.records import CheckReport
 from planner.report import words
 from planner.report.memory_view import breakdown, instants_line, speed_line
@@ -29,7 +30,8 @@ def plan_view(console: Console, answer: Recommendation, start: list[str], *, det
         console.print(Text(f"Memory of {best.tier} at its peak ({best.memory.binding_instant})", style="bold"))
         console.print(breakdown(console, best.memory))
         low, high = best.memory.interval_bytes
-        console.print(f"95 of 100 runs: {format_bytes(low)} to {format_bytes(high)} on the device.", style="dim")
+        inside = runs_inside(best.calibration)
+        console.print(f"{inside} runs: {format_bytes(low)} to {format_bytes(high)} on the device.", style="dim")
         console.print(instants_line(best.memory))
         console.print(speed_line(best))
         console.print()

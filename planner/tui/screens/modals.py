@@ -28,7 +28,7 @@ WORDS = (
     ("device", "reserved + context and libraries: what the card's own tool shows"),
     ("budget", "device bytes that a run may use: total − what others hold − reserve"),
     ("instant", "a point of a step at which memory can peak; the binding one sets the peak"),
-    ("95 %", "the interval that should hold the device peak in 95 of 100 runs"),
+    ("95 of 100 runs", "hold their device peak inside the interval on a calibrated device; before that 4 of 5 do"),
     (
         "fits, tight",
         "fits: all of that interval is within the budget; tight: only the peak is, or over 95 % of it is taken",

@@ -7,6 +7,7 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from planner.check import runs_inside
 from planner.tui import figures
 from planner.tui.work import Evaluation
 from planner.units import format_bytes
@@ -62,7 +63,7 @@ class MemoryPane(Widget):
             Content.assemble(
                 ("peaks in ", "dim"),
                 (memory.binding_instant, "bold"),
-                ("  95 %: ", "dim"),
+                (f"  {runs_inside(report.calibration)}: ", "dim"),
                 figures.byte_range(*memory.interval_bytes),
             ),
             Content(figures.speed_line(report)),
