@@ -160,12 +160,10 @@ class Bench:
         row = Row("kill -9 at a random moment", "resumed: same weights bit for bit")
         places: dict[str, int] = {}
         for _ in range(2 if self.short else 20):
-            output = self.fresh("killed")
-            delay = self.rng.uniform(0.02, 1.0) * self.undisturbed.seconds
-            outcome = fault_runs.run(self.plan, output, kill_after=delay)
-            where = (outcome.of("phase") or [{"name": "start"}])[-1]["name"] if outcome.code else "after the end"
+            output, delay, outcome = self._signalled("killed", 0.02, "kill_after", lambda found: found.code != 0)
+            where = (outcome.of("phase") or [{"name": "start"}])[-1]["name"]
             places[where] = places.get(where, 0) + 1
-            end = fault_runs.finish(self.plan, output) if outcome.code else outcome
+            end = fault_runs.finish(self.plan, output)
             row.judge(
                 end.code == 0 and self.same_weights(output, self.reference),
                 f"killed after {delay:.2f} s in {where}: {end.message or 'other weights'}",
@@ -177,12 +175,18 @@ class Bench:
         """SIGKILL within the first moments after a save began, where it hurts most."""
         row = Row("kill -9 while a checkpoint is written", "resumed: same weights bit for bit")
         for _ in range(1 if self.short else 8):
-            output = self.fresh("saving")
-            hidden = f".checkpoint-{self.rng.choice((4, 8))}.tmp"
-            outcome = _kill_when(
-                self.plan, output, lambda folder=output / hidden: folder.exists(), self.rng.uniform(0, 0.02)
-            )
-            end = fault_runs.finish(self.plan, output) if outcome.code else outcome
+            for _ in range(10):  # a save that was over before is left out
+                output = self.fresh("saving")
+                hidden = f".checkpoint-{self.rng.choice((4, 8))}.tmp"
+                outcome = _kill_when(
+                    self.plan, output, lambda folder=output / hidden: folder.exists(), self.rng.uniform(0, 0.02)
+                )
+                if outcome.code:
+                    break
+            else:
+                row.judge(False, "no run could be killed while it saved")
+                continue
+            end = fault_runs.finish(self.plan, output)
             row.judge(end.code == 0 and self.same_weights(output, self.reference), end.message or "other weights")
         return row
 
@@ -190,15 +194,29 @@ class Bench:
         """SIGTERM."""
         row = Row("SIGTERM at a random moment", "stops after the step with a checkpoint, exit 0; resumed: same weights")
         for _ in range(1 if self.short else 5):
-            output = self.fresh("stopped")
-            delay = self.rng.uniform(0.3, 0.9) * self.undisturbed.seconds
-            outcome = fault_runs.run(self.plan, output, signal_after=delay)
-            end = outcome
-            if outcome.code == 0 and (outcome.of("finished") or [{}])[-1].get("reason") == "stopped":
-                end = fault_runs.finish(self.plan, output)
+            output, delay, outcome = self._signalled("stopped", 0.3, "signal_after", _stopped)
+            end = fault_runs.finish(self.plan, output)
             good = outcome.code == 0 and end.code == 0 and self.same_weights(output, self.reference)
             row.judge(good, f"after {delay:.2f} s: exit {outcome.code}, {end.message or 'other weights'}")
         return row
+
+    def _signalled(
+        self, name: str, earliest: float, how: str, hit: Callable[[fault_runs.Outcome], bool]
+    ) -> tuple[Path, float, fault_runs.Outcome]:
+        """A run that was struck at a random moment of its life; one that was over before is left out and drawn anew.
+
+        `earliest`: share of an undisturbed run's time. Returns its folder, the moment in seconds and how it ended.
+        """
+        longest = self.undisturbed.seconds
+        while True:
+            output = self.fresh(name)
+            delay = self.rng.uniform(earliest, 1.0) * longest
+            outcome = fault_runs.run(self.plan, output, **{how: delay})
+            if hit(outcome):
+                return output, delay, outcome
+            if outcome.code != 0:  # it failed by itself: the row judges that
+                return output, delay, outcome
+            longest = min(longest, max(delay, 0.5 * longest))
 
     # ---- damaged checkpoints ---------------------------------------------------------------------------------------
 
@@ -336,6 +354,11 @@ class Bench:
                 rows.append(row)
                 say(f"{row.name}: {row.runs} runs, {len(row.lost)} lost {'; '.join(row.lost)}")
         return rows
+
+
+def _stopped(outcome: fault_runs.Outcome) -> bool:
+    """Whether a run ended because it was asked to, and not because it was done."""
+    return outcome.code == 0 and (outcome.of("finished") or [{}])[-1].get("reason") == "stopped"
 
 
 def _kill_when(plan: Path, output: Path, seen: Callable[[], bool], wait: float) -> fault_runs.Outcome:
