@@ -9,6 +9,7 @@ kernel for sequences of different lengths where the device has one; no block-dia
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -257,14 +258,19 @@ def _varlen_kernel() -> Any:
     return varlen_attn
 
 
+@functools.cache
+def _asks_for_grouped_heads(kernel: Any) -> bool:
+    """Whether the kernel wants to be told of grouped heads; torch 2.11's takes them as they come."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
 def _varlen_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, scale: float, window: int | None
 ) -> torch.Tensor:
     rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # x[0] would cost a copy of each gradient
     bounds, longest = lengths.bounds, lengths.longest
     kernel = _varlen_kernel()
-    # torch 2.11 and older have no such keyword: the kernel takes grouped heads as they come.
-    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(kernel).parameters else {}
+    grouped = {"enable_gqa": True} if _asks_for_grouped_heads(kernel) else {}
     out: torch.Tensor = kernel(
         *rows,
         bounds,
