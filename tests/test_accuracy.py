@@ -133,3 +133,14 @@ def test_the_grid_is_the_same_for_the_same_seed() -> None:
     first, second = (list(itertools.islice(grid.configurations(5), 40)) for _ in range(2))
     assert [c.choices for c in first] == [c.choices for c in second]
     assert len({c.architecture for c in first}) >= 20
+
+
+def test_the_uncalibrated_interval_holds_what_it_says() -> None:
+    """GIVEN published figures of the whole device THEN four of five of them lie inside the interval, as a plan says."""
+    cases = [case for case in published.read(published.COLLECTED) if case.kind == "device"]
+    inside = 0
+    for case in cases:
+        low, high = memory.predict(case.spec, case.device, case.choices).interval_bytes
+        inside += low <= case.measured <= high
+    assert len(cases) >= 20
+    assert inside / len(cases) >= 0.8, (inside, len(cases))
