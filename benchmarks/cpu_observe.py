@@ -187,7 +187,7 @@ def points(names: list[str] | None = None, variants: list[str] | None = None) ->
 def observe(chosen: list[Point], *, source: str = "cpu_observe", talk: bool = True) -> list[Observation]:
     """Measures the points in one worker process; what isn't modelled or fails is named on stderr and left out."""
     from planner.calibration.worker import Worker
-    from planner.errors import TuneplanError
+    from planner.contract.errors import TuneplanError
     from planner.hardware import find
 
     hardware = find("cpu")
@@ -211,7 +211,7 @@ def observe(chosen: list[Point], *, source: str = "cpu_observe", talk: bool = Tr
 
 def score(path: Path) -> list[Observation]:
     """Earlier observations with today's predictions; what isn't modelled is named on stderr and left out."""
-    from planner.errors import TuneplanError
+    from planner.contract.errors import TuneplanError
     from planner.hardware import find
 
     hardware, found = find("cpu"), []

@@ -12,9 +12,9 @@ from observe_common import Point, TrainingChoices
 
 from planner import catalogue, memory, sources
 from planner.check import verdict_of
-from planner.errors import TuneplanError
-from planner.spec import HardwareProfile, ModelSpec
-from planner.units import GIB
+from planner.contract.errors import TuneplanError
+from planner.contract.spec import HardwareProfile, ModelSpec
+from planner.contract.units import GIB
 
 BASE: dict[str, Any] = {
     "batch_size": 2,

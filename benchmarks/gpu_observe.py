@@ -34,8 +34,8 @@ import observe_common as common
 from observe_common import Observation, Point, ProbeRequest
 
 from planner.calibration.worker import Worker
-from planner.errors import RunFailed, TuneplanError
-from planner.spec import HardwareProfile
+from planner.contract.errors import RunFailed, TuneplanError
+from planner.contract.spec import HardwareProfile
 
 MINUTES = 8.5
 WRITE_SECONDS = 8.0

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import observe_common as common
 from observe_common import Observation
 
-from planner.spec import HardwareProfile
-from planner.units import format_bytes
+from planner.contract.spec import HardwareProfile
+from planner.contract.units import format_bytes
 
 
 def ordinary(observations: Sequence[Observation]) -> list[Observation]:

@@ -17,8 +17,8 @@ if str(ROOT) not in sys.path:  # run from a checkout, nothing installed
     sys.path.insert(0, str(ROOT))
 
 from planner import memory, sources  # noqa: E402
-from planner.records import Observation, ProbeRequest  # noqa: E402
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices  # noqa: E402
+from planner.contract.records import Observation, ProbeRequest  # noqa: E402
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)

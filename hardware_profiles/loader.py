@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.host import host_memory_bytes
-from planner.errors import InvalidInput
-from planner.spec import Fact, HardwareProfile
+from planner.contract.errors import InvalidInput
+from planner.contract.spec import Fact, HardwareProfile
 
 FOLDER = Path(__file__).parent
 

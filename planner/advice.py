@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from planner import advice_sources as src
 from planner.advice_sources import SCENARIOS, Scenario, sources
-from planner.errors import InvalidInput, TuneplanError
-from planner.records import Advice, Hyperparameters
-from planner.settings import near
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.units import format_duration
+from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.records import Advice, Hyperparameters
+from planner.contract.settings import near
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import format_duration
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 
-from planner.units import MIB
+from planner.contract.units import MIB
 
 BLOCK = 512
 SMALL_LIMIT = 1 * MIB

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.errors import InvalidInput, NotModelled
-from planner.spec import LARGEST_COUNT, HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.spec import LARGEST_COUNT, HardwareProfile, ModelSpec, TrainingChoices
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile

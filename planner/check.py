@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from planner.errors import NotModelled
-from planner.records import CheckReport, MemoryReport, ModelSummary, SpeedReport, Verdict
-from planner.settings import check_length, fit_to_hardware, to_settings
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.units import format_bytes
+from planner.contract.errors import NotModelled
+from planner.contract.records import CheckReport, MemoryReport, ModelSummary, SpeedReport, Verdict
+from planner.contract.settings import check_length, fit_to_hardware, to_settings
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.ragged import Lengths

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.contract.errors import InvalidInput
 from planner.dataset_formats import Example, read_rows, require_format, to_example
 from planner.dataset_template import TemplateTokens, measure
-from planner.errors import InvalidInput
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
 """UTF-8 bytes per token of a sub-word vocabulary: estimate, low, high.

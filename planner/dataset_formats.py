@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from planner.errors import InvalidInput
-from planner.settings import near
+from planner.contract.errors import InvalidInput
+from planner.contract.settings import near
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification")

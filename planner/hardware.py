@@ -17,9 +17,9 @@ from typing import Any
 from hardware_profiles import loader
 from hardware_profiles.host import cgroup_limit_bytes, host_memory_bytes
 from planner.calibration import store
-from planner.errors import InvalidInput, NotModelled
-from planner.spec import Fact, HardwareProfile
-from planner.units import GIB, MIB, format_bytes
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.spec import Fact, HardwareProfile
+from planner.contract.units import GIB, MIB, format_bytes
 
 MEMORY_TOLERANCE = 0.06
 """Share by which a card's memory may differ from its profile's before a note says so: ECC and driver vary within it."""

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from planner.errors import InvalidInput
-from planner.spec import ModelSpec, Module, TrainingChoices
+from planner.contract.errors import InvalidInput
+from planner.contract.spec import ModelSpec, Module, TrainingChoices
 
 ATTENTION, ALL_LINEAR = "attention", "all-linear"
 

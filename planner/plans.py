@@ -1,4 +1,4 @@
-"""The plan file: YAML on disk, `planner.records.Plan` in memory."""
+"""The plan file: YAML on disk, `planner.contract.records.Plan` in memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from planner.errors import InvalidInput
-from planner.records import Plan, parse_plan
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Plan, parse_plan
 
 
 def load(path: str | Path) -> Plan:

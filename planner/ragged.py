@@ -1,6 +1,6 @@
 """Lengths of the sequences that a run trains and evaluates on, and the heaviest micro-batches they make.
 
-The rule by which sequences share a micro-batch stands in planner.microbatches, where the trainer has it from too.
+The rule by which sequences share a micro-batch stands in planner.contract.microbatches: the trainer has it from there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.microbatches import fullest, pack, split_validation
-from planner.spec import TrainingChoices
+from planner.contract.microbatches import fullest, pack, split_validation
+from planner.contract.spec import TrainingChoices
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from planner.errors import TuneplanError
-from planner.records import MemoryReport, Remedy, SpeedReport
-from planner.settings import fit_to_hardware
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.errors import TuneplanError
+from planner.contract.records import MemoryReport, Remedy, SpeedReport
+from planner.contract.settings import fit_to_hardware
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 if TYPE_CHECKING:
     from planner.ragged import Lengths

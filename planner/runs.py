@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from planner.errors import RunFailed
-from planner.records import Event
+from planner.contract.errors import RunFailed
+from planner.contract.records import Event
 
 STDERR_LINES = 200
 """Lines of the child's stderr that are kept for a message about its death."""

@@ -22,13 +22,13 @@ from planner.candidates import (
     rounded,
 )
 from planner.check import check
-from planner.errors import Infeasible, InvalidInput
+from planner.contract.errors import Infeasible, InvalidInput
+from planner.contract.records import Advice, CheckReport, Record
+from planner.contract.settings import check_length, fit_to_hardware
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import format_bytes
 from planner.ragged import lengths_of
-from planner.records import Advice, CheckReport, Record
-from planner.settings import check_length, fit_to_hardware
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.tiers import TIERS, choose
-from planner.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile

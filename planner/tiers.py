@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from planner.candidates import Candidates
 from planner.check import TIGHT_SHARE
-from planner.records import CheckReport
+from planner.contract.records import CheckReport
 
 SAME_SPEED = 0.01
 """Candidates within this share of the fastest step count as equally fast; the one with the least memory is taken."""

@@ -15,8 +15,8 @@ import pytest
 from benchmarks.accuracy import evaluate, grid, metrics, published
 from hardware_profiles.loader import load
 from planner import memory
-from planner.errors import NotModelled
-from planner.settings import to_flags
+from planner.contract.errors import NotModelled
+from planner.contract.settings import to_flags
 from planner.sources import from_config
 from tests.trace_support import TINY, choices, measure
 

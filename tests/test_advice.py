@@ -10,10 +10,10 @@ import pytest
 
 from planner import dataset, hardware, sources
 from planner.advice import SCENARIOS, advise, hyperparameters
-from planner.errors import InvalidInput
-from planner.records import Advice
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Advice
+from planner.contract.spec import TrainingChoices
 from planner.report.words import short_source
-from planner.spec import TrainingChoices
 
 PHI = sources.load_model("phi-2")
 LLAMA = sources.load_model("llama-3.2-1b")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.allocator import CachingAllocator, OutOfMemory, replay, rounded, segment_size
-from planner.units import MIB
+from planner.contract.units import MIB
 
 KIB = 1024
 

@@ -17,13 +17,13 @@ from planner.calibration import features, fit, shapes, store
 from planner.calibration import run as calibration_run
 from planner.check import check
 from planner.cli import main
-from planner.errors import InvalidInput, RunFailed
+from planner.contract.errors import InvalidInput, RunFailed
+from planner.contract.records import Observation
+from planner.contract.settings import to_settings
+from planner.contract.spec import Calibration, HardwareProfile, TrainingChoices
+from planner.contract.units import MIB
 from planner.hardware import find
 from planner.memory import device
-from planner.records import Observation
-from planner.settings import to_settings
-from planner.spec import Calibration, HardwareProfile, TrainingChoices
-from planner.units import MIB
 
 CARD = "a10g"
 MODELS = ("smollm2-135m", "qwen2.5-0.5b", "pythia-410m")

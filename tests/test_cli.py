@@ -353,7 +353,9 @@ def test_start_time() -> None:
 
     On a machine that is slow or shared the yardstick is what python itself needs for the libraries that are used.
     """
-    yardstick = _cpu_seconds([sys.executable, "-c", "import numpy, pydantic.main, rich.table, typer, planner.records"])
+    yardstick = _cpu_seconds(
+        [sys.executable, "-c", "import numpy, pydantic.main, rich.table, typer, planner.contract.records"]
+    )
     taken = _cpu_seconds([*PLAN, "--gpu", "a10g", "--max-length", "2048"])
     assert taken < max(0.6, 3.6 * yardstick), (taken, yardstick)
 
@@ -421,8 +423,8 @@ def test_an_effective_batch_out_of_all_proportion_is_refused(capsys: pytest.Capt
 
 def test_small_figures_are_said_in_words_that_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """GIVEN one short example THEN it is one example, one step, and an epoch is no power of ten."""
+    from planner.contract.units import format_duration
     from planner.report.words import count_text
-    from planner.units import format_duration
 
     data = tmp_path / "one.jsonl"
     data.write_text('{"prompt": "hi", "completion": "there"}\n')

@@ -13,8 +13,8 @@ import pytest
 from planner import dataset, plans, sources
 from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
-from planner.errors import InvalidInput
-from planner.records import DataSettings, Event
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings, Event
 from trainer.data import formats
 from trainer.files import write_bytes
 from trainer.request import Request, changes_since, read_plan, write_plan

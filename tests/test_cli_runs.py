@@ -16,7 +16,7 @@ import pytest
 
 from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
-from planner.records import Event, Observation
+from planner.contract.records import Event, Observation
 from tests.trainer_support import make_plan, write_pairs
 
 PLAN = [sys.executable, "-m", "planner.cli"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from planner.errors import InvalidInput
-from planner.records import DataSettings
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings
 from trainer.data.formats import Example, read_examples
 
 PAIR = ({"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"})

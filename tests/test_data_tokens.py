@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from planner.errors import InvalidInput
-from planner.microbatches import pack, place_of_heaviest, split_validation
+from planner.contract.errors import InvalidInput
+from planner.contract.microbatches import pack, place_of_heaviest, split_validation
 from tests.trainer_support import make_model
 from trainer.data.batches import Collator, EpochBatches, SequenceDataset
 from trainer.data.formats import Example

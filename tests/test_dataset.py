@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import dataset
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 SHAPES = {
     "prompt-completion": {"prompt": "2 + 2 =", "completion": " 4"},

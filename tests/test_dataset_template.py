@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from planner import dataset
-from planner.records import DataSettings
+from planner.contract.records import DataSettings
 from trainer.data.formats import read_path
 from trainer.data.tokens import tokenize
 

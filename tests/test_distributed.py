@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from planner import runs
-from planner.errors import InvalidInput, NotModelled
-from planner.records import Event
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import Event
+from planner.contract.spec import TrainingChoices
 from tests.trainer_support import SETTINGS, make_model, make_plan, of_kind, train, write_pairs
 from trainer.accounts import largest
 from trainer.data.batches import EpochBatches

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from planner import memory, sources
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import TrainingChoices
 from planner.hardware import find
 from planner.memory.sharding import ZERO_LIVE, per_rank, units
-from planner.spec import TrainingChoices
 from tests.trainer_support import SETTINGS, make_model, make_plan
 
 COMMON: dict[str, Any] = {

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from planner import memory, runs, sources
-from planner.errors import InvalidInput, NotModelled
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.spec import ZERO_BUCKET, TrainingChoices
 from planner.hardware import find
 from planner.memory.exchange import Reduction
 from planner.memory.optimizers import TrainedTensor
 from planner.memory.sharding import zero_saved, zero_update
 from planner.memory.tape import Tape
-from planner.spec import ZERO_BUCKET, TrainingChoices
 from tests.test_distributed import ONE, TWO, assert_same, finish, losses
 from tests.test_distributed_memory import COMMON
 from tests.trainer_support import SETTINGS, make_model, make_plan, of_kind, train, write_pairs

@@ -8,9 +8,9 @@ import pytest
 
 from planner import memory, sources
 from planner.check import check
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import TrainingChoices
 from planner.hardware import find
-from planner.spec import TrainingChoices
 from trainer.allocator import configure
 
 TIGHT = TrainingChoices(stack="peft", batch_size=8, max_length=2048, lora_dropout=0.05)

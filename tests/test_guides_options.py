@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from planner.errors import InvalidInput
-from planner.records import Hyperparameters
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Hyperparameters
 from tests.trainer_support import make_model, make_plan, of_kind, train
 
 RUNS: dict[str, dict[str, Any]] = {

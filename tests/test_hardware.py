@@ -11,9 +11,9 @@ import pytest
 from hardware_profiles import loader
 from hardware_profiles.host import cgroup_limit_bytes
 from planner import hardware
-from planner.errors import InvalidInput, TuneplanError
-from planner.spec import HardwareProfile
-from planner.units import GIB, MIB
+from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.spec import HardwareProfile
+from planner.contract.units import GIB, MIB
 
 PROFILES = {profile.name: profile for profile in loader.all_profiles()}
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from planner import hardware
-from planner.errors import NotModelled
-from planner.units import GIB, MIB
+from planner.contract.errors import NotModelled
+from planner.contract.units import GIB, MIB
 
 
 class FakeNvml(SimpleNamespace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import textwrap
@@ -55,10 +56,29 @@ def test_the_command_loads_neither_torch_nor_scipy_nor_textual() -> None:
     assert not top & {*FORBIDDEN, "scipy", "textual", "tokenizers", "pyarrow", "matplotlib", "pynvml", "psutil"}
 
 
-@pytest.mark.parametrize(
-    "module", ["planner.records", "planner.spec", "planner.errors", "planner.units", "planner.microbatches"]
-)
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "planner" / "contract").glob("[a-z]*.py")))
 def test_contracts_of_the_trainer_are_light(module: str) -> None:
     """GIVEN what the trainer may import of the planner THEN it drags no other part of the planner in."""
-    own = {name for name in modules_after(f"import {module}") if name.startswith("planner.")}
-    assert own <= {"planner.records", "planner.spec", "planner.errors", "planner.units", "planner.microbatches"}
+    loaded = modules_after(f"import planner.contract.{module}")
+    assert not {name for name in loaded if name.startswith("planner.") and not is_contract(name)}
+
+
+def test_the_trainer_imports_only_the_contract() -> None:
+    """GIVEN every import in the trainer's files, lazy ones included, THEN none takes another part of the planner."""
+    taken = set()
+    for path in (ROOT / "trainer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module == "planner":
+                names = [f"planner.{alias.name}" for alias in node.names if alias.name != "__version__"]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            taken |= {(path.name, name) for name in names if name.startswith("planner.") and not is_contract(name)}
+    assert not taken
+
+
+def is_contract(name: str) -> bool:
+    """Whether the module stands in `planner.contract`."""
+    return name == "planner.contract" or name.startswith("planner.contract.")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from planner.cli.progress import Follower, kept_line, summary_lines
-from planner.errors import Interrupted
-from planner.records import Event
+from planner.contract.errors import Interrupted
+from planner.contract.records import Event
 from tests.trainer_support import make_model, make_plan, write_pairs
 from trainer import gridsearch
 from trainer.control import Control, StopRequested

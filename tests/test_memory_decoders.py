@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.contract.spec import TrainingChoices
 from planner.memory.peak import envelope, multipliers
 from planner.memory.program import Case, run
 from planner.sources import from_config
-from planner.spec import TrainingChoices
 
 pytest.importorskip("torch")
 
@@ -197,7 +197,7 @@ def test_one_key_value_head_without_grouping_takes_the_composite_kernel() -> Non
 
 
 def test_what_has_no_program_is_refused_by_name() -> None:
-    from planner.errors import NotModelled
+    from planner.contract.errors import NotModelled
 
     choices = TrainingChoices(batch_size=1, max_length=64, stack="peft", attention="eager")
     with pytest.raises(NotModelled, match="reorder_and_upcast_attn"):

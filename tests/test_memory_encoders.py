@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.memory.loss import chunk_rows
 from planner.memory.peak import envelope, multipliers
 from planner.memory.program import Case, run
 from planner.sources import from_config
-from planner.spec import ModelSpec, TrainingChoices
 
 pytest.importorskip("torch")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from planner.contract.spec import TrainingChoices
 from planner.memory.program import Case, run
 from planner.sources import from_config
-from planner.spec import TrainingChoices
 from tests.test_memory_encoders import compare
 
 SHARED: dict[str, Any] = {

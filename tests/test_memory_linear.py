@@ -16,12 +16,12 @@ torch = pytest.importorskip("torch")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
+from planner.contract.spec import TrainingChoices  # noqa: E402
 from planner.memory import lean, loss  # noqa: E402
 from planner.memory.blocks import llama  # noqa: E402
 from planner.memory.net import Net  # noqa: E402
 from planner.memory.tape import Tape, Tensor  # noqa: E402
 from planner.sources import from_config  # noqa: E402
-from planner.spec import TrainingChoices  # noqa: E402
 from tests.memory_ops_support import Input, Op, agrees  # noqa: E402
 from trainer import modeling  # noqa: E402
 from trainer.modeling.checkpointing import base_model  # noqa: E402

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import TrainingChoices
 from planner.hardware import find
 from planner.memory.explain import explain
 from planner.sources import from_config, load_model
-from planner.spec import TrainingChoices
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")

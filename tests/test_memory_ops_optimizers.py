@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from planner.contract.spec import TrainingChoices  # noqa: E402
 from planner.memory.optimizers import TrainedTensor, state_bytes, step_bytes, trained_tensors  # noqa: E402
 from planner.memory.tape import WIDTH  # noqa: E402
 from planner.sources import from_config, load_model  # noqa: E402
-from planner.spec import TrainingChoices  # noqa: E402
 from trainer import modeling  # noqa: E402
 from trainer.meter import StorageMeter  # noqa: E402
 from trainer.modeling.optimizers import parameter_groups  # noqa: E402

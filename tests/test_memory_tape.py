@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.memory import ops
 from planner.memory.layout import Stretch, layout, period, stacked, symbolic_range
 from planner.memory.peak import envelope, evaluate, multipliers
@@ -19,7 +20,6 @@ from planner.memory.program import Case, layer_kind, run
 from planner.memory.reserved import step_log
 from planner.memory.tape import ONE, SS, WIDTH, Node, Parameter, T, Tape, Tensor, Vector, add
 from planner.sources import from_config
-from planner.spec import ModelSpec, TrainingChoices
 
 
 def leaf(tape: Tape, elements: int = 100) -> Tensor:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from planner.contract.spec import TrainingChoices
 from planner.hardware import find
 from planner.memory import predict
 from planner.memory.explain import explain, lines
 from planner.sources import load_model
-from planner.spec import TrainingChoices
 
 CASES: dict[str, dict[str, Any]] = {
     "checkpointed": {},

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from planner.contract.spec import TrainingChoices
 from planner.memory import updates as planned
 from planner.memory.optimizers import TrainedTensor
-from planner.spec import TrainingChoices
 from trainer import modeling, updates
 from trainer.meter import StorageMeter
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from planner.errors import InvalidInput, NotModelled
-from planner.records import Hyperparameters
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import Hyperparameters
 from tests.trace_support import TINY, build, choices, make_batch
 from trainer import modeling
 from trainer.modeling import chunked

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from planner import plans
-from planner.errors import InvalidInput
-from planner.records import Advice, DataSettings, Hyperparameters, Plan
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Advice, DataSettings, Hyperparameters, Plan
 
 
 def plan() -> Plan:

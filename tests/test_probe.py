@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from planner.calibration.worker import Worker, probe
-from planner.errors import InvalidInput, NotModelled
-from planner.records import ProbeRequest
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import ProbeRequest
 from tests.trace_support import TINY, choices, measure
 from trainer.probe.command import read_request
 from trainer.probe.measure import measure as run_probe

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
+from planner.contract.spec import TrainingChoices  # noqa: E402
 from planner.memory import predict  # noqa: E402
 from planner.sources import from_config  # noqa: E402
-from planner.spec import TrainingChoices  # noqa: E402
 from tests.test_lean_parity import RELATIVE, assert_parity, batch_of, choices, plain, step, worst  # noqa: E402
 from tests.test_memory_decoders import _FALCON, _GPT, _GROUPED  # noqa: E402
 from tests.trace_support import TINY  # noqa: E402

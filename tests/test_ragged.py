@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from planner import dataset, memory
+from planner.contract.microbatches import is_ragged
+from planner.contract.spec import TrainingChoices
 from planner.hardware import find
 from planner.memory import flat
 from planner.memory.loss import chunk_rows
 from planner.memory.peak import envelope
 from planner.memory.program import Case, run
-from planner.microbatches import is_ragged
 from planner.ragged import DataLengths, OneBatch, lengths_of
 from planner.sources import from_config
-from planner.spec import TrainingChoices
 
 pytest.importorskip("torch")
 
@@ -227,7 +227,7 @@ def test_a_run_on_ragged_data_takes_what_was_planned(
     from planner import plans
     from planner.calibration.store import recent_errors
     from planner.cli import main
-    from planner.records import Observation
+    from planner.contract.records import Observation
     from tests.trainer_support import make_model, of_kind, train
 
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
@@ -258,7 +258,7 @@ def test_a_run_on_ragged_data_takes_what_was_planned(
 
 def test_a_run_planned_without_data_is_judged_by_what_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from planner.calibration.store import recent_errors
-    from planner.records import Observation
+    from planner.contract.records import Observation
 
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
     spec, rows = from_config(dict(CONFIGS["llama"]), "small"), ROWS

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from planner.records import Event, Observation
-from planner.spec import TrainingChoices
+from planner.contract.records import Event, Observation
+from planner.contract.spec import TrainingChoices
 from tests.trainer_support import make_model, make_plan, of_kind, train
 from trainer import devices, updates
 from trainer.faults import VARIABLE

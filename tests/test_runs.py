@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from planner import runs
-from planner.records import Event
+from planner.contract.records import Event
 from tests.trainer_support import make_model, make_plan, of_kind, write_pairs
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")

@@ -10,10 +10,10 @@ import pytest
 
 from planner import candidates, hardware, search, sources, tiers
 from planner.check import check, verdict_of
-from planner.errors import InvalidInput, NotModelled
-from planner.settings import choices_from
-from planner.spec import TrainingChoices
-from planner.units import GIB
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.settings import choices_from
+from planner.contract.spec import TrainingChoices
+from planner.contract.units import GIB
 
 PHI = sources.load_model("phi-2")
 LLAMA = sources.load_model("llama-3.2-1b")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from planner import catalogue
-from planner.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.sources import from_config, load_model
 from tests.sources_cases import CASES
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
 from planner.sources import from_config, parameter_shapes
 from planner.sources.families.registry import supported
 from tests.sources_cases import CASES, LABELS, build_on_meta, case_task

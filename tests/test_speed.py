@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from planner import speed
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import HardwareProfile, ModelSpec, Module, TrainingChoices
 from planner.hardware import find
 from planner.lora import trainable_parameters
 from planner.sources import from_config, load_model
-from planner.spec import HardwareProfile, ModelSpec, Module, TrainingChoices
 from planner.speed import roofline, work
 
 SMALL = ModelSpec(

@@ -6,7 +6,7 @@ import gc
 
 import torch
 
-from planner.units import MIB
+from planner.contract.units import MIB
 from trainer.meter import HostPeakMeter, StorageMeter, peak_meter
 
 BYTES = 1000 * 4

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
 from tests.trace_support import TINY, choices
 from trainer.trace import TraceResult, explain, trace
 from trainer.trace.autocast import cuda_autocast_rules

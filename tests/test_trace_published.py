@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from planner.spec import TrainingChoices
-from planner.units import GIB
+from planner.contract.spec import TrainingChoices
+from planner.contract.units import GIB
 from trainer.trace import trace
 
 FMS = "github.com/foundation-model-stack/fms-acceleration/blob/876e2ed6fc/scripts/benchmarks/refs/"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from planner.spec import TrainingChoices
+from planner.contract.spec import TrainingChoices
 from tests.trace_support import TINY, choices
 from trainer import modeling
 from trainer.meter import StorageMeter

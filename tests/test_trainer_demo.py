@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.records import DataSettings, Hyperparameters, Plan
+from planner.contract.records import DataSettings, Hyperparameters, Plan
 from tests.trainer_support import of_kind, train
 from trainer.demo import language
 

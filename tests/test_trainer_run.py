@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from planner.records import Event, Observation
+from planner.contract.records import Event, Observation
 from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 
 

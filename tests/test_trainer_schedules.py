@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner.errors import InvalidInput
-from planner.records import Hyperparameters
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Hyperparameters
 from trainer import presets
 from trainer.schedules import multiplier, warmup_steps
 

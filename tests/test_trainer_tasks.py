@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from planner.errors import InvalidInput, NotModelled
-from planner.records import DataSettings
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import DataSettings
+from planner.contract.spec import TrainingChoices
 from tests import task_support as support
 from tests.trainer_support import make_model, make_plan, of_kind, train
 

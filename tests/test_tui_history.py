@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from planner import plans
-from planner.errors import InvalidInput, RunFailed
-from planner.records import DataSettings, Plan
+from planner.contract.errors import InvalidInput, RunFailed
+from planner.contract.records import DataSettings, Plan
 from planner.tui import history
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.end import EndScreen

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 from planner.tui import state
 from planner.tui.app import TuneplanApp, run
 from planner.tui.screens.data import DataScreen

@@ -13,10 +13,10 @@ import pytest
 from hardware_profiles.loader import load
 from planner import plans
 from planner.check import COMPONENT_TEXT
-from planner.errors import InvalidInput
-from planner.records import DataSettings, Event, Hyperparameters, MemoryReport
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings, Event, Hyperparameters, MemoryReport
+from planner.contract.spec import TrainingChoices
 from planner.sources import load_model
-from planner.spec import TrainingChoices
 from planner.tui import figures, live, state, work
 from planner.tui.fields import BY_KEY, FIELDS
 from planner.tui.state import WizardState

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from planner.spec import TrainingChoices
+from planner.contract.spec import TrainingChoices
 from trainer import modeling, updates
 from trainer.data.batches import Collator
 from trainer.data.tokens import Tokens

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from planner.records import DataSettings, Event, Hyperparameters, Plan
+from planner.contract.records import DataSettings, Event, Hyperparameters, Plan
 
 SETTINGS: dict[str, Any] = {
     "method": "lora",

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from planner.errors import Interrupted, RunFailed, TuneplanError
+from planner.contract.errors import Interrupted, RunFailed, TuneplanError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,7 +159,7 @@ def _tool(given: argparse.Namespace) -> int:
 
 
 def _generate(given: argparse.Namespace) -> int:
-    from planner.errors import InvalidInput
+    from planner.contract.errors import InvalidInput
 
     warm = 0 <= given.temperature < math.inf
     if not warm or not 0 < given.top_p <= 1 or given.top_k < 0 or given.max_new_tokens < 1:

@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from planner.records import Plan
-from planner.spec import TrainingChoices
+from planner.contract.records import Plan
+from planner.contract.spec import TrainingChoices
 from trainer.events import EventStream
 
 

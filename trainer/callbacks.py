@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from planner.records import Hyperparameters
+from planner.contract.records import Hyperparameters
 from trainer import devices
 from trainer.control import Control
 from trainer.events import EventStream

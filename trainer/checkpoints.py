@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 from trainer.files import manifest_problem, write_json
 
 IDENTITY = "tuneplan.json"

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from planner.errors import InvalidInput, NotModelled
+from planner.contract.errors import InvalidInput, NotModelled
 
 OUT_OF_MEMORY_TEXTS = (
     "out of memory",  # CUDA, HIP, MPS, and cudaErrorMemoryAllocation that comes as a plain CUDA error

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from planner.errors import RunFailed
+from planner.contract.errors import RunFailed
 
 STEPS = 2
 
@@ -166,7 +166,7 @@ def command(given: Any) -> int:
     """`python -m trainer dry-run`: exit code 0 where it fits, 3 where it doesn't."""
     import json
 
-    from planner.units import format_bytes
+    from planner.contract.units import format_bytes
 
     found = dry_run(given.plan, data=given.data, device=given.device, full_length=given.full_length)
     if given.json:

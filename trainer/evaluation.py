@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 import transformers
 
-from planner.spec import TrainingChoices
+from planner.contract.spec import TrainingChoices
 from trainer import devices, modeling
 from trainer.distributed.batches import RankBatches
 from trainer.distributed.strategies import Alone

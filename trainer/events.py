@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
-from planner.records import Event
+from planner.contract.records import Event
 
 
 class EventStream:

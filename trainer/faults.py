@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 from trainer.distributed.environment import ROWS
 
 PLACES = ("forward", "loss", "backward", "optimizer", "eval", "nan")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 MANIFEST = "manifest.json"
 """Name of the file that lists the size and SHA-256 of every other file in a checkpoint folder."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from planner.errors import Interrupted, InvalidInput, NotModelled, RunFailed
+from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the loss; corrected for its start."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 
 def complete(

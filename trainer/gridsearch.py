@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from planner.errors import Interrupted, InvalidInput, NotModelled, RunFailed
-from planner.records import Event, Plan
+from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
+from planner.contract.records import Event, Plan
 from trainer.files import write_bytes, write_json
 from trainer.interrupts import held
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from planner.errors import Interrupted
+from planner.contract.errors import Interrupted
 
 
 @contextlib.contextmanager

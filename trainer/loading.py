@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput, NotModelled
-from planner.records import Plan
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import Plan
+from planner.contract.spec import TrainingChoices
 
 DIMENSIONS = (
     "model_type",

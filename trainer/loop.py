@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 import transformers
 
-from planner.errors import RunFailed
-from planner.records import Hyperparameters
-from planner.spec import TrainingChoices
+from planner.contract.errors import RunFailed
+from planner.contract.records import Hyperparameters
+from planner.contract.spec import TrainingChoices
 from trainer import checkpoints, devices, modeling, schedules
 from trainer.data.batches import EpochBatches, SequenceDataset
 from trainer.data.tokens import TokenizedData

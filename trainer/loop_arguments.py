@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import transformers
 
-from planner.records import Hyperparameters
-from planner.spec import TrainingChoices
+from planner.contract.records import Hyperparameters
+from planner.contract.spec import TrainingChoices
 
 
 def training_arguments(

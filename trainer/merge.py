@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput, RunFailed
+from planner.contract.errors import InvalidInput, RunFailed
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 6e-2, "float16": 1e-2}
 """Largest difference of the logits to those with the adapter beside the base, relative to their spread, by dtype."""

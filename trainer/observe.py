@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from planner.records import Observation, Plan
-from planner.spec import TrainingChoices
+from planner.contract.records import Observation, Plan
+from planner.contract.spec import TrainingChoices
 from trainer import devices
 from trainer.files import user_data_dir, write_bytes
 

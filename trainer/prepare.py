@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput, NotModelled
-from planner.records import Hyperparameters, Plan
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import Hyperparameters, Plan
+from planner.contract.spec import TrainingChoices
 from trainer.events import EventStream, Muted, quiet
 from trainer.request import Request, read_choices, read_plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 PRESETS: dict[str, dict[str, int]] = {
     "small": {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 512},

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from planner.errors import RunFailed
-from planner.spec import TrainingChoices
+from planner.contract.errors import RunFailed
+from planner.contract.spec import TrainingChoices
 from trainer import checkpoints, devices
 from trainer.faults import Faults
 

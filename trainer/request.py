@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from planner.errors import InvalidInput, NotModelled
-from planner.records import Hyperparameters, Plan, parse_plan
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import Hyperparameters, Plan, parse_plan
+from planner.contract.spec import TrainingChoices
 from trainer import files
 
 REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive", "neptune")

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from planner.errors import Interrupted, NotModelled, RunFailed, TuneplanError
-from planner.records import Plan
-from planner.spec import TrainingChoices
+from planner.contract.errors import Interrupted, NotModelled, RunFailed, TuneplanError
+from planner.contract.records import Plan
+from planner.contract.spec import TrainingChoices
 from trainer import allocator, files
 from trainer.accounts import Accounts, largest
 from trainer.control import Control, StopRequested

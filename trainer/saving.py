@@ -14,9 +14,9 @@ import transformers
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from planner.errors import RunFailed
-from planner.records import Hyperparameters
-from planner.spec import TrainingChoices
+from planner.contract.errors import RunFailed
+from planner.contract.records import Hyperparameters
+from planner.contract.spec import TrainingChoices
 from trainer import checkpoints
 from trainer.distributed.strategies import Alone
 from trainer.distributed.world import World

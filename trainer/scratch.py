@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput
-from planner.records import DataSettings, Hyperparameters, Plan
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings, Hyperparameters, Plan
 from trainer import files, presets
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from planner.spec import UPDATE_PARTS, TrainingChoices
+from planner.contract.spec import UPDATE_PARTS, TrainingChoices
 from trainer import devices
 
 log = logging.getLogger("trainer")

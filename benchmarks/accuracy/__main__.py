@@ -11,7 +11,7 @@ import time
 from benchmarks.accuracy import evaluate, report
 from benchmarks.accuracy.grid import configurations
 from benchmarks.accuracy.store import Store, stored_seeds
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
 
 
 def run_grid(seed: int, count: int, *, fresh: bool, trace: bool, seconds: float) -> report.Grid:

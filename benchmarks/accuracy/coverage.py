@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from benchmarks.accuracy import metrics, published
 from benchmarks.accuracy.observed import Run
 from planner import memory
-from planner.errors import TuneplanError
+from planner.contract.errors import TuneplanError
 
 HEADER = ("measured", "n", "inside", "below", "above", "farthest outside")
 

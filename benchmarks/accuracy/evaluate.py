@@ -12,10 +12,10 @@ from typing import Any
 from benchmarks.accuracy.grid import HARDWARE, Configuration
 from hardware_profiles.loader import load
 from planner import memory
-from planner.errors import NotModelled, TuneplanError
+from planner.contract.errors import NotModelled, TuneplanError
+from planner.contract.settings import to_settings
+from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.ragged import Batch, OneBatch
-from planner.settings import to_settings
-from planner.spec import ModelSpec, TrainingChoices
 
 INSTANTS = ("forward", "loss", "backward", "optimizer")
 """The instants that a trace of a training step has."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.lora import trainable_parameters
-from planner.spec import ModelSpec, TrainingChoices
 
 
 @dataclass(frozen=True, slots=True)

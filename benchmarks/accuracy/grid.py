@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner import catalogue
-from planner.errors import TuneplanError
+from planner.contract.errors import TuneplanError
+from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.lora import resolve_targets, trainable_parameters
 from planner.memory import flat
 from planner.ragged import Batch
 from planner.sources import from_config, load_model
-from planner.spec import ModelSpec, TrainingChoices
 
 HARDWARE = "a100-80gb"
 FULL_SIZE_SHARE = 0.02

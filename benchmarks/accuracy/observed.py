@@ -8,11 +8,11 @@ from pathlib import Path
 
 from hardware_profiles.loader import load
 from planner import memory
-from planner.errors import TuneplanError
-from planner.records import Observation
-from planner.settings import choices_from
+from planner.contract.errors import TuneplanError
+from planner.contract.records import Observation
+from planner.contract.settings import choices_from
+from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.sources import from_config
-from planner.spec import ModelSpec, TrainingChoices
 
 FOLDER = Path(__file__).parents[2] / "hardware_profiles" / "observations"
 

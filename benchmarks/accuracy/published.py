@@ -18,10 +18,10 @@ from typing import Any
 from benchmarks.accuracy import evaluate
 from benchmarks.accuracy.store import RESULTS
 from planner import check, hardware
-from planner.errors import TuneplanError
-from planner.settings import choices_from
+from planner.contract.errors import TuneplanError
+from planner.contract.settings import choices_from
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.sources import from_config
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 CASES = Path(__file__).parents[2] / "tests" / "cases"
 COLLECTED = Path(__file__).parent / "collected.json"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from benchmarks.accuracy import coverage, evaluate, metrics, observed, plot, published
 from benchmarks.accuracy.formulas import FORMULAS, GUIDES
+from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.units import GIB
 from planner.ragged import Batch
-from planner.spec import ModelSpec, TrainingChoices
-from planner.units import GIB
 
 DOCS = Path(__file__).parents[2] / "docs"
 

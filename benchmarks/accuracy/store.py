@@ -11,11 +11,11 @@ from typing import Any
 
 from benchmarks.accuracy.evaluate import key, record, trace_code
 from benchmarks.accuracy.grid import Configuration, reduced
-from planner.errors import TuneplanError
+from planner.contract.errors import TuneplanError
+from planner.contract.settings import choices_from
+from planner.contract.spec import TrainingChoices
 from planner.ragged import as_batch
-from planner.settings import choices_from
 from planner.sources import from_config, load_model
-from planner.spec import TrainingChoices
 
 RESULTS = Path(__file__).parent / "results"
 

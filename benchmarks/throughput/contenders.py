@@ -76,7 +76,7 @@ def ours(
     checkpointed: bool,
 ) -> dict[str, Any]:
     """A run of the product from a plan file to the adapter, with its meters, events and checkpoint."""
-    from planner.records import DataSettings, Hyperparameters, Plan
+    from planner.contract.records import DataSettings, Hyperparameters, Plan
     from trainer.events import EventStream
     from trainer.loop import LoopTrainer
     from trainer.request import Request

@@ -10,11 +10,11 @@ import numpy as np
 
 from benchmarks.throughput.workload import RAGGED, Workload
 from planner import memory, sources
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import TrainingChoices
 from planner.hardware import find
 from planner.lora import trainable_parameters
 from planner.ragged import DataLengths
-from planner.spec import TrainingChoices
 
 
 def flops(load: Workload, lengths: list[int]) -> float:

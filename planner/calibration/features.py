@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.errors import TuneplanError
+from planner.contract.errors import TuneplanError
+from planner.contract.records import Observation
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.memory import device
-from planner.records import Observation
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 SPEED_SOURCES = ("calibrate", "gpu_observe", "cpu_observe")
 """Observations whose steps are all of one shape, so that their times belong to the settings."""
@@ -74,7 +74,8 @@ def rows(observations: Iterable[Observation], hardware: HardwareProfile) -> tupl
 
 def row(item: Observation, hardware: HardwareProfile) -> Row:
     """One observation beside the bare prediction of the running version; raises NotModelled where that has none."""
-    from planner import memory, settings, sources
+    from planner import memory, sources
+    from planner.contract import settings
     from planner.ragged import OneBatch, as_batch
 
     name = str(item.model.get("id"))

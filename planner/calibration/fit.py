@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.calibration.features import Row
+from planner.contract.spec import Calibration, HardwareProfile
+from planner.contract.units import MIB
 from planner.memory import device
-from planner.spec import Calibration, HardwareProfile
-from planner.units import MIB
 
 Array = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.calibration.features import Row
-from planner.errors import TuneplanError
-from planner.spec import Calibration, HardwareProfile
+from planner.contract.errors import TuneplanError
+from planner.contract.spec import Calibration, HardwareProfile
 
 Array = npt.NDArray[np.float64]
 

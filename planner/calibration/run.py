@@ -10,9 +10,9 @@ from pathlib import Path
 
 from planner.calibration import store
 from planner.calibration.features import rows
-from planner.errors import Interrupted, InvalidInput, RunFailed, TuneplanError
-from planner.records import Observation, ProbeRequest
-from planner.spec import Calibration, HardwareProfile
+from planner.contract.errors import Interrupted, InvalidInput, RunFailed, TuneplanError
+from planner.contract.records import Observation, ProbeRequest
+from planner.contract.spec import Calibration, HardwareProfile
 
 POINTS = {"cpu": 12, "mps": 12, "cuda": 14, "rocm": 14}
 MINUTES = {"cpu": 4.5, "mps": 4.0, "cuda": 2.7, "rocm": 2.7}
@@ -147,9 +147,9 @@ def _measure(
     progress: Callable[[str], None],
 ) -> None:
     """Probes one shape after another until all are done or the time is; a point that fails is named and passed over."""
-    from planner import settings
     from planner.calibration.shapes import candidates, choose
     from planner.calibration.worker import probe
+    from planner.contract import settings
 
     progress(f"calibrating {hardware.title}: choosing shapes")
     pool = candidates(hardware, budget_bytes=budget)
@@ -186,7 +186,7 @@ def _measure(
 
 def _said(observation: Observation) -> str:
     """Measured beside predicted in a few words."""
-    from planner.units import format_bytes
+    from planner.contract.units import format_bytes
 
     if observation.outcome != "ran" or not observation.allocated_peak_bytes:
         return observation.outcome.replace("_", " ")

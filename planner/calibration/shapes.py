@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from planner.calibration import fit, fit_speed
 from planner.calibration.features import Row
-from planner.errors import TuneplanError
+from planner.contract.errors import TuneplanError
+from planner.contract.records import MemoryReport
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.memory import device
-from planner.records import MemoryReport
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 Array = npt.NDArray[np.float64]
 

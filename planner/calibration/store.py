@@ -13,11 +13,11 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.errors import TuneplanError
-from planner.spec import Calibration, HardwareProfile
+from planner.contract.errors import TuneplanError
+from planner.contract.spec import Calibration, HardwareProfile
 
 if TYPE_CHECKING:
-    from planner.records import Observation
+    from planner.contract.records import Observation
 
 SCHEMA = "tuneplan.calibration/1"
 RECENT_RUNS = 12
@@ -194,7 +194,8 @@ def recent_errors(hardware: HardwareProfile) -> list[float]:
 
 def _predicted_again(content: Mapping[str, Any], hardware: HardwareProfile) -> int:
     """Allocated peak of an observed run's heaviest micro-batch."""
-    from planner import memory, settings, sources
+    from planner import memory, sources
+    from planner.contract import settings
     from planner.ragged import OneBatch, as_batch
 
     spec = sources.from_config(content["model"]["config"], str(content["model"]["id"]))
@@ -212,7 +213,7 @@ def read_observations(paths: Iterable[Path] | None = None) -> list[Observation]:
     """Observations in the data folder (or the files named), damaged files left out, oldest first."""
     from pydantic import ValidationError
 
-    from planner.records import Observation
+    from planner.contract.records import Observation
 
     if paths is None:
         folder = observations_folder()

@@ -15,8 +15,8 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from planner.errors import InvalidInput, NotModelled, RunFailed, TuneplanError
-from planner.records import Observation, ProbeRequest
+from planner.contract.errors import InvalidInput, NotModelled, RunFailed, TuneplanError
+from planner.contract.records import Observation, ProbeRequest
 
 _BY_CODE: dict[int, type[TuneplanError]] = {2: InvalidInput, 4: RunFailed}
 

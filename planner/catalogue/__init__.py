@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from planner.errors import Interrupted, RunFailed, TuneplanError
+from planner.contract.errors import Interrupted, RunFailed, TuneplanError
 
 __all__ = ["main"]
 

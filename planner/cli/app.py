@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from planner.cli import options
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 app = typer.Typer(
     name="plan",
@@ -306,8 +306,8 @@ def train(
 
 def _refuse_unknown_hyperparameters(words: tuple[str, ...]) -> None:
     """Options that are left over must be names of hyperparameters, each with its value."""
-    from planner.records import Hyperparameters
-    from planner.settings import BY_NAME, near
+    from planner.contract.records import Hyperparameters
+    from planner.contract.settings import BY_NAME, near
 
     fields = Hyperparameters.model_fields
     left = list(words)

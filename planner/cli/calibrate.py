@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 from planner.calibration.run import Outcome, calibrate
 from planner.cli.children import require_train_extra
-from planner.errors import Interrupted, InvalidInput
-from planner.units import format_bytes
+from planner.contract.errors import Interrupted, InvalidInput
+from planner.contract.units import format_bytes
 
 
 def run(*, device: str, minutes: float | None, fit_only: bool, as_json: bool) -> int:

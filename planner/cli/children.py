@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from planner.errors import Interrupted, InvalidInput
+from planner.contract.errors import Interrupted, InvalidInput
 
 EXTRA = "pip install 'tuneplan[train]'"
 

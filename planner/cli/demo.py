@@ -16,7 +16,7 @@ from planner.cli.progress import Follower, kept_line, summary_lines
 from planner.cli.recommend import make_plan
 from planner.cli.request import load_data, resolve
 from planner.cli.signals import held, passed_on
-from planner.errors import Interrupted, InvalidInput, RunFailed
+from planner.contract.errors import Interrupted, InvalidInput, RunFailed
 
 SHOWN_EXAMPLES = 3
 

@@ -9,8 +9,8 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from planner.errors import TuneplanError
-from planner.units import format_bytes
+from planner.contract.errors import TuneplanError
+from planner.contract.units import format_bytes
 
 CORE = ("tuneplan", "numpy", "scipy", "pydantic", "rich", "textual", "typer", "nvidia-ml-py", "psutil")
 EXTRAS = {

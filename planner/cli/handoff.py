@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from planner.cli.children import require_train_extra
 from planner.cli.signals import held, passed_on, signal_name
-from planner.errors import Interrupted, RunFailed
+from planner.contract.errors import Interrupted, RunFailed
 
 
 def run(command: str, arguments: Sequence[str | None]) -> int:

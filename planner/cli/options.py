@@ -9,8 +9,8 @@ from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 
-from planner.errors import InvalidInput
-from planner.settings import BY_NAME, SETTINGS, Setting, near
+from planner.contract.errors import InvalidInput
+from planner.contract.settings import BY_NAME, SETTINGS, Setting, near
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -13,9 +13,9 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 from planner.cli.signals import handling, hanging_up
-from planner.errors import Interrupted, RunFailed
-from planner.records import Event
-from planner.units import format_bytes, format_duration
+from planner.contract.errors import Interrupted, RunFailed
+from planner.contract.records import Event
+from planner.contract.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from planner.runs import Run

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from planner.check import check
 from planner.cli.request import Request, load_data, parse_columns, resolve
-from planner.errors import InvalidInput
-from planner.records import Advice, CheckReport
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Advice, CheckReport
 
 if TYPE_CHECKING:
+    from planner.contract.records import Plan
+    from planner.contract.spec import TrainingChoices
     from planner.dataset import DatasetProfile
     from planner.memory.explain import Explanation
     from planner.ragged import Lengths
-    from planner.records import Plan
-    from planner.spec import TrainingChoices
 
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
 
@@ -198,8 +198,8 @@ def _explained(
 ) -> tuple[Explanation, ...]:
     if wanted is None:
         return ()
+    from planner.contract.settings import fit_to_hardware
     from planner.memory.explain import explain
-    from planner.settings import fit_to_hardware
 
     fitted, _ = fit_to_hardware(choices, request.hardware, fixed=request.fixed)
     return explain(request.model, request.hardware, fitted, every_instant=wanted == "all", lengths=lengths)
@@ -250,7 +250,7 @@ def make_plan(
     """The plan record for a judged configuration; `overrides` are hyperparameters that win over the advice."""
     from planner import __version__
     from planner.advice import hyperparameters
-    from planner.records import DataSettings, Plan
+    from planner.contract.records import DataSettings, Plan
 
     return Plan(
         model=request.model_name,

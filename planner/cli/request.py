@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner import settings
 from planner.check import budget_of
-from planner.errors import InvalidInput
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.units import format_bytes
+from planner.contract import settings
+from planner.contract.errors import InvalidInput
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile

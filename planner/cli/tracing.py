@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.children import require_train_extra
-from planner.errors import Interrupted, InvalidInput, NotModelled, RunFailed
-from planner.settings import check_length, fit_to_hardware, to_flags
+from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
+from planner.contract.settings import check_length, fit_to_hardware, to_flags
 
 if TYPE_CHECKING:
     from planner.cli.request import Request
-    from planner.records import MemoryReport
+    from planner.contract.records import MemoryReport
     from planner.timeline import Timeline
 
 
@@ -132,8 +132,8 @@ def _complete(found: Mapping[str, Any], course: Timeline, request: Request) -> M
     """A trace's allocated bytes with reserved and device bytes, so that it can be laid beside a prediction."""
     import numpy as np
 
+    from planner.contract.records import MemoryReport
     from planner.memory import device
-    from planner.records import MemoryReport
 
     hardware = request.hardware
     peak = int(found["allocated_peak_bytes"])

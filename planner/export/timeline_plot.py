@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
+from planner.contract.units import GIB, MIB
 from planner.timeline import Timeline
-from planner.units import GIB, MIB
 
 Columns = npt.NDArray[np.int64]
 Places = npt.NDArray[np.float64]

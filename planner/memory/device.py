@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.contract.records import MemoryReport
+from planner.contract.spec import Calibration, HardwareProfile
+from planner.contract.units import MIB
 from planner.memory.peak import Array
-from planner.records import MemoryReport
-from planner.spec import Calibration, HardwareProfile
-from planner.units import MIB
 
 CUBLAS_HANDLES = 2
 """cuBLAS and cuBLASLt make a workspace each in a training step; both count as allocated."""

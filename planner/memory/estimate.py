@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
+from planner.contract.microbatches import is_ragged
+from planner.contract.records import MemoryReport
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.memory import device, flat
 from planner.memory.blocks import registry
 from planner.memory.layout import symbolic_range
@@ -19,9 +22,6 @@ from planner.memory.program import Case, gathered_bytes, layer_kind, run, waitin
 from planner.memory.reserved import replayed
 from planner.memory.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
 from planner.memory.tape import WIDTH, Tape
-from planner.microbatches import is_ragged
-from planner.records import MemoryReport
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
 
 if TYPE_CHECKING:
     from planner.ragged import Batch, Lengths

@@ -10,11 +10,11 @@ of their sum remains. What stands outside the layers is whole throughout.
 
 from __future__ import annotations
 
+from planner.contract.spec import ZERO_BUCKET
 from planner.memory.graph import ONE, Gradients, Parameter, Tensor
 from planner.memory.sharding import MASTER as FP32
 from planner.memory.sharding import Units
 from planner.memory.tape import Tape
-from planner.spec import ZERO_BUCKET
 
 
 class Exchange:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import format_bytes
 from planner.memory import device, estimate
 from planner.memory.graph import BASIS, WIDTH
 from planner.memory.program import run, waiting_gradients
 from planner.ragged import Lengths
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.units import format_bytes
 
 MEANING = {
     "1": "1",

@@ -42,8 +42,8 @@ from planner.memory.ops import BYTE, FP32, HALF
 from planner.memory.tape import Gradients, Node, Tape, Tensor
 
 if TYPE_CHECKING:
+    from planner.contract.spec import ModelSpec, TrainingChoices
     from planner.memory.net import Net
-    from planner.spec import ModelSpec, TrainingChoices
 
 MASK_ROW = 16
 """Multiple to which the efficient kernel pads a mask's rows (planner.memory.peak)."""

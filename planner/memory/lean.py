@@ -14,8 +14,8 @@ from planner.memory.ops import FP32, HALF, Weight
 from planner.memory.tape import ONE, RX, TX, Gradients, Node, R, T, Tape, Tensor
 
 if TYPE_CHECKING:
+    from planner.contract.spec import Module
     from planner.memory.net import Net
-    from planner.spec import Module
 
 PIECE_ROWS = 2048
 """Tokens per piece."""

@@ -10,8 +10,8 @@ from planner.memory.ops import FP32, HALF, Weight
 from planner.memory.tape import ONE, Gradients, R, Tape, Tensor
 
 if TYPE_CHECKING:
+    from planner.contract.spec import Module
     from planner.memory.net import Net
-    from planner.spec import Module
 
 NORM_ROWS = 512
 """Rows of the weight whose lengths are taken at a time."""

@@ -13,8 +13,8 @@ from planner.memory.packed import quantized
 from planner.memory.tape import ONE, Tensor
 
 if TYPE_CHECKING:
+    from planner.contract.spec import Module
     from planner.memory.net import Net
-    from planner.spec import Module
 
 
 def linear(net: Net, path: str, x: Tensor) -> Tensor:

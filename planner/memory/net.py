@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.lora import adapter_modules, saved_modules
 from planner.memory import attention, flat, lean, linear, ops
 from planner.memory.exchange import Exchange, Reduction
 from planner.memory.ops import BYTE, FP32, HALF, Weight
 from planner.memory.tape import BSS, ONE, SS, Gradients, Node, Parameter, S, T, Tape, Tensor
-from planner.spec import ModelSpec, Module, TrainingChoices
 
 WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32, "bf16-amp": HALF}
 

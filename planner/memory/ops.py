@@ -496,6 +496,6 @@ def activation(tape: Tape, x: Tensor, name: str) -> Tensor:
         return pointwise(tape, x, save="output")
     if name in ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_accurate", "gelu_10"):
         return pointwise(tape, x)
-    from planner.errors import NotModelled
+    from planner.contract.errors import NotModelled
 
     raise NotModelled(f"activation function {name!r} is not modelled")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.lora import adapter_modules, adapter_rank, saved_modules
 from planner.memory.ops import FP32
-from planner.spec import ModelSpec, Module, TrainingChoices
 
 BLOCK_8BIT = 256
 MINIMUM_8BIT = 4096

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
 from planner.memory import lean, ops
 from planner.memory.ops import BYTE, FP32, HALF
 from planner.memory.tape import ONE, Gradients, Tape, Tensor
 
 if TYPE_CHECKING:
+    from planner.contract.spec import Module, TrainingChoices
     from planner.memory.net import Net
-    from planner.spec import Module, TrainingChoices
 
 BLOCK_4BIT = 64
 """Values of a 4-bit weight that share a scale."""

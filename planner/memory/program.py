@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
+from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.lora import adapter_modules
 from planner.memory import loss, packed
 from planner.memory.blocks import registry
@@ -30,7 +31,6 @@ from planner.memory.sharding import (
 )
 from planner.memory.tape import ONE, T, Tape, Tensor
 from planner.memory.updates import update_bytes
-from planner.spec import ModelSpec, Module, TrainingChoices
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.errors import InvalidInput, NotModelled
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.spec import ZERO_BUCKET, ModelSpec, TrainingChoices
 from planner.memory.optimizers import TrainedTensor
-from planner.spec import ZERO_BUCKET, ModelSpec, TrainingChoices
 
 MAXIMUM_DEVICES = 64
 UNMEASURED_SHARE = 0.05

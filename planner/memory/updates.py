@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 
+from planner.contract.spec import UPDATE_PARTS, TrainingChoices
 from planner.memory.optimizers import TrainedTensor, state_bytes, step_bytes
-from planner.spec import UPDATE_PARTS, TrainingChoices
 
 
 def update_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from planner.contract.spec import HardwareProfile
+from planner.contract.units import format_bytes
 from planner.report.words import count_text
-from planner.spec import HardwareProfile
-from planner.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.catalogue import Entry

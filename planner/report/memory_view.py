@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.check import component_text
-from planner.records import CheckReport, MemoryReport, Remedy
+from planner.contract.records import CheckReport, MemoryReport, Remedy
+from planner.contract.units import format_bytes, format_duration
 from planner.report import words
-from planner.units import format_bytes, format_duration
 
 THEN = {"fits": ("fits", "green"), "tight": ("tight", "yellow"), "does_not_fit": ("too large", "red")}
 """What a remedy leads to, with its colour."""

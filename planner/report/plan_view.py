@@ -7,11 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.check import runs_inside
-from planner.records import CheckReport
+from planner.contract.records import CheckReport
+from planner.contract.units import format_bytes, format_duration
 from planner.report import words
 from planner.report.memory_view import breakdown, instants_line, speed_line
 from planner.search import Recommendation
-from planner.units import format_bytes, format_duration
 
 BAR_WIDTH = 12
 

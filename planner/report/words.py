@@ -10,7 +10,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
-from planner.records import MemoryReport
+from planner.contract.records import MemoryReport
 
 VERDICT_STYLE = {"fits": "green", "tight": "yellow", "does_not_fit": "red"}
 VERDICT_TEXT = {"fits": "fits", "tight": "fits tightly", "does_not_fit": "does not fit"}

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from planner import catalogue
-from planner.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.spec import ModelSpec
 from planner.sources import hub
 from planner.sources.configs import complete, text_part
 from planner.sources.families.registry import DEFAULT_TASKS, WITHOUT_CLASSIFIER, builder
 from planner.sources.layout import parameter_shapes
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 __all__ = ["from_config", "load_config", "load_model", "parameter_shapes"]
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 Config = dict[str, Any]
 

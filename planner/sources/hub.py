@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 TIMEOUT_SECONDS = 10.0
 MAX_BYTES = 4 * 1024**2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.spec import ModelSpec, Module, ModuleKind
+from planner.contract.spec import ModelSpec, Module, ModuleKind
 
 
 class Layout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 from planner.sources.configs import Config
 
 MAX_SIZE = 10**8

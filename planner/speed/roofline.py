@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from planner.errors import NotModelled
-from planner.records import SpeedReport
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.errors import NotModelled
+from planner.contract.records import SpeedReport
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import DTYPE_BYTES
 from planner.speed import work
-from planner.units import DTYPE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.contract.spec import ModelSpec, Module, TrainingChoices
+from planner.contract.units import DTYPE_BYTES
 from planner.lora import adapter_modules, adapter_rank, saved_modules, trainable_parameters
-from planner.spec import ModelSpec, Module, TrainingChoices
-from planner.units import DTYPE_BYTES
 
 Array = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from planner.errors import InvalidInput, TuneplanError
-from planner.spec import HardwareProfile
+from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.spec import HardwareProfile
 from planner.tui import figures, messages, state
 from planner.tui import work as questions
 from planner.tui.history import PastRun

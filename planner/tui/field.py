@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 Where = Literal["choices", "hyperparameters", "data"]
 Kind = Literal["whole", "number", "choice", "switch", "text", "names"]

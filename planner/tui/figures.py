@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.records import CheckReport, MemoryReport
+from planner.contract.records import CheckReport, MemoryReport
+from planner.contract.units import format_bytes, format_duration
 from planner.tui.fields import BY_KEY
-from planner.units import format_bytes, format_duration
 
 VERDICTS = {"fits": "FITS", "tight": "TIGHT", "does_not_fit": "DOES NOT FIT"}
 

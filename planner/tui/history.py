@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from planner.errors import InvalidInput, RunFailed, TuneplanError
-from planner.records import Event
+from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
+from planner.contract.records import Event
 from planner.tui import live
 from planner.tui.live import RunSnapshot
 

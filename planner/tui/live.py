@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from planner.records import Event, Plan
+from planner.contract.records import Event, Plan
+from planner.contract.units import format_bytes, format_duration
 from planner.tui.figures import short_bytes
-from planner.units import format_bytes, format_duration
 
 Phase = Literal["starting", "running", "paused", "stopping", "finished", "failed"]
 Point = tuple[float, float]

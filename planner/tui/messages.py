@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.message import Message
 
-from planner.records import Event
+from planner.contract.records import Event
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
 from planner.tui.work import DataFound, Evaluation, HardwareFound, ModelFound, Recommendation

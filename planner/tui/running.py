@@ -11,7 +11,7 @@ from textual import work
 from textual.app import App
 from textual.reactive import reactive
 
-from planner.errors import RunFailed, TuneplanError
+from planner.contract.errors import RunFailed, TuneplanError
 from planner.tui import history, live, messages, state
 from planner.tui import work as questions
 from planner.tui.history import FollowedRun, PastRun
@@ -19,7 +19,7 @@ from planner.tui.live import RunSnapshot
 from planner.tui.state import Doubt, WizardState
 
 if TYPE_CHECKING:
-    from planner.records import Plan
+    from planner.contract.records import Plan
     from planner.runs import Run
     from planner.tui.work import Evaluation, Recommendation
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.errors import InvalidInput
-from planner.records import CheckReport, DataSettings, Hyperparameters
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.errors import InvalidInput
+from planner.contract.records import CheckReport, DataSettings, Hyperparameters
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.tui.field import Field
 from planner.tui.fields import BY_KEY, FIELDS
 
@@ -117,7 +117,7 @@ class WizardState:
 
 def preset(settings: Mapping[str, Any], hyperparameters: Mapping[str, Any], reserve_bytes: int | None) -> WizardState:
     """The state at the start; every given value counts as set by the person."""
-    from planner.settings import choices_from
+    from planner.contract.settings import choices_from
 
     choices = choices_from(settings)
     try:
@@ -139,7 +139,7 @@ def preset(settings: Mapping[str, Any], hyperparameters: Mapping[str, Any], rese
 
 def with_hardware(state: WizardState, profile: HardwareProfile) -> WizardState:
     """Another device; the number format follows what it has, unless the person set one."""
-    from planner.settings import fit_to_hardware
+    from planner.contract.settings import fit_to_hardware
 
     if profile.kind != "cuda":  # no other allocator has segments that grow
         state = replace(state, choices=replace(state.choices, expandable_segments=False))
@@ -265,7 +265,7 @@ def _next_layers(now: int | None, direction: int, layers: int) -> int | None:
 
 def take_settings(state: WizardState, settings: dict[str, Any]) -> WizardState:
     """A tier's settings, all of them; the shape is no longer the person's own."""
-    from planner.settings import choices_from
+    from planner.contract.settings import choices_from
 
     choices = choices_from(settings, base=TrainingChoices())
     moved = {
@@ -276,7 +276,7 @@ def take_settings(state: WizardState, settings: dict[str, Any]) -> WizardState:
 
 def take_remedy(state: WizardState, change_: dict[str, Any]) -> WizardState:
     """The change of one remedy; `gpu` means another device."""
-    from planner.settings import convert
+    from planner.contract.settings import convert
 
     values = {name: convert(name, new) for name, new in change_.items() if name != "gpu"}
     choices = replace(state.choices, **values)
@@ -290,7 +290,7 @@ def take_remedy(state: WizardState, change_: dict[str, Any]) -> WizardState:
 
 def reset(state: WizardState) -> WizardState:
     """Every editable value as it is before anyone set one; what is no row of the plan stays."""
-    from planner.settings import fit_to_hardware
+    from planner.contract.settings import fit_to_hardware
 
     choices, numbers, data = TrainingChoices(), Hyperparameters(), DataSettings()
     if state.hardware is not None:
@@ -373,7 +373,7 @@ def doubt(state: WizardState, report: CheckReport | None, error: str | None) -> 
 
 def next_tier(state: WizardState, tiers: tuple[CheckReport, ...], recommended: str | None) -> CheckReport:
     """The tier after the one that the choices equal; the recommended one where they equal none."""
-    from planner.settings import to_settings
+    from planner.contract.settings import to_settings
 
     now = to_settings(state.choices)
     place = next((index for index, tier in enumerate(tiers) if tier.settings == now), None)

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.errors import Infeasible, InvalidInput, TuneplanError
-from planner.records import Advice, CheckReport, Hyperparameters, Plan
-from planner.settings import choices_from
-from planner.spec import HardwareProfile, ModelSpec
+from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
+from planner.contract.records import Advice, CheckReport, Hyperparameters, Plan
+from planner.contract.settings import choices_from
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.tui import figures
 from planner.tui.state import WizardState
 
@@ -281,7 +281,7 @@ def adopt(state: WizardState, found: Recommendation) -> WizardState:
 def make_plan(state: WizardState, evaluation: Evaluation, recommendation: Recommendation | None) -> Plan:
     """The plan file's content: the choices, what was advised and what is promised."""
     import planner
-    from planner.settings import to_settings
+    from planner.contract.settings import to_settings
 
     if state.hardware is None or state.model is None or evaluation.report is None:
         raise InvalidInput(evaluation.error or NEEDS_BOTH)

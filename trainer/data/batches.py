@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from planner.microbatches import fullest, longest, pack, place_of_heaviest
-from planner.microbatches import split_validation as split_validation
+from planner.contract.microbatches import fullest, longest, pack, place_of_heaviest
+from planner.contract.microbatches import split_validation as split_validation
 from trainer.data.tokens import IGNORED, Tokens
 
 GROUPING_WINDOW = 50
@@ -23,7 +23,7 @@ class EpochBatches:
     """Batch sampler: lists of example indices per micro-batch; the heaviest ones come in the first two steps.
 
     An overflow then shows at once and not after hours, and the plan knows the heaviest micro-batch: it is made of the
-    longest sequences (planner.microbatches). With `packed` each element of a batch is
+    longest sequences (planner.contract.microbatches). With `packed` each element of a batch is
     itself a tuple of indices that share one row (first-fit decreasing bins of at most `max_length` tokens).
     """
 

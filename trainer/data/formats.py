@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from planner.errors import InvalidInput
-from planner.records import DataSettings
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 

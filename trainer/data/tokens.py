@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 from trainer.data.formats import Example
 
 IGNORED = -100

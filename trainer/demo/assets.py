@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from planner.errors import RunFailed
-from planner.records import DataSettings, Hyperparameters, Plan
+from planner.contract.errors import RunFailed
+from planner.contract.records import DataSettings, Hyperparameters, Plan
 from trainer import files
 from trainer.demo import language, tokenizer
 from trainer.interrupts import held

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from planner.errors import NotModelled
-from planner.spec import ZERO_BUCKET, TrainingChoices
+from planner.contract.errors import NotModelled
+from planner.contract.spec import ZERO_BUCKET, TrainingChoices
 from trainer import devices, modeling
 from trainer.distributed.strategies import Alone
 from trainer.distributed.world import World

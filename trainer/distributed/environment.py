@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 LAUNCHER = "TUNEPLAN_LAUNCHER"
 """Process id of the launcher of this package that started this process."""

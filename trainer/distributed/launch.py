@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from planner.errors import RunFailed
+from planner.contract.errors import RunFailed
 from trainer.distributed.environment import FAILURES, LAUNCHER, ROWS
 from trainer.events import EventStream
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.spec import TrainingChoices
+from planner.contract.spec import TrainingChoices
 from trainer import updates
 from trainer.distributed import supported
 from trainer.distributed.world import World

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.errors import InvalidInput, NotModelled
+from planner.contract.errors import InvalidInput, NotModelled
 
 WEIGHT_DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,

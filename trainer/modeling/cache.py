@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from planner.errors import NotModelled
-from planner.spec import TrainingChoices
+from planner.contract.errors import NotModelled
+from planner.contract.spec import TrainingChoices
 from trainer.modeling.checkpointing import base_model
 
 _FUSED = ".attn.c_attn"

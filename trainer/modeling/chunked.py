@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from planner.errors import NotModelled
-from planner.spec import TrainingChoices
+from planner.contract.errors import NotModelled
+from planner.contract.spec import TrainingChoices
 from trainer.modeling import packing
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.lean import products

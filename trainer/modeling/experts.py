@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from planner.spec import TrainingChoices
+from planner.contract.spec import TrainingChoices
 
 
 class Expert(nn.Module):

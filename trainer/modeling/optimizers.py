@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from planner.errors import InvalidInput
-from planner.records import Hyperparameters
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Hyperparameters
+from planner.contract.spec import TrainingChoices
 
 NO_DECAY = ("bias", "norm", "ln_", "layernorm")
 

@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 from pydantic import ValidationError
 
-from planner.errors import InvalidInput, RunFailed, TuneplanError
-from planner.records import Observation, ProbeRequest
+from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
+from planner.contract.records import Observation, ProbeRequest
 from trainer import allocator
 
 LEAK_BYTES = 1 << 20

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
 from trainer.meter import StorageMeter
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from planner.errors import InvalidInput, TuneplanError
-from planner.records import Observation, ProbeRequest
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.records import Observation, ProbeRequest
+from planner.contract.spec import TrainingChoices
 from trainer import devices, modeling, updates
 from trainer.meter import HostPeakMeter, PeakMeter, StorageMeter, peak_meter
 from trainer.probe.footprint import Footprint

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from planner.errors import InvalidInput, NotModelled
-from planner.records import DataSettings
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.records import DataSettings
+from planner.contract.spec import TrainingChoices
 from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, TokenizedData, tokenize
 

@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from planner.errors import InvalidInput
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput
+from planner.contract.spec import TrainingChoices
 from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad, plain_texts

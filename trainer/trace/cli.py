@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InvalidInput, TuneplanError
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.spec import TrainingChoices
 
 _TUPLES = ("lora_targets", "modules_to_save")
 _INTEGERS = ("checkpoint_layers", "eval_batch_size")

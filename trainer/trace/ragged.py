@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from planner.errors import InvalidInput
-from planner.spec import TrainingChoices
+from planner.contract.errors import InvalidInput
+from planner.contract.spec import TrainingChoices
 from trainer.modeling import packing
 from trainer.trace.operators import HALF
 

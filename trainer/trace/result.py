@@ -6,8 +6,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from planner.spec import TrainingChoices
-from planner.units import format_bytes
+from planner.contract.spec import TrainingChoices
+from planner.contract.units import format_bytes
 from trainer.trace.recorder import Recorder, Storage
 
 COMPONENTS = (

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from planner.errors import NotModelled
-from planner.records import Hyperparameters
-from planner.spec import TrainingChoices
+from planner.contract.errors import NotModelled
+from planner.contract.records import Hyperparameters
+from planner.contract.spec import TrainingChoices
 from trainer import modeling, updates
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.trace import int8, operators, ragged

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from planner.spec import TrainingChoices
+from planner.contract.spec import TrainingChoices
 from trainer.modeling import compute_loss
 
 

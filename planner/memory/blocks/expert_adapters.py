@@ -8,12 +8,12 @@ registered, which makes and drops the whole tensor before it is needed. Source: 
 
 from __future__ import annotations
 
+from planner.contract.spec import Module
 from planner.lora import adapter_rank
 from planner.memory import ops
 from planner.memory.net import Net
 from planner.memory.ops import HALF, Weight
 from planner.memory.tape import ONE, Gradients, Tape, Tensor
-from planner.spec import Module
 
 
 class Folded:

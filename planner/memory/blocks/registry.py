@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
+from planner.contract.spec import ModelSpec
 from planner.memory.blocks import (
     bert,
     experts,
@@ -22,7 +23,6 @@ from planner.memory.blocks import (
 )
 from planner.memory.net import Net, unmodelled
 from planner.memory.tape import Tensor
-from planner.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ Source: transformers 4.48 models/mixtral/modeling_mixtral.py, MixtralSparseMoeBl
 
 from __future__ import annotations
 
+from planner.contract.spec import Module
 from planner.memory import ops, packed
 from planner.memory.blocks import experts
 from planner.memory.net import Net, unmodelled
 from planner.memory.ops import BYTE, FP32, INT64
 from planner.memory.tape import Gradients, T, Tensor
-from planner.spec import Module
 
 
 def check(net: Net) -> None:

@@ -6,10 +6,10 @@ shares it.
 
 from __future__ import annotations
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import ModelSpec
 from planner.sources.layout import Layout
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 
 def bert(reading: Reading, identity: str) -> ModelSpec:

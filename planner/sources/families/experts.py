@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from planner.contract.spec import ModelSpec
 from planner.sources.families.llama import Variant, attention_and_norms, feed_forward, head, spec
 from planner.sources.layout import Layout
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 
 def mixtral(reading: Reading, identity: str) -> ModelSpec:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from planner.contract.spec import ModelSpec
 from planner.sources.families.llama import Variant, decoder
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 
 def gemma(reading: Reading, identity: str) -> ModelSpec:

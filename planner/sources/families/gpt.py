@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import ModelSpec
 from planner.sources.families.llama import head
 from planner.sources.layout import Layout
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 
 def phi(reading: Reading, identity: str) -> ModelSpec:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.contract.spec import ModelSpec
 from planner.sources.layout import Layout
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from planner.errors import NotModelled
+from planner.contract.errors import NotModelled
+from planner.contract.spec import ModelSpec
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 Builder = Callable[[Reading, str], ModelSpec]
 

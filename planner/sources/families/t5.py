@@ -6,9 +6,9 @@ scale on the decoder's output (`scale_decoder_outputs`).
 
 from __future__ import annotations
 
+from planner.contract.spec import ModelSpec
 from planner.sources.layout import Layout
 from planner.sources.reading import Reading
-from planner.spec import ModelSpec
 
 
 def t5(reading: Reading, identity: str) -> ModelSpec:

@@ -8,12 +8,12 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from planner.errors import TuneplanError
-from planner.spec import HardwareProfile
+from planner.contract.errors import TuneplanError
+from planner.contract.spec import HardwareProfile
+from planner.contract.units import format_bytes
 from planner.tui import figures
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
-from planner.units import format_bytes
 
 WELCOME = (
     "Says what fits, how fast and why before anything is downloaded; then trains it. "

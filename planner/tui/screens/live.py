@@ -11,11 +11,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import RichLog, Static
 
+from planner.contract.units import format_bytes
 from planner.tui import figures, live
 from planner.tui.live import RunSnapshot
 from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.charts import Curves
-from planner.units import format_bytes
 
 PHASE_STYLES = {"paused": "bold $text-warning", "stopping": "bold $text-warning", "failed": "bold $text-error"}
 BAR_WIDTH = 9

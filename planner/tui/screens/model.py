@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
-from planner.spec import ModelSpec
+from planner.contract.spec import ModelSpec
 from planner.tui import figures
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.state import leaf_names

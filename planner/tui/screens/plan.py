@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from planner.errors import TuneplanError
+from planner.contract.errors import TuneplanError
 from planner.tui import figures, live
 from planner.tui import state as states
 from planner.tui.fields import BY_KEY
@@ -87,7 +87,7 @@ class PlanScreen(WizardScreen):
     def _show_recommendation(self) -> None:
         found: Recommendation | None = self.wizard_app.recommendation
         if found is not None:
-            from planner.settings import to_settings
+            from planner.contract.settings import to_settings
 
             self.query_one(FiguresPane).show_recommendation(found, to_settings(self.wizard_app.wizard.choices))
 

@@ -13,11 +13,11 @@ from textual.message import Message
 from textual.widgets import OptionList, Static, TabbedContent, TabPane, Tabs
 from textual.widgets.option_list import Option
 
-from planner.records import CheckReport
+from planner.contract.records import CheckReport
+from planner.contract.units import format_bytes
 from planner.tui import figures
 from planner.tui.widgets.memory import color_of
 from planner.tui.work import Evaluation, Recommendation
-from planner.units import format_bytes
 
 TABS = ("tiers", "why", "memory", "advice")
 

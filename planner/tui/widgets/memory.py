@@ -8,9 +8,9 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from planner.check import runs_inside
+from planner.contract.units import format_bytes
 from planner.tui import figures
 from planner.tui.work import Evaluation
-from planner.units import format_bytes
 
 COLORS = {
     "weights": "#5fafff",

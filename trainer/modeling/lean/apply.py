@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from planner.spec import TrainingChoices
+from planner.contract.spec import TrainingChoices
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.lean.dora import DoraLinear
 from trainer.modeling.lean.dropout import SeededDropout

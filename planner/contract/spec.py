@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 # --------------------------------------------------------------------------------------------------------------------
 # Model

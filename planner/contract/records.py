@@ -17,7 +17,7 @@ from pydantic import (
     model_serializer,
 )
 
-from planner.errors import InvalidInput
+from planner.contract.errors import InvalidInput
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from planner import spec
-from planner.errors import InvalidInput, NotModelled
-from planner.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.units import GIB, KIB, MIB
+from planner.contract import spec
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import GIB, KIB, MIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
