@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
-from trainer.data.formats import Example, read_examples
+from trainer.data.formats import read_examples
 
-PAIR = ({"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"})
+RAW = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+PAIR = (Message("user", "2+2?", False), Message("assistant", "4", True))
 
 
 def read(path: Path, **settings: Any) -> list[Example]:
@@ -27,9 +29,9 @@ def jsonl(path: Path, *rows: Any) -> Path:
 @pytest.mark.parametrize(
     ("row", "shape"),
     [
-        ({"messages": list(PAIR)}, "messages"),
+        ({"messages": RAW}, "messages"),
         ({"prompt": "2+2?", "completion": "4"}, "prompt-completion"),
-        ({"prompt": [PAIR[0]], "completion": [PAIR[1]]}, "prompt-completion"),
+        ({"prompt": [RAW[0]], "completion": [RAW[1]]}, "prompt-completion"),
         ({"instruction": "2+2?", "input": "", "output": "4"}, "alpaca"),
         ({"instruction": "2+2?", "output": 4}, "alpaca"),
         ({"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}, "sharegpt"),
@@ -46,8 +48,8 @@ def test_alpaca_input_and_system_and_plain_text(tmp_path: Path) -> None:
     row = {"instruction": "Add", "input": "2 and 2", "output": "4", "system": "Be brief."}
     (example,) = read(jsonl(tmp_path / "a.jsonl", row))
     assert example.messages is not None
-    assert [message["role"] for message in example.messages] == ["system", "user", "assistant"]
-    assert example.messages[1]["content"] == "Add\n\n2 and 2"
+    assert [message.role for message in example.messages] == ["system", "user", "assistant"]
+    assert example.messages[1].content == "Add\n\n2 and 2"
     (text,) = read(jsonl(tmp_path / "t.jsonl", {"text": "Once."}))
     assert (text.text, text.messages) == ("Once.", None)
 
@@ -68,7 +70,7 @@ def test_csv_tsv_json_parquet_txt_and_folders(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps([{"prompt": "2+2?", "completion": "4"}]))
     (tmp_path / "d.json").write_text(json.dumps({"version": 1, "data": [{"prompt": "2+2?", "completion": "4"}]}))
     (tmp_path / "e.json").write_text('{"prompt": "2+2?", "completion": "4"}\n{"prompt": "2+2?", "completion": "4"}\n')
-    table = pyarrow.table({"messages": [list(PAIR), list(PAIR)]})
+    table = pyarrow.table({"messages": [RAW, RAW]})
     pyarrow.parquet.write_table(table, tmp_path / "f.parquet")
     for name, count in (("b.tsv", 1), ("c.json", 1), ("d.json", 1), ("e.json", 2), ("f.parquet", 2)):
         examples = read(tmp_path / name)

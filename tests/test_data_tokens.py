@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput
 from planner.contract.microbatches import pack, place_of_heaviest, split_validation
 from tests.trainer_support import make_model
 from trainer.data.batches import Collator, EpochBatches, SequenceDataset
-from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, Tokens, render_prompt, tokenize
 
 
@@ -36,7 +36,7 @@ def plain(tokenizer: Any) -> Any:
 
 def chat(*turns: str, shape: Any = "messages") -> Example:
     roles = ("user", "assistant") * len(turns)
-    messages = tuple({"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False))
+    messages = tuple(Message(role, turn, role == "assistant") for role, turn in zip(roles, turns, strict=False))
     return Example(messages, None, "data.jsonl:1", shape)
 
 

@@ -174,6 +174,7 @@ def _generate(given: argparse.Namespace) -> int:
     import transformers
 
     transformers.logging.disable_progress_bar()
+    from planner.contract.data.examples import Message
     from trainer import devices
     from trainer.data.tokens import render_prompt
     from trainer.generate import complete, load_trained
@@ -184,7 +185,7 @@ def _generate(given: argparse.Namespace) -> int:
     text = complete(
         model,
         tokenizer,
-        render_prompt(tokenizer, [{"role": "user", "content": prompt}]),
+        render_prompt(tokenizer, [Message("user", prompt, False)]),
         max_new_tokens=given.max_new_tokens,
         temperature=given.temperature,
         top_p=given.top_p,

@@ -6,16 +6,14 @@ import csv
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from planner.contract.data.examples import Example, Message, Shape
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
-
-Shape = Literal["messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification"]
 
 _NEEDED: dict[Shape, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -40,19 +38,6 @@ _SHAREGPT_ROLES = {
     "observation": "tool",
     "function_call": "assistant",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One training example: either `text`, or `messages` of which the assistant's are what is learned."""
-
-    messages: tuple[dict[str, str], ...] | None
-    text: str | None
-    where: str
-    """`file:line` or `file, row n`, for messages about it."""
-    shape: Shape
-    label: str | int | None = None
-    """What a classifier learns of `text`."""
 
 
 def read_examples(settings: DataSettings) -> list[Example]:
@@ -109,17 +94,17 @@ def _example(row: dict[str, Any], shape: Shape, where: str) -> Example:
             messages = _messages(row["prompt"], where, "prompt") + _messages(row["completion"], where, "completion")
         else:
             messages = (
-                {"role": "user", "content": _string(row, "prompt", where)},
-                {"role": "assistant", "content": _string(row, "completion", where)},
+                Message("user", _string(row, "prompt", where), False),
+                Message("assistant", _string(row, "completion", where), True),
             )
         return Example(messages, None, where, shape)
     if shape == "alpaca":
         question = _string(row, "instruction", where)
         if row.get("input"):
             question = f"{question}\n\n{_string(row, 'input', where)}"
-        system = ({"role": "system", "content": _string(row, "system", where)},) if row.get("system") else ()
-        answer = {"role": "assistant", "content": _string(row, "output", where)}
-        return Example((*system, {"role": "user", "content": question}, answer), None, where, shape)
+        system = (Message("system", _string(row, "system", where), False),) if row.get("system") else ()
+        answer = Message("assistant", _string(row, "output", where), True)
+        return Example((*system, Message("user", question, False), answer), None, where, shape)
     column = "messages" if shape == "messages" else "conversations"
     return Example(_messages(row[column], where, column), None, where, shape)
 
@@ -135,7 +120,7 @@ def _string(row: dict[str, Any], column: str, where: str) -> str:
     return value
 
 
-def _messages(value: Any, where: str, column: str) -> tuple[dict[str, str], ...]:
+def _messages(value: Any, where: str, column: str) -> tuple[Message, ...]:
     if isinstance(value, str):  # CSV cells can only hold text
         try:
             value = json.loads(value)
@@ -157,7 +142,7 @@ def _messages(value: Any, where: str, column: str) -> tuple[dict[str, str], ...]
             if role not in _SHAREGPT_ROLES:
                 raise InvalidInput(f"{where}: message {number} is from {role!r}, which is neither human nor gpt")
             role = _SHAREGPT_ROLES[role]
-        messages.append({"role": role, "content": content})
+        messages.append(Message(role, content, role == "assistant"))
     return tuple(messages)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput
-from trainer.data.formats import Example
 
 IGNORED = -100
 """Label of a position that isn't learned; the value that torch's cross-entropy skips."""
@@ -60,11 +60,12 @@ class TokenizedData:
         return digest.hexdigest()[:16]
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[dict[str, str]], shape: str = "prompt-completion") -> str:
+def render_prompt(tokenizer: Any, messages: Sequence[Message], shape: str = "prompt-completion") -> str:
     """Text that a model is given before it answers; the chat template where the tokenizer has one."""
     if tokenizer.chat_template:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    return "".join(text for text, _ in _plain_pieces([*messages, {"role": "assistant", "content": ""}], shape))
+        given = [message.as_template_input() for message in messages]
+        return str(tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True))
+    return "".join(text for text, _ in _plain_pieces([*messages, Message("assistant", "", True)], shape))
 
 
 def tokenize(
@@ -112,13 +113,13 @@ def _add_text(data: TokenizedData, text: str, tokenizer: Any, max_length: int) -
 def _chat(example: Example, tokenizer: Any) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation and which of them the assistant says."""
     assert example.messages is not None
-    if not any(message["role"] == "assistant" for message in example.messages):
+    if not any(message.learned for message in example.messages):
         raise InvalidInput(f"{example.where}: no message of the assistant to learn from")
     if tokenizer.chat_template:
         pieces = _template_pieces(example, tokenizer)
         special = False  # the template writes its own special tokens
     else:
-        if not example.messages[-1]["content"]:
+        if not example.messages[-1].content:
             return [], []
         pieces = _plain_pieces(example.messages, example.shape)
         special = True
@@ -134,20 +135,20 @@ def _chat(example: Example, tokenizer: Any) -> tuple[list[int], list[bool]]:
 
 def _template_pieces(example: Example, tokenizer: Any) -> list[tuple[str, bool]]:
     """The rendered conversation cut where an assistant's turn begins and ends."""
-    messages = list(example.messages or ())
+    given = [message.as_template_input() for message in example.messages or ()]
 
     def render(count: int, prompt: bool) -> str:
         try:
-            return str(tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=prompt))
+            return str(tokenizer.apply_chat_template(given[:count], tokenize=False, add_generation_prompt=prompt))
         except Exception as error:  # jinja templates raise what they like about orders of roles they refuse
             reason = (str(error).splitlines() or [""])[0]
             raise InvalidInput(f"{example.where}: the chat template refuses these messages: {reason:.160}") from None
 
-    whole = render(len(messages), False)
+    whole = render(len(given), False)
     pieces: list[tuple[str, bool]] = []
     position = 0
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
+    for number, message in enumerate(example.messages or ()):
+        if not message.learned:
             continue
         before, after = render(number, True), render(number + 1, False)
         # Some templates rewrite earlier turns once later ones follow (dropping thoughts); those turns aren't
@@ -166,20 +167,20 @@ def _template_pieces(example: Example, tokenizer: Any) -> list[tuple[str, bool]]
     return pieces
 
 
-def _plain_pieces(messages: Sequence[dict[str, str]], shape: str) -> list[tuple[str, bool]]:
+def _plain_pieces(messages: Sequence[Message], shape: str) -> list[tuple[str, bool]]:
     """Without a chat template: pairs stand as they are, alpaca under its headings, chats as `role: content` lines."""
     if shape == "prompt-completion" and len(messages) == 2:
-        return [(messages[0]["content"], False), (messages[1]["content"], True)]
+        return [(messages[0].content, False), (messages[1].content, messages[1].learned)]
     if shape == "alpaca":
-        question = "\n\n".join(message["content"] for message in messages[:-1])
-        return [(_ALPACA.format(question=question), False), (messages[-1]["content"], True)]
+        question = "\n\n".join(message.content for message in messages[:-1])
+        return [(_ALPACA.format(question=question), False), (messages[-1].content, messages[-1].learned)]
     pieces: list[tuple[str, bool]] = []
     for number, message in enumerate(messages):
         start = "" if number == 0 else "\n"
-        if message["role"] == "assistant":
-            pieces += [(f"{start}assistant: ", False), (message["content"], True)]
+        if message.role == "assistant":
+            pieces += [(f"{start}assistant: ", False), (message.content, message.learned)]
         else:
-            pieces.append((f"{start}{message['role']}: {message['content']}", False))
+            pieces.append((f"{start}{message.role}: {message.content}", False))
     return pieces
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import DataSettings
 from planner.contract.spec import TrainingChoices
-from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, TokenizedData, tokenize
 
 
@@ -61,10 +61,10 @@ class Task:
         from trainer.data.tokens import render_prompt
 
         if given is not None:
-            return render_prompt(tokenizer, [{"role": "user", "content": given}])
+            return render_prompt(tokenizer, [Message("user", given, False)])
         if example.messages is not None:
             messages = example.messages
-            last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
+            last = max((number for number, message in enumerate(messages) if message.learned), default=0)
             return render_prompt(tokenizer, messages[:last], example.shape) if last else None
         words = (example.text or "").split(" ")
         return " ".join(words[: max(1, min(8, len(words) // 2))]) if example.text else None
@@ -187,8 +187,8 @@ def plain_texts(example: Example) -> tuple[str, str | None]:
     if example.text is not None:
         return example.text, None
     messages = example.messages or ()
-    before = "\n".join(message["content"] for message in messages[:-1])
-    return before, messages[-1]["content"]
+    before = "\n".join(message.content for message in messages[:-1])
+    return before, messages[-1].content
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from planner.contract.data.examples import Example
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
 from planner.contract.spec import TrainingChoices
-from trainer.data.formats import Example
 from trainer.data.tokens import TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from planner.contract.data.examples import Example
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import TrainingChoices
-from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad, plain_texts
 

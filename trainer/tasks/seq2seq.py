@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+from planner.contract.data.examples import Example
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import TrainingChoices
-from trainer.data.formats import Example
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad, plain_texts
 
