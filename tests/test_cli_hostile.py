@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from planner import dataset, plans, sources
+from planner import dataset, sources
 from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
 from planner.contract.errors import InvalidInput
+from planner.contract.files import write_named
 from planner.contract.records import DataSettings, Event
 from trainer.data import formats
-from trainer.files import write_bytes
 from trainer.request import Request, changes_since, read_plan, write_plan
 
 PLAN = [sys.executable, "-m", "planner.cli"]
@@ -108,21 +108,18 @@ def test_text_files_are_read_as_the_trainer_reads_them(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     """GIVEN a pipe or a link under the name THEN the pipe gets the bytes and the link stays one."""
-    for write in (plans.write_atomically, write_bytes):
-        pipe, real, link = tmp_path / "pipe", tmp_path / "real", tmp_path / "link"
-        os.mkfifo(pipe)
-        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-        write(pipe, b"plan")
-        assert os.read(reader, 10) == b"plan"
-        assert pipe.is_fifo()
-        real.write_bytes(b"old")
-        link.symlink_to(real)
-        write(link, b"new")
-        assert link.is_symlink()
-        assert real.read_bytes() == b"new"
-        os.close(reader)
-        for path in (pipe, real, link):
-            path.unlink()
+    pipe, real, link = tmp_path / "pipe", tmp_path / "real", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_named(pipe, b"plan")
+    assert os.read(reader, 10) == b"plan"
+    assert pipe.is_fifo()
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    write_named(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    os.close(reader)
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")

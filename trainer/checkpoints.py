@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput
-from trainer.files import manifest_problem, write_json
+from planner.contract.files import write_json
+from trainer.files import manifest_problem
 
 IDENTITY = "tuneplan.json"
 """File in a checkpoint that says which data, order and settings it belongs to."""

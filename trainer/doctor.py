@@ -10,8 +10,8 @@ def report() -> dict[str, Any]:
     import psutil
     import torch
 
+    from planner.contract.files import user_data_dir
     from trainer import devices
-    from trainer.files import user_data_dir
 
     found: list[dict[str, Any]] = []
     if torch.cuda.is_available():

@@ -8,65 +8,14 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from planner.contract.errors import InvalidInput
+from planner.contract.files import sync_folder, write_json
 
 MANIFEST = "manifest.json"
 """Name of the file that lists the size and SHA-256 of every other file in a checkpoint folder."""
-
-
-def user_data_dir() -> Path:
-    """Folder of this user's observations and demo weights; the environment variable TUNEPLAN_HOME overrides it."""
-    override = os.environ.get("TUNEPLAN_HOME")
-    if override:
-        return Path(override).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("tuneplan", appauthor=False))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes the file whole. Raises OSError and leaves nothing behind when that fails.
-
-    What is no file (`/dev/stdout`, a pipe) is written to, not replaced; a link stays one.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with open(path, "wb") as stream:
-            stream.write(content)
-        return
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes the value as JSON, whole."""
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def sync_folder(path: Path) -> None:
-    """Makes a rename in this folder survive a power cut; file systems that can't are passed over."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -192,7 +192,7 @@ def picture(finding: Finding, path: Path) -> None:
 
     from matplotlib import pyplot
 
-    from trainer.files import write_bytes
+    from planner.contract.files import write_named
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(finding.rates, finding.losses, color="0.75", linewidth=1, label="loss")
@@ -207,7 +207,7 @@ def picture(finding: Finding, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lstrip(".") or "png")
     pyplot.close(figure)
-    write_bytes(path, buffer.getvalue())
+    write_named(path, buffer.getvalue())
 
 
 def text_plot(finding: Finding, *, width: int = 60, height: int = 12) -> str:
@@ -239,7 +239,7 @@ def command(given: Any) -> int:
     """`python -m trainer find-lr`."""
     import json
 
-    from trainer.files import write_json
+    from planner.contract.files import write_named
 
     if given.plot is not None:
         _check_picture(given.plot)
@@ -259,7 +259,7 @@ def command(given: Any) -> int:
     )
     record = {"schema": "tuneplan.find-lr/1", **dataclasses.asdict(finding)}
     if given.output is not None:
-        write_json(given.output, record)
+        write_named(given.output, (json.dumps(record, indent=1) + "\n").encode())
         print(f"wrote {given.output}", file=sys.stderr)
     code = 0
     if finding.interrupted:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
+from planner.contract.files import write_json, write_whole
 from planner.contract.records import Event, Plan
-from trainer.files import write_bytes, write_json
 from trainer.interrupts import held
 
 
@@ -130,7 +130,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any
     """Trains one cell and sums it up."""
     where = folder / cell.name
     file = folder / f"{cell.name}.plan.json"
-    write_bytes(file, cell_plan(plan, cell, **limits).model_dump_json(by_alias=True).encode())
+    write_whole(file, cell_plan(plan, cell, **limits).model_dump_json(by_alias=True).encode())
     events = runner(file, where)
     # A run that went on from a checkpoint takes some steps again; the later account of a step counts.
     steps = list({event.data.get("step"): event.data for event in events if event.kind == "step"}.values())
@@ -260,7 +260,7 @@ def _save(folder: Path, plan: Plan, limits: dict[str, Any], outcomes: list[Outco
     ordered = sorted(outcomes, key=lambda outcome: outcome.score)
     cells = [dataclasses.asdict(outcome) for outcome in ordered]
     write_json(folder / "grid.json", {"schema": "tuneplan.grid/1", "plan": _key(plan, limits), "cells": cells})
-    write_bytes(folder / "grid.md", (table(ordered) + "\n").encode())
+    write_whole(folder / "grid.md", (table(ordered) + "\n").encode())
 
 
 def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:

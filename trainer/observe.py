@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from planner.contract.files import user_data_dir, write_whole
 from planner.contract.records import Observation, Plan
 from planner.contract.spec import TrainingChoices
 from trainer import devices
-from trainer.files import user_data_dir, write_bytes
 
 
 def build(
@@ -53,11 +53,11 @@ def save(observation: Observation, run_dir: Path, *, name: str = "observation.js
     """Writes the observation into the run folder and a copy for the calibration into the user's data folder."""
     text = (observation.model_dump_json(by_alias=True, indent=1) + "\n").encode()
     path = run_dir / name
-    write_bytes(path, text)
+    write_whole(path, text)
     stamp = observation.created.replace(":", "").replace("+0000", "Z")
     own = name.removeprefix("observation").removesuffix(".json")
     try:
-        write_bytes(user_data_dir() / "observations" / f"{stamp}-{run_dir.name}{own}.json", text)
+        write_whole(user_data_dir() / "observations" / f"{stamp}-{run_dir.name}{own}.json", text)
     except OSError as error:
         logging.getLogger("trainer").warning("observation not copied to the user's data folder: %s", error)
     return path

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.files import write_whole
 from planner.contract.records import Hyperparameters, Plan, parse_plan
 from planner.contract.spec import TrainingChoices
-from trainer import files
 
 REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive", "neptune")
 """Names that `report_to` passes on to transformers."""
@@ -186,7 +186,7 @@ def write_plan(plan: Plan, run_dir: Path) -> None:
     import yaml
 
     text = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-    files.write_bytes(run_dir / "plan.yaml", text.encode())
+    write_whole(run_dir / "plan.yaml", text.encode())
 
 
 def require_reporter(name: str) -> None:

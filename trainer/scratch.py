@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput
+from planner.contract.files import write_json, write_whole
 from planner.contract.records import DataSettings, Hyperparameters, Plan
 from trainer import files, presets
 
@@ -84,9 +85,9 @@ def make(
     with files.whole_folder(folder) as target:
         (target / "model").mkdir()
         tokenizer.save_pretrained(target / "model")
-        files.write_json(target / "model" / "config.json", config)
+        write_json(target / "model" / "config.json", config)
         content = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-        files.write_bytes(target / "plan.yaml", content.encode())
+        write_whole(target / "plan.yaml", content.encode())
     return {
         "model": str(folder / "model"),
         "plan": str(folder / "plan.yaml"),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput import contenders, docs, report, rounds, workload
-from planner.plans import write_atomically
+from planner.contract.files import write_named
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -70,7 +70,7 @@ def main() -> int:
     name = f"{given.device}{'-pieces' if given.pieces else ''}.json"
     target = given.out or (None if given.quick else RESULTS / name)
     if target is not None:
-        write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
+        write_named(target, (json.dumps(content, indent=1) + "\n").encode())
     if given.docs:
         docs.replace("pieces" if given.pieces else given.device, shown, content)
     print(shown)

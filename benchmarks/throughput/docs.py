@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from planner.plans import write_atomically
+from planner.contract.files import write_named
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "lean.md"
 
@@ -21,4 +21,4 @@ def replace(place: str, table: str, content: dict[str, Any]) -> None:
     head = f"{content['date']}, {content['device']}, {counted}; {versions}\n"
     before, rest = page.split(first, 1)
     after = rest.split(last, 1)[1]
-    write_atomically(PAGE, f"{before}{first}{head}\n{table}{last}{after}".encode())
+    write_named(PAGE, f"{before}{first}{head}\n{table}{last}{after}".encode())

@@ -6,14 +6,13 @@ Only the standard library is imported at the top: `plan` reads a fit on every st
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.contract.errors import TuneplanError
+from planner.contract.files import read_plain, user_data_dir, write_json
 from planner.contract.spec import Calibration, HardwareProfile
 
 if TYPE_CHECKING:
@@ -24,48 +23,21 @@ RECENT_RUNS = 12
 """Newest observations that are looked at to say how far off predictions have been."""
 
 
-def home() -> Path:
-    """The user's data folder; the environment variable TUNEPLAN_HOME overrides it."""
-    override = os.environ.get("TUNEPLAN_HOME")
-    if override:
-        return Path(override).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("tuneplan", appauthor=False))
-
-
 def observations_folder() -> Path:
     """Where training runs and `plan calibrate` leave their observations."""
-    return home() / "observations"
+    return user_data_dir() / "observations"
 
 
 def fit_path(profile: str) -> Path:
     """The fit of one device."""
-    return home() / "calibration" / f"{profile}.json"
-
-
-def write(path: Path, content: Any) -> None:
-    """Writes JSON whole: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    return user_data_dir() / "calibration" / f"{profile}.json"
 
 
 def save_observation(observation: Observation, name: str) -> Path:
     """Keeps one observation under the data folder; `name` tells it from others of the same second."""
     stamp = observation.created.replace(":", "").replace("+0000", "Z")
     path = observations_folder() / f"{stamp}-{name}.json"
-    write(path, observation.model_dump(mode="json", by_alias=True))
+    write_json(path, observation.model_dump(mode="json", by_alias=True))
     return path
 
 
@@ -74,7 +46,7 @@ def save_fit(profile: str, found: Calibration) -> Path:
     path = fit_path(profile)
     entry = asdict(found)
     others = [item for item in _entries(path) if _key(item.get("versions", {})) != _key(found.versions)]
-    write(path, {"schema": SCHEMA, "profile": profile, "fits": [entry, *others][:8]})
+    write_json(path, {"schema": SCHEMA, "profile": profile, "fits": [entry, *others][:8]})
     return path
 
 
@@ -90,7 +62,7 @@ def _minor(version: str) -> str:
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The fits in a file; a missing or damaged one has none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(path, links=True))
         if content.get("schema") != SCHEMA:
             return []
         return [item for item in content["fits"] if isinstance(item, dict)]
@@ -177,7 +149,7 @@ def recent_errors(hardware: HardwareProfile) -> list[float]:
         if len(errors) >= RECENT_RUNS:
             break
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_plain(path, links=True))
             if content["source"] != "run" or content["hardware"]["profile"] != hardware.name or _failed(content):
                 continue
             measured, predicted = content["allocated_peak_bytes"], content["predicted"]["allocated_peak_bytes"]
@@ -221,7 +193,7 @@ def read_observations(paths: Iterable[Path] | None = None) -> list[Observation]:
     found = []
     for path in paths:
         try:
-            found.append(Observation.model_validate_json(path.read_text(encoding="utf-8")))
+            found.append(Observation.model_validate_json(read_plain(path, links=True)))
         except (OSError, ValidationError, ValueError):
             continue
     return found

@@ -186,10 +186,10 @@ def _refuse_unwritable(option: str, name: str | None) -> None:
 
 
 def _write(name: str, content: bytes) -> None:
-    from planner.plans import write_atomically
+    from planner.contract.files import write_named
 
     try:
-        write_atomically(Path(name), content)
+        write_named(Path(name), content)
     except OSError as error:
         raise RunFailed(f"{name} cannot be written: {error.strerror or error}") from None
     print(f"plan: wrote {name}", file=sys.stderr)

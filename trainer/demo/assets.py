@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import RunFailed
+from planner.contract.files import user_data_dir, write_json, write_whole
 from planner.contract.records import DataSettings, Hyperparameters, Plan
 from trainer import files
 from trainer.demo import language, tokenizer
@@ -44,7 +45,7 @@ def make(destination: Path | None = None) -> dict[str, Any]:
 
     The model is kept in the user's data folder under the hash of these sources; `destination` gets a copy.
     """
-    cache = files.user_data_dir() / "demo" / key()
+    cache = user_data_dir() / "demo" / key()
     started = time.monotonic()
     if files.manifest_problem(cache) is not None:
         try:
@@ -90,7 +91,7 @@ def _make_cache(cache: Path) -> None:
         blank = work / "blank"
         made = tokenizer.build()
         made.save_pretrained(blank)
-        files.write_json(blank / "config.json", config("demo", vocab_size=len(made), max_positions=MAX_POSITIONS))
+        write_json(blank / "config.json", config("demo", vocab_size=len(made), max_positions=MAX_POSITIONS))
         plan = work / "plan.json"
         plan.write_text(_pretraining_plan(blank, work / "pretraining.jsonl").model_dump_json(by_alias=True))
         _run(plan, work / "run")
@@ -153,4 +154,4 @@ def _run(plan: Path, output: Path) -> None:
 
 def _write_pairs(path: Path, pairs: list[tuple[str, str]]) -> None:
     lines = [json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in pairs]
-    files.write_bytes(path, ("\n".join(lines) + "\n").encode())
+    write_whole(path, ("\n".join(lines) + "\n").encode())

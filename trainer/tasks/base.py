@@ -134,7 +134,7 @@ def load_pretrained(source: str, task: dict[str, Any], **options: Any) -> Any:
 
 def with_task_file(folder: Path, task: Task) -> None:
     """Writes `task.json`."""
-    from trainer.files import write_json
+    from planner.contract.files import write_json
 
     write_json(folder / TASK_FILE, task.describe())
 
