@@ -76,7 +76,9 @@ def test_index_is_what_the_files_say() -> None:
 
 @pytest.mark.parametrize("spelling", ["phi-2", "PHI-2", "microsoft/phi-2", "Microsoft/Phi-2", " phi-2 "])
 def test_spellings_find_the_same_model(spelling: str) -> None:
-    assert load_model(spelling).id == "phi-2"
+    """The name stays the one that was asked for, as the hub and the catalogue write it."""
+    assert load_model(spelling).id == ("microsoft/phi-2" if "/" in spelling else "phi-2")
+    assert load_model(spelling).parameters == PUBLISHED["phi-2"]
 
 
 def test_one_model_loads_fast_and_without_the_others() -> None:

@@ -1,7 +1,9 @@
 """Well-known models with their true dimensions: one JSON file per model, found by name without reading the others.
 
-Each file holds the keys of the model's config.json that fix its structure, the hub id, aliases, and with what and when
-the keys were compared. `index.json` maps every spelling (name, alias, hub id; lower case) to the name of a file.
+Each file holds the keys of the model's config.json that fix its structure, the hub id, further hub ids with the same
+structure (an Instruct beside its base), short names, and with what and when the keys were compared. Siblings share
+dimensions, never an identity: what was asked for is what is planned and trained. `index.json` maps every spelling (in
+lower case) to the name of a file and the hub id that it means.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ class Entry:
     """Lower case with hyphens: `phi-2`."""
     hub_id: str
     """As the Hugging Face hub writes it: `microsoft/phi-2`."""
-    aliases: tuple[str, ...] = ()
-    """Further names and hub ids with the same dimensions."""
+    siblings: tuple[str, ...] = ()
+    """Further models of the hub with the same dimensions: `meta-llama/Llama-3.2-1B-Instruct`."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Short names that are no hub id's last part, and the hub id that each means."""
     source: str
     """Address of the config.json whose keys stand here."""
     date: str
@@ -42,15 +46,27 @@ class Entry:
     """Keys of config.json."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a spelling means."""
+
+    name: str
+    """Catalogue name of the entry that holds its dimensions."""
+    hub_id: str
+    """The model itself, as the hub writes it."""
+    spelling: str
+    """As it was asked for: the hub id, or the short name in lower case."""
+
+
 @cache
-def _index() -> dict[str, str]:
-    index: dict[str, str] = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
+def _index() -> dict[str, list[str]]:
+    index: dict[str, list[str]] = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
     return index
 
 
 def names() -> tuple[str, ...]:
-    """Names of all models, sorted."""
-    return tuple(sorted(set(_index().values())))
+    """Names of all entries, sorted."""
+    return tuple(sorted({name for name, _ in _index().values()}))
 
 
 def spellings() -> tuple[str, ...]:
@@ -58,17 +74,40 @@ def spellings() -> tuple[str, ...]:
     return tuple(_index())
 
 
-def find(name: str) -> str | None:
-    """The catalogue name for a name, alias or hub id in any case; None where it isn't known."""
-    return _index().get(name.strip().lower())
+def look_up(name: str) -> Found | None:
+    """What a name, alias or hub id in any case means; None where it isn't known."""
+    key = name.strip().lower()
+    found = _index().get(key)
+    if found is None:
+        return None
+    return Found(name=found[0], hub_id=found[1], spelling=found[1] if "/" in key else key)
+
+
+def models() -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """Every model of the hub that is known, as (shortest name, hub id, all its spellings), by name of the entry."""
+    short: dict[str, list[str]] = {}
+    for spelling, (_, hub_id) in _index().items():
+        short.setdefault(hub_id, []).append(spelling)
+    homes = {hub_id: name for name, hub_id in _index().values()}
+    found = []
+    for hub_id, name in homes.items():
+        own = [spelling for spelling in short[hub_id] if "/" not in spelling]
+        # The entry's own name where it means this model; else what the hub calls it.
+        best = name if name in own else next((s for s in own if s == _last_part(hub_id)), None)
+        found.append((best or hub_id, hub_id, tuple(short[hub_id])))
+    return tuple(sorted(found, key=lambda item: (homes[item[1]], item[0] != homes[item[1]], item[0])))
+
+
+def _last_part(hub_id: str) -> str:
+    return hub_id.rsplit("/", 1)[-1].lower()
 
 
 def entry(name: str) -> Entry:
-    """One model by its catalogue name, alias or hub id."""
-    found = find(name)
+    """The entry that holds the dimensions of a catalogue name, alias or hub id."""
+    found = look_up(name)
     if found is None:
         raise InvalidInput(f"model {name!r} is not in the catalogue; `plan models` lists all")
-    return _read(MODELS / f"{found}.json")
+    return _read(MODELS / f"{found.name}.json")
 
 
 def entries() -> tuple[Entry, ...]:
@@ -78,18 +117,37 @@ def entries() -> tuple[Entry, ...]:
 
 def _read(path: Path) -> Entry:
     data = json.loads(path.read_text(encoding="utf-8"))
-    data["aliases"] = tuple(data.get("aliases", ()))
+    data["siblings"] = tuple(data.get("siblings", ()))
     return Entry(name=path.stem, **data)
 
 
-def build_index() -> dict[str, str]:
+def build_index() -> dict[str, list[str]]:
     """The index that the files' own contents imply; a spelling claimed twice is an error."""
-    index: dict[str, str] = {}
-    for path in sorted(MODELS.glob("*.json")):
-        item = _read(path)
-        for spelling in (item.name, item.hub_id, *item.aliases):
-            key = spelling.lower()
-            if index.get(key, item.name) != item.name:
-                raise InvalidInput(f"{path.name}: {spelling!r} already names {index[key]}")
-            index[key] = item.name
+    items = [_read(path) for path in sorted(MODELS.glob("*.json"))]
+    index: dict[str, list[str]] = {}
+
+    def claim(spelling: str, item: Entry, hub_id: str) -> None:
+        key, means = spelling.lower(), [item.name, hub_id]
+        if index.setdefault(key, means) != means:
+            raise InvalidInput(f"{item.name}.json: {spelling!r} already means {index[key][1]}")
+
+    for item in items:
+        known = (item.hub_id, *item.siblings)
+        claim(item.name, item, item.hub_id)
+        for hub_id in known:
+            claim(hub_id, item, hub_id)
+        for spelling, hub_id in item.aliases.items():
+            if hub_id not in known:
+                raise InvalidInput(f"{item.name}.json: {spelling!r} means {hub_id!r}, which is not among its hub ids")
+            claim(spelling, item, hub_id)
+    for item in items:
+        for hub_id in (item.hub_id, *item.siblings):
+            # What the hub calls it, unless a name of our own has that word already.
+            index.setdefault(_last_part(hub_id), [item.name, hub_id])
     return dict(sorted(index.items()))
+
+
+def write_index() -> None:
+    """Writes `index.json` anew from the files, one spelling a line."""
+    lines = [f"{json.dumps(spelling)}: {json.dumps(means)}" for spelling, means in build_index().items()]
+    (FOLDER / "index.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

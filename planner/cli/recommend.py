@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.check import check
@@ -136,7 +134,14 @@ def run_check(
         notes=(*request.notes, *said),
     )
     if save is not None:
-        advice = advise(request.model, request.hardware, choices, data=profile, validation_split=split)
+        advice = advise(
+            request.model,
+            request.hardware,
+            choices,
+            data=profile,
+            validation_split=split,
+            step_seconds=None if report.speed is None else report.speed.step_seconds,
+        )
         plan = make_plan(
             request, report, advice=advice, data=data, format=format, columns=parse_columns(columns), split=split
         )
@@ -247,26 +252,22 @@ def make_plan(
     columns: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan record for a judged configuration; `overrides` are hyperparameters that win over the advice."""
-    from planner import __version__
+    """The plan of a judged request; `overrides` are hyperparameters that win over the advice."""
+    from planner import handover
     from planner.advice import hyperparameters
-    from planner.contract.records import DataSettings, Plan
+    from planner.contract.records import DataSettings
 
-    return Plan(
-        model=request.model_name,
-        model_config_inline=dict(request.model.config) or None,
+    return handover.make_plan(
+        model=request.model,
+        model_name=request.model_name,
         gpu=request.gpu_name,
-        settings=report.settings,
+        report=report,
         hyperparameters=hyperparameters(advice, **(overrides or {})),
         advice=advice,
         data=DataSettings(
-            path=None if data is None else str(Path(data).resolve()),
+            path=data,
             format=format,  # type: ignore[arg-type]
             columns=dict(columns or {}),
             validation_split=split,
         ),
-        predicted=report.memory,
-        predicted_speed=report.speed,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        tuneplan_version=__version__,
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.check import budget_of
@@ -13,6 +11,7 @@ from planner.contract import settings
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import format_bytes
+from planner.handover import loadable, tokenizer_folder
 
 if TYPE_CHECKING:
     from planner.dataset import DatasetProfile
@@ -61,6 +60,7 @@ def resolve(
             f"{format_bytes(used)} held by others, {format_bytes(reserve_bytes or hardware.reserve_bytes)} reserved"
         )
     spec = sources.load_model(model or DEFAULT_MODEL, task=task)
+    notes += sources.identity_notes(model or DEFAULT_MODEL)
     if "loss" not in given:
         choices = choices.with_usual_loss(spec.task)
     if "optimizer_implementation" not in given:
@@ -69,7 +69,7 @@ def resolve(
         choices = replace(choices, optimizer_implementation=usual)
     return Request(
         model=spec,
-        model_name=_loadable(model or DEFAULT_MODEL),
+        model_name=loadable(model or DEFAULT_MODEL),
         hardware=hardware,
         gpu_name=hardware.name,
         choices=choices,
@@ -125,19 +125,6 @@ def _device(gpu: str | None) -> tuple[HardwareProfile, int, list[str]]:
     return found.profile, found.used_by_others_bytes, notes
 
 
-def _loadable(model: str) -> str:
-    """What the trainer can load: a catalogue name's hub id, an absolute path, or the hub id itself."""
-    from planner import catalogue
-
-    path = Path(model)
-    if path.exists():
-        return str((path.parent if path.is_file() else path).resolve())
-    name = catalogue.find(model)
-    if name is None:
-        return model
-    return catalogue.entry(name).hub_id
-
-
 def load_data(
     path: str,
     request: Request,
@@ -157,21 +144,6 @@ def load_data(
         tokenizer=tokenizer_folder(request.model_name),
         vocab_size=request.model.vocab_size,
     )
-
-
-def tokenizer_folder(model: str) -> Path | None:
-    """The folder with the model's tokenizer.json: its own, or the hub cache's newest snapshot; None if neither."""
-    own = Path(model)
-    if (own / "tokenizer.json").is_file():
-        return own
-    home = os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
-    snapshots = cache / f"models--{model.replace('/', '--')}" / "snapshots"
-    try:
-        found = [folder for folder in snapshots.iterdir() if (folder / "tokenizer.json").is_file()]
-    except OSError:
-        return None
-    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def parse_columns(entries: list[str] | None) -> dict[str, str]:

@@ -187,7 +187,7 @@ class Plan(Record):
 
     schema_: Literal["tuneplan.plan/1"] = Field(default="tuneplan.plan/1", alias="schema")
     model: str
-    """Hub id, folder or catalogue name to load the weights from."""
+    """Hub id or folder to load the weights from."""
     model_config_inline: dict[str, Any] | None = None
     """The config.json the plan was computed from; the trainer refuses weights whose config differs in a dimension."""
     gpu: str

@@ -78,7 +78,8 @@ def model_record(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "hub_id": entry.hub_id,
-        "aliases": list(entry.aliases),
+        "siblings": list(entry.siblings),
+        "aliases": dict(entry.aliases),
         "architecture": entry.config.get("model_type"),
         "parameters": entry.published_parameters,
         "source": entry.source,
@@ -110,8 +111,10 @@ def models_view(console: Console, entries: Sequence[Entry]) -> None:
 def model_view(console: Console, entry: Entry) -> None:
     """One model with its dimensions and where they were read."""
     console.print(f"{entry.name} ({entry.hub_id})", style="bold")
-    if entry.aliases:
-        console.print(f"also {', '.join(entry.aliases)}", style="dim")
+    if entry.siblings:
+        console.print(f"same dimensions: {', '.join(entry.siblings)}", style="dim")
+    for short, hub_id in entry.aliases.items():
+        console.print(f"{short} is {hub_id}", style="dim")
     for key, value in entry.config.items():
         console.print(f"{key} = {value}")
     console.print(f"{entry.source} ({entry.date}; {entry.checked})", style="dim")

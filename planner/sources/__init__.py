@@ -57,9 +57,9 @@ def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
         return _read_file(path), text, text
     if path.suffix == ".json" or text.startswith((".", "/", "~")):
         raise InvalidInput(f"{text}: no such file or folder")
-    known = catalogue.find(text)
+    known = catalogue.look_up(text)
     if known is not None:
-        return dict(catalogue.entry(known).config), known, f"catalogue entry {known}"
+        return _catalogued(known)
     if hub.is_hub_id(text):
         cached = hub.cached_config(text)
         if cached is not None:
@@ -69,6 +69,28 @@ def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
         except hub.Unreachable as error:
             raise InvalidInput(f"model {text!r} is not known here and {error}{_near(text)}; {_WAY_OUT}") from None
     raise InvalidInput(f"model {text!r} is unknown{_near(text)}; {_WAY_OUT}")
+
+
+def _catalogued(found: catalogue.Found) -> tuple[dict[str, Any], str, str]:
+    """The catalogue's dimensions under the name that was asked for; a file of that very model that is here already and
+    says otherwise is believed instead.
+    """
+    config = dict(catalogue.entry(found.name).config)
+    cached = hub.cached_config(found.hub_id)
+    if cached is not None:
+        own = _read_file(cached)
+        sizes = {key: value for key, value in config.items() if isinstance(value, int)}
+        if any(key in own and own[key] != size for key, size in sizes.items()):
+            return own, found.spelling, str(cached)
+    return config, found.spelling, f"catalogue entry {found.name}"
+
+
+def identity_notes(name: str) -> list[str]:
+    """Which model of the hub a short name means, where the name itself does not say it."""
+    found = None if Path(name).expanduser().exists() else catalogue.look_up(name)
+    if found is None or found.spelling.rsplit("/", 1)[-1].lower() == found.hub_id.rsplit("/", 1)[-1].lower():
+        return []
+    return [f"{found.spelling} is {found.hub_id}."]
 
 
 _WAY_OUT = "'plan models' lists all, and the path of a config.json is accepted too"
@@ -87,11 +109,11 @@ def _near(name: str) -> str:
     import difflib  # only wrong names pay for it
 
     wanted = name.lower().rsplit("/", 1)[-1]
-    candidates = {spelling.rsplit("/", 1)[-1]: spelling for spelling in reversed(catalogue.spellings())}
+    candidates = [spelling for spelling in catalogue.spellings() if "/" not in spelling]
     # What was begun and not finished is nearer than what is spelt alike.
     begun = sorted((item for item in candidates if item.startswith(wanted)), key=len) if len(wanted) > 1 else []
     close = [*begun, *difflib.get_close_matches(wanted, candidates, n=4, cutoff=0.6)]
-    found = list(dict.fromkeys(catalogue.find(candidates[item]) or item for item in close))[:4]
+    found = list(dict.fromkeys(close))[:4]
     return f"; near: {', '.join(found)}" if found else ""
 
 

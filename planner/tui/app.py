@@ -140,10 +140,13 @@ class TuneplanApp(RunControl, App[int]):
         """The catalogue as (name, row, words that also match); a chosen model that is not in it stands first."""
         from planner import catalogue
 
+        sizes = {entry.name: entry.published_parameters for entry in catalogue.entries()}
         rows = []
-        for entry in catalogue.entries():
-            size = figures.parameters(entry.published_parameters) if entry.published_parameters else ""
-            rows.append((entry.name, figures.row(entry.name, size), f"{entry.hub_id} {' '.join(entry.aliases)}"))
+        for name, hub_id, spellings in catalogue.models():
+            found = catalogue.look_up(hub_id)
+            count = sizes.get(found.name) if found else None
+            size = figures.parameters(count) if count else ""
+            rows.append((name, figures.row(name, size), " ".join((hub_id, *spellings))))
         chosen = self.wizard
         if chosen.model is not None and chosen.model_name not in [name for name, *_ in rows]:
             size = figures.parameters(chosen.model.parameters)

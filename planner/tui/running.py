@@ -54,7 +54,7 @@ class RunControl(App[int]):
 
     def _plan(self) -> Plan:
         evaluation = questions.evaluate(self.wizard)
-        return questions.make_plan(self.wizard, evaluation, self.recommendation)
+        return questions.make_plan(self.wizard, evaluation)
 
     def save_plan(self) -> Path:
         """Writes the plan file beside the runs, without starting anything."""

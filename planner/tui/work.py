@@ -5,10 +5,9 @@ Each returns a finished frozen snapshot and never raises: what went wrong is one
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, Hyperparameters, Plan
 from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec
+from planner.handover import expand, loadable, tokenizer_folder
 from planner.tui import figures
 from planner.tui.state import WizardState
 
@@ -123,23 +123,17 @@ def read_data(path: str, state: WizardState, *, final: bool) -> DataFound:
     try:
         from planner import dataset
 
-        folder = expand(state.model_name) if state.model_name else ""
         found = dataset.profile(
             expand(path),
             format=state.data.format,
             columns=state.data.columns,
-            tokenizer=folder if folder and Path(folder).is_dir() else None,
+            tokenizer=tokenizer_folder(loadable(state.model_name)) if state.model_name else None,
             vocab_size=state.model.vocab_size if state.model else None,
             max_examples=state.data.max_examples,
         )
     except Exception as error:
         return DataFound(path=path, final=final, error=error_line(error))
     return DataFound(path=path, dataset=found, final=final)
-
-
-def expand(text: str) -> str:
-    """A typed path with `~` and variables filled in; names pass unchanged."""
-    return os.path.expandvars(os.path.expanduser(text.strip()))
 
 
 def evaluate(state: WizardState) -> Evaluation:
@@ -278,32 +272,31 @@ def adopt(state: WizardState, found: Recommendation) -> WizardState:
     return replace(state, choices=choices, hyperparameters=numbers, data=data, adopted=adopted, effective_target=target)
 
 
-def make_plan(state: WizardState, evaluation: Evaluation, recommendation: Recommendation | None) -> Plan:
-    """The plan file's content: the choices, what was advised and what is promised."""
-    import planner
-    from planner.contract.settings import to_settings
+def make_plan(state: WizardState, evaluation: Evaluation) -> Plan:
+    """The plan of what was chosen and judged, with the advice for it."""
+    from planner import handover
+    from planner.advice import advise
 
-    if state.hardware is None or state.model is None or evaluation.report is None:
+    report = evaluation.report
+    if state.hardware is None or state.model is None or report is None:
         raise InvalidInput(evaluation.error or NEEDS_BOTH)
-    data = state.data.model_copy(update={"path": absolute(state.data.path) if state.data.path else None})
-    return Plan(
-        model=absolute(state.model_name) if Path(expand(state.model_name)).exists() else state.model_name,
-        model_config_inline=dict(state.model.config),
-        gpu=state.hardware.name,
-        settings=to_settings(state.choices),
-        hyperparameters=state.hyperparameters,
-        advice=list(recommendation.advice) if recommendation else [],
-        data=data,
-        predicted=evaluation.report.memory,
-        predicted_speed=evaluation.report.speed,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        tuneplan_version=planner.__version__,
+    advice = advise(
+        state.model,
+        state.hardware,
+        choices_from(report.settings),
+        data=state.dataset,
+        validation_split=state.data.validation_split if "validation_split" in state.edited else None,
+        step_seconds=None if report.speed is None else report.speed.step_seconds,
     )
-
-
-def absolute(text: str) -> str:
-    """A typed path as the trainer needs it, wherever that is started."""
-    return str(Path(expand(text)).absolute())
+    return handover.make_plan(
+        model=state.model,
+        model_name=state.model_name,
+        gpu=state.hardware.name,
+        report=report,
+        hyperparameters=state.hyperparameters,
+        advice=advice,
+        data=state.data,
+    )
 
 
 NAME_PART = 40

@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
+from planner import catalogue
 from planner.contract.spec import ModelSpec
 from planner.tui import figures
 from planner.tui.screens.base import ListScreen, facts_of
@@ -97,7 +98,9 @@ def details_text(model: ModelSpec) -> Content:
     attention = f"{model.num_heads} heads of {model.head_dim}"
     if model.num_kv_heads != model.num_heads:
         attention += f", {model.num_kv_heads} for keys and values"
+    found = catalogue.look_up(model.id)
     rows = [
+        *([("on the hub", found.hub_id)] if found is not None else []),
         ("parameters", f"{figures.parameters(model.parameters)} ({model.parameters:,})"),
         ("architecture", f"{model.architecture}, {model.task}"),
         ("layers", f"{model.num_layers}" + (f" + {model.num_decoder_layers}" if model.num_decoder_layers else "")),

@@ -117,7 +117,10 @@ class FilterList(Vertical):
     @on(Input.Changed)
     def _narrow(self, event: Input.Changed) -> None:
         event.stop()
-        self._show(self.current)
+        typed = self.text.lower()
+        # A name that was typed whole is meant, wherever it stands among those that only begin like it.
+        exact = (key for key, _, more in self._entries if typed in (key.lower(), *more.lower().split()))
+        self._show(next(exact, self.current))
 
     @on(OptionList.OptionHighlighted)
     def _moved(self, event: OptionList.OptionHighlighted) -> None:
