@@ -34,6 +34,7 @@ import observe_common as common
 from observe_common import Observation, Point, ProbeRequest
 
 from planner.calibration.worker import Worker
+from planner.contract import process
 from planner.contract.errors import RunFailed, TuneplanError
 from planner.contract.spec import HardwareProfile
 
@@ -89,7 +90,12 @@ def machine(device: str) -> HardwareProfile:
     except ImportError:  # neither NVML nor psutil in this process: the probe's process knows
         pass
     child = subprocess.run(
-        [sys.executable, "-m", "trainer", "doctor"], capture_output=True, text=True, cwd=common.ROOT, check=False
+        process.command("trainer", "doctor"),
+        env=process.environment(),
+        capture_output=True,
+        text=True,
+        cwd=common.ROOT,
+        check=False,
     )
     if child.returncode != 0:
         raise RunFailed(f"this machine's devices can't be asked: {child.stderr.strip().splitlines()[-1:]}")

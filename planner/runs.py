@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -16,11 +14,51 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from planner.contract import process
 from planner.contract.errors import RunFailed
 from planner.contract.records import Event
 
 STDERR_LINES = 200
 """Lines of the child's stderr that are kept for a message about its death."""
+EVENTS_KEPT = 1000
+"""Of the newest events so many are kept, and as many wait for whoever reads them."""
+KEPT_KINDS = ("started", "data", "checkpoint", "finished", "failed")
+"""The last event of each of these kinds is kept however long the run is."""
+PASSING_KINDS = ("step", "phase", "eval", "paused", "resumed")
+"""Kinds whose older events say nothing once newer ones are there."""
+
+
+class Backlog:
+    """Events on their way from the reading thread to whoever iterates. Steps and stages that nobody takes are dropped,
+    the oldest first; every other event waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, event: Event) -> None:
+        """Hands over an event."""
+        with self._changed:
+            self._waiting.append(event)
+            if len(self._waiting) > 2 * EVENTS_KEPT:
+                places = [place for place, waiting in enumerate(self._waiting) if waiting.kind in PASSING_KINDS]
+                old = set(places[: len(places) - EVENTS_KEPT // 2])
+                self._waiting = deque(waiting for place, waiting in enumerate(self._waiting) if place not in old)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self, timeout: float | None = None) -> Event | None:
+        """The next event; None when all are taken and none will come, or none came within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+            return self._waiting.popleft() if self._waiting else None
 
 
 class Run:
@@ -32,14 +70,13 @@ class Run:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.events: list[Event] = []
-        """Every event so far."""
+        self._recent: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self._last: dict[str, Event] = {}
         self.log: deque[str] = deque(maxlen=1000)
         """Lines of stdout that were no event, and of stderr."""
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        self._queue: queue.Queue[Event | None] = queue.Queue()
+        self._backlog = Backlog()
         self._writing = threading.Lock()
-        self._failed = False
         self._killed = False
         """Whether it was this process that ended it at once."""
         assert process.stdout is not None
@@ -60,27 +97,27 @@ class Run:
         return self.process.poll()
 
     @property
+    def events(self) -> list[Event]:
+        """The newest events, after the last `started`, `checkpoint` … where those are older."""
+        recent = list(self._recent)
+        last = sorted(self._last.values(), key=lambda event: event.time)
+        return [*(event for event in last if not any(event is other for other in recent)), *recent]
+
+    @property
     def stderr_tail(self) -> str:
         """The last lines that the trainer wrote to stderr."""
         return "\n".join(self._stderr)
 
     def __iter__(self) -> Iterator[Event]:
         while True:
-            event = self._queue.get()
+            event = self._backlog.take()
             if event is None:
-                self._queue.put(None)  # another iteration over a finished run ends too
                 return
             yield event
 
     def poll(self, timeout: float = 0.0) -> Event | None:
         """The next event, or None when none came within `timeout` seconds or the run is over (`exit_code` tells)."""
-        try:
-            event = self._queue.get(timeout=timeout) if timeout > 0 else self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        if event is None:
-            self._queue.put(None)
-        return event
+        return self._backlog.take(max(0.0, timeout))
 
     def wait(self, timeout: float | None = None) -> int:
         """Waits for the end and returns the exit code; `subprocess.TimeoutExpired` when it takes longer."""
@@ -142,19 +179,21 @@ class Run:
             self._put(event)
         code = self.process.wait()
         self._stderr_reader.join(timeout=5)
-        if code != 0 and not self._failed:
-            self._put(Event(kind="failed", time=time.time(), data={"message": self._obituary(code), "exit_code": code}))
-        self._queue.put(None)
+        if "failed" not in self._last and (code != 0 or "finished" not in self._last):
+            data = {"message": self._obituary(code), "exit_code": code or RunFailed.exit_code}
+            self._put(Event(kind="failed", time=time.time(), data=data))
+        self._backlog.close()
 
     def _put(self, event: Event) -> None:
-        self._failed = self._failed or event.kind == "failed"
-        self.events.append(event)
-        self._queue.put(event)
+        if event.kind in KEPT_KINDS:
+            self._last[event.kind] = event
+        self._recent.append(event)
+        self._backlog.put(event)
 
     def _way_on(self) -> str:
         """What `--resume` finds, as far as the events tell."""
-        resumed = any(event.kind == "started" and event.data.get("resumed_from") for event in self.events)
-        if resumed or any(event.kind == "checkpoint" for event in self.events):
+        started = self._last.get("started")
+        if "checkpoint" in self._last or (started is not None and started.data.get("resumed_from")):
             return "--resume goes on from its last checkpoint"
         return "it had written no checkpoint yet"
 
@@ -167,6 +206,8 @@ class Run:
                 name = f"signal {-code}"
             why = "; the system may have run out of memory" if name == "SIGKILL" and not self._killed else ""
             return f"the trainer was ended by {name}{why}; {self._way_on()}"
+        if code == 0:
+            return "the trainer ended without a word that it had finished (exit code 0): nothing says that it trained"
         last = next((line for line in reversed(self._stderr) if line.strip()), "it wrote nothing to stderr")
         return f"the trainer ended with exit code {code}: {last.strip()[:300]}"
 
@@ -182,15 +223,16 @@ def start(
     extra: Sequence[str] = (),
 ) -> Run:
     """Starts `python -m trainer run` on a plan file. `resume` is `auto` or a checkpoint or run folder."""
-    command = [sys.executable, "-m", "trainer", "run", str(plan_path), "--control", "stdin"]
+    command = process.command("trainer", "run", str(plan_path), "--control", "stdin")
     given = {"--data": data, "--output": output, "--resume": resume, "--device": device, "--adapter": adapter}
     for option, value in given.items():
         if value is not None:
             command += [option, str(value)]
     command += extra
     try:
-        process = subprocess.Popen(
+        child = subprocess.Popen(
             command,
+            env=process.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -202,4 +244,4 @@ def start(
         )
     except OSError as error:
         raise RunFailed(f"the trainer could not be started: {error.strerror or error}") from None
-    return Run(process)
+    return Run(child)

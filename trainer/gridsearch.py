@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 from planner.contract.files import write_json, write_whole
 from planner.contract.records import Event, Plan
@@ -52,6 +53,8 @@ class Outcome:
     peak_bytes: int | None
     steps: int
     failure: str | None = None
+    exit_code: int = 0
+    """Of the run that failed."""
 
     @property
     def score(self) -> float:
@@ -95,15 +98,17 @@ def cell_plan(plan: Plan, cell: Cell, *, max_steps: int | None = None, epochs: f
 
 def in_child(plan: Path, output: Path) -> list[Event]:
     """A run in a process of its own: each cell starts with an empty device. One that was stopped goes on."""
-    command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output)]
+    command = process.command("trainer", "run", str(plan), "--output", str(output))
     earlier: list[Event] = []
     if next(output.glob("checkpoint-*"), None) is not None:
         command += ["--resume", "auto"]
         with contextlib.suppress(OSError):
             earlier = _events((output / "events.jsonl").read_text(encoding="utf-8", errors="replace"))
     with held():
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with process as child:
+        started = subprocess.Popen(
+            command, env=process.environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+        )
+    with started as child:
         assert child.stdout is not None
         try:
             said = child.stdout.read()
@@ -113,14 +118,15 @@ def in_child(plan: Path, output: Path) -> list[Event]:
             child.stdout.read()
             raise
     events = _events(said)
-    if child.returncode != 0 and not any(event.kind == "failed" for event in events):
-        events.append(Event(kind="failed", time=0.0, data={"message": f"exit code {child.returncode}"}))
+    if not any(event.kind in ("finished", "failed") for event in events):
+        message = f"the trainer ended with exit code {child.returncode} before it finished"
+        events.append(Event(kind="failed", time=0.0, data={"message": message, "exit_code": child.returncode}))
     return [*(event for event in earlier if event.kind == "step"), *events]
 
 
 def _events(text: str) -> list[Event]:
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         with contextlib.suppress(ValueError):
             found.append(Event.model_validate_json(line))
     return found
@@ -137,7 +143,8 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any
     losses = [step["loss"] for step in steps if step.get("loss") is not None]
     last = losses[-max(1, len(losses) // 10) :]
     end: dict[str, Any] = next((event.data for event in events if event.kind == "finished"), {})
-    failure = next((event.data.get("message", "failed") for event in events if event.kind == "failed"), None)
+    failed: dict[str, Any] = next((event.data for event in events if event.kind == "failed"), {})
+    failure = failed.get("message", "failed") if failed else None
     if end.get("reason") == "stopped":
         failure = f"stopped after {end.get('steps')} steps"
     return Outcome(
@@ -148,6 +155,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any
         peak_bytes=end.get("measured_bytes"),
         steps=int(end.get("steps") or len(steps)),
         failure=failure,
+        exit_code=int(failed.get("exit_code") or 0),
     )
 
 
@@ -351,5 +359,7 @@ def command(given: Any) -> int:
     else:
         print(table(found))
     if not found or not math.isfinite(found[0].score):
-        raise RunFailed(f"no run of the grid finished; see {given.output}")
+        codes = {outcome.exit_code for outcome in found}
+        code = codes.pop() if len(codes) == 1 else RunFailed.exit_code
+        raise process.failure(code, f"no run of the grid finished; see {given.output}")
     return 0

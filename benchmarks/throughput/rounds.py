@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput.contenders import OURS
 from benchmarks.throughput.worker import PEAK
+from planner.contract import process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -23,9 +23,9 @@ class Failed(Exception):
 def ask(request: dict[str, Any], log: Path) -> dict[str, Any]:
     """A worker's answer; what it says on stderr goes to `log`."""
     threads = str(request["threads"])
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    environment = process.environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, HF_HUB_OFFLINE="1")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "benchmarks.throughput.worker", json.dumps(request)]
+    command = process.command("benchmarks.throughput.worker", json.dumps(request))
     with open(log, "a", encoding="utf-8") as stderr:
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT)
     if done.returncode or not done.stdout.strip():

@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
 
+from planner.contract import process
 from planner.contract.errors import InvalidInput, NotModelled, RunFailed, TuneplanError
 from planner.contract.records import Observation, ProbeRequest
 
-_BY_CODE: dict[int, type[TuneplanError]] = {2: InvalidInput, 4: RunFailed}
-
 
 def _environment() -> dict[str, str]:
-    """The child's: it finds the packages where this process found them, and never asks the network."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PYTHONUNBUFFERED": "1",
-    }
+    """The child's: it never asks the network."""
+    usual = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**usual, **process.environment(PYTHONUNBUFFERED="1")}
 
 
 def probe(request: ProbeRequest, *, timeout: float | None = None) -> Observation:
     """One observation from a process of its own; raises RunFailed when that dies or takes over `timeout` seconds."""
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "trainer", "probe", "-"],
+            process.command("trainer", "probe", "-"),
             input=request.model_dump_json(by_alias=True),
             capture_output=True,
             text=True,
@@ -53,8 +42,8 @@ def probe(request: ProbeRequest, *, timeout: float | None = None) -> Observation
         ) from None
     if child.returncode != 0:
         words = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-        kind = _BY_CODE.get(child.returncode, RunFailed)
-        raise kind(f"{request.label or request.model.get('id')}: {words[0].removeprefix('error: ')}")
+        said = words[0].removeprefix("error: ")
+        raise process.failure(child.returncode, f"{request.label or request.model.get('id')}: {said}")
     return read(child.stdout)
 
 
@@ -63,7 +52,7 @@ def read(line: str) -> Observation:
     try:
         content = json.loads(line)
         if "error" in content:
-            raise _BY_CODE.get(content.get("exit_code"), RunFailed)(content["error"])
+            raise process.failure(int(content.get("exit_code") or 0), str(content["error"]))
         return Observation.model_validate(content)
     except (ValueError, ValidationError):
         raise RunFailed(f"the probe answered with no observation: {line[:200]!r}") from None
@@ -93,7 +82,7 @@ class Worker:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._answers = queue.Queue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "probe", "--serve"],
+            process.command("trainer", "probe", "--serve"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -134,7 +123,7 @@ class Worker:
             self.close()
             if attempt == 1 and code == 0:  # it retired just as it was asked
                 continue
-            raise RunFailed(f"{request.label}: the probe died with exit code {code}: {words}")
+            raise process.failure(code, f"{request.label}: the probe died with exit code {code}: {words}")
         raise RunFailed(f"{request.label}: no probe could be started")
 
     def _last_words(self) -> str:

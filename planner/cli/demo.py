@@ -16,6 +16,7 @@ from planner.cli.progress import Follower, kept_line, summary_lines
 from planner.cli.recommend import make_plan
 from planner.cli.request import load_data, resolve
 from planner.cli.signals import held, passed_on
+from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, RunFailed
 
 SHOWN_EXAMPLES = 3
@@ -95,10 +96,17 @@ def _examples(path: Path, count: int) -> list[tuple[str, str]]:
 
 
 def _generate(run_dir: str, prompt: str) -> str:
-    command = [sys.executable, "-m", "trainer", "generate", run_dir, "--prompt", "-", "--max-new-tokens", "48"]
-    child = subprocess.run(command, input=prompt, capture_output=True, text=True, check=False, start_new_session=True)
+    child = subprocess.run(
+        process.command("trainer", "generate", run_dir, "--prompt", "-", "--max-new-tokens", "48"),
+        env=process.environment(),
+        input=prompt,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
     if child.returncode != 0:
-        raise RunFailed(f"no text could be generated: {_last_line(child.stderr)}")
+        raise process.failure(child.returncode, f"no text could be generated: {_last_line(child.stderr)}")
     return child.stdout.rstrip("\n")
 
 
@@ -106,7 +114,11 @@ def _child(words: list[str]) -> dict[str, Any]:
     """JSON that a trainer command prints; its talk goes to stderr as it comes."""
     with held():
         child = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+            process.command("trainer", *words),
+            env=process.environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
     assert child.stdout is not None
     with passed_on(child) as interrupts:
@@ -117,7 +129,7 @@ def _child(words: list[str]) -> dict[str, Any]:
         said_it = code == Interrupted.exit_code
         raise Interrupted("" if said_it else "ended at once; nothing was written, plan demo starts it again")
     if code != 0:
-        raise RunFailed("the demonstration's model could not be made; the line above says why")
+        raise process.failure(code, "the demonstration's model could not be made; the line above says why")
     try:
         found: dict[str, Any] = json.loads(said)
     except ValueError:

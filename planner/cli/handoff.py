@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from planner.cli.children import require_train_extra
 from planner.cli.signals import held, passed_on, signal_name
+from planner.contract import process
 from planner.contract.errors import Interrupted, RunFailed
 
 
@@ -20,7 +20,9 @@ def run(command: str, arguments: Sequence[str | None]) -> int:
     words = [word for word in arguments if word is not None]
     try:
         with held():
-            child = subprocess.Popen([sys.executable, "-m", "trainer", command, *words], start_new_session=True)
+            child = subprocess.Popen(
+                process.command("trainer", command, *words), env=process.environment(), start_new_session=True
+            )
     except OSError as error:
         raise RunFailed(f"the trainer could not be started: {error.strerror or error}") from None
     with passed_on(child) as interrupts:

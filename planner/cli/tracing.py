@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.children import require_train_extra
+from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 from planner.contract.settings import check_length, fit_to_hardware, to_flags
 
@@ -86,18 +87,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
 
     workspaces = int(device.workspace_bytes(request.hardware))
     target = "cuda" if request.hardware.kind == "rocm" else request.hardware.kind
-    command = [
-        sys.executable,
-        "-m",
-        "trainer.trace",
-        "--config",
-        "-",
-        "--json",
-        "--events",
-        "--evaluate",
-        "--target",
-        target,
-    ]
+    command = process.command("trainer.trace", "--config", "-", "--json", "--events", "--evaluate", "--target", target)
     command += ["--cublas-workspace-bytes", str(workspaces), *to_flags(choices)]
     # What depends on stack and device where nobody names it is named always, or a default would be taken for silence.
     command += ["--loss", choices.loss, "--optimizer-implementation", choices.optimizer_implementation]
@@ -108,6 +98,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
         # In its own session: a Ctrl-C is answered here and ends the child, which has nothing to keep.
         child = subprocess.run(
             command,
+            env=process.environment(),
             input=json.dumps(dict(request.model.config)),
             capture_output=True,
             text=True,
@@ -118,8 +109,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
         raise Interrupted("interrupted; nothing of the trace is kept, start it again") from None
     if child.returncode != 0:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        error = NotModelled if child.returncode == 2 else RunFailed
-        raise error(f"the trace failed: {last}")
+        raise process.failure(child.returncode, f"the trace failed: {last}")
     try:
         found = json.loads(child.stdout.strip().splitlines()[-1])
         course = Timeline.from_trace(found)

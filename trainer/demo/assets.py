@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from planner.contract import process
 from planner.contract.errors import RunFailed
 from planner.contract.files import user_data_dir, write_json, write_whole
 from planner.contract.records import DataSettings, Hyperparameters, Plan
@@ -130,12 +131,12 @@ def _pretraining_plan(model: Path, data: Path) -> Plan:
 
 def _run(plan: Path, output: Path) -> None:
     """Pre-trains by the same command that trains everything else; progress goes to stderr."""
-    command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output)]
-    environment = {**os.environ, "TUNEPLAN_HOME": str(output.parent / "home")}  # its observation is of no use later
+    command = process.command("trainer", "run", str(plan), "--output", str(output))
+    environment = process.environment(TUNEPLAN_HOME=str(output.parent / "home"))  # its observation is of no use later
     print("making the demonstration model (once, less than a minute)", file=sys.stderr)
     with held():
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    with process as child:
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment)
+    with started as child:
         assert child.stdout is not None
         message = reason = None
         for line in child.stdout:
@@ -147,9 +148,9 @@ def _run(plan: Path, output: Path) -> None:
                 message = event["data"]["message"]
             elif event["kind"] == "finished":
                 reason = event["data"]["reason"]
-    if child.returncode != 0 or reason == "stopped":  # half a training is no model to keep
-        detail = message or reason or f"exit code {child.returncode}"
-        raise RunFailed(f"the demonstration model could not be made: {detail}")
+    if child.returncode != 0 or reason in (None, "stopped"):  # half a training is no model to keep
+        detail = message or reason or f"the trainer ended with exit code {child.returncode} before it finished"
+        raise process.failure(child.returncode, f"the demonstration model could not be made: {detail}")
 
 
 def _write_pairs(path: Path, pairs: list[tuple[str, str]]) -> None:

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from planner.contract import process
 from planner.contract.errors import RunFailed
 from trainer.distributed.environment import FAILURES, LAUNCHER, ROWS
 from trainer.events import EventStream
@@ -43,14 +43,14 @@ class Group:
         self.processes: list[subprocess.Popen[str]] = []
         for rank in range(count):
             own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-            environment = {**os.environ, **address, **{name: str(value) for name, value in own.items()}}
+            environment = process.environment(**address, **{name: str(value) for name, value in own.items()})
             environment.setdefault("OMP_NUM_THREADS", str(threads))
             environment |= {LAUNCHER: str(os.getpid()), FAILURES: str(self.folder)}
             if rows is not None:
                 environment[ROWS] = rows
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "trainer", *arguments],
+                    process.command("trainer", *arguments),
                     env=environment,
                     stdin=None if rank == 0 else subprocess.DEVNULL,
                     stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
@@ -188,7 +188,7 @@ class Launch:
         rank = next((n for n, code in enumerate(codes) if code < 0 and n not in reports), group.first or 0)
         kept = next(self.run_dir.glob("checkpoint-*"), None) is not None
         way_on = "--resume goes on from the last checkpoint" if kept else "no checkpoint had been written yet"
-        raise RunFailed(f"{_obituary(rank, codes[rank], self.count)}; {way_on}")
+        raise process.failure(codes[rank], f"{_obituary(rank, codes[rank], self.count)}; {way_on}")
 
     def _stopped(self) -> None:
         """A stop that reached the processes while they were starting: there is nothing to save."""
