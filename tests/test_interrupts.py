@@ -98,14 +98,17 @@ def test_a_cell_that_was_stopped_is_no_result_and_resumes(
     commands: list[list[str]] = []
     real = subprocess.Popen
 
+    end = Event(kind="finished", time=0.0, data={"step": 3})
+    said = "\n".join(event.model_dump_json(by_alias=True) for event in (steps[2], end))
+
     def popen(command: list[str], **options: Any) -> Any:
         commands.append(command)
-        return real([sys.executable, "-c", f"print({steps[2].model_dump_json(by_alias=True)!r})"], **options)
+        return real([sys.executable, "-c", f"print({said!r})"], **options)
 
     monkeypatch.setattr(gridsearch.subprocess, "Popen", popen)
     events = gridsearch.in_child(tmp_path / "plan.json", where)
     assert commands[0][-2:] == ["--resume", "auto"]
-    assert [event.data["step"] for event in events] == [1, 2, 3, 3]
+    assert [event.data["step"] for event in events] == [1, 2, 3, 3, 3]
 
 
 def test_a_grid_of_other_data_or_settings_is_refused(plan_file: Path, tmp_path: Path) -> None:

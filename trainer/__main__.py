@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from planner.contract import process
 from planner.contract.errors import Interrupted, RunFailed, TuneplanError
 
 
@@ -196,4 +197,5 @@ def _generate(given: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    process.shut_out_working_folder()
     sys.exit(main())

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from planner.contract import process
 from planner.contract.errors import Interrupted, RunFailed, TuneplanError
 
 __all__ = ["main"]
@@ -19,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns the process exit code (see docs/cli.md)."""
     # Start-up makes many small objects that all stay: looking for cycles among them is a tenth of a short command.
     gc.set_threshold(50_000, 20, 20)
+    if arguments is None:
+        process.shut_out_working_folder()
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
     try:

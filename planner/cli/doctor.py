@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from planner.contract import process
 from planner.contract.errors import TuneplanError
 from planner.contract.units import format_bytes
 
@@ -45,9 +46,38 @@ def report() -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in CORE},
         "extras": {extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
+        "packages": _packages(),
         "device": device,
         "free_disk_bytes": shutil.disk_usage(".").free,
     }
+
+
+def _packages() -> dict[str, Any]:
+    """For each of our top-level names which installed distributions own it, and the file that is loaded instead of ours
+    (None: ours).
+    """
+    owners = metadata.packages_distributions()
+    elsewhere = process.others()
+    found = {}
+    for name in process.PACKAGES:
+        names = sorted({str(owner) for owner in owners.get(name, ())})
+        found[name] = {"distributions": names, "loaded_from": elsewhere.get(name)}
+    return found
+
+
+def _clashes(packages: dict[str, Any]) -> list[str]:
+    """One sentence for each name that isn't ours alone."""
+    said = []
+    for name, found in packages.items():
+        strangers = [owner for owner in found["distributions"] if owner.lower() != "tuneplan"]
+        if strangers:
+            said.append(
+                f"the package {name} also belongs to {', '.join(strangers)}: one has overwritten files of the other; "
+                f"install tuneplan into an environment of its own"
+            )
+        if found["loaded_from"] is not None:
+            said.append(f"{name} is found at {found['loaded_from']}, which is not tuneplan's; rename or move it")
+    return said
 
 
 def _version(package: str) -> str | None:
@@ -80,6 +110,8 @@ def run(*, as_json: bool) -> int:
         )
         if device["note"]:
             console.print(device["note"], style="dim")
+    for clash in _clashes(found["packages"]):
+        console.print(clash, style="red")
     console.print(f"free disk here: {format_bytes(found['free_disk_bytes'])}")
     missing = [name for name, version in found["extras"]["train"].items() if version is None]
     if missing:

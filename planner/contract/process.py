@@ -1,8 +1,8 @@
 """How every child process is started: it runs our packages, and nothing that lies in the working folder.
 
-`python -m trainer` puts the working folder first on the module path, where a `trainer.py` or `yaml.py` of the user would
-be run in place of ours. `-P` keeps it off (Python's documentation, "safe path"), `PYTHONSAFEPATH` keeps it off for what
-the child starts in turn. This module imports nothing that could be found in the working folder itself.
+`python -m trainer` puts the working folder first on the module path, where a `trainer.py` or `yaml.py` of the user
+would be run in place of ours. `-P` keeps it off (Python's documentation, "safe path"), `PYTHONSAFEPATH` keeps it off
+for what the child starts in turn.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ class RunControl(App[int]):
         plan, folder = live.near_path(self._plan_path), live.near_path(self.run_folder)
         result: dict[str, Any] = run.result or {}
         if result.get("adapter_path"):
-            words = live.command("python", "-m", "trainer", "generate", folder, "--prompt")
+            words = live.command("python", "-P", "-m", "trainer", "generate", folder, "--prompt")
             found.append(("generate with it:", f"{words} '…'"))
         if self.may_resume:
             words = live.command("plan", "train", plan, "--output", folder, "--resume")

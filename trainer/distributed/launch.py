@@ -70,16 +70,16 @@ class Group:
 
     def send(self, number: int) -> None:
         """Sends a signal to every process that still runs."""
-        for process in self.processes:
-            if process.poll() is None:
+        for child in self.processes:
+            if child.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
+                    child.send_signal(number)
 
     def wait(self) -> None:
         """Until all have ended; once one has failed, the others have `GRACE_SECONDS`."""
         failed_at: float | None = None
         while True:
-            codes = [process.poll() for process in self.processes]
+            codes = [child.poll() for child in self.processes]
             if failed_at is None:
                 for rank, code in enumerate(codes):
                     if code not in (None, 0):
@@ -103,9 +103,9 @@ class Group:
     def close(self) -> None:
         """Ends what still runs and removes the folder."""
         self.send(signal.SIGKILL)
-        for process in self.processes:
+        for child in self.processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
+                child.wait(GRACE_SECONDS)
         import shutil
 
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -164,7 +164,7 @@ class Launch:
 
     def _outcome(self, group: Group) -> str | None:
         """None when the run is over, or the rows to start again with. Raises what ended it."""
-        codes = [process.returncode for process in group.processes]
+        codes = [child.returncode for child in group.processes]
         if not any(codes):
             return None
         reports = group.reports()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from planner.contract import process
 from trainer.trace.cli import main
 
 if __name__ == "__main__":
+    process.shut_out_working_folder()
     sys.exit(main())
