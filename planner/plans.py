@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from planner.contract.errors import InvalidInput
-from planner.contract.files import read_plain, write_named
-from planner.contract.records import Plan, parse_plan
+from planner.contract.files import write_named
+from planner.contract.records import Plan, read_plan
 
 
 def load(path: str | Path, *, links: bool = True) -> Plan:
@@ -16,14 +16,7 @@ def load(path: str | Path, *, links: bool = True) -> Plan:
 
     Without `links` a link is refused: for the plan in a run folder.
     """
-    path = Path(path)
-    try:
-        text = read_plain(path, links=links).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: not a plan file: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise InvalidInput(f"{path}: plan file can't be read: {error.strerror or error}") from None
-    return parse_plan(text, str(path))
+    return read_plan(Path(path), links=links)
 
 
 def dumps(plan: Plan) -> str:

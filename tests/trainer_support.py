@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from planner.contract.records import DataSettings, Event, Hyperparameters, Plan
+from planner.contract.records import Event, Plan
 
 SETTINGS: dict[str, Any] = {
     "method": "lora",
@@ -70,15 +70,12 @@ def write_pairs(path: Path, count: int = 40) -> Path:
 def make_plan(
     path: Path, model: Path, data: Path, *, settings: Any = None, data_settings: Any = None, **hyper: Any
 ) -> Path:
-    """A plan file for the cpu."""
-    plan = Plan(
-        model=str(model),
-        gpu="cpu",
-        settings={**SETTINGS, **(settings or {})},
-        hyperparameters=Hyperparameters(**{**HYPERPARAMETERS, **hyper}),
-        data=DataSettings(path=str(data), **{"validation_split": 0.2, **(data_settings or {})}),
-    )
-    path.write_text(plan.model_dump_json(by_alias=True))
+    """A plan file for the cpu, whatever stands in it."""
+    plan = Plan(model=str(model), gpu="cpu", settings={**SETTINGS, **(settings or {})})
+    content = plan.model_dump(mode="json", by_alias=True)
+    content["hyperparameters"] |= {**HYPERPARAMETERS, **hyper}
+    content["data"] |= {"path": str(data), "validation_split": 0.2, **(data_settings or {})}
+    path.write_text(json.dumps(content))
     return path
 
 

@@ -11,6 +11,8 @@ import typer
 
 from planner.contract.errors import InvalidInput
 from planner.contract.settings import BY_NAME, SETTINGS, Setting, near
+from planner.contract.shown import shown
+from planner.contract.yaml_text import truth
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,33 +57,22 @@ def _load_config(context: typer.Context, path: str | None) -> str | None:
 
 def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     """Options from a YAML file by parameter name; an unknown key or a nested value is refused with its line."""
-    import yaml
+    from planner.contract import yaml_text
 
     names = set(known) - {"config", "help"}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(f"--config {path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"--config {path}: not UTF-8 text") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InvalidInput(f"--config {path}{line}: not YAML ({getattr(error, 'problem', error)})") from None
-    if content is None:
+    document = yaml_text.read(path, f"--config {path}")
+    if document.value is None:
         return {}
-    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
+    if not isinstance(document.value, dict):
         raise InvalidInput(f"--config {path}: must hold one option per line, like max-length: 2048")
-    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     values: dict[str, Any] = {}
-    for key, value in content.items():
-        name = str(key).replace("-", "_")
-        place = f"--config {path}:{lines.get(str(key), 1)}"
+    for key, value in document.value.items():
+        name = key.replace("-", "_")
+        place = document.place((key,))
         if name not in names:
-            raise InvalidInput(f"{place}: unknown option {key!r}{near(name, names)}")
+            raise InvalidInput(f"{place}: unknown option {shown(key)}{near(name, names)}")
+        if name in values:
+            raise InvalidInput(f"{place}: {name!r} stands twice, once with hyphens")
         if value is not None:
             values[name] = _config_value(name, value, place)
     return values
@@ -92,13 +83,23 @@ def _config_value(name: str, value: Any, place: str) -> Any:
     if isinstance(value, dict):
         if name != "columns":
             raise InvalidInput(f"{place}: {name!r} takes one value, not a mapping")
-        return [f"{key}={item}" for key, item in value.items()]
+        return [f"{key}={_word(item, name, place)}" for key, item in value.items()]
     if isinstance(value, list):
-        return [str(item) for item in value] if name == "columns" else ",".join(str(item) for item in value)
+        words = [_word(item, name, place) for item in value]
+        return words if name == "columns" else ",".join(words)
     setting = BY_NAME.get(name)
-    if setting is not None and (setting.kind is bool) != isinstance(value, bool):
-        raise InvalidInput(f"{place}: {name!r} must be {'true or false' if setting.kind is bool else 'a value'}")
+    flag = setting is not None and setting.kind is bool
+    if flag and (said := truth(value)) is not None:
+        return said
+    if setting is not None and flag != isinstance(value, bool):
+        raise InvalidInput(f"{place}: {name!r} must be {'true or false' if flag else 'a value'}, not {shown(value)}")
     return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _word(value: Any, name: str, place: str) -> str:
+    if isinstance(value, bool | dict | list) or value is None:
+        raise InvalidInput(f"{place}: {name!r} holds {shown(value)}, where a word is needed")
+    return str(value)
 
 
 def _option(setting: Setting) -> inspect.Parameter:

@@ -6,20 +6,49 @@ pydantic models, so that each has a JSON schema and rejects what it does not kno
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
 )
 
 from planner.contract.errors import InvalidInput
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
+
+REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive", "neptune")
+"""Names that `report_to` passes on to transformers."""
+
+
+def _number(value: Any) -> Any:
+    """A number as it is; pydantic alone would take true for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+_Number = BeforeValidator(_number)
+Bytes = Annotated[int, Field(ge=0, lt=2**63), _Number]
+Count = Annotated[int, Field(ge=0, lt=2**31), _Number]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
+"""Tokens per second, or a share."""
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _Number]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False), _Number]
+AtLeastOne = Annotated[int, Field(ge=1, le=10**9), _Number]
+AtLeastZero = Annotated[int, Field(ge=0, le=10**9), _Number]
+Text = Annotated[str, Field(max_length=100_000)]
+
+
+R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -32,25 +61,25 @@ class ModelSummary(Record):
     """Which model a number belongs to."""
 
     id: str
-    parameters: int
-    trainable_parameters: int
+    parameters: Annotated[int, Field(ge=0)]
+    trainable_parameters: Annotated[int, Field(ge=0)]
 
 
 class MemoryReport(Record):
     """The memory object of `plan check --json` and `plan trace --json`."""
 
-    allocated_peak_bytes: int
-    reserved_peak_bytes: int
-    device_peak_bytes: int
-    interval_bytes: tuple[int, int]
+    allocated_peak_bytes: Bytes
+    reserved_peak_bytes: Bytes
+    device_peak_bytes: Bytes
+    interval_bytes: tuple[Bytes, Bytes]
     """Interval of the device peak: 95 of 100 runs on a calibrated device, 4 of 5 published ones without."""
-    budget_bytes: int
+    budget_bytes: Bytes
     binding_instant: str
-    instants: dict[str, int]
+    instants: dict[str, Bytes]
     """Allocated bytes at the peak within each instant of the step."""
-    components: dict[str, int]
+    components: dict[str, Annotated[int, Field(gt=-(2**63), lt=2**63)]]
     """Additive parts of the device peak at the binding instant; they sum to `device_peak_bytes`."""
-    batch_lengths: tuple[tuple[int, ...], ...] | None = None
+    batch_lengths: tuple[tuple[Count, ...], ...] | None = None
     """Row by row the lengths of the sequences in the micro-batch that sets the peak; left out where no data was given
     and every row has max_length."""
 
@@ -65,13 +94,13 @@ class MemoryReport(Record):
 class SpeedReport(Record):
     """Roofline (or calibrated) speed of one configuration."""
 
-    tokens_per_second: float
-    step_seconds: float
+    tokens_per_second: Rate
+    step_seconds: Seconds
     """One optimizer step: all micro-batches, forward, backward, update."""
-    epoch_seconds: float | None
+    epoch_seconds: Seconds | None
     """None while the data set is unknown."""
-    model_flops_utilization: float
-    interval_tokens_per_second: tuple[float, float]
+    model_flops_utilization: Rate
+    interval_tokens_per_second: tuple[Rate, Rate]
 
 
 class Remedy(Record):
@@ -121,49 +150,57 @@ class Hyperparameters(Record):
     them.
     """
 
-    learning_rate: float = 2e-4
-    epochs: float = 3.0
-    max_steps: int | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False), _Number] = 2e-4
+    epochs: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), _Number] = 3.0
+    max_steps: AtLeastOne | None = None
     """Stops after this many optimizer steps, whatever `epochs` says."""
     scheduler: Literal["cosine", "cosine-restarts", "linear", "constant", "polynomial", "step"] = "cosine"
-    min_learning_rate_ratio: float = 0.1
+    min_learning_rate_ratio: Share = 0.1
     """The schedule's last learning rate as a share of the first."""
-    scheduler_step_epochs: float = 3.0
+    scheduler_step_epochs: Positive = 3.0
     """Scheduler `step`: epochs between two drops."""
-    scheduler_gamma: float = 0.5
+    scheduler_gamma: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _Number] = 0.5
     """Scheduler `step`: factor of one drop."""
-    polynomial_power: float = 1.0
-    scheduler_cycles: int = 2
+    polynomial_power: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False), _Number] = 1.0
+    scheduler_cycles: AtLeastOne = 2
     """Scheduler `cosine-restarts`: how often the rate falls from its peak to its minimum."""
-    warmup_ratio: float = 0.05
-    warmup_steps: int | None = None
+    warmup_ratio: Share = 0.05
+    warmup_steps: AtLeastZero | None = None
     """Takes precedence over `warmup_ratio`."""
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    eval_steps: int | None = None
+    weight_decay: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), _Number] = 0.01
+    beta1: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _Number] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _Number] = 0.999
+    epsilon: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _Number] = 1e-8
+    eval_steps: AtLeastOne | None = None
     """Optimizer steps between evaluations; None: once an epoch."""
-    save_steps: int | None = None
+    save_steps: AtLeastOne | None = None
     """None: at each evaluation."""
-    save_epochs: float | None = None
+    save_epochs: Positive | None = None
     """Epochs between checkpoints, where `save_steps` isn't given."""
-    save_total_limit: int = 2
-    logging_steps: int = 1
-    early_stopping_patience: int = 0
+    save_total_limit: AtLeastOne = 2
+    logging_steps: AtLeastOne = 1
+    early_stopping_patience: AtLeastZero = 0
     """Evaluations without improvement before the run stops; 0 switches it off."""
-    early_stopping_threshold: float = 0.0
-    seed: int = 42
+    early_stopping_threshold: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False), _Number] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = 42
     deterministic: bool = False
     torch_compile: bool = False
     group_by_length: bool = True
-    dataloader_workers: int = 0
+    dataloader_workers: Annotated[int, Field(ge=0, le=1024), _Number] = 0
     report_to: tuple[str, ...] = ("tensorboard",)
     train_on_prompt: bool = False
     """False: loss on completions only."""
-    sample_prompt: str | None = None
+    sample_prompt: Text | None = None
     """Prompt of the sample that each evaluation generates; None: the first validation example's."""
-    sample_max_new_tokens: int = 48
+    sample_max_new_tokens: Annotated[int, Field(ge=1, le=2**20), _Number] = 48
+
+    @field_validator("report_to")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in REPORTERS:
+                raise ValueError(f"{name[:40]!r} is unknown; choose among {', '.join(REPORTERS)}")
+        return names
 
 
 class DataSettings(Record):
@@ -177,9 +214,17 @@ class DataSettings(Record):
     """
     columns: dict[str, str] = {}
     """Remap: role (prompt, completion, text, label, messages, instruction, input, output, conversations) -> column."""
-    validation_split: float = 0.1
+    validation_split: Annotated[float, _Number] = 0.1
+    """In [0, 1)."""
     validation_path: str | None = None
-    max_examples: int | None = None
+    max_examples: AtLeastOne | None = None
+
+    @field_validator("validation_split")
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 <= value < 1:
+            raise ValueError(f"must lie in [0, 1), not {value:g}")
+        return value
 
 
 class Plan(Record):
@@ -225,7 +270,7 @@ class Event(Record):
 
     schema_: Literal["tuneplan.event/1"] = Field(default="tuneplan.event/1", alias="schema")
     kind: str
-    time: float
+    time: Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False), _Number]
     """Seconds since the epoch."""
     data: dict[str, Any] = {}
 
@@ -247,17 +292,17 @@ class Observation(Record):
     """id, and the whole config.json under `config`."""
     settings: dict[str, Any]
     predicted: MemoryReport | None = None
-    allocated_peak_bytes: int | None = None
+    allocated_peak_bytes: Bytes | None = None
     """Tensor storages (CUDA max_memory_allocated, MPS current allocated, on CPU the storage meter)."""
-    reserved_peak_bytes: int | None = None
-    device_peak_bytes: int | None = None
+    reserved_peak_bytes: Bytes | None = None
+    device_peak_bytes: Bytes | None = None
     """What the device shows for the process; on CPU the process's peak RSS."""
-    instants: dict[str, int] = {}
+    instants: dict[str, Bytes] = {}
     """Measured allocated peak by instant."""
-    batch_lengths: tuple[tuple[int, ...], ...] | None = None
+    batch_lengths: tuple[tuple[Count, ...], ...] | None = None
     """Row by row the lengths of the sequences in the heaviest micro-batch that ran; None where rows had one length."""
-    step_seconds: list[float] = []
-    tokens_per_second: float | None = None
+    step_seconds: list[Seconds] = []
+    tokens_per_second: Rate | None = None
     outcome: Literal["ran", "out_of_memory", "failed"] = "ran"
     """Whether the steps ran; peaks of a run that did not are those up to its end."""
     probe: dict[str, Any] = {}
@@ -282,44 +327,59 @@ class ProbeRequest(Record):
     predicted: MemoryReport | None = None
     padded: bool | None = None
     """Whether some tokens are padding; None: as the prediction takes it, under `padding=max`."""
-    warmup_steps: int = Field(default=2, ge=1)
+    warmup_steps: Annotated[int, Field(ge=1, le=10_000), _Number] = 2
     """The first one creates the optimizer's state and, on a GPU, its libraries' workspaces."""
-    steps: int = Field(default=3, ge=1)
+    steps: Annotated[int, Field(ge=1, le=10_000), _Number] = 3
     """Measured steps, all of the same shape."""
     evaluate: bool = True
     """Whether one evaluation batch follows."""
-    memory_limit_bytes: int | None = Field(default=None, ge=1)
+    memory_limit_bytes: Annotated[int, Field(ge=1, lt=2**63), _Number] | None = None
     """Emulates a smaller card: the allocator may hold no more than this (on cpu: tensors may take no more)."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = 0
     source: str = "calibrate"
     label: str = ""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
 
+def read_plan(path: Path, *, links: bool = True) -> Plan:
+    """Plan read from a YAML or JSON file; `InvalidInput` names the file, the line and the key that is wrong.
+
+    Without `links` only a plain file is read: for the plan in a run folder.
+    """
+    from planner.contract import text_file, yaml_text
+
+    text = text_file.read(path, str(path), max_bytes=yaml_text.MAX_BYTES, what="plan file", links=links)
+    return parse_plan(text, str(path))
+
+
 def parse_plan(text: str, where: str) -> Plan:
     """Plan from the text of a YAML or JSON plan file; `where` names the file in the one line of `InvalidInput`.
 
     Stands here, beside the record, because planner and trainer both read plan files and share only the wire format.
+    The settings are checked too: what this returns, `settings.plan_choices` takes.
     """
-    import yaml
+    from planner.contract import complaints, yaml_text
+    from planner.contract.settings import plan_choices
 
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "it is neither YAML nor JSON"
-        raise InvalidInput(f"{where}{line}: not a plan file: {problem}") from None
-    if not isinstance(content, dict):
+    document = yaml_text.parse(text, where, kind="a plan file")
+    if not isinstance(document.value, dict):
         raise InvalidInput(f"{where}: not a plan file: expected keys such as `model`, `gpu` and `settings`")
     try:
-        return Plan.model_validate(content)
+        plan = Plan.model_validate(document.value)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "top level"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        problem = {"extra_forbidden": "this key is unknown", "missing": "this key is missing"}.get(
-            first["type"], f"{first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
-        )
-        raise InvalidInput(f"{where}: {key}: {problem}{more}") from None
+        key = complaints.path(error)
+        raise InvalidInput(f"{document.place(key)}: {complaints.name(key)}{complaints.problem(error)}") from None
+    plan_choices(plan.settings, document.place(("settings",)))
+    return plan
+
+
+def parse_record(kind: type[R], content: Any, where: str) -> R:
+    """A record from what a strict reader took out of a file; `where` opens the one line of `InvalidInput`."""
+    from planner.contract import complaints
+
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        key = complaints.path(error)
+        raise InvalidInput(f"{where}: {complaints.name(key)}{complaints.problem(error)}") from None

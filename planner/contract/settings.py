@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from planner.contract import spec
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.shown import shown
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import GIB, KIB, MIB
+from planner.contract.yaml_text import truth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,37 +108,68 @@ DEFAULTS = TrainingChoices()
 
 def near(name: str, known: Iterable[str]) -> str:
     """` (did you mean a, b?)`, or nothing where no known name is near."""
-    matches = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    matches = difflib.get_close_matches(name[:80].lower(), list(known), n=3, cutoff=0.5)
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
 
 def convert(name: str, value: Any, *, place: str = "") -> Any:
     """A value from a command line, YAML or JSON as the field's type; `place` opens the error line."""
     setting = BY_NAME[name]
-    where = f"{place}: " if place else ""
     if value is None:
         return None
     try:
-        if setting.kind is bool:
-            if isinstance(value, bool):
-                return value
-            raise ValueError
-        if setting.kind is tuple:
-            parts = value.split(",") if isinstance(value, str) else list(value)
-            names = tuple(str(part).strip() for part in parts if str(part).strip())
-            if not names and name == "lora_targets":
-                raise InvalidInput(f"{where}{setting.flag} is empty; name modules, or 'attention', or 'all-linear'")
-            return names
-        if isinstance(value, bool):
-            raise ValueError
-        if setting.kind is int:
-            if isinstance(value, float) and not value.is_integer():
-                raise ValueError
-            return int(value)
-        return setting.kind(value)
-    except (ValueError, TypeError):
+        return _CONVERTERS[setting.kind](value)
+    except (ValueError, TypeError, OverflowError):
+        where = f"{place}: " if place else ""
+        if setting.kind is tuple and value in ("", [], ()):
+            raise InvalidInput(
+                f"{where}{setting.flag} is empty; name modules, or 'attention', or 'all-linear'"
+            ) from None
         wanted = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
-        raise InvalidInput(f"{where}{setting.flag} must be {wanted.get(setting.kind, 'text')}, not {value!r}") from None
+        raise InvalidInput(
+            f"{where}{setting.flag} must be {wanted.get(setting.kind, 'text')}, not {shown(value)}"
+        ) from None
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    found = truth(value)
+    if found is None:
+        raise ValueError
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError
+    return str(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {
+    int: _whole,
+    float: _number,
+    bool: _flag,
+    str: _text,
+    tuple: _names,
+}
 
 
 def choices_from(
@@ -151,7 +184,7 @@ def choices_from(
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in BY_NAME:
-            raise InvalidInput(f"{where}unknown setting {key!r}{near(name, BY_NAME)}")
+            raise InvalidInput(f"{where}unknown setting {shown(key)}{near(name, BY_NAME)}")
         if value is not None:
             changes[name] = convert(name, value, place=place)
     if not partial:
@@ -163,6 +196,17 @@ def choices_from(
         return replace(base, **changes)
     except InvalidInput as error:
         raise InvalidInput(f"{where}{error}") from None
+
+
+def plan_choices(settings: Mapping[str, Any], where: str) -> TrainingChoices:
+    """The settings of a plan file or a probe's request as choices; `where` names it in the line of `InvalidInput`.
+
+    Planner and trainer both read them here, so that neither takes what the other refuses.
+    """
+    for key in settings:
+        if key not in BY_NAME:
+            raise InvalidInput(f"{where}: settings.{key[:40]}: this key is unknown{near(key, BY_NAME)}")
+    return choices_from(settings, place=f"{where}: settings")
 
 
 def to_settings(choices: TrainingChoices) -> dict[str, Any]:
@@ -187,6 +231,8 @@ def to_flags(choices: TrainingChoices, *, base: TrainingChoices = DEFAULTS) -> l
 
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(b|kib|mib|gib|kb|mb|gb)?\s*$", re.IGNORECASE)
+LARGEST_SIZE = 2**60
+"""Bytes; beyond it a size is a slip of the keyboard."""
 _SIZE_UNITS = {"b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -194,8 +240,11 @@ def parse_size(text: str, *, option: str) -> int:
     """Bytes from `2`, `1.5GiB`, `512 MiB` or `4GB`; a bare number is GiB."""
     match = _SIZE.match(text)
     if match is None:
-        raise InvalidInput(f"{option} {text!r} is not a size; write 2, 1.5GiB or 512MiB (a bare number is GiB)")
-    return int(float(match[1]) * _SIZE_UNITS[(match[2] or "gib").lower()])
+        raise InvalidInput(f"{option} {shown(text)} is not a size; write 2, 1.5GiB or 512MiB (a bare number is GiB)")
+    size = float(match[1]) * _SIZE_UNITS[(match[2] or "gib").lower()]
+    if size > LARGEST_SIZE:
+        raise InvalidInput(f"{option} {shown(text)} is beyond {LARGEST_SIZE // GIB} GiB, more than any device has")
+    return int(size)
 
 
 def fit_to_hardware(

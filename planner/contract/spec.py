@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from planner.contract.errors import InvalidInput
+from planner.contract.shown import shown
 
 # --------------------------------------------------------------------------------------------------------------------
 # Model
@@ -257,6 +259,31 @@ LARGEST_TOKENS = 2**30
 """Tokens of a micro-batch, for the same reason."""
 
 
+MOST_NAMES = 256
+"""Modules named in one choice."""
+_VERSION = re.compile(r"\d{1,4}\.\d{1,4}(\.[0-9A-Za-z.+-]{1,40})?")
+_MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_ALLOWED: dict[str, tuple[str, ...]] = {
+    "method": METHODS,
+    "precision": PRECISIONS,
+    "adapter_dtype": ADAPTER_DTYPES,
+    "lora_variant": LORA_VARIANTS,
+    "quantization": QUANTIZATIONS,
+    "kbit_preparation": KBIT_PREPARATIONS,
+    "optimizer": OPTIMIZERS,
+    "optimizer_implementation": OPTIMIZER_IMPLEMENTATIONS,
+    "loss": LOSSES,
+    "attention": ATTENTIONS,
+    "padding": PADDINGS,
+    "stack": STACKS,
+    "strategy": STRATEGIES,
+}
+_FLAGS = (
+    *("gradient_checkpointing", "checkpoint_reentrant", "checkpoint_offload", "keep_logits", "keep_cache"),
+    "expandable_segments",
+)
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -320,49 +347,55 @@ class TrainingChoices:
     strategy: str = "ddp"
 
     def __post_init__(self) -> None:
-        counts = ["batch_size", "gradient_accumulation_steps", "max_length", "lora_r", "num_gpus"]
+        for name in ("batch_size", "gradient_accumulation_steps", "max_length", "lora_r", "num_gpus"):
+            self._check_count(name, least=1)
         if self.eval_batch_size is not None:
-            counts.append("eval_batch_size")
-        for name in counts:
+            self._check_count("eval_batch_size", least=1)
+        if self.checkpoint_layers is not None:
+            self._check_count("checkpoint_layers", least=0)
+        for name, allowed in _ALLOWED.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InvalidInput(f"{_flag(name)} must be a whole number of at least 1, not {value!r}")
-            largest = LARGEST_LENGTH if name == "max_length" else LARGEST_COUNT
-            if value > largest:
-                raise InvalidInput(f"{_flag(name)} {value} is beyond {largest}, the most that is modelled")
-        for name, allowed in (
-            ("method", METHODS),
-            ("precision", PRECISIONS),
-            ("adapter_dtype", ADAPTER_DTYPES),
-            ("lora_variant", LORA_VARIANTS),
-            ("quantization", QUANTIZATIONS),
-            ("optimizer", OPTIMIZERS),
-            ("optimizer_implementation", OPTIMIZER_IMPLEMENTATIONS),
-            ("loss", LOSSES),
-            ("attention", ATTENTIONS),
-            ("padding", PADDINGS),
-            ("stack", STACKS),
-            ("strategy", STRATEGIES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InvalidInput(
-                    f"{_flag(name)} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
-                )
-        if self.kbit_preparation is not None and self.kbit_preparation not in KBIT_PREPARATIONS:
-            raise InvalidInput(
-                f"--kbit-preparation {self.kbit_preparation!r} is unknown; choose one of {', '.join(KBIT_PREPARATIONS)}"
-            )
-        if not 0 <= self.lora_dropout < 1:
-            raise InvalidInput(f"--lora-dropout must lie in [0, 1), not {self.lora_dropout}")
-        if not 0 < self.lora_alpha < math.inf:
-            raise InvalidInput(f"--lora-alpha must be a number above 0, not {self.lora_alpha:g}")
-        if not 0 <= self.max_grad_norm < math.inf:
-            raise InvalidInput(f"--max-grad-norm must be 0 (no clipping) or a number above, not {self.max_grad_norm:g}")
-        if self.checkpoint_layers is not None and self.checkpoint_layers < 0:
-            raise InvalidInput(f"--checkpoint-layers must not be negative, not {self.checkpoint_layers}")
+            if (value is not None or name != "kbit_preparation") and value not in allowed:
+                raise InvalidInput(f"{_flag(name)} {shown(value)} is unknown; choose one of {', '.join(allowed)}")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInput(f"{_flag(name)} must be true or false, not {shown(getattr(self, name))}")
+        for name in ("lora_targets", "modules_to_save"):
+            self._check_names(name)
+        self._check_number("lora_dropout", "lie in [0, 1)", lambda value: 0 <= value < 1)
+        self._check_number("lora_alpha", "be a number above 0", lambda value: 0 < value < math.inf)
+        self._check_number("max_grad_norm", "be 0 (no clipping) or a number above", lambda value: 0 <= value < math.inf)
         version = self.transformers_version
-        if version is not None and version != "no-upcast" and not re.fullmatch(r"\d+\.\d+(\..+)?", version):
-            raise InvalidInput(f"--transformers-version {version!r} is no version; write X.Y, like 4.48")
+        known = version is None or (
+            isinstance(version, str) and (version == "no-upcast" or _VERSION.fullmatch(version))
+        )
+        if not known:
+            raise InvalidInput(f"--transformers-version {shown(version)} is no version; write X.Y, like 4.48")
+
+    def _check_count(self, name: str, *, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidInput(f"{_flag(name)} must be a whole number of at least {least}, not {shown(value)}")
+        largest = LARGEST_LENGTH if name == "max_length" else LARGEST_COUNT
+        if value > largest:
+            raise InvalidInput(f"{_flag(name)} {shown(value)} is beyond {largest}, the most that is modelled")
+
+    def _check_number(self, name: str, right: str, valid: Callable[[float], bool]) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not valid(value):
+            raise InvalidInput(f"{_flag(name)} must {right}, not {shown(value)}")
+
+    def _check_names(self, name: str) -> None:
+        names = getattr(self, name)
+        if not isinstance(names, tuple) or not all(isinstance(item, str) for item in names):
+            raise InvalidInput(f"{_flag(name)} must be a list of names, not {shown(names)}")
+        if not names and name == "lora_targets":
+            raise InvalidInput(f"{_flag(name)} is empty; name modules, or 'attention', or 'all-linear'")
+        if len(names) > MOST_NAMES:
+            raise InvalidInput(f"{_flag(name)} holds {len(names)} names, more than {MOST_NAMES}")
+        for item in names:
+            if not _MODULE.fullmatch(item):
+                raise InvalidInput(f"{_flag(name)} {shown(item)} is no module's name (letters, digits, _ - and .)")
 
     def with_usual_loss(self, task: str) -> TrainingChoices:
         """The loss to run where nobody named one: in chunks on stack `builtin`, which has them for causal models.

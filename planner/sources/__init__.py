@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from planner import catalogue
+from planner.contract import text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.spec import ModelSpec
 from planner.sources import hub
@@ -118,11 +119,7 @@ def _near(name: str) -> str:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: cannot be read ({error.__class__.__name__}: {error})") from None
-    return hub.parse_config(text, str(path))
+    return hub.parse_config(text_file.read(path, str(path), max_bytes=hub.MAX_BYTES), str(path))
 
 
 def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, origin: str | None = None) -> ModelSpec:

@@ -7,12 +7,12 @@ Layout of the cache: `<cache>/models--<owner>--<name>/refs/main` names a revisio
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from planner.contract import json_text, text_file
 from planner.contract.errors import InvalidInput
 
 TIMEOUT_SECONDS = 10.0
@@ -82,7 +82,8 @@ def fetch_config(hub_id: str, timeout_seconds: float = TIMEOUT_SECONDS) -> dict[
         raise Unreachable(f"{endpoint} cannot be reached ({getattr(error, 'reason', None) or error})") from None
     if len(body) > MAX_BYTES:
         raise InvalidInput(f"{hub_id}/config.json at {endpoint} is larger than {MAX_BYTES} bytes")
-    return parse_config(body.decode("utf-8", errors="replace"), f"{hub_id}/config.json at {endpoint}")
+    origin = f"{hub_id}/config.json at {endpoint}"
+    return parse_config(text_file.decode(body, origin), origin)
 
 
 def _reason(code: int) -> str:
@@ -92,15 +93,8 @@ def _reason(code: int) -> str:
 
 
 def parse_config(text: str, origin: str) -> dict[str, Any]:
-    """JSON text to a config; broken JSON ends in one line with file, line and column."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidInput(
-            f"{origin}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
-        ) from None
-    except RecursionError:
-        raise InvalidInput(f"{origin}: not a config.json (nested too deeply)") from None
+    """JSON text to a config; what is wrong ends in one line with file and place."""
+    data = json_text.parse(text, origin, max_bytes=MAX_BYTES)
     if not isinstance(data, dict):
         raise InvalidInput(f"{origin}: holds a JSON {type(data).__name__}, but a config.json holds an object")
     return data

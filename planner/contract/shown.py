@@ -1,0 +1,33 @@
+"""A value that someone else wrote, as a message may quote it: short, on one line, whatever it holds."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+LENGTH = 60
+"""Characters of a quoted value."""
+_ITEMS = 8
+
+
+def shown(value: Any, length: int = LENGTH) -> str:
+    """`repr` of a value in at most `length` characters; long containers and numbers are never written out whole."""
+    text = _begun(value, length)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _begun(value: Any, length: int, depth: int = 0) -> str:
+    """The beginning of the `repr`: enough to cut from, made without walking through all of the value."""
+    if isinstance(value, str):
+        return repr(value[: length + 1])
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * length:
+        # `repr` refuses integers over 4,300 digits.
+        return f"{'-' if value < 0 else ''}{'9' * length}…"
+    if depth > 1 and isinstance(value, dict | list | tuple):
+        return "{…}" if isinstance(value, dict) else "[…]"
+    if isinstance(value, dict):
+        some = islice(value.items(), _ITEMS)
+        return "{" + ", ".join(f"{_begun(k, length, 2)}: {_begun(v, length, depth + 1)}" for k, v in some) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_begun(item, length, depth + 1) for item in value[:_ITEMS]) + "]"
+    return repr(value)
