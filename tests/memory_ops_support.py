@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.memory.graph import Node, Tensor
+from planner.memory.monomials import BSS, ONE, SS, TL, WIDTH, S, T
 from planner.memory.peak import multipliers
-from planner.memory.tape import BSS, ONE, SS, TL, WIDTH, Node, S, T, Tape, Tensor
+from planner.memory.rules import Rules
+from planner.memory.tape import Tape
 from trainer.trace import int8, operators
 from trainer.trace.fakes import quantization_tensors
 from trainer.trace.recorder import Recorder
@@ -165,25 +168,25 @@ def _parameters(op: Op) -> list[torch.Tensor]:
 
 def run_tape(op: Op, tape: Tape | None = None) -> Figures:
     """The operator's figures on the tape; it gets the tape and the inputs."""
-    tape = tape or Tape(target=op.device)
-    tape.autocast = op.autocast
-    base = np.array(tape.live)
+    tape = tape or Tape(Rules(target=op.device))
+    tape.rules = replace(tape.rules, autocast=op.autocast)
+    base = np.array(tape.ledger.live)
     inputs = [_tape_input(tape, x) for x in op.inputs]
-    tape.begin("forward")
-    tape.mark()
+    tape.ledger.begin("forward")
+    tape.ledger.mark()
     out = op.tape(tape, *inputs)
     tape.leave_autocast()
-    forward = tape.segments[-1].events
+    forward = tape.ledger.segments[-1].events
     size, width = (out.monomial, out.elements), out.itemsize
     value = tape.record(tape.new(ONE, 1, 4), (out,), (), lambda g, s: (tape.new(*size, width),))
     del out
     inputs.clear()
-    tape.begin("kept")
-    tape.mark()
-    kept = tape.segments[-1].events
-    tape.begin("backward")
+    tape.ledger.begin("kept")
+    tape.ledger.mark()
+    kept = tape.ledger.segments[-1].events
+    tape.ledger.begin("backward")
     tape.backward(value, tape.new(ONE, 1, 4))
-    backward = [event for segment in tape.segments if segment.name == "backward" for event in segment.events]
+    backward = [event for segment in tape.ledger.segments if segment.name == "backward" for event in segment.events]
     values = multipliers(np.array([op.batch]), np.array([op.length]), np.array([0]), 64)[0]
 
     def largest(events: Sequence[Any]) -> int:
@@ -191,7 +194,7 @@ def run_tape(op: Op, tape: Tape | None = None) -> Figures:
 
     assert len(values) == 2 * WIDTH
     figures = largest(forward), largest(kept), largest(backward)
-    tape.closed = True
+    tape.ledger.closed = True
     return figures
 
 

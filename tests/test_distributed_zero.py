@@ -171,10 +171,10 @@ def test_bytes_of_the_update() -> None:
 def test_a_large_model_waits_in_buckets() -> None:
     """GIVEN more elements than a bucket holds THEN gradients keep 1/n, beside a bucket and its copy."""
     tape = Tape()
-    tape.begin("backward")
+    tape.ledger.begin("backward")
     reduction = Reduction(tape, elements=2 * ZERO_BUCKET, itemsize=4, ranks=4, held=False)
     assert not reduction.single
     reduction.begin()
-    assert sum(tape.live) == 2 * 4 * ZERO_BUCKET
+    assert sum(tape.ledger.live) == 2 * 4 * ZERO_BUCKET
     reduction.finish()
-    assert sum(tape.live) == 0
+    assert sum(tape.ledger.live) == 0

@@ -56,7 +56,7 @@ def test_an_adapter_on_experts_keeps_the_whole_tensor_in_every_layer() -> None:
     def kept(*targets: str) -> int:
         choices = TrainingChoices(lora_targets=targets, lora_dropout=0.0, lora_r=1, stack="peft")
         tape = run(Case(spec, choices, 0))
-        return next(s for s in tape.segments if s.name == "loss").events[0][0]
+        return next(s for s in tape.ledger.segments if s.name == "loss").events[0][0]
 
     tensors = 8 * (2 * 256 * 128 + 256 * 128) * 2
     more = kept("all-linear") - kept("attention")

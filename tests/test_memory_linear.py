@@ -17,10 +17,12 @@ torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from planner.contract.spec import TrainingChoices  # noqa: E402
-from planner.memory import lean, loss  # noqa: E402
+from planner.memory import layers, lean, loss  # noqa: E402
 from planner.memory.blocks import llama  # noqa: E402
+from planner.memory.graph import Tensor  # noqa: E402
 from planner.memory.net import Net  # noqa: E402
-from planner.memory.tape import Tape, Tensor  # noqa: E402
+from planner.memory.rules import Rules  # noqa: E402
+from planner.memory.tape import Tape  # noqa: E402
 from planner.sources import from_config  # noqa: E402
 from tests.memory_ops_support import Input, Op, agrees  # noqa: E402
 from trainer import modeling  # noqa: E402
@@ -71,9 +73,9 @@ def compare(path: str, width: int, out: int, part: Callable[[Net, Tensor], Tenso
     module = base_model(model).model.layers[0].get_submodule(path)
     # Stock k-bit preparation leaves norms in fp32, and with them what enters the linear layers.
     dtype = "fp32" if chosen.precision != "bf16" or (chosen.method == "qlora" and chosen.stack == "peft") else "bf16"
-    tape = Tape()
-    net = Net.build(tape, SPEC, chosen, padded=False, windowed=False)
-    narrow = tape.autocast
+    tape = Tape(Rules.of(chosen))
+    net = Net.build(SPEC, chosen, tape=tape)
+    narrow = tape.rules.autocast
     op = Op(
         f"{path} {changes}",
         (Input(("B", "S", width), dtype),),
@@ -120,7 +122,7 @@ def test_a_linear_module_with_its_adapter_is_what_peft_runs(name: str) -> None:
         "self_attn.q_proj",
         128,
         128,
-        lambda net, x: net.linear("self_attn.q_proj", x),
+        lambda net, x: layers.linear(net, "self_attn.q_proj", x),
         slack=RANKED,
         **ADAPTERS[name],
     )
@@ -132,7 +134,7 @@ def test_a_linear_module_that_narrows_is_what_peft_runs(name: str) -> None:
         "mlp.down_proj",
         320,
         128,
-        lambda net, x: net.linear("mlp.down_proj", x),
+        lambda net, x: layers.linear(net, "mlp.down_proj", x),
         slack=2 * RANKED,
         **ADAPTERS[name],
     )
@@ -163,7 +165,7 @@ def test_a_lean_adapter_is_what_the_trainer_runs(name: str) -> None:
         "self_attn.q_proj",
         128,
         128,
-        lambda net, x: net.linear("self_attn.q_proj", x),
+        lambda net, x: layers.linear(net, "self_attn.q_proj", x),
         slack=RANKED,
         stack="builtin",
         **LEAN[name],
@@ -188,7 +190,7 @@ def test_a_lean_norm_is_what_the_trainer_runs(method: str, precision: str) -> No
         "input_layernorm",
         128,
         128,
-        lambda net, x: net.norm("input_layernorm", x, style="llama"),
+        lambda net, x: layers.norm(net, "input_layernorm", x, style="llama"),
         slack=8 * 128 * 4 + 2 * 2 * LONG * 4,
         stack="builtin",
         method=method,
@@ -219,8 +221,8 @@ def test_the_chunked_loss_holds_one_chunk_of_logits(trains: bool, monkeypatch: p
     from trainer.modeling import chunked
 
     chosen = choices(loss="chunked", method="full" if trains else "lora")
-    tape = Tape()
-    net = Net.build(tape, SPEC, chosen, padded=False, windowed=False)
+    tape = Tape(Rules.of(chosen))
+    net = Net.build(SPEC, chosen, tape=tape)
     labels = torch.zeros(2 * 192, dtype=torch.long)
     head = torch.nn.Parameter(torch.zeros(512, 128, dtype=torch.bfloat16), requires_grad=trains)
     monkeypatch.setattr(chunked, "chunk_rows", lambda vocabulary: 64)

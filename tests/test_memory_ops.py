@@ -15,8 +15,10 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional  # noqa: E402
 
 from planner.memory import attention, loss, ops  # noqa: E402
+from planner.memory.attention import Heads, Style  # noqa: E402
+from planner.memory.graph import Tensor  # noqa: E402
 from planner.memory.ops import Weight  # noqa: E402
-from planner.memory.tape import Tape, Tensor  # noqa: E402
+from planner.memory.tape import Tape  # noqa: E402
 from tests.memory_ops_support import BATCH, LENGTH, Input, Op, agrees  # noqa: E402
 
 W, H, D, K, V = 96, 4, 32, 2, 640
@@ -282,8 +284,7 @@ def _eager(groups: int, softcap: float | None = None, dropout: float = 0.0) -> A
 
 def _eager_tape(kv_heads: int, **options: Any) -> Any:
     def run(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        options.setdefault("dropout", 0.0)
-        out, _weights = attention.eager(tape, q, k, v, mask, H, kv_heads, D, **options)
+        out, _weights = attention.eager(tape, q, k, v, mask, Heads(H, kv_heads, D), Style(**options))
         return out
 
     return run
@@ -306,7 +307,7 @@ ATTENTION = [
         _qkv(),
         _qkv()[0],
         _sdpa,
-        lambda t, q, k, v: attention.flash(t, q, k, v, H, H, D),
+        lambda t, q, k, v: attention.flash(t, q, k, v, Heads(H, H, D)),
         device="cuda",
     ),
     Op(
@@ -314,7 +315,7 @@ ATTENTION = [
         _qkv(kv_heads=K),
         _qkv()[0],
         lambda q, k, v: _sdpa(q, k, v, grouped=True),
-        lambda t, q, k, v: attention.flash(t, q, k, v, H, K, D),
+        lambda t, q, k, v: attention.flash(t, q, k, v, Heads(H, K, D)),
         device="cuda",
     ),
     Op(
@@ -322,7 +323,7 @@ ATTENTION = [
         _qkv(width=80),
         _qkv(width=80)[0],
         _sdpa,
-        lambda t, q, k, v: attention.flash(t, q, k, v, H, H, 80),
+        lambda t, q, k, v: attention.flash(t, q, k, v, Heads(H, H, 80)),
         device="cuda",
     ),
     Op(
@@ -330,7 +331,7 @@ ATTENTION = [
         (*_qkv(), FLAGS),
         _qkv()[0],
         _sdpa,
-        lambda t, q, k, v, m: attention.efficient(t, q, k, v, m, H, D),
+        lambda t, q, k, v, m: attention.efficient(t, q, k, v, m, Heads(H, H, D)),
         device="cuda",
         length=256,
     ),
@@ -339,7 +340,7 @@ ATTENTION = [
         (*_qkv(), MASK),
         _qkv()[0],
         _sdpa,
-        lambda t, q, k, v, m: attention.efficient(t, q, k, v, m, H, D),
+        lambda t, q, k, v, m: attention.efficient(t, q, k, v, m, Heads(H, H, D)),
         device="cuda",
         length=256,
     ),
@@ -348,7 +349,7 @@ ATTENTION = [
         (*_qkv(width=160), FLAGS),
         _qkv(width=160)[0],
         _sdpa,
-        lambda t, q, k, v, m: attention.efficient(t, q, k, v, m, H, 160),
+        lambda t, q, k, v, m: attention.efficient(t, q, k, v, m, Heads(H, H, 160)),
         device="cuda",
         length=256,
     ),
@@ -357,7 +358,7 @@ ATTENTION = [
         _qkv("fp32"),
         _qkv("fp32")[0],
         _sdpa,
-        lambda t, q, k, v: attention.efficient(t, q, k, v, None, H, D),
+        lambda t, q, k, v: attention.efficient(t, q, k, v, None, Heads(H, H, D)),
         device="cuda",
         length=256,
     ),
@@ -366,7 +367,7 @@ ATTENTION = [
         _qkv("fp32", K),
         _qkv("fp32")[0],
         lambda q, k, v: _sdpa(q, k, v, grouped=True),
-        lambda t, q, k, v: attention.math(t, q, k, v, None, H, K, D, causal=True),
+        lambda t, q, k, v: attention.math(t, q, k, v, None, Heads(H, K, D), Style()),
         device="cuda",
     ),
     *[

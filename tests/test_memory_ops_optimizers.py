@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from planner.contract.spec import TrainingChoices  # noqa: E402
+from planner.memory.monomials import WIDTH  # noqa: E402
 from planner.memory.optimizers import TrainedTensor, state_bytes, step_bytes, trained_tensors  # noqa: E402
-from planner.memory.tape import WIDTH  # noqa: E402
 from planner.sources import from_config, load_model  # noqa: E402
 from trainer import modeling  # noqa: E402
 from trainer.meter import StorageMeter  # noqa: E402
@@ -139,7 +139,7 @@ def test_a_multi_tensor_update_is_replayed_tensor_by_tensor() -> None:
     spec = load_model("gpt2")
     choices = TrainingChoices(method="full", stack="peft", batch_size=2, max_length=128)
     values = [float(v) for v in multipliers(*(np.array([n]) for n in (2, 128, 0)), 0)[0]]
-    update = run(Case(spec, choices, 0), None, values[:WIDTH]).segments[-1].log
+    update = run(Case(spec, choices, 0), None, values[:WIDTH]).ledger.segments[-1].log
     sizes = sorted((size for _, size in update if size > 0), reverse=True)
     tensors = trained_tensors(spec, choices, 2, 4)
     assert sizes == sorted((t.elements * 2 for t in tensors for _ in range(t.copies)), reverse=True)

@@ -14,11 +14,13 @@ import pytest
 
 from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.memory import ops
+from planner.memory.graph import Node, Parameter, Tensor
 from planner.memory.layout import Stretch, layout, period, stacked, symbolic_range
+from planner.memory.monomials import ONE, SS, WIDTH, T, Vector, add
 from planner.memory.peak import envelope, evaluate, multipliers
 from planner.memory.program import Case, layer_kind, run
 from planner.memory.reserved import step_log
-from planner.memory.tape import ONE, SS, WIDTH, Node, Parameter, T, Tape, Tensor, Vector, add
+from planner.memory.tape import Tape
 from planner.sources import from_config
 
 
@@ -31,11 +33,11 @@ def leaf(tape: Tape, elements: int = 100) -> Tensor:
 
 
 def live(tape: Tape) -> int:
-    return tape.live[ONE]
+    return tape.ledger.live[ONE]
 
 
 def peak_of(tape: Tape, name: str) -> int:
-    return max(event[ONE] for segment in tape.segments if segment.name == name for event in segment.events)
+    return max(event[ONE] for segment in tape.ledger.segments if segment.name == name for event in segment.events)
 
 
 # ---- bytes and lifetimes
@@ -45,12 +47,12 @@ def test_bytes_live_from_the_first_reference_to_the_last() -> None:
     tape = Tape()
     a = tape.new(T, 10, 2)
     b = a.alias()
-    assert tape.live[T] == 20
+    assert tape.ledger.live[T] == 20
     del a
-    assert tape.live[T] == 20
+    assert tape.ledger.live[T] == 20
     del b
-    assert tape.live[T] == 0
-    assert tape.segments[-1].events[-1][T] == 20
+    assert tape.ledger.live[T] == 0
+    assert tape.ledger.segments[-1].events[-1][T] == 20
 
 
 def test_components_sum_to_what_is_live() -> None:
@@ -59,9 +61,11 @@ def test_components_sum_to_what_is_live() -> None:
         a = tape.new(SS, 3, 4)
     b = tape.new(ONE, 7, 1)
     tape.retag(b, "gradients")
-    assert tape.by_component["attention"][SS] == 12
-    assert tape.by_component["gradients"][ONE] == 7
-    assert [sum(values[i] for values in tape.by_component.values()) for i in range(2 * WIDTH)] == tape.live
+    assert tape.ledger.by_component["attention"][SS] == 12
+    assert tape.ledger.by_component["gradients"][ONE] == 7
+    assert [
+        sum(values[i] for values in tape.ledger.by_component.values()) for i in range(2 * WIDTH)
+    ] == tape.ledger.live
     del a, b
 
 
@@ -72,7 +76,7 @@ def test_a_product_keeps_its_factors_and_backward_makes_one_gradient_each() -> N
     out = ops.mul(tape, a, b)
     del a, b
     assert live(tape) == 300
-    tape.begin("backward")
+    tape.ledger.begin("backward")
     gradient = tape.new(ONE, 100, 1)
     root = out.same()
     del out
@@ -98,7 +102,7 @@ def test_a_parameters_gradient_stays_and_a_second_one_is_added_to_it() -> None:
     weight = ops.Weight(tape, 100, 1, trainable=True)
     x = tape.new(ONE, 100, 1)
     out = ops.add(tape, ops.mul(tape, weight.tensor, x), ops.mul(tape, weight.tensor, x))
-    tape.begin("backward")
+    tape.ledger.begin("backward")
     gradient = tape.new(ONE, 100, 1)
     root = out.same()
     del out
@@ -109,7 +113,7 @@ def test_a_parameters_gradient_stays_and_a_second_one_is_added_to_it() -> None:
     assert weight.parameter is not None
     assert weight.parameter.grad is not None
     assert live(tape) == 200
-    assert tape.by_component["gradients"][ONE] == 100
+    assert tape.ledger.by_component["gradients"][ONE] == 100
 
 
 def test_a_gradient_that_somebody_else_holds_is_copied_for_its_parameter() -> None:
@@ -249,7 +253,7 @@ def test_a_recomputation_stops_before_the_last_output_is_born() -> None:
     del x
     root = out.same()
     del out
-    tape.begin("backward")
+    tape.ledger.begin("backward")
     gradient = tape.new(ONE, 100, 1)
     tape.backward(root, gradient)
     # Before: x, held, out, gradient = 400. Recomputed: hidden (dies at once: only `held` is saved), then no output.
@@ -275,7 +279,7 @@ def test_a_recomputed_branch_that_backward_leaves_out_lives_as_long_as_its_name(
         return ops.power(tape, y)
 
     out = tape.checkpoint(region, x)
-    tape.begin("backward")
+    tape.ledger.begin("backward")
     tape.backward(out, tape.new(ONE, 100, 1))
     assert held == [100, 200]  # the branch; with it the factor that the product saved
 
@@ -292,7 +296,7 @@ def test_an_input_back_from_the_host_lives_through_backward_where_the_checkpoint
         out = ops.pointwise(tape, first, save="output")
 
         def backward(g: Sequence[Tensor | None], s: tuple[Tensor, ...]) -> list[Tensor | None]:
-            seen.append(tape.by_component["checkpoints"][ONE])
+            seen.append(tape.ledger.by_component["checkpoints"][ONE])
             return [tape.like(s[0])]
 
         return tape.record(tape.like(out), (out,), (out,), backward)
@@ -311,7 +315,7 @@ def test_a_stretch_counts_as_often_as_it_occurs() -> None:
     def step(copies: int | None) -> list[int]:
         tape = Tape()
         x = leaf(tape)
-        tape.begin("forward")
+        tape.ledger.begin("forward")
         count = 1 if copies else 5
         for _ in range(count):
             if copies:
@@ -321,14 +325,14 @@ def test_a_stretch_counts_as_often_as_it_occurs() -> None:
                 x = ops.mul(tape, x, x)
         x = ops.scale(tape, x)
         after = live(tape)
-        tape.begin("backward")
+        tape.ledger.begin("backward")
         root = x.same()
         del x
         gradient = tape.new(ONE, 100, 1)
         tape.backward(root, gradient)
         peak = max(
             add(event, offset)[ONE]
-            for segment in tape.segments
+            for segment in tape.ledger.segments
             if segment.name == "backward"
             for offset in segment.offsets
             for event in segment.events
@@ -385,7 +389,7 @@ def peaks(tape: Tape, checkpointed: int) -> dict[str, int]:
     """Peak by instant at BATCH x LENGTH."""
     values = multipliers(np.array([BATCH]), np.array([LENGTH]), np.array([checkpointed]), 64)[0]
     found: dict[str, int] = {}
-    for segment in tape.segments:
+    for segment in tape.ledger.segments:
         for offset in segment.offsets:
             for event in segment.events:
                 size = round(float(values @ np.array(add(event, offset), float)))
@@ -464,7 +468,7 @@ def test_layers_with_and_without_adapters_are_of_different_kinds() -> None:
 
     spec = spec_of("llama")
     chosen = choices_of(lora_targets=("layers.2.self_attn.q_proj",))
-    net = Net.build(Tape(), spec, chosen, padded=False, windowed=False)
+    net = Net.build(spec, chosen)
     kinds = [layer_kind(net, registry.program(spec), index) for index in range(spec.num_layers)]
     assert len(set(kinds)) == 2
     assert kinds[2] != kinds[0] == kinds[3]
@@ -477,7 +481,7 @@ def test_the_envelope_is_the_largest_event_everywhere() -> None:
     spec = spec_of("phi")
     tape = run(Case(spec, choices_of(), spec.total_layers))
     found = envelope(tape)
-    rows: list[Vector] = [add(e, o) for s in tape.segments for o in s.offsets for e in s.events]
+    rows: list[Vector] = [add(e, o) for s in tape.ledger.segments for o in s.offsets for e in s.events]
     matrix = np.array(rows, dtype=np.float64)
     assert len(found.coefficients) < len(rows) / 10
     generator = random.Random(7)
@@ -504,7 +508,7 @@ def test_an_unrolled_log_is_the_log_of_every_layer(name: str, number: int, stack
     """Same sizes in the same order, and the same bytes live after each event."""
     case = Case(spec_of(name), choices_of(model=name, stack=stack, gradient_checkpointing=number > 0), number)
     values = [float(v) for v in multipliers(np.array([2]), np.array([100]), np.array([0]), 64)[0][:WIDTH]]
-    explicit = [event for segment in run(case, None, values, every_layer=True).segments for event in segment.log]
+    explicit = [event for segment in run(case, None, values, every_layer=True).ledger.segments for event in segment.log]
     assert _curve(step_log(case, values)) == _curve(explicit)
 
 
@@ -527,5 +531,5 @@ def test_the_log_has_the_peak_that_the_polynomials_have() -> None:
     case = Case(spec, choices_of(), spec.total_layers)
     values = [float(v) for v in multipliers(np.array([BATCH]), np.array([LENGTH]), np.array([0]), 64)[0][:WIDTH]]
     tape = run(case)
-    persistent = tape.segments[0].events[-1][ONE]
+    persistent = tape.ledger.segments[0].events[-1][ONE]
     assert max(_curve(step_log(case, values))) + persistent == max(peaks(tape, 7).values())

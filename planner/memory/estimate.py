@@ -16,12 +16,12 @@ from planner.memory import device, flat
 from planner.memory.blocks import registry
 from planner.memory.layout import symbolic_range
 from planner.memory.loss import chunk_rows
+from planner.memory.monomials import WIDTH
 from planner.memory.net import Net
 from planner.memory.peak import MASK_ROW, Array, Envelope, envelope, evaluate, multipliers
 from planner.memory.program import Case, gathered_bytes, layer_kind, run, waiting_gradients
 from planner.memory.reserved import replayed
 from planner.memory.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
-from planner.memory.tape import WIDTH, Tape
 
 if TYPE_CHECKING:
     from planner.ragged import Batch, Lengths
@@ -100,7 +100,7 @@ def envelope_of(case: Case) -> Envelope:
 def _symbolic(spec: ModelSpec, choices: TrainingChoices) -> range:
     if exchanges(choices) or divides_gradients(choices):
         return range(0)
-    net = Net.build(Tape(), spec, choices, padded=False, windowed=False)
+    net = Net.build(spec, choices)
     architecture = registry.program(spec)
     return symbolic_range([layer_kind(net, architecture, index) for index in range(spec.num_layers)])
 
@@ -403,10 +403,10 @@ def _components(load: Load, binding: str) -> dict[str, int]:
     values = load.at(found, row)
     segment, event, offset = found.where[row]
     tape = run(case, (segment, event))
-    assert tape.watched is not None
-    parts = {name: round(float(values @ np.array(vector, float))) for name, vector in tape.watched.items()}
+    assert tape.ledger.watched is not None
+    parts = {name: round(float(values @ np.array(vector, float))) for name, vector in tape.ledger.watched.items()}
     if offset:
-        moved = tape.segments[segment].parts[offset]
+        moved = tape.ledger.segments[segment].parts[offset]
         for name, vector in moved.items():
             parts[name] = parts.get(name, 0) + round(float(values @ np.array(vector, float)))
     return parts

@@ -11,7 +11,8 @@ of their sum remains. What stands outside the layers is whole throughout.
 from __future__ import annotations
 
 from planner.contract.spec import ZERO_BUCKET
-from planner.memory.graph import ONE, Gradients, Parameter, Tensor
+from planner.memory.graph import Gradients, Parameter, Tensor
+from planner.memory.monomials import ONE
 from planner.memory.sharding import MASTER as FP32
 from planner.memory.sharding import Units
 from planner.memory.tape import Tape

@@ -10,7 +10,7 @@ import numpy as np
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import format_bytes
 from planner.memory import device, estimate
-from planner.memory.graph import BASIS, WIDTH
+from planner.memory.monomials import BASIS, WIDTH
 from planner.memory.program import run, waiting_gradients
 from planner.ragged import Lengths
 
@@ -92,9 +92,9 @@ def _instant(name: str, load: estimate.Load, hardware: HardwareProfile, waiting:
     values = load.at(envelope, row)
     segment, event, offset = envelope.where[row]
     tape = run(load.case, (segment, event))
-    assert tape.watched is not None
-    parts = {component: np.array(vector, dtype=np.int64) for component, vector in tape.watched.items()}
-    for component, vector in (tape.segments[segment].parts[offset] if offset else {}).items():
+    assert tape.ledger.watched is not None
+    parts = {component: np.array(vector, dtype=np.int64) for component, vector in tape.ledger.watched.items()}
+    for component, vector in (tape.ledger.segments[segment].parts[offset] if offset else {}).items():
         parts[component] = parts.get(component, np.zeros(2 * WIDTH, dtype=np.int64)) + np.array(vector, dtype=np.int64)
     terms = [
         Term(component, BASIS[index], int(vector[index]), round(values[index]), round(vector[index] * values[index]))

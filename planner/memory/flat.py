@@ -9,37 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from planner.memory import attention, ops
-from planner.memory.graph import (
-    BSS,
-    BSSP,
-    ONE,
-    QP,
-    RX,
-    SS,
-    SSP,
-    TL,
-    TP,
-    TR,
-    TX,
-    WIDTH,
-    B,
-    C,
-    L,
-    R,
-    S,
-    Storage,
-    T,
-    Vector,
-)
+from planner.memory.attention import Heads, Style
+from planner.memory.graph import Gradients, Node, Storage, Tensor
 from planner.memory.lean import PIECE_ROWS
+from planner.memory.monomials import BSS, BSSP, ONE, QP, RX, SS, SSP, TL, TP, TR, TX, WIDTH, B, C, L, R, S, T, Vector
 from planner.memory.ops import BYTE, FP32, HALF
-from planner.memory.tape import Gradients, Node, Tape, Tensor
+from planner.memory.tape import Tape
 
 if TYPE_CHECKING:
     from planner.contract.spec import ModelSpec, TrainingChoices
@@ -96,63 +78,53 @@ def multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) -> n
     return np.concatenate([values, values * checkpointed], axis=-1)
 
 
-def attend(
-    net: Net,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    probability: float,
-    copied: bool,
-) -> Tensor:
-    """trainer.modeling.packing.attention; `copied`: q is laid out heads first, the ragged kernel's output with it."""
+def attend(net: Net, q: Tensor, k: Tensor, v: Tensor, heads: Heads, style: Style) -> Tensor:
+    """trainer.modeling.packing.attention; where q is laid out heads first, the ragged kernel's output is too."""
     tape = net.tape
-    if tape.autocast:
+    rules = tape.rules
+    if rules.autocast:
         q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
-    dropped = probability > 0 and tape.training
+    dropped = bool(style.dropout) and rules.training
     windowed = net.windowed and net.index in net.spec.sliding_layers
-    if tape.target == "cpu" and not dropped and not windowed:
-        return _in_one_function(tape, q, k, v, heads, kv_heads)
-    half = q.itemsize == HALF and head_dim <= 256
-    if tape.target == "cuda" and not dropped and half and head_dim % 8 == 0:
-        return _varlen(tape, q, k, v, heads, kv_heads, head_dim, copied=copied)
+    if rules.target == "cpu" and not dropped and not windowed:
+        return _in_one_function(tape, q, k, v, heads)
+    half = q.itemsize == HALF and heads.size <= 256
+    if rules.target == "cuda" and not dropped and half and heads.size % 8 == 0:
+        return _varlen(tape, q, k, v, heads, copied=style.heads_first)
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        grouped, mask = kv_heads != heads, None
-        if grouped and (windowed or head_dim > 256):
-            k, v = (attention.repeat_kv(tape, x, heads // kv_heads) for x in (k, v))
-            grouped = False
+        own, mask = heads, None
+        if own.grouped and (windowed or own.size > 256):
+            k, v = (attention.repeat_kv(tape, x, own.groups) for x in (k, v))
+            own = own.repeated
         if windowed:
             mask = tape.new(BSS, 1, BYTE)
-        if tape.target == "cuda" and half and mask is None:
-            return attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
-        if (grouped and tape.target == "cuda") or tape.target == "mps" or (tape.target == "cpu" and dropped):
-            groups = heads if not grouped else kv_heads
-            return attention.math(tape, q, k, v, mask, heads, groups, head_dim, causal=True, dropout=probability)
-        return attention.efficient(tape, q, k, v, mask, heads, head_dim)
+        if rules.target == "cuda" and half and mask is None:
+            return attention.flash(tape, q, k, v, own)
+        if (own.grouped and rules.target == "cuda") or rules.target == "mps" or (rules.target == "cpu" and dropped):
+            return attention.math(tape, q, k, v, mask, own, replace(style, causal=True))
+        return attention.efficient(tape, q, k, v, mask, own)
 
-    return _one_by_one(tape, one, [_split(tape, x) for x in (q, k, v)], heads * head_dim)
+    return _one_by_one(tape, one, [_split(tape, x) for x in (q, k, v)], heads.query * heads.size)
 
 
-def _in_one_function(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int) -> Tensor:
+def _in_one_function(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     """The CPU's flash kernel, sequence by sequence into one output: saves q, k, v, the output and its log-sum-exp.
 
     One sequence's pieces at a time: its output, under grouped heads its keys and values at every head; in backward its
     three gradients, and the sum over a group.
     """
     size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
-    grouped = kv_heads != heads
+    grouped = heads.grouped
 
     def repeated() -> list[Tensor]:
         return [tape.new(L, size_q, width) for _ in range(2)] if grouped else []
 
     out = tape.new(T, size_q, width)
     wide = repeated()
-    made, sums = tape.new(L, size_q, width), tape.new(TP, heads, FP32)
+    made, sums = tape.new(L, size_q, width), tape.new(TP, heads.query, FP32)
     del wide, made, sums
-    lse = tape.new(T, heads, FP32)
+    lse = tape.new(T, heads.query, FP32)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
         gradients: list[Tensor | None] = [tape.new(T, size, width) for size in (size_q, size_k, size_v)]
@@ -167,25 +139,23 @@ def _in_one_function(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv
     return tape.record(out, (q, k, v), (q, k, v, out.alias(), lse), backward)
 
 
-def _varlen(
-    tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, head_dim: int, *, copied: bool
-) -> Tensor:
+def _varlen(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, copied: bool) -> Tensor:
     """CUDA's flash kernel for sequences of different lengths: as flash, its accumulators 128 rows longer for each.
 
     PyTorch flash_attn/flash_api.cpp, `mha_varlen_bwd`; torch/nn/attention/varlen.py (read 2026-11).
     """
     size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
-    rounded = -(-head_dim // 32) * 32 if head_dim <= 192 else 256
-    out, lse = tape.like(q), tape.new(T, heads, FP32)
+    rounded = -(-heads.size // 32) * 32 if heads.size <= 192 else 256
+    out, lse = tape.like(q), tape.new(T, heads.query, FP32)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
         gradients: list[Tensor | None] = [tape.new(T, size, width) for size in (size_q, size_k, size_v)]
         scratch = [
-            tape.new(monomial, factor * heads * columns, FP32)
+            tape.new(monomial, factor * heads.query * columns, FP32)
             for monomial, factor in ((T, 1), (B, VARLEN_ROWS))
             for columns in (rounded, 1)
         ]
-        if kv_heads != heads:
+        if heads.grouped:
             scratch += [tape.new(T, size_q, width) for _ in range(2)]
         if copied:
             scratch.append(tape.new(T, size_q, width))  # the output row by row
@@ -214,7 +184,7 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
         made = []
         for number, (x, into) in enumerate(zip(inputs, received, strict=True)):
             leaf = x.alias()
-            leaf.monomial = x.monomial if tape.log_values is not None else L
+            leaf.monomial = x.monomial if tape.ledger.log_values is not None else L
             leaf.node = Node(-number, (), (), _keep(into)) if x.requires_grad else None
             made.append(leaf)
         return made
@@ -227,8 +197,8 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
         graph.node, part.node = part.node, None
         return part, graph
 
-    with tape.silence():
-        before = tuple(tape.live)
+    with tape.ledger.silence():
+        before = tuple(tape.ledger.live)
         part, graph = run()
         whole = _change(tape, before)
         del part
@@ -238,7 +208,7 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
     _shift(tape, beside)
     part, graph = run()
     _shift(tape, beside, -1)
-    with tape.silence():
+    with tape.ledger.silence():
         rest, outputs = _held(tape, _moved(saved, T, BSS)), _held(tape, _moved(_minus(whole, saved), T, BSS))
     out = tape.new(T, size, part.itemsize)
     del part, outputs
@@ -253,7 +223,7 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
         _shift(tape, others)
         root = s[0].same()
         gradient = incoming.alias()
-        if tape.log_values is None:
+        if tape.ledger.log_values is None:
             gradient.monomial = L
         with _apart(tape):
             tape.backward(root, gradient)
@@ -261,7 +231,7 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
         _shift(tape, others, -1)
         for into in received:
             into.clear()
-        with tape.silence():
+        with tape.ledger.silence():
             return [None if size is None else tape.new(T, size[0], size[1]) for size in sizes]
 
     return tape.record(out, inputs, (graph, *rest), backward)
@@ -272,15 +242,15 @@ def _apart(tape: Tape) -> Iterator[None]:
     """Ops inside are of one sequence, and belong to a graph of their own; to none where a checkpoint drops what it
     saves.
     """
-    before = tape.substitution, tape.saving, tape.refilling, tape.layer, tape.grad_enabled
+    before = tape.substitution, tape.saving, tape.refilling, tape.ledger.layer, tape.grad_enabled
     tape.grad_enabled = tape.grad_enabled and tape.saving is None
-    tape.substitution = {} if tape.log_values is not None else {T: L, BSS: SS, BSSP: SSP}
+    tape.substitution = {} if tape.ledger.log_values is not None else {T: L, BSS: SS, BSSP: SSP}
     tape.saving = tape.refilling = None
-    tape.layer = 0
+    tape.ledger.layer = 0
     try:
         yield
     finally:
-        tape.substitution, tape.saving, tape.refilling, tape.layer, tape.grad_enabled = before
+        tape.substitution, tape.saving, tape.refilling, tape.ledger.layer, tape.grad_enabled = before
 
 
 def _keep(received: list[Tensor]) -> Callable[[Gradients, tuple[Tensor, ...]], list[Tensor | None]]:
@@ -292,7 +262,7 @@ def _keep(received: list[Tensor]) -> Callable[[Gradients, tuple[Tensor, ...]], l
 
 
 def _change(tape: Tape, before: Sequence[int]) -> Vector:
-    return tuple(now - then for now, then in zip(tape.live, before, strict=True))
+    return tuple(now - then for now, then in zip(tape.ledger.live, before, strict=True))
 
 
 def _minus(left: Sequence[int], right: Sequence[int]) -> Vector:
@@ -313,10 +283,10 @@ def _moved(change: Vector, tokens: int, squares: int) -> Vector:
 
 def _shift(tape: Tape, delta: Vector, factor: int = 1) -> None:
     scaled = tuple(factor * value for value in delta)
-    tape.shift(scaled, {tape.component: scaled})
+    tape.ledger.shift(scaled, {tape.component: scaled})
 
 
 def _held(tape: Tape, amounts: Vector) -> list[Tensor]:
     """Tensors of so many bytes (some negative) of each monomial."""
     found = [(monomial, size) for monomial, size in enumerate(amounts[:WIDTH]) if size]
-    return [Tensor(Storage(tape, monomial, size, tape.component), monomial, size, 1) for monomial, size in found]
+    return [Tensor(Storage(tape.ledger, monomial, size, tape.component), monomial, size, 1) for monomial, size in found]

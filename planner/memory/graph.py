@@ -1,29 +1,22 @@
-"""What stands on a tape: storages, tensors, autograd nodes, checkpointed regions; and the polynomials of their bytes.
-
-Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most
-B·(S-1)), B, TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor), R (tokens of one piece of a lean
-function, at most T), TX (T where a batch takes several pieces, else 0), RX (tokens of the second piece), SSP and BSSP
-(SS and BSS with the rows rounded up to 16). Of a flat row of sequences (planner.memory.flat) S and T are its tokens,
-BSS the sum of squared lengths, SS, SSP and TR of one sequence, L its length, TP and QP the sums of lengths and of
-squares up to it. Every coefficient is split in a part that is constant and a part that is multiplied by N, the number
-of checkpointed layers, so that one run covers every N.
-"""
+"""What stands on a tape: storages, tensors, autograd nodes, checkpointed regions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import ReferenceType
 
-if TYPE_CHECKING:
-    from planner.memory.tape import Tape
+from planner.memory.ledger import Ledger
 
-BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL", "R", "TX", "SSP", "BSSP", "L", "TP", "QP", "RX")
-ONE, S, T, SS, BSS, C, B, TR, TL, R, TX, SSP, BSSP, L, TP, QP, RX = range(len(BASIS))
-WIDTH = len(BASIS)
 
-Vector = tuple[int, ...]
-"""2·WIDTH coefficients in bytes: WIDTH constants, then WIDTH factors of N."""
+class Maker(Protocol):
+    """Who makes tensors: the tape."""
+
+    def new(self, monomial: int, elements: int, itemsize: int) -> Tensor:
+        """A fresh tensor outside autograd."""
+
+    def like(self, tensor: Tensor, itemsize: int | None = None) -> Tensor:
+        """A fresh tensor of the same shape, outside autograd."""
 
 
 class StopRecompute(Exception):
@@ -33,25 +26,25 @@ class StopRecompute(Exception):
 class Storage:
     """Bytes that are live from construction until the last reference is gone."""
 
-    __slots__ = ("common", "component", "key", "leaf", "monomial", "size", "tape")
+    __slots__ = ("common", "component", "key", "leaf", "ledger", "monomial", "size")
 
-    def __init__(self, tape: Tape, monomial: int, size: int, component: str) -> None:
-        self.tape = tape
-        self.common = tape.outside
+    def __init__(self, ledger: Ledger, monomial: int, size: int, component: str) -> None:
+        self.ledger = ledger
+        self.common = ledger.outside
         """Whether it was made in forward outside every repeated stretch, so that the copies of one share it."""
         self.leaf = False
         """Whether it is an activation that asks for a gradient of its own: autocast keeps its 16-bit copy."""
         self.monomial = monomial
         self.size = size
         self.component = component
-        self.key = tape.grow(monomial, size, component)
+        self.key = ledger.grow(monomial, size, component)
 
     def __del__(self) -> None:
-        tape = self.tape
-        if self.common and tape.running is not None:
-            tape.running.common.append((self.monomial, self.size, self.component, self.key))
+        ledger = self.ledger
+        if self.common and ledger.running is not None:
+            ledger.running.common.append((self.monomial, self.size, self.component, self.key))
         else:
-            tape.shrink(self.monomial, self.size, self.component, self.key)
+            ledger.shrink(self.monomial, self.size, self.component, self.key)
 
 
 class Tensor:
@@ -101,7 +94,7 @@ class Raw:
         self.size = size
         self.itemsize = itemsize
 
-    def fitted(self, tape: Tape) -> Tensor:
+    def fitted(self, tape: Maker) -> Tensor:
         """The gradient as the input needs it."""
         made, self.tensor = self.tensor, None
         assert made is not None
@@ -203,53 +196,3 @@ class Region:
         self.reentrant = reentrant
         self.held: list[Tensor] = []
         """What functions keep on the graph of the recomputation itself."""
-
-
-class Segment:
-    """Events of one stretch that repeats: recorded once, valid again at each of `offsets`."""
-
-    __slots__ = ("events", "group", "log", "name", "offsets", "parts")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.events: list[Vector] = []
-        self.offsets: list[Vector] = [ZERO]
-        self.parts: list[dict[str, Vector]] = [{}]
-        """The offsets by component."""
-        self.group = 0
-        """The repeated stretch that runs here, forward or backward; 0 for none."""
-        self.log: list[tuple[int, int]] = []
-        """(number, bytes) of an allocation, (number of the allocation, -1) of its release."""
-
-
-ZERO: Vector = (0,) * (2 * WIDTH)
-
-
-def add(left: Vector, right: Sequence[int], factor: int = 1) -> Vector:
-    """left + factor · right, coefficient by coefficient."""
-    return tuple(x + factor * y for x, y in zip(left, right, strict=True))
-
-
-def times_copies(delta: Vector, constant: int, per_n: int) -> Vector:
-    """delta · (constant + per_n · N), for a delta without N part or a count without one."""
-    fixed, slope = delta[:WIDTH], delta[WIDTH:]
-    if per_n and any(slope):
-        raise AssertionError("a repeated stretch inside a repeated stretch cannot both depend on N")
-    return tuple(x * constant for x in fixed) + tuple(
-        x * per_n + y * constant for x, y in zip(fixed, slope, strict=True)
-    )
-
-
-class LayerGroup:
-    """Bookkeeping of one repeated stretch."""
-
-    __slots__ = ("common", "copies", "copies_per_n", "entered", "index", "segment")
-
-    def __init__(self, index: int, copies: int, copies_per_n: int) -> None:
-        self.index = index
-        self.copies = copies
-        self.copies_per_n = copies_per_n
-        self.entered: tuple[Vector, dict[str, Vector]] | None = None
-        self.segment: Segment | None = None
-        self.common: list[tuple[int, int, str, int]] = []
-        """What all copies share and backward lets go of here: once, with the last copy (arguments of `Tape.shrink`)."""

@@ -7,11 +7,14 @@ that of the second one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.memory import ops
+from planner.memory.graph import Gradients, Node, Tensor
+from planner.memory.monomials import ONE, RX, TX, R, T
 from planner.memory.ops import FP32, HALF, Weight
-from planner.memory.tape import ONE, RX, TX, Gradients, Node, R, T, Tape, Tensor
+from planner.memory.tape import Tape
 
 if TYPE_CHECKING:
     from planner.contract.spec import Module
@@ -70,11 +73,13 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
     """
     tape, rank = net.tape, net.choices.lora_r
     width, out_width = module.in_features, module.out_features
-    itemsize = net.compute_itemsize(x) if packed and not tape.autocast else (HALF if tape.autocast else x.itemsize)
+    itemsize = (
+        net.compute_itemsize(x) if packed and not tape.rules.autocast else (HALF if tape.rules.autocast else x.itemsize)
+    )
     narrow = ops.to(tape, x, itemsize)
     base = Base(net, module, packed=packed)
     rows = narrow.elements // width
-    monomial, dropped = narrow.monomial, net.choices.lora_dropout > 0 and tape.training
+    monomial, dropped = narrow.monomial, net.choices.lora_dropout > 0 and tape.rules.training
     out = base.product(monomial, rows * out_width, itemsize)
     low = tape.new(monomial, rows * rank, itemsize)
     small = tape.new(ONE, rank * width, itemsize) if a.tensor.itemsize != itemsize else None
@@ -106,7 +111,7 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
 
     tape.record(out, (narrow, a.tensor, b.tensor), (narrow, low, a.tensor, b.tensor), backward)
     del low
-    return out if tape.autocast else ops.to(tape, out, x.itemsize)
+    return out if tape.rules.autocast else ops.to(tape, out, x.itemsize)
 
 
 def _cast_const(tape: Tape, elements: int, itemsize: int, to_itemsize: int) -> Tensor:
@@ -121,13 +126,87 @@ def _transposed_const(tape: Tape, elements: int, itemsize: int, to_itemsize: int
     return tape.like(made, to_itemsize)
 
 
+@dataclass(frozen=True, slots=True)
+class _Mlp:
+    """The end of an MLP: its activation, the product with the second factor, its last linear with the adapter."""
+
+    tape: Tape
+    base: Base
+    name: str
+    """The activation."""
+    rows: int
+    """Per unit of T."""
+    width: int
+    out_width: int
+    rank: int
+    itemsize: int
+    a_itemsize: int
+    b_itemsize: int
+    gated: bool
+    adapted: bool
+    dropped: bool
+
+    def forward(self) -> None:
+        """What comes and goes while two pieces are made."""
+        tape, width, itemsize = self.tape, self.width, self.itemsize
+        whole = None
+        for piece in (R, RX):
+            made = _activation_forward(tape, piece, width, itemsize, self.name)
+            result = self.base.product(piece, self.out_width, itemsize)
+            if whole is None:  # the output, which the only piece's result is itself
+                whole = tape.new(TX, self.rows * self.out_width, itemsize)
+            if self.adapted:
+                small = tape.new(ONE, self.rank * width, itemsize) if self.a_itemsize != itemsize else None
+                mask = tape.new(piece, width, itemsize) if self.dropped else None
+                del mask, small
+            del made, result
+        del whole
+
+    def backward(self, g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        """Gradients of the two factors, and of A and B."""
+        tape, rank, width, itemsize = self.tape, self.rank, self.width, self.itemsize
+        grad_first = tape.new(T, self.rows * width, itemsize)
+        grad_second = tape.new(T, self.rows * width, itemsize) if self.gated else None
+        grad_a = tape.new(ONE, rank * width, self.a_itemsize) if self.adapted else None
+        elements = rank * self.out_width
+        grad_b = _transposed_const(tape, elements, itemsize, self.b_itemsize) if self.adapted else None
+        tape.grad_enabled = True
+        leaf = grad_first.alias(width)
+        leaf.monomial = R
+        received: list[Tensor] = []
+        leaf.node = Node(0, (), (), _keep(received))
+        with tape.outside_autocast():  # backward runs there
+            result = ops.activation(tape, leaf, self.name)
+        tape.grad_enabled = False
+        product = self.base.product(R, width, itemsize)
+        if self.adapted:
+            self._adapter_backward()
+        tape.backward(result, product.alias())
+        del result, leaf, product
+        received.clear()
+        return [grad_first, grad_second, grad_a, grad_b]
+
+    def _adapter_backward(self) -> None:
+        """A piece of the activated values, its share through A, its mask; all gone again."""
+        tape, width, itemsize = self.tape, self.width, self.itemsize
+        made = tape.new(R, width, itemsize) if self.gated else None
+        part = tape.new(R, self.rank, itemsize)
+        small = tape.new(ONE, self.rank * width, itemsize) if self.a_itemsize != itemsize else None
+        if self.dropped:
+            mask = tape.new(R, width, itemsize)
+            share = tape.new(R, width, itemsize)
+            del share
+            piece = _cast_const(tape, self.rank * width, itemsize, self.a_itemsize)
+            del mask, piece
+        del made, part, small
+
+
 def activated(
     net: Net,
     module: Module,
     first: Tensor,
     second: Tensor | None,
-    a: Weight | None,
-    b: Weight | None,
+    adapter: tuple[Weight, Weight] | None,
     *,
     packed: bool,
 ) -> Tensor:
@@ -136,65 +215,29 @@ def activated(
     Everything between is made for R tokens at a time. Backward: the gradients of first and second, and per piece the
     activation's own graph, the product with the weight, and with an adapter the activated piece, its mask and a share.
     """
-    tape, rank, name = net.tape, net.choices.lora_r, net.spec.activation
-    width, out_width = module.in_features, module.out_features
-    itemsize = first.itemsize
-    base = Base(net, module, packed=packed)
-    rows = first.elements // width
-    dropped = a is not None and net.choices.lora_dropout > 0 and tape.training
-    low = tape.new(T, rows * rank, itemsize) if a is not None else None
-    a_width = a.tensor.itemsize if a is not None else itemsize
-    b_width = b.tensor.itemsize if b is not None else itemsize
-
-    whole = None
-    for piece in (R, RX):
-        made = _activation_forward(tape, piece, width, itemsize, name)
-        result = base.product(piece, out_width, itemsize)
-        if whole is None:  # the output, which the only piece's result is itself
-            whole = tape.new(TX, rows * out_width, itemsize)
-        if a is not None:
-            small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
-            mask = tape.new(piece, width, itemsize) if dropped else None
-            del mask, small
-        del made, result
-    del whole
-    out = tape.new(T, rows * out_width, itemsize)
-    has_second, has_adapter = second is not None, a is not None
-
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        grad_first = tape.new(T, rows * width, itemsize)
-        grad_second = tape.new(T, rows * width, itemsize) if has_second else None
-        grad_a = tape.new(ONE, rank * width, a_width) if has_adapter else None
-        grad_b = _transposed_const(tape, rank * out_width, itemsize, b_width) if has_adapter else None
-        tape.grad_enabled = True
-        leaf = grad_first.alias(width)
-        leaf.monomial = R
-        received: list[Tensor] = []
-        leaf.node = Node(0, (), (), _keep(received))
-        with tape.outside_autocast():  # backward runs there
-            result = ops.activation(tape, leaf, name)
-        tape.grad_enabled = False
-        product = base.product(R, width, itemsize)
-        if has_adapter:
-            made = tape.new(R, width, itemsize) if has_second else None
-            part = tape.new(R, rank, itemsize)
-            small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
-            if dropped:
-                mask = tape.new(R, width, itemsize)
-                share = tape.new(R, width, itemsize)
-                del share
-                piece = _cast_const(tape, rank * width, itemsize, a_width)
-                del mask, piece
-            del made, part, small
-        tape.backward(result, product.alias())
-        del result, leaf, product
-        received.clear()
-        return [grad_first, grad_second, grad_a, grad_b]
-
-    inputs = (first, second, a.tensor if a else None, b.tensor if b else None)
+    tape, rank = net.tape, net.choices.lora_r
+    width, itemsize = module.in_features, first.itemsize
+    a, b = (None, None) if adapter is None else (weight.tensor for weight in adapter)
+    mlp = _Mlp(
+        tape=tape,
+        base=Base(net, module, packed=packed),
+        name=net.spec.activation,
+        rows=first.elements // width,
+        width=width,
+        out_width=module.out_features,
+        rank=rank,
+        itemsize=itemsize,
+        a_itemsize=itemsize if a is None else a.itemsize,
+        b_itemsize=itemsize if b is None else b.itemsize,
+        gated=second is not None,
+        adapted=adapter is not None,
+        dropped=adapter is not None and net.choices.lora_dropout > 0 and tape.rules.training,
+    )
+    low = None if adapter is None else tape.new(T, mlp.rows * rank, itemsize)
+    mlp.forward()
+    out = tape.new(T, mlp.rows * mlp.out_width, itemsize)
     saved = [tensor for tensor in (first, second, low) if tensor is not None]
-    tape.record(out, inputs, saved, backward)
-    return out
+    return tape.record(out, (first, second, a, b), saved, mlp.backward)
 
 
 def _keep(received: list[Tensor]) -> Callable[[Gradients, tuple[Tensor, ...]], list[Tensor | None]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.memory import ops
+from planner.memory.graph import Gradients, Tensor
 from planner.memory.lean import Base
+from planner.memory.monomials import ONE, R
 from planner.memory.ops import FP32, HALF, Weight
-from planner.memory.tape import ONE, Gradients, R, Tape, Tensor
+from planner.memory.tape import Tape
 
 if TYPE_CHECKING:
     from planner.contract.spec import Module
@@ -26,11 +28,11 @@ def dora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
     width, out_width = module.in_features, module.out_features
-    itemsize = HALF if tape.autocast else net.compute_itemsize(x) if packed else x.itemsize
+    itemsize = HALF if tape.rules.autocast else net.compute_itemsize(x) if packed else x.itemsize
     narrow = ops.to(tape, x, itemsize)
     base = Base(net, module, packed=packed)
     magnitude = net.weight(out_width, net.adapter_itemsize, trainable=True)
-    rows, dropped = narrow.elements // width, choices.lora_dropout > 0 and tape.training
+    rows, dropped = narrow.elements // width, choices.lora_dropout > 0 and tape.rules.training
     a_width, b_width, m_width = (w.tensor.itemsize for w in (a, b, magnitude))
 
     weight = base.weight(itemsize)
@@ -84,7 +86,7 @@ def dora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
     leaves = (a.tensor, b.tensor, magnitude.tensor)
     tape.record(out, (narrow, *leaves), (narrow, low, lengths, *leaves), backward)
     del low, lengths
-    return out if tape.autocast else ops.to(tape, out, x.itemsize)
+    return out if tape.rules.autocast else ops.to(tape, out, x.itemsize)
 
 
 def _share(tape: Tape, elements: int, itemsize: int, from_itemsize: int) -> Tensor:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.memory import lean, lean_dora, ops, packed
+from planner.memory.graph import Tensor
+from planner.memory.monomials import ONE
 from planner.memory.ops import FP32, HALF, Weight
 from planner.memory.packed import quantized
-from planner.memory.tape import ONE, Tensor
 
 if TYPE_CHECKING:
     from planner.contract.spec import Module
@@ -38,22 +39,25 @@ def lean_mlp(net: Net, path: str) -> bool:
     weight.
     """
     module, choices = net.by_path[path], net.choices
-    if not net.tape.lean or choices.method == "full" or module.path in net.saved:
+    if not net.tape.rules.lean or choices.method == "full" or module.path in net.saved:
         return False
     return not (choices.lora_variant == "dora" and net.has_adapter(module))
 
 
-def activated(net: Net, path: str, first: Tensor, second: Tensor | None) -> Tensor:
-    """The last linear of an MLP on act(first), times second where there is one, in the lean form."""
+def activated(net: Net, path: str, first: Tensor, second: Tensor | None = None) -> Tensor:
+    """The MLP's last linear at `path` of act(first) or act(first) · second, in the lean form."""
+    if net.tape.rules.autocast:  # here, where nobody else names the operands, so that they die as they are cast
+        first = ops.to(net.tape, first, HALF)
+        second = None if second is None else ops.to(net.tape, second, HALF)
     module = net.by_path[path]
     with net.tape.scope("lora_activations"):
-        a, b = _matrices(net, module) if net.has_adapter(module) else (None, None)
-        return lean.activated(net, module, first, second, a, b, packed=quantized(net, module))
+        adapter = _matrices(net, module) if net.has_adapter(module) else None
+        return lean.activated(net, module, first, second, adapter, packed=quantized(net, module))
 
 
 def _lean_adapter(net: Net, module: Module) -> bool:
     """Whether the module's adapter runs in its lean form: stack `builtin`, no embedding."""
-    return net.tape.lean and net.has_adapter(module)
+    return net.tape.rules.lean and net.has_adapter(module)
 
 
 def _plain(net: Net, path: str, module: Module, x: Tensor) -> Tensor:
@@ -87,9 +91,9 @@ def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
     with tape.scope("lora_activations"):
         if over_packed and net.choices.quantization != "int8":
             result = ops.contiguous(tape, result)
-        wide = x.same() if over_packed and tape.autocast else _adapted(net, x)
+        wide = x.same() if over_packed and tape.rules.autocast else _adapted(net, x)
         share = _share(net, module, wide, a, b, rank)
-        if over_packed and not tape.autocast:
+        if over_packed and not tape.rules.autocast:
             share = ops.to(tape, share, narrow)
         result = ops.add(tape, result, share, wide=_promoted(net, narrow))
         del share
@@ -142,7 +146,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
     over_packed = quantized(net, module)
-    dropping = choices.lora_dropout > 0 and tape.training
+    dropping = choices.lora_dropout > 0 and tape.rules.training
     a, b = _matrices(net, module)
     result = held.pop()
     narrow = result.itemsize
@@ -150,7 +154,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
     with tape.scope("lora_activations"):
         if over_packed and choices.quantization != "int8":
             result = ops.contiguous(tape, result)
-        wide = x.same() if over_packed and tape.autocast else _adapted(net, x)
+        wide = x.same() if over_packed and tape.rules.autocast else _adapted(net, x)
         dropped = ops.dropout(tape, wide, choices.lora_dropout) if dropping else wide
         product = _weight_product(net, module, a, b)
         product = ops.to(tape, product, dropped.itemsize)
@@ -158,7 +162,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
             weight = packed.dequantized(net, module)
         else:
             weight = net.weight(count, net.itemsize, trainable=False).tensor
-        promoted = 0 if over_packed and tape.autocast else _promoted(net, x.itemsize)
+        promoted = 0 if over_packed and tape.rules.autocast else _promoted(net, x.itemsize)
         matrix = tape.new(ONE, count, dropped.itemsize) if promoted or dropped.itemsize != weight.itemsize else weight
         own = matrix is weight and not over_packed
         del weight
@@ -185,7 +189,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
         del base, share, ratio, product, matrix, norm
         result = ops.add(tape, result, extra, wide=promoted)
         del extra
-    return result if over_packed and tape.autocast else ops.to(tape, result, narrow)
+    return result if over_packed and tape.rules.autocast else ops.to(tape, result, narrow)
 
 
 def _weight_product(net: Net, module: Module, a: Weight, b: Weight) -> Tensor:

@@ -6,10 +6,12 @@ log_softmax (its result is saved) and nll_loss, whose backward makes zeros of th
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.graph import Gradients, Tensor
+from planner.memory.monomials import ONE, TL, C, T
 from planner.memory.net import Net
 from planner.memory.ops import FP32, HALF, INT64
-from planner.memory.tape import ONE, TL, C, Gradients, T, Tape, Tensor
+from planner.memory.tape import Tape
 
 CHUNK_BYTES = 256 * 1024**2
 """fp32 logits that one chunk of the chunked loss may hold (trainer.modeling.chunked, same rule)."""
@@ -26,7 +28,7 @@ def cross_entropy(tape: Tape, logits: Tensor) -> Tensor:
 
     Autocast asks for the log-softmax in fp32: 16-bit logits are converted first, and the conversion is gone after it.
     """
-    wide = ops.to(tape, logits, FP32) if tape.autocast and logits.itemsize == HALF else logits
+    wide = ops.to(tape, logits, FP32) if tape.rules.autocast and logits.itemsize == HALF else logits
     out = tape.like(wide)
     log_probabilities = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_one(g)),))
     del out, wide
@@ -95,7 +97,7 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
     else:
         logits = head_logits(net, hidden, head)
         value = upcast_loss(net, logits, variant)
-    if tape.autocast:
+    if tape.rules.autocast:
         logits = ops.to(tape, logits, FP32)  # accelerate hands the output on in fp32
     if net.choices.keep_logits:
         keep.append(logits.alias())
@@ -105,7 +107,7 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
 def head_logits(net: Net, hidden: Tensor, head: str, *, upcast: bool = False) -> Tensor:
     """The head's output, in fp32 with `upcast`, and what an architecture does to it: soft cap, granite's scaling."""
     tape = net.tape
-    logits = net.linear(head, hidden)
+    logits = layers.linear(net, head, hidden)
     if upcast:
         logits = ops.to(tape, logits, FP32)
     if net.config("final_logit_softcapping"):
@@ -126,7 +128,7 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
     """
     tape, spec = net.tape, net.spec
     width = hidden.elements
-    if tape.autocast:
+    if tape.rules.autocast:
         hidden = ops.to(tape, hidden, HALF)
     itemsize = hidden.itemsize
     trains_head = net.trains_base or "lm_head" in net.choices.modules_to_save
@@ -135,7 +137,7 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
     gradient = tape.like(hidden) if training and hidden.requires_grad else None
     head_weight = net.head_weight(head)
     head_copy = None
-    if tape.autocast:
+    if tape.rules.autocast:
         with tape.scope("weights"):
             head_copy = tape.new(ONE, head_weight.tensor.elements, HALF)
     head_gradient = (

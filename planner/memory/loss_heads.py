@@ -8,11 +8,12 @@ Sources: transformers 5.23 models/{bert,roberta,distilbert,t5}/modeling_*.py, th
 from __future__ import annotations
 
 from planner.lora import saved_modules
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.graph import Tensor
 from planner.memory.loss import cross_entropy
+from planner.memory.monomials import B
 from planner.memory.net import Net, unmodelled
 from planner.memory.ops import FP32
-from planner.memory.tape import B, Tensor
 
 
 def vocabulary(net: Net, inputs: list[Tensor], keep: list[Tensor], *, path: str, bias: str | None = None) -> Tensor:
@@ -27,7 +28,7 @@ def vocabulary(net: Net, inputs: list[Tensor], keep: list[Tensor], *, path: str,
 
 def _returned(net: Net, logits: Tensor, keep: list[Tensor]) -> None:
     """What the model returns besides the loss: accelerate turns it into fp32 under autocast, `keep_logits` holds it."""
-    if net.tape.autocast:
+    if net.tape.rules.autocast:
         logits = ops.to(net.tape, logits, FP32)
     if net.choices.keep_logits:
         keep.append(logits.alias())
@@ -37,7 +38,7 @@ def _returned(net: Net, logits: Tensor, keep: list[Tensor]) -> None:
 def _output_layer(net: Net, hidden: Tensor, path: str, bias: str | None) -> Tensor:
     module = net.by_path[path]
     if bias is None or module.bias or module.path in net.targeted:
-        return net.linear(path, hidden)
+        return layers.linear(net, path, hidden)
     weight, offset = net.head_weight(path), net.base_weight(module.out_features)
     return ops.linear(net.tape, hidden, weight, module.out_features, module.in_features, offset)
 
@@ -64,7 +65,7 @@ def head_linear(net: Net, path: str, x: Tensor) -> Tensor:
     """A linear layer of a classification head; PEFT trains the classifier in full beside the adapters."""
     module = net.by_path[path]
     if net.trains_base or module.path not in {m.path for m in saved_modules(net.spec, net.choices)}:
-        return net.linear(path, x)
+        return layers.linear(net, path, x)
     weight = net.weight(module.in_features * module.out_features, net.itemsize, trainable=True)
     bias = net.weight(module.out_features, net.itemsize, trainable=True) if module.bias else None
     return ops.linear(net.tape, x, weight, module.out_features, module.in_features, bias)

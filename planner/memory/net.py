@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.lora import adapter_modules, saved_modules
-from planner.memory import attention, flat, lean, linear, ops
 from planner.memory.exchange import Exchange, Reduction
+from planner.memory.graph import Gradients, Node, Parameter, Tensor
+from planner.memory.monomials import BSS, ONE, SS, S, T
 from planner.memory.ops import BYTE, FP32, HALF, Weight
-from planner.memory.tape import BSS, ONE, SS, Gradients, Node, Parameter, S, T, Tape, Tensor
+from planner.memory.rules import Rules
+from planner.memory.tape import Tape
 
 WEIGHT_BYTES = {"bf16": HALF, "fp16": HALF, "fp32": FP32, "bf16-mixed": FP32, "fp16-mixed": FP32, "bf16-amp": HALF}
 
@@ -81,18 +83,23 @@ class Net:
     """Every trainable leaf that a program touched, so that its gradient lives until the optimizer ran."""
 
     @classmethod
-    def build(cls, tape: Tape, spec: ModelSpec, choices: TrainingChoices, *, padded: bool, windowed: bool) -> Net:
-        """The network of `spec` under `choices` on `tape`, its adapters placed."""
+    def build(
+        cls,
+        spec: ModelSpec,
+        choices: TrainingChoices,
+        *,
+        tape: Tape | None = None,
+        padded: bool = False,
+        windowed: bool = False,
+    ) -> Net:
+        """The network of `spec` under `choices`, its adapters placed, on `tape` or one of its own."""
+        tape = tape or Tape(Rules.of(choices))
         net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
         # Where DDP trains everything, gradients are made in its buckets, which are there from step to step.
         in_buckets = choices.num_gpus > 1 and choices.strategy == "ddp" and choices.method == "full"
         net.accumulating = choices.gradient_accumulation_steps > 1 or in_buckets
         net.targeted = {module.path: module.layers for module in adapter_modules(spec, choices)}
         net.saved = frozenset(module.path for module in saved_modules(spec, choices))
-        tape.single_sequence = choices.batch_size == 1
-        tape.fused_half_softmax = tape.target == "cuda" and choices.precision.startswith("fp16")
-        tape.lean = choices.stack == "builtin"
-        tape.autocast = choices.precision.endswith(("-mixed", "-amp"))
         net.itemsize = net.storage_itemsize = WEIGHT_BYTES[choices.precision]
         net.adapter_itemsize = FP32 if choices.adapter_dtype == "fp32" else HALF
         if choices.kbit_prepared == "stock":
@@ -152,7 +159,7 @@ class Net:
         """`tensor` as a new leaf that asks for a gradient though nobody trains it; the graph holds that."""
         weight = self.frozen(tensor)
         weight.parameter = Parameter(tensor.elements, tensor.itemsize, of_graph=True)
-        weight.parameter.layer = self.tape.layer
+        weight.parameter.layer = self.tape.ledger.layer
         weight.tensor.node = weight.parameter
         self.leaves.append(weight.parameter)
         return weight
@@ -166,24 +173,7 @@ class Net:
         """A weight of the base model; `path` where it may be trained in full beside adapters."""
         return self.weight(elements, itemsize or self.itemsize, trainable=self.trains_base or path in self.saved)
 
-    # ---- layers ----------------------------------------------------------------------------------------------------
-
-    def linear(self, path: str, x: Tensor) -> Tensor:
-        """The linear (or GPT-2 conv1d) module at `path` (inside its layer: `self_attn.q_proj`), with its adapter if
-        any.
-        """
-        return linear.linear(self, path, x)
-
-    def activated(self, path: str, first: Tensor, second: Tensor | None = None) -> Tensor:
-        """The MLP's last linear at `path` of act(first) or act(first) · second, in the lean form."""
-        if self.tape.autocast:  # here, where nobody else names the operands, so that they die as they are cast
-            first = ops.to(self.tape, first, HALF)
-            second = None if second is None else ops.to(self.tape, second, HALF)
-        return linear.activated(self, path, first, second)
-
-    def lean_mlp(self, path: str) -> bool:
-        """Whether the MLP that ends at `path` runs in its lean form."""
-        return linear.lean_mlp(self, path)
+    # ---- modules ---------------------------------------------------------------------------------------------------
 
     def has_adapter(self, module: Module) -> bool:
         """Whether the module carries an adapter in the layer that runs now."""
@@ -212,25 +202,6 @@ class Net:
         if weight is None:
             weight = self.shared[path] = self.base_weight(elements, path)
         return weight
-
-    def norm(self, path: str, x: Tensor, *, width: int | None = None, style: str | None = None) -> Tensor:
-        """The norm module at `path`: LayerNorm where `style` is None, else the RMSNorm of that style."""
-        module = self.by_path.get(path)
-        assert module is not None, path
-        size = width or module.shape[0]
-        weight = self.base_weight(module.shape[0], module.path, self.norm_itemsize)
-        if style is None:
-            bias = self.base_weight(module.shape[0], module.path, self.norm_itemsize) if module.bias else None
-            return ops.layer_norm(self.tape, x, weight, bias, size)
-        if self.tape.lean:
-            return lean.rms_norm(self.tape, x, weight, size, late=style != "llama")
-        return ops.rms_norm(self.tape, x, weight, size, style=style)
-
-    def embed(self, path: str, monomial: int = T) -> Tensor:
-        """Rows of an embedding table for every token (`T`) or position (`S`)."""
-        module = self.by_path[path]
-        weight = self.shared_weight(path, module.shape[0] * module.shape[1])
-        return ops.embedding(self.tape, weight, module.shape[1], monomial)
 
     def require_grad_of_inputs(self, x: Tensor) -> Tensor:
         """The embeddings' output, which needs a gradient under checkpointing even where the table is frozen.
@@ -333,83 +304,6 @@ class Net:
         """
         self.named.clear()
         self.set_shared_tensors((None, None, None, None, ()))
-
-    def composite_attention(self, probability: float) -> bool:
-        """Whether the composite kernel runs: always on Apple's MPS, on the CPU where attention has dropout."""
-        tape = self.tape
-        return tape.target == "mps" or (tape.target == "cpu" and probability > 0 and tape.training)
-
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        heads: int | None = None,
-        kv_heads: int | None = None,
-        head_dim: int | None = None,
-        mask: Tensor | None = None,
-        softcap: bool = False,
-        causal: bool = True,
-        dropout: float | None = None,
-        heads_first: bool = False,
-        fp32_softmax: bool = True,
-    ) -> Tensor:
-        """Attention over q, k, v by the chosen implementation; `mask` replaces the shared one.
-
-        `heads_first`: a concatenation laid q out as (batch, heads, length, head_dim) in memory; the kernel's output
-        takes that layout over, and a copy brings it back to tokens first.
-        """
-        spec, tape = self.spec, self.tape
-        heads = heads or spec.num_heads
-        kv_heads = kv_heads or spec.num_kv_heads
-        head_dim = head_dim or spec.head_dim
-        mask = mask if mask is not None else self.mask
-        probability = spec.attention_dropout if dropout is None else dropout
-        kind = self.implementation
-        grouped = kv_heads != heads
-        with tape.scope("attention"):
-            if self.flat:
-                return flat.attend(self, q, k, v, heads, kv_heads, head_dim, probability, heads_first)
-            if kind == "sdpa" and grouped and (mask is not None or head_dim > 256):
-                k = attention.repeat_kv(tape, k, heads // kv_heads, kv_heads)
-                v = attention.repeat_kv(tape, v, heads // kv_heads, kv_heads)
-                grouped, kv_heads = False, heads
-            if tape.autocast and kind != "eager":
-                q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
-            if kind == "eager":
-                output, self.attention_weights = attention.eager(
-                    tape,
-                    q,
-                    k,
-                    v,
-                    mask,
-                    heads,
-                    kv_heads,
-                    head_dim,
-                    dropout=probability,
-                    softcap=softcap,
-                    fp32_softmax=fp32_softmax,
-                    heads_first=heads_first,
-                )
-                return output
-            if kind == "flash":  # the package has no fp32 kernels: transformers casts, and does not cast back
-                q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
-            if kind == "flash" and self.padded:
-                q, k, v = (attention.gathered(tape, x) for x in (q, k, v))
-                return attention.gathered(tape, attention.flash(tape, q, k, v, heads, kv_heads, head_dim))
-            if kind == "flash" or (tape.target == "cuda" and mask is None and q.itemsize == HALF and head_dim <= 256):
-                out = attention.flash(tape, q, k, v, heads, kv_heads, head_dim)
-                del q, k, v  # casts that the call made are gone before its output is copied
-                return ops.contiguous(tape, out) if heads_first else out
-            if (grouped and tape.target == "cuda") or self.composite_attention(probability):
-                with tape.outside_autocast():  # the operator's own products are not cast
-                    return attention.math(
-                        tape, q, k, v, mask, heads, kv_heads, head_dim, causal=causal, dropout=probability
-                    )
-            out = attention.efficient(tape, q, k, v, mask, heads, head_dim)
-            # CUDA's kernel writes its output tokens first whatever the layout of q, the CPU's takes q's layout over.
-            return ops.contiguous(tape, out) if heads_first and tape.target == "cpu" else out
 
 
 def _short(path: str) -> str:

@@ -8,7 +8,9 @@ A backward gradient takes the dtype of the forward input: where an operator comp
 
 from __future__ import annotations
 
-from planner.memory.tape import BSS, ONE, C, Gradients, Parameter, Raw, S, T, Tape, Tensor
+from planner.memory.graph import Gradients, Parameter, Raw, Tensor
+from planner.memory.monomials import BSS, ONE, C, S, T
+from planner.memory.tape import Tape
 
 FP32, HALF, BYTE, INT64 = 4, 2, 1, 8
 
@@ -165,7 +167,7 @@ def power(tape: Tape, x: Tensor) -> Tensor:
 
     Autocast computes powers in fp32.
     """
-    if tape.autocast:
+    if tape.rules.autocast:
         x = to(tape, x, FP32)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -235,20 +237,15 @@ def split(tape: Tape, x: Tensor, *elements: int) -> list[Tensor]:
     return outs
 
 
-def dropout(tape: Tape, x: Tensor, probability: float, *, written_out: bool = False) -> Tensor:
+def dropout(tape: Tape, x: Tensor, probability: float) -> Tensor:
     """Dropout in training: output n·w and a mask, saved; backward n·w. Probability 0 is the same tensor.
 
-    `written_out`: the function is called rather than a dropout module, so that stack `builtin` does not replace it.
     CUDA's fused kernel keeps a mask of 1 byte per element; the CPU's composite keeps one in the tensor's dtype.
     """
-    if probability <= 0 or not tape.training:
+    if probability <= 0 or not tape.rules.training:
         return x.same()
-    if tape.lean and not written_out:
-        from planner.memory.lean import seeded_dropout
-
-        return seeded_dropout(tape, x, probability, x.elements)
     out = tape.like(x)
-    mask = tape.like(x, BYTE) if tape.target == "cuda" else tape.like(x)
+    mask = tape.like(x, BYTE) if tape.rules.target == "cuda" else tape.like(x)
     return tape.record(out, (x,), (mask,), lambda g, s: (tape.like(_first(g)),))
 
 
@@ -268,7 +265,7 @@ def linear(
     trained W is kept until autocast ends, one of a frozen W, or of its transpose (`transposed`: code that writes
     x @ W.T), as long as backward needs it.
     """
-    if tape.autocast:
+    if tape.rules.autocast:
         weight = _cast_weight(tape, weight, cached=not transposed)  # gcc evaluates arguments from the last to the first
         x = _cast_input(tape, x)
     outputs = x.elements * out_features // in_features
@@ -308,8 +305,8 @@ def _cast_input(tape: Tape, x: Tensor) -> Tensor:
     key = id(x.storage)
     found = tape.autocast_cache.get(key)
     if found is None:
-        found = tape.autocast_cache[key] = (to(tape, x, HALF), tape.layer)
-        tape.autocast_cache[-key] = (x.alias(), tape.layer)
+        found = tape.autocast_cache[key] = (to(tape, x, HALF), tape.ledger.layer)
+        tape.autocast_cache[-key] = (x.alias(), tape.ledger.layer)
     return found[0].same()
 
 
@@ -331,8 +328,8 @@ def _cast_weight(tape: Tape, weight: Weight, *, cached: bool) -> Weight:
         held = tape.new(ONE, source.elements, HALF)
         count, width = source.elements, source.itemsize
         tape.record(held, (source,), (), lambda g, s: (tape.new(ONE, count, width),))
-        if cached and weight.parameter is not None and (tape.grad_enabled or not tape.training):
-            tape.autocast_cache[key] = (held.same(), tape.layer)
+        if cached and weight.parameter is not None and (tape.grad_enabled or not tape.rules.training):
+            tape.autocast_cache[key] = (held.same(), tape.ledger.layer)
     copy.tensor = held.same()
     copy.parameter = weight.parameter
     return copy
@@ -343,10 +340,10 @@ def matmul(
 ) -> Tensor:
     """Batched matrix product. Operands whose batch and head dimensions cannot be merged are copied first, and it is the
     copies that backward keeps; with one sequence they always can. Backward one tensor of each operand's size."""
-    if tape.autocast:
+    if tape.rules.autocast:
         a, b = to(tape, a, HALF), to(tape, b, HALF)
-    left = contiguous(tape, a) if copy_a and not tape.single_sequence else a
-    right = contiguous(tape, b) if copy_b and not tape.single_sequence else b
+    left = contiguous(tape, a) if copy_a and not tape.rules.single_sequence else a
+    right = contiguous(tape, b) if copy_b and not tape.rules.single_sequence else b
     out = tape.new(out_monomial, out_elements, a.itemsize)
     needs = (left.requires_grad, right.requires_grad)
     sizes = (_size(left), _size(right))
@@ -369,7 +366,7 @@ def softmax_fp32(tape: Tape, x: Tensor, *, back: int = 0) -> Tensor:
 
     CUDA converts fp16 as it goes, without that copy, and its gradient is fp16 at once.
     """
-    if tape.fused_half_softmax and x.itemsize == HALF:
+    if tape.rules.fused_half_softmax and x.itemsize == HALF:
         size, narrow = _size(x), x.itemsize
         out = tape.like(x, FP32)
         out = tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.new(size[0], size[1], narrow),))
@@ -383,7 +380,7 @@ def softmax_fp32(tape: Tape, x: Tensor, *, back: int = 0) -> Tensor:
 
 def softmax(tape: Tape, x: Tensor) -> Tensor:
     """softmax in x's own dtype: output n·w, saved; backward n·w. Autocast computes it in fp32 and leaves it so."""
-    if tape.autocast and x.itemsize == HALF:
+    if tape.rules.autocast and x.itemsize == HALF:
         return softmax_fp32(tape, x, back=FP32)
     out = tape.like(x)
     return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
@@ -391,7 +388,7 @@ def softmax(tape: Tape, x: Tensor) -> Tensor:
 
 def layer_norm(tape: Tape, x: Tensor, weight: Weight | None, bias: Weight | None, width: int) -> Tensor:
     """native_layer_norm: output n·w, mean and rstd 4 B per row each; saves input, mean, rstd; backward n·w + dW, db."""
-    if tape.autocast:
+    if tape.rules.autocast:
         x = to(tape, x, FP32)
     out = tape.like(x)
     rows = x.elements // width

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from planner.contract.errors import NotModelled
 from planner.memory import lean, ops
+from planner.memory.graph import Gradients, Tensor
+from planner.memory.monomials import ONE
 from planner.memory.ops import BYTE, FP32, HALF
-from planner.memory.tape import ONE, Gradients, Tape, Tensor
+from planner.memory.tape import Tape
 
 if TYPE_CHECKING:
     from planner.contract.spec import Module, TrainingChoices
@@ -88,9 +90,9 @@ def linear(net: Net, module: Module, x: Tensor) -> Tensor:
     """The product of x with a quantised weight, without an adapter."""
     if net.choices.quantization != "int8":
         return linear_4bit(net, module, x)
-    if net.tape.lean:
+    if net.tape.rules.lean:
         return _int8_lean(net, module, x)
-    if net.tape.target == "cpu" and net.tape.training:
+    if net.tape.rules.target == "cpu" and net.tape.rules.training:
         return _int8_cpu(net, module, x)
     return _int8_gpu(net, module, x)
 
@@ -99,7 +101,7 @@ def dequantized(net: Net, module: Module) -> Tensor:
     """The whole weight as PEFT's DoRA asks for it: 4-bit in its stored dtype, int8 in fp32 (made in two steps)."""
     tape, count = net.tape, module.in_features * module.out_features
     if net.choices.quantization == "int8":
-        first = tape.new(ONE, count, FP32) if tape.target != "cpu" else None
+        first = tape.new(ONE, count, FP32) if tape.rules.target != "cpu" else None
         weight = tape.new(ONE, count, FP32)
         del first
         return weight
@@ -148,7 +150,7 @@ def _dequantized(tape: Tape, count: int, itemsize: int, nested: bool) -> None:
 def _int8_lean(net: Net, module: Module, x: Tensor) -> Tensor:
     """Stack `builtin`: saves nothing; the weight is de-quantised to the product's dtype (n·w), again in backward."""
     tape = net.tape
-    narrow = ops.to(tape, x, HALF if tape.autocast else x.itemsize)
+    narrow = ops.to(tape, x, HALF if tape.rules.autocast else x.itemsize)
     itemsize, size = narrow.itemsize, (narrow.monomial, narrow.elements)
     base = lean.Base(net, module, packed=True)
     result = base.product(narrow.monomial, narrow.elements // module.in_features * module.out_features, itemsize)
@@ -163,7 +165,7 @@ def _int8_cpu(net: Net, module: Module, x: Tensor) -> Tensor:
     tape = net.tape
     count, rows = module.in_features * module.out_features, x.elements // module.in_features
     weight = tape.new(ONE, count, x.itemsize)
-    compute = HALF if tape.autocast else x.itemsize
+    compute = HALF if tape.rules.autocast else x.itemsize
     casts = [] if compute == x.itemsize else [tape.like(x, compute), tape.new(ONE, count, compute)]
     result = tape.new(x.monomial, rows * module.out_features, compute)
     del weight
@@ -179,7 +181,7 @@ def _int8_gpu(net: Net, module: Module, x: Tensor) -> Tensor:
     """
     tape = net.tape
     rows = x.elements // module.in_features
-    inside = tape.target != "cpu"  # counted from outside, an operator's own temporaries stay unseen there
+    inside = tape.rules.target != "cpu"  # counted from outside, an operator's own temporaries stay unseen there
     fp16 = x.itemsize == HALF and net.choices.precision.startswith("fp16")
     half = None if fp16 else tape.like(x, HALF)
     scales = tape.new(x.monomial, rows, FP32)

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.memory.lean import PIECE_ROWS
-from planner.memory.tape import WIDTH, Tape, Vector, add
+from planner.memory.monomials import WIDTH, Vector, add
+from planner.memory.tape import Tape
 
 MASK_ROW = 16
 """The efficient kernel pads a mask's rows to a multiple of this (PyTorch attention.cpp, `pad_bias`; read 2026-11)."""
@@ -30,7 +31,7 @@ class Envelope:
 def envelope(tape: Tape) -> Envelope:
     """All events of a tape, those that another of the same instant dominates everywhere left out."""
     rows: dict[str, dict[Vector, tuple[int, int, int]]] = {}
-    for index, segment in enumerate(tape.segments):
+    for index, segment in enumerate(tape.ledger.segments):
         found = rows.setdefault(segment.name, {})
         for number, offset in enumerate(segment.offsets):
             for position, event in enumerate(segment.events):

@@ -14,10 +14,13 @@ from planner.lora import adapter_modules
 from planner.memory import loss, packed
 from planner.memory.blocks import registry
 from planner.memory.exchange import Exchange, Reduction
+from planner.memory.graph import Tensor
 from planner.memory.layout import Stretch, stacked
+from planner.memory.monomials import ONE, T
 from planner.memory.net import Net
 from planner.memory.ops import FP32, INT64
 from planner.memory.optimizers import state_bytes, trained_tensors
+from planner.memory.rules import Rules
 from planner.memory.sharding import (
     Shares,
     divides_gradients,
@@ -29,7 +32,7 @@ from planner.memory.sharding import (
     zero_saved,
     zero_update,
 )
-from planner.memory.tape import ONE, T, Tape, Tensor
+from planner.memory.tape import Tape
 from planner.memory.updates import update_bytes
 
 
@@ -66,31 +69,35 @@ def run(
     With `log_values` (the monomials' values) allocations and releases are logged one by one; what is there before the
     step (`persistent_sizes`) is left out of the log. `every_layer`: no layer stands for others.
     """
-    tape = Tape(watch, case.target, log_values)
-    tape.gradient_share = kept_share(case.choices)
-    net = Net.build(tape, case.spec, case.choices, padded=case.padded, windowed=case.windowed)
-    tape.unaligned = case.unaligned
+    rules = Rules.of(
+        case.choices,
+        target=case.target,
+        training=not case.evaluating,
+        flat=case.flat,
+        unaligned=case.unaligned,
+        gradient_share=kept_share(case.choices),
+    )
+    tape = Tape(rules, watch=watch, log_values=log_values)
+    net = Net.build(case.spec, case.choices, tape=tape, padded=case.padded, windowed=case.windowed)
     net.flat = case.flat
-    tape.single_sequence |= case.flat
     held = persistent(net) if log_values is None else []
-    tape.mark()
+    tape.ledger.mark()
     if case.evaluating:
-        tape.training = False
         with tape.no_grad():
-            tape.begin("eval")
+            tape.ledger.begin("eval")
             buckets = _several(net)
             evaluated: list[Tensor] = []
             inputs = _inputs(tape, case)
             _forward(net, 0, evaluated, "eval", every_layer)
     else:
-        tape.begin("forward")
+        tape.ledger.begin("forward")
         buckets = _several(net)
         inputs = _inputs(tape, case)
         keep: list[Tensor] = []
         # Gradients that wait for the end of the pass are released there one by one.
         every_layer |= net.reduction is not None and net.reduction.single
         value = _forward(net, case.checkpointed, keep, "loss", every_layer)
-        tape.begin("backward")
+        tape.ledger.begin("backward")
         if net.reduction is not None:
             net.reduction.begin()
         tape.backward(value, tape.new(ONE, 1, FP32))
@@ -103,10 +110,10 @@ def run(
         if net.reduction is not None:
             net.reduction.finish()
         buckets.clear()  # where there were some, the gradients lie in them now
-        tape.begin("optimizer")
-        tape.mark()
+        tape.ledger.begin("optimizer")
+        tape.ledger.mark()
         optimizer_step(net)
-    tape.closed = True
+    tape.ledger.closed = True
     del held, inputs, buckets
     return tape
 
@@ -154,14 +161,14 @@ def waiting_gradients(case: Case) -> int:
 
     def held(micro_batches: int) -> int:
         choices = replace(case.choices, gradient_accumulation_steps=micro_batches)
-        return rank_shares(Net.build(Tape(), case.spec, choices, padded=False, windowed=False)).gradients
+        return rank_shares(Net.build(case.spec, choices)).gradients
 
     return held(2) - held(1) if case.choices.gradient_accumulation_steps > 1 else 0
 
 
 def gathered_bytes(case: Case) -> int:
     """What rank 0 holds whole in host memory while a divided run is saved: what is trained, and its optimizer state."""
-    net = Net.build(Tape(), case.spec, case.choices, padded=False, windowed=False)
+    net = Net.build(case.spec, case.choices)
     if zero2(case.choices):
         return zero_saved(trained_tensors(case.spec, case.choices, net.itemsize, net.adapter_itemsize), case.choices)
     shares = rank_shares(net)
@@ -201,7 +208,7 @@ def _several(net: Net) -> list[Tensor]:
 
 def persistent_sizes(case: Case) -> list[int]:
     """The same, one size in bytes for every tensor."""
-    net = Net.build(Tape(), case.spec, case.choices, padded=False, windowed=False)
+    net = Net.build(case.spec, case.choices)
     tensors = trained_tensors(case.spec, case.choices, net.itemsize, net.adapter_itemsize)
     sizes: list[int] = [size for size in (buffer_bytes(case.spec),) if size]
     for module in case.spec.modules:
@@ -263,7 +270,7 @@ def _forward(
                 for index in stretch.layers:
                     x = _layer(net, architecture, x, index, stretch.checkpointed)
         x = architecture.final(net, x)
-    tape.begin(loss_instant)
+    tape.ledger.begin(loss_instant)
     with tape.scope("logits_and_loss"):
         if architecture.finish is not None:
             inputs = [x]
@@ -354,7 +361,7 @@ def optimizer_step(net: Net) -> None:
         del transient
         return
     share = kept_share(net.choices)
-    if tape.log_values is not None and share == 1 and _all_at_once(net.choices):
+    if tape.ledger.log_values is not None and share == 1 and _all_at_once(net.choices):
         for decayed in (True, False):  # each tensor is an allocation, which a whole group as one would not fit in
             group = [tensor for tensor in tensors if tensor.decayed is decayed]
             each = [tape.new(ONE, t.elements, t.itemsize) for t in group for _ in range(t.copies)]

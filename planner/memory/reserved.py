@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.allocator import OutOfMemory, replay
+from planner.memory.monomials import WIDTH
 from planner.memory.peak import Array, multipliers
 from planner.memory.program import Case, persistent_sizes, run
-from planner.memory.tape import WIDTH
 from planner.memory.unroll import Event, Part, unroll
 
 
@@ -73,11 +73,11 @@ def held(persistent: list[int], log: list[Event], *, limit: int | None, expandab
 def step_log(case: Case, values: list[float]) -> list[Event]:
     """Allocations and releases of one step, layer by layer, at the monomials' `values`."""
     tape = run(case, None, values)
-    copies = {group.index: group.copies for group in tape.groups}
-    parts = [Part(s.log, s.group, s.name in ("backward", "optimizer")) for s in tape.segments]
+    copies = {group.index: group.copies for group in tape.ledger.groups}
+    parts = [Part(s.log, s.group, s.name in ("backward", "optimizer")) for s in tape.ledger.segments]
     if not copies:
         return [event for part in parts for event in part.events]
     whole = unroll(parts, copies)
     if whole is None:
-        whole = [event for s in run(case, None, values, every_layer=True).segments for event in s.log]
+        whole = [event for s in run(case, None, values, every_layer=True).ledger.segments for event in s.log]
     return whole

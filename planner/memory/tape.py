@@ -17,66 +17,13 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
-from planner.memory.graph import (
-    BSS,
-    BSSP,
-    ONE,
-    RX,
-    SS,
-    SSP,
-    TL,
-    TR,
-    TX,
-    WIDTH,
-    ZERO,
-    B,
-    Backward,
-    C,
-    Gradients,
-    LayerGroup,
-    Node,
-    Parameter,
-    R,
-    Raw,
-    Region,
-    S,
-    Segment,
-    StopRecompute,
-    Storage,
-    T,
-    Tensor,
-    Vector,
-    add,
-    times_copies,
-)
-
-__all__ = [
-    "BSS",
-    "BSSP",
-    "ONE",
-    "RX",
-    "SS",
-    "SSP",
-    "TL",
-    "TR",
-    "TX",
-    "WIDTH",
-    "B",
-    "C",
-    "Gradients",
-    "Node",
-    "Parameter",
-    "R",
-    "Raw",
-    "S",
-    "T",
-    "Tape",
-    "Tensor",
-    "Vector",
-    "add",
-]
+from planner.memory.graph import Backward, Gradients, Node, Parameter, Raw, Region, StopRecompute, Storage, Tensor
+from planner.memory.ledger import Ledger
+from planner.memory.monomials import ONE
+from planner.memory.rules import Rules
 
 
 def _nothing() -> None:
@@ -84,121 +31,41 @@ def _nothing() -> None:
 
 
 class Tape:
-    """Live bytes, their history, and the autograd graph of one run."""
+    """The autograd graph of one run, and the operators' way to the ledger."""
 
     def __init__(
         self,
+        rules: Rules | None = None,
+        *,
         watch: tuple[int, int] | None = None,
-        target: str = "cuda",
         log_values: Sequence[float] | None = None,
     ) -> None:
-        self.target = target
-        self.log_values = log_values
-        """Where set: the monomials' values at which every allocation and release is logged instead of counted."""
-        self.allocations = 0
-        self.live = [0] * (2 * WIDTH)
-        self.by_component: dict[str, list[int]] = {}
+        self.rules = rules or Rules()
+        self.ledger = Ledger(watch, log_values)
         self.component = "temporaries"
-        self.instant = "load"
-        self.segments: list[Segment] = [Segment("load")]
         self.sequence = 0
-        self.watch = watch
-        self.watched: dict[str, list[int]] | None = None
         self.saving: Region | None = None
         self.refilling: Region | None = None
         self.grad_enabled = True
         self.receives: Callable[[Parameter, Tensor], None] | None = None
         """Takes a parameter's gradient, where gradients are reduced unit by unit (planner.memory.exchange)."""
-        self.gradient_share = 1
-        """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
-        self.single_sequence = False
-        """Whether a micro-batch is one sequence, whose heads need no copy to be multiplied as a batch."""
         self.substitution: dict[int, int] = {}
         """Monomials that new tensors have in place of others (those of one sequence, planner.memory.flat)."""
-        self.silent = False
-        """Whether allocations count without being events."""
-        self.unaligned = False
-        """Whether rows of a mask are no multiple of what the efficient kernel takes, and are padded for it."""
-        self.fused_half_softmax = False
-        """Whether a softmax of 16-bit scores into fp32 makes no fp32 copy of them (fp16 on CUDA)."""
-        self.training = True
-        """False in an evaluation, where dropout does nothing."""
-        self.lean = False
-        """Whether modules run in the lean forms of stack `builtin`."""
-        self.autocast = False
-        """Whether matrix products run in 16 bit over fp32 tensors (torch.autocast)."""
         self.autocast_cache: dict[int, tuple[Tensor, int]] = {}
         """16-bit copies of trainable fp32 weights, which autocast keeps until it is left, and the group of each."""
         self.on_graph: list[tuple[Tensor, int]] = []
         """Tensors that functions keep on the graph itself, beside what autograd saves, and the group of each."""
         self.returned: list[tuple[Tensor, int]] = []
         """Tensors that the model's layers return beside the hidden state (keys and values), and the group of each."""
-        self.layer = 0
-        self.outside = True
-        """Whether what is allocated now is made in forward, outside every repeated stretch."""
-        self.groups: list[LayerGroup] = []
-        self.running: LayerGroup | None = None
-        """The repeated stretch whose backward runs."""
-        self.closed = False
-        self.null_storage = Storage(self, ONE, 0, "temporaries")
+        self.null_storage = Storage(self.ledger, ONE, 0, "temporaries")
         """No bytes: what views of existing tensors stand on."""
 
-    # ---- bytes -----------------------------------------------------------------------------------------------------
-
-    def grow(self, monomial: int, size: int, component: str) -> int:
-        """An allocation: counts it and records what is live now; its number in the log, if one is kept."""
-        if self.log_values is not None:
-            self.allocations += 1
-            self.segments[-1].log.append((self.allocations, round(size * self.log_values[monomial])))
-            return self.allocations
-        self.live[monomial] += size
-        counts = self.by_component.get(component)
-        if counts is None:
-            counts = self.by_component[component] = [0] * (2 * WIDTH)
-        counts[monomial] += size
-        if self.silent:
-            return 0
-        segment = self.segments[-1]
-        segment.events.append(tuple(self.live))
-        if self.watch is not None and self.watch == (len(self.segments) - 1, len(segment.events) - 1):
-            self.watched = {name: list(values) for name, values in self.by_component.items()}
-
-        return 0
-
-    def shrink(self, monomial: int, size: int, component: str, key: int) -> None:
-        """A release."""
-        if self.closed:
-            return
-        if self.log_values is not None:
-            self.segments[-1].log.append((key, -1))
-            return
-        self.live[monomial] -= size
-        self.by_component[component][monomial] -= size
-
-    def shift(self, delta: Sequence[int], by_component: dict[str, Vector]) -> None:
-        """Adds the bytes that the copies of a repeated stretch hold, without an event of their own."""
-        for index, value in enumerate(delta):
-            self.live[index] += value
-        for name, values in by_component.items():
-            counts = self.by_component.setdefault(name, [0] * (2 * WIDTH))
-            for index, value in enumerate(values):
-                counts[index] += value
-
-    def begin(self, instant: str) -> None:
-        """Starts a segment whose events belong to `instant`."""
-        self.instant = instant
-        self.segments.append(Segment(instant))
-
-    def mark(self) -> None:
-        """An event without an allocation: what is live now counts for the current instant."""
-        self.segments[-1].events.append(tuple(self.live))
-        if self.watch is not None and self.watch == (len(self.segments) - 1, len(self.segments[-1].events) - 1):
-            self.watched = {name: list(values) for name, values in self.by_component.items()}
+    # ---- tensors ---------------------------------------------------------------------------------------------------
 
     def new(self, monomial: int, elements: int, itemsize: int) -> Tensor:
         """A fresh tensor outside autograd."""
         monomial = self.substitution.get(monomial, monomial)
-        return Tensor(Storage(self, monomial, elements * itemsize, self.component), monomial, elements, itemsize)
+        return Tensor(Storage(self.ledger, monomial, elements * itemsize, self.component), monomial, elements, itemsize)
 
     def like(self, tensor: Tensor, itemsize: int | None = None) -> Tensor:
         """A fresh tensor of the same shape, outside autograd."""
@@ -214,15 +81,6 @@ class Tape:
             self.component = previous
 
     @contextmanager
-    def silence(self) -> Iterator[None]:
-        """What is allocated inside counts from the next event on."""
-        previous, self.silent = self.silent, True
-        try:
-            yield
-        finally:
-            self.silent = previous
-
-    @contextmanager
     def no_grad(self) -> Iterator[None]:
         """Nothing inside is recorded for backward."""
         previous, self.grad_enabled = self.grad_enabled, False
@@ -234,11 +92,11 @@ class Tape:
     @contextmanager
     def outside_autocast(self) -> Iterator[None]:
         """Products and powers inside run in their operands' own dtype."""
-        previous, self.autocast = self.autocast, False
+        previous, self.rules = self.rules, replace(self.rules, autocast=False)
         try:
             yield
         finally:
-            self.autocast = previous
+            self.rules = previous
 
     # ---- autograd --------------------------------------------------------------------------------------------------
 
@@ -295,7 +153,7 @@ class Tape:
         edges = tuple(None if t is None or t.node is None else (t.node, t.slot) for t in inputs)
         self.sequence += 1
         node = Node(self.sequence, edges, tuple(saved), backward, len(outputs))
-        node.layer = self.layer
+        node.layer = self.ledger.layer
         if self.component == "logits_and_loss":
             node.component = self.component
         if self.saving is not None:
@@ -319,7 +177,7 @@ class Tape:
         if self.refilling is not None:
             self.refilling.held.append(tensor.alias())
         elif self.saving is None or not self.saving.reentrant:
-            self.on_graph.append((tensor.alias(), self.layer))
+            self.on_graph.append((tensor.alias(), self.ledger.layer))
 
     def leave_graph(self) -> None:
         """The loss and with it the graph go: releases what functions kept on it, in every copy of a stretch."""
@@ -328,7 +186,7 @@ class Tape:
     def returns(self, tensor: Tensor) -> None:
         """Makes `tensor` part of what the model returns; a recomputation's is returned to nobody."""
         if self.refilling is None:
-            self.returned.append((tensor.alias(), self.layer))
+            self.returned.append((tensor.alias(), self.ledger.layer))
 
     def drop_returned(self) -> None:
         """The model's output goes: releases what layers returned, in every copy of a stretch."""
@@ -344,11 +202,8 @@ class Tape:
             tensor, index = taken
             del taken
             if index and sys.getrefcount(tensor.storage) == 2:
-                group, storage = self.groups[index - 1], tensor.storage
-                freed = [0] * (2 * WIDTH)
-                freed[storage.monomial] = -storage.size
-                gone = times_copies(tuple(freed), group.copies - 1, group.copies_per_n)
-                self.shift(gone, {storage.component: gone})
+                storage = tensor.storage
+                self.ledger.release_copies(index, storage.monomial, storage.size, storage.component)
                 del storage
 
     def checkpoint(
@@ -427,7 +282,7 @@ class Tape:
         recompute = region.recompute
         assert recompute is not None
         self.refilling = region
-        component, layer = self.component, self.layer
+        component, layer = self.component, self.ledger.layer
         try:
             output = recompute()
             if region.last >= len(region.nodes):
@@ -440,7 +295,7 @@ class Tape:
             self.refilling = None
             while self.autocast_cache:
                 self.autocast_cache.popitem()
-            self.component, self.layer = component, layer
+            self.component, self.ledger.layer = component, layer
             region.nodes = []
             if not region.reentrant:
                 region.held.clear()
@@ -450,7 +305,7 @@ class Tape:
         start = root.node
         assert start is not None
         root.node = None
-        self.outside = False
+        self.ledger.outside = False
         _count_dependencies(start)
         start.received[0] = gradient
         del gradient
@@ -460,7 +315,7 @@ class Tape:
         while queue:
             _, node = heapq.heappop(queue)
             if node.layer != previous_layer:
-                self._cross(previous_layer, node.layer)
+                self.ledger.cross(previous_layer, node.layer)
                 previous_layer = node.layer
             results = self._run(node)
             for index, edge in enumerate(node.edges):
@@ -480,7 +335,7 @@ class Tape:
                         heapq.heappush(queue, (-target.sequence, target))
             node.edges = ()
             del results, node
-        self._cross(previous_layer, 0)
+        self.ledger.cross(previous_layer, 0)
 
     def _run(self, node: Node) -> Gradients:
         incoming = node.received
@@ -543,9 +398,9 @@ class Tape:
             return
         if parameter.of_graph:
             self.on_graph.append((value, parameter.layer))
-        elif self.gradient_share > 1:
+        elif self.rules.gradient_share > 1:
             with self.scope("gradients"):
-                parameter.grad = self.new(ONE, -(-parameter.elements // self.gradient_share), parameter.itemsize)
+                parameter.grad = self.new(ONE, -(-parameter.elements // self.rules.gradient_share), parameter.itemsize)
         elif value.itemsize != parameter.itemsize or sys.getrefcount(value.storage) > 2:
             with self.scope("gradients"):
                 parameter.grad = self.new(ONE, parameter.elements, parameter.itemsize)
@@ -555,86 +410,23 @@ class Tape:
 
     def retag(self, tensor: Tensor, component: str) -> None:
         """Counts the tensor's storage for another component from now on."""
-        if self.log_values is not None:
-            return
         storage = tensor.storage
-        if storage.component == component:
-            return
-        self.by_component[storage.component][storage.monomial] -= storage.size
-        storage.component = component
-        counts = self.by_component.setdefault(component, [0] * (2 * WIDTH))
-        counts[storage.monomial] += storage.size
-
-    # ---- repeated layers -------------------------------------------------------------------------------------------
-
-    def snapshot(self) -> tuple[Vector, dict[str, Vector]]:
-        """What is live now, in total and by component."""
-        return tuple(self.live), {name: tuple(values) for name, values in self.by_component.items()}
+        if self.ledger.log_values is None and storage.component != component:
+            self.ledger.move(storage.monomial, storage.size, storage.component, component)
+            storage.component = component
 
     @contextmanager
     def group(self, copies: int, copies_per_n: int = 0, *, entering: Tensor | None = None) -> Iterator[None]:
-        """A stretch of layers that stands for `copies + copies_per_n · N` equal ones, run once.
+        """A stretch of layers that stands for several (`Ledger.group`).
 
-        What one copy leaves behind is added for the others; the events of the last copy in forward and of the first
-        and the last in backward are the extremes, since live bytes change by the same amount from copy to copy.
         `entering`: the hidden state, in whose place every copy leaves another; whatever else was made before the
         stretch is the same for all copies.
         """
         if entering is not None:
             entering.storage.common = False
         del entering
-        group = LayerGroup(len(self.groups) + 1, copies, copies_per_n)
-        self.groups.append(group)
-        previous, self.layer = self.layer, group.index
-        outside, self.outside = self.outside, False
-        instant = self.instant
-        before = self.snapshot()
-        self.begin(instant)
-        segment = self.segments[-1]
-        segment.group = group.index
-        yield
-        after = self.snapshot()
-        change, parts = _difference(after, before)
-        self._repeat(segment, change, parts, copies - 1, copies_per_n)
-        self.layer, self.outside = previous, outside
-        self.begin(instant)
-
-    def _repeat(
-        self, segment: Segment, change: Vector, parts: dict[str, Vector], copies: int, copies_per_n: int
-    ) -> None:
-        """Counts a stretch's change for its other copies, and its events once more with it."""
-        offset = times_copies(change, copies, copies_per_n)
-        moved = {name: times_copies(values, copies, copies_per_n) for name, values in parts.items()}
-        segment.offsets.append(offset)
-        segment.parts.append(moved)
-        self.shift(offset, moved)
-
-    def _cross(self, old: int, new: int) -> None:
-        if old == new:
-            return
-        if old:
-            group = self.groups[old - 1]
-            assert group.entered is not None
-            assert group.segment is not None
-            change, parts = _difference(self.snapshot(), group.entered)
-            self._repeat(group.segment, change, parts, group.copies - 1, group.copies_per_n)
-        self.begin(self.instant)
-        self.running = None
-        if old:
-            for common in self.groups[old - 1].common:
-                self.shrink(*common)
-        if new:
-            group = self.running = self.groups[new - 1]
-            group.entered = self.snapshot()
-            group.segment = self.segments[-1]
-            group.segment.group = new
-
-
-def _difference(
-    after: tuple[Vector, dict[str, Vector]], before: tuple[Vector, dict[str, Vector]]
-) -> tuple[Vector, dict[str, Vector]]:
-    parts = {name: add(values, before[1].get(name, ZERO), -1) for name, values in after[1].items()}
-    return add(after[0], before[0], -1), {name: values for name, values in parts.items() if any(values)}
+        with self.ledger.group(copies, copies_per_n):
+            yield
 
 
 def _count_dependencies(start: Node) -> None:

@@ -5,11 +5,13 @@ Source: transformers 5.23 models/{bert,roberta,distilbert}/modeling_*.py (read 2
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.attention import Style
+from planner.memory.graph import Tensor
 from planner.memory.loss_heads import classification, first_token, head_linear, vocabulary
+from planner.memory.monomials import BSS, ONE, S, T
 from planner.memory.net import Net
 from planner.memory.ops import BYTE, FP32, INT64
-from planner.memory.tape import BSS, ONE, S, T, Tensor
 
 
 def embed(net: Net) -> Tensor:
@@ -27,7 +29,7 @@ def _embeddings(net: Net) -> Tensor:
     positions = _roberta_positions(net) if family in ("roberta", "xlm-roberta") else None
     spread = S if positions is None else T
     segments = None if family == "distilbert" else tape.new(spread, 1, INT64)
-    words = net.require_grad_of_inputs(net.embed(f"{prefix}.word_embeddings"))
+    words = net.require_grad_of_inputs(layers.embed(net, f"{prefix}.word_embeddings"))
     if segments is not None:
         types = _lookup(net, f"{prefix}.token_type_embeddings", segments, T)
         x = ops.add(tape, words, types)
@@ -36,8 +38,8 @@ def _embeddings(net: Net) -> Tensor:
     else:
         places = _lookup(net, f"{prefix}.position_embeddings", None, S)
         x = ops.add(tape, words, places)
-    x = net.norm(f"{prefix}.LayerNorm", x)
-    return ops.dropout(tape, x, net.spec.embedding_dropout)
+    x = layers.norm(net, f"{prefix}.LayerNorm", x)
+    return layers.dropout(tape, x, net.spec.embedding_dropout)
 
 
 def _roberta_positions(net: Net) -> Tensor:
@@ -76,7 +78,7 @@ def two_way_mask(net: Net) -> None:
 def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """BertLayer: attention, dense, add and norm; feed forward, add and norm."""
     attended, _weights = _attention_block(net, x)
-    hidden = net.linear("intermediate.dense", attended)
+    hidden = layers.linear(net, "intermediate.dense", attended)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
     return _add_norm(net, "output", hidden, attended)
 
@@ -88,24 +90,24 @@ def _attention_block(net: Net, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _add_norm(net: Net, path: str, hidden: Tensor, residual: Tensor) -> Tensor:
-    hidden = net.linear(f"{path}.dense", hidden)
-    hidden = ops.dropout(net.tape, hidden, net.spec.hidden_dropout)
-    return net.norm(f"{path}.LayerNorm", ops.add(net.tape, hidden, residual))
+    hidden = layers.linear(net, f"{path}.dense", hidden)
+    hidden = layers.dropout(net.tape, hidden, net.spec.hidden_dropout)
+    return layers.norm(net, f"{path}.LayerNorm", ops.add(net.tape, hidden, residual))
 
 
 def _mix(net: Net, x: Tensor, names: tuple[str, str, str], out: str | None = None) -> tuple[Tensor, Tensor | None]:
     """Projections and attention (and, for distilbert, the output projection); the weights too, where they are named."""
     with net.tape.scope("attention"):
-        query = net.linear(names[0], x)
-        key = net.linear(names[1], x)
-        value = net.linear(names[2], x)
+        query = layers.linear(net, names[0], x)
+        key = layers.linear(net, names[1], x)
+        value = layers.linear(net, names[2], x)
         weights = None
         if net.choices.attention == "eager":
             mixed, weights = two_way_eager(net, query, key, value, net.mask, net.spec.attention_dropout)
         else:
-            mixed = net.attend(query, key, value, causal=False)
+            mixed = layers.attend(net, query, key, value, style=Style(causal=False))
         if out is not None:
-            mixed = net.linear(out, mixed)
+            mixed = layers.linear(net, out, mixed)
         return mixed, weights
 
 
@@ -120,7 +122,7 @@ def two_way_eager(
     if mask is not None:
         weights = ops.add(tape, weights, mask)
     weights = ops.softmax(tape, weights)
-    weights = ops.dropout(tape, weights, dropout, written_out=True)
+    weights = ops.dropout(tape, weights, dropout)
     out = ops.matmul(tape, weights, value, T, heads * net.spec.head_dim, copy_a=False, copy_b=True)
     return ops.contiguous(tape, out), weights
 
@@ -132,9 +134,9 @@ def masked_head(net: Net, x: Tensor) -> Tensor:
         "distilbert": ("vocab_transform", "vocab_layer_norm", net.spec.activation),
     }.get(net.spec.architecture, ("lm_head.dense", "lm_head.layer_norm", "gelu"))
     net.named[:] = [x]  # the encoder's output stays named while the head and the loss run
-    hidden = net.linear(dense, x)
+    hidden = layers.linear(net, dense, x)
     hidden = ops.activation(net.tape, hidden, activation)
-    return net.norm(norm, hidden)
+    return layers.norm(net, norm, hidden)
 
 
 def classifier_head(net: Net, x: Tensor) -> Tensor:
@@ -143,13 +145,13 @@ def classifier_head(net: Net, x: Tensor) -> Tensor:
     net.named[:] = [x]
     hidden = first_token(net, x)
     if family == "bert":
-        hidden = ops.pointwise(tape, net.linear("bert.pooler.dense", hidden), save="output")
+        hidden = ops.pointwise(tape, layers.linear(net, "bert.pooler.dense", hidden), save="output")
     elif family == "distilbert":
         hidden = ops.pointwise(tape, head_linear(net, "pre_classifier", hidden), save="output")
     else:
-        hidden = ops.dropout(tape, hidden, _classifier_dropout(net))
+        hidden = layers.dropout(tape, hidden, _classifier_dropout(net))
         hidden = ops.pointwise(tape, head_linear(net, "classifier.dense", hidden), save="output")
-    return ops.dropout(tape, hidden, _classifier_dropout(net))
+    return layers.dropout(tape, hidden, _classifier_dropout(net))
 
 
 def _classifier_dropout(net: Net) -> float:
@@ -169,16 +171,16 @@ def distil_layer(net: Net, x: Tensor, index: int) -> Tensor:
     """DistilBERT's TransformerBlock."""
     tape = net.tape
     attended, _weights = _mix(net, x, ("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin")
-    attended = net.norm("sa_layer_norm", ops.add(tape, attended, x))
+    attended = layers.norm(net, "sa_layer_norm", ops.add(tape, attended, x))
     hidden = _distil_feed_forward(net, attended)
-    return net.norm("output_layer_norm", ops.add(tape, hidden, attended))
+    return layers.norm(net, "output_layer_norm", ops.add(tape, hidden, attended))
 
 
 def _distil_feed_forward(net: Net, x: Tensor) -> Tensor:
-    hidden = net.linear("ffn.lin1", x)
+    hidden = layers.linear(net, "ffn.lin1", x)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
-    hidden = net.linear("ffn.lin2", hidden)
-    return ops.dropout(net.tape, hidden, net.spec.hidden_dropout)
+    hidden = layers.linear(net, "ffn.lin2", hidden)
+    return layers.dropout(net.tape, hidden, net.spec.hidden_dropout)
 
 
 def finish(net: Net, inputs: list[Tensor], keep: list[Tensor]) -> Tensor:

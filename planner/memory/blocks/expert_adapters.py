@@ -11,9 +11,11 @@ from __future__ import annotations
 from planner.contract.spec import Module
 from planner.lora import adapter_rank
 from planner.memory import ops
+from planner.memory.graph import Gradients, Tensor
+from planner.memory.monomials import ONE
 from planner.memory.net import Net
 from planner.memory.ops import HALF, Weight
-from planner.memory.tape import ONE, Gradients, Tape, Tensor
+from planner.memory.tape import Tape
 
 
 class Folded:
@@ -103,7 +105,7 @@ def router(net: Net, module: Module, x: Tensor) -> Tensor:
         tried = ops.shift(tape, delta)
         del tried
         weight = ops.shift(tape, delta)
-    if tape.autocast:
+    if tape.rules.autocast:
         x, weight = ops.to(tape, x, HALF), ops.to(tape, weight, HALF)
     size, narrow, needs_x = (x.monomial, x.elements), x.itemsize, x.requires_grad
 

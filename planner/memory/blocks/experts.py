@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from planner.memory import ops
-from planner.memory.blocks import expert_adapters, llama, separate_experts
+from planner.memory import layers, ops
+from planner.memory.blocks import expert_adapters, llama, routing, separate_experts
+from planner.memory.graph import Gradients, Tensor
+from planner.memory.monomials import BSS, ONE, T
 from planner.memory.net import Net, unmodelled
 from planner.memory.ops import BYTE, FP32, INT64, Weight
-from planner.memory.tape import BSS, ONE, Gradients, T, Tensor
 
 
 def embed(net: Net) -> Tensor:
@@ -44,25 +45,31 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One decoder layer (MixtralDecoderLayer, Qwen2MoeDecoderLayer, Qwen3MoeDecoderLayer)."""
     tape = net.tape
     residual = x
-    hidden = net.norm("input_layernorm", x, style="llama")
+    hidden = layers.norm(net, "input_layernorm", x, style="llama")
     hidden = llama.attention(net, hidden, index)
     hidden = ops.add(tape, residual, hidden)
     residual = hidden
-    hidden = net.norm("post_attention_layernorm", hidden, style="llama")
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, style="llama")
     hidden = _sparse(net, hidden) if index in net.spec.sparse_layers else _mlp(net, hidden, "mlp")
     return ops.add(tape, residual, hidden)
 
 
 def _mlp(net: Net, x: Tensor, path: str) -> Tensor:
     tape = net.tape
-    if net.lean_mlp(f"{path}.down_proj"):
-        return net.activated(f"{path}.down_proj", net.linear(f"{path}.gate_proj", x), net.linear(f"{path}.up_proj", x))
-    return net.linear(
+    if layers.lean_mlp(net, f"{path}.down_proj"):
+        return layers.activated(
+            net,
+            f"{path}.down_proj",
+            layers.linear(net, f"{path}.gate_proj", x),
+            layers.linear(net, f"{path}.up_proj", x),
+        )
+    return layers.linear(
+        net,
         f"{path}.down_proj",
         ops.mul(
             tape,
-            ops.activation(tape, net.linear(f"{path}.gate_proj", x), net.spec.activation),
-            net.linear(f"{path}.up_proj", x),
+            ops.activation(tape, layers.linear(net, f"{path}.gate_proj", x), net.spec.activation),
+            layers.linear(net, f"{path}.up_proj", x),
         ),
     )
 
@@ -77,7 +84,7 @@ def _sparse(net: Net, x: Tensor) -> Tensor:
     out = _experts(net, x, weights, chosen)
     if shared is None:
         return out
-    opening = ops.pointwise(tape, net.linear("mlp.shared_expert_gate", x), save="output")
+    opening = ops.pointwise(tape, layers.linear(net, "mlp.shared_expert_gate", x), save="output")
     shared = ops.mul(tape, opening, shared)
     del opening
     return ops.add(tape, out, shared)
@@ -95,36 +102,12 @@ def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wide = ops.to(tape, logits, FP32)
     chances = ops.softmax(tape, wide)
     del wide
-    best, indices = top_k(net, chances, per_token)
+    best, indices = routing.top_k(net, chances, per_token)
     if net.spec.architecture == "mixtral" or net.config("norm_topk_prob"):
-        best = normalised(net, best)
+        best = routing.normalised(net, best)
     if net.spec.architecture != "mixtral":
         best = ops.to(tape, best, logits.itemsize)
     return logits, best, indices
-
-
-def top_k(net: Net, chances: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """topk: values and int64 indices, which backward keeps; backward zeros of the whole."""
-    tape, size = net.tape, chances.elements
-    values = tape.new(T, count, chances.itemsize)
-    indices = tape.new(T, count, INT64)
-    tape.record(values, (chances,), (indices.alias(),), lambda g, s: (tape.new(T, size, FP32),))
-    return values, indices
-
-
-def normalised(net: Net, values: Tensor) -> Tensor:
-    """values /= their sum, in place: saves the sum and a copy of the old values; backward both products and sums."""
-    tape, size = net.tape, values.elements
-    total = tape.new(T, 1, FP32)
-    if not values.requires_grad:
-        return values
-    before = tape.like(values)
-    out = values.alias()
-
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        return [tape.new(T, size, FP32)]
-
-    return tape.record(out, (values,), (before, total), backward)
 
 
 def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
@@ -133,8 +116,8 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     hidden, inner, top_k = spec.hidden_size, spec.expert_intermediate_size, spec.experts_per_token
     down, up = (_adapted(net, f"mlp.experts.{name}") for name in ("down_proj", "gate_up_proj"))
     order, sorted_ids = tape.new(T, top_k, INT64), tape.new(T, top_k, INT64)
-    rows = gather(net, x, T, top_k * hidden, tape.new(T, top_k, INT64))
-    factors = gather(net, weights, T, top_k, order.alias())
+    rows = routing.gather(net, x, T, top_k * hidden, tape.new(T, top_k, INT64))
+    factors = routing.gather(net, weights, T, top_k, order.alias())
     counted = tape.new(T, top_k, FP32)
     wide = net.base_weight(spec.num_experts * hidden * 2 * inner) if up is None else up.weight()
     out = _grouped(net, rows, hidden, 2 * inner, wide)
@@ -145,7 +128,7 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     inverse = tape.new(T, top_k, INT64)
     numbers = tape.new(T, top_k, INT64)
     del numbers
-    weighted = gather(net, weighted, T, top_k * hidden, inverse)
+    weighted = routing.gather(net, weighted, T, top_k * hidden, inverse)
     final = _sum_rows(net, weighted, top_k)
     result = ops.to(tape, final, x.itemsize)
     del sorted_ids, counted, rows, chosen, wide, narrow, up, down
@@ -156,14 +139,6 @@ def _adapted(net: Net, path: str) -> expert_adapters.Folded | None:
     """The adapter on a fused expert tensor, if it has one."""
     module = net.by_path[path]
     return expert_adapters.Folded(net, module) if net.has_adapter(module) else None
-
-
-def gather(net: Net, x: Tensor, monomial: int, elements: int, index: Tensor) -> Tensor:
-    """x[index]: the rows copied; saves the index; backward zeros like x, into which the gradients are added."""
-    tape, width = net.tape, x.itemsize
-    size = (x.monomial, x.elements)
-    out = x.alias(elements) if tape.ends_recompute() else tape.new(monomial, elements, width)
-    return tape.record(out, (x,), (index,), lambda g, s: (tape.new(size[0], size[1], width),))
 
 
 def _grouped(net: Net, x: Tensor, inputs: int, outputs: int, weight: Weight) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from planner.memory import attention, ops
+from planner.memory import attention, layers, ops
+from planner.memory.attention import Heads, Style
 from planner.memory.blocks import llama
+from planner.memory.graph import Gradients, Tensor
+from planner.memory.monomials import BSS, T
 from planner.memory.net import Net
 from planner.memory.ops import BYTE, FP32, HALF
-from planner.memory.tape import BSS, Gradients, T, Tape, Tensor
+from planner.memory.tape import Tape
 
 
 def embed(net: Net) -> Tensor:
     """Embeddings, rotary tables and a mask that is always made, padding or not, but for flash attention."""
-    x = net.require_grad_of_inputs(net.embed("transformer.word_embeddings"))
+    x = net.require_grad_of_inputs(layers.embed(net, "transformer.word_embeddings"))
     net.named.append(x.alias())
     net.prepare(net.spec.head_dim, rotary=True)
     if net.mask is None and net.choices.attention != "flash":
@@ -22,7 +25,7 @@ def embed(net: Net) -> Tensor:
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm; the last layer's outputs are named until the model returns."""
-    x = net.norm("transformer.ln_f", x)
+    x = layers.norm(net, "transformer.ln_f", x)
     net.release()
     return x
 
@@ -33,14 +36,14 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     grouped, parallel = bool(net.config("new_decoder_architecture")), bool(net.config("parallel_attn"))
     residual = x
     if grouped and net.config("num_ln_in_parallel_attn") == 2:
-        normed = net.norm("ln_attn", x)
-        mlp_input = net.norm("ln_mlp", x)
+        normed = layers.norm(net, "ln_attn", x)
+        mlp_input = layers.norm(net, "ln_mlp", x)
     else:
-        normed = mlp_input = net.norm("input_layernorm", x)
+        normed = mlp_input = layers.norm(net, "input_layernorm", x)
     attended = _attention(net, normed)
     if not grouped and not parallel:
         residual = _dropout_add(net, attended, residual, spec.attention_dropout)
-        mlp_input = net.norm("post_attention_layernorm", residual)
+        mlp_input = layers.norm(net, "post_attention_layernorm", residual)
     hidden = _mlp(net, mlp_input)
     if grouped or parallel:
         hidden = ops.add_(tape, hidden, attended)
@@ -54,21 +57,21 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
 
 
 def _dropout_add(net: Net, x: Tensor, residual: Tensor, probability: float) -> Tensor:
-    dropped = ops.dropout(net.tape, x, probability, written_out=True)
+    dropped = ops.dropout(net.tape, x, probability)
     return ops.add(net.tape, residual, dropped)
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
-    if net.lean_mlp("mlp.dense_4h_to_h"):
-        return net.activated("mlp.dense_4h_to_h", net.linear("mlp.dense_h_to_4h", x))
-    x = ops.activation(net.tape, net.linear("mlp.dense_h_to_4h", x), net.spec.activation)
-    return net.linear("mlp.dense_4h_to_h", x)
+    if layers.lean_mlp(net, "mlp.dense_4h_to_h"):
+        return layers.activated(net, "mlp.dense_4h_to_h", layers.linear(net, "mlp.dense_h_to_4h", x))
+    x = ops.activation(net.tape, layers.linear(net, "mlp.dense_h_to_4h", x), net.spec.activation)
+    return layers.linear(net, "mlp.dense_4h_to_h", x)
 
 
 def _attention(net: Net, hidden: Tensor) -> Tensor:
     tape, spec = net.tape, net.spec
     with tape.scope("attention"):
-        fused = net.linear("self_attention.query_key_value", hidden)
+        fused = layers.linear(net, "self_attention.query_key_value", hidden)
         query, key, value = _split_heads(net, fused)
         heads = spec.num_heads if net.config("new_decoder_architecture") else spec.num_kv_heads
         query, key = llama.apply_rotary(net, query, key)
@@ -76,10 +79,12 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
             mixed, weights = _eager(net, query, key, value, heads)
             net.attention_weights = weights
         elif heads == spec.num_heads or net.choices.attention == "flash":
-            mixed = net.attend(query, key, value, kv_heads=heads, dropout=0.0)
+            mixed = layers.attend(
+                net, query, key, value, heads=Heads(spec.num_heads, heads, spec.head_dim), style=Style(dropout=0.0)
+            )
         else:
             mixed = _composite(net, query, key, value)
-        mixed = net.linear("self_attention.dense", mixed)
+        mixed = layers.linear(net, "self_attention.dense", mixed)
         del fused
         return mixed
 
@@ -111,7 +116,7 @@ def _taken(tape: Tape, x: Tensor, elements: int) -> Tensor:
 
 def _spread(tape: Tape, x: Tensor, copies: int, kv_heads: int) -> Tensor:
     """Keys or values over all query heads by broadcasting in the product, which autocast casts beforehand."""
-    return attention.repeat_kv(tape, ops.to(tape, x, HALF) if tape.autocast else x, copies, kv_heads)
+    return attention.repeat_kv(tape, ops.to(tape, x, HALF) if tape.rules.autocast else x, copies, kv_heads)
 
 
 def _product(tape: Tape, weights: Tensor, value: Tensor, heads: int, kv_heads: int) -> Tensor:
@@ -150,7 +155,7 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     softmax with cleared rows, product, a 16-bit copy of the weights that nobody reads.
     """
     tape, heads = net.tape, net.spec.num_heads
-    if tape.autocast:
+    if tape.rules.autocast:
         query, key, value = (ops.to(tape, x, HALF) for x in (query, key, value))
         with tape.outside_autocast():
             return _composite(net, query, key, value)
@@ -160,7 +165,7 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     weights = _spread(tape, ops.scale(tape, wide_key), heads, 1)
     weights = ops.matmul(tape, scaled, weights, BSS, heads, copy_a=True, copy_b=True)
     weights = ops.add_(tape, weights, mask)
-    weights = attention._safe_softmax(tape, weights)
+    weights = attention.safe_softmax(tape, weights)
     mixed = ops.to(tape, _product(tape, weights, wide_value, heads, 1), query.itemsize)
     unread = ops.to(tape, weights, query.itemsize)
     del unread, mask, wide_query, wide_key, wide_value, weights, scaled

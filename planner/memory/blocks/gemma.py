@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.attention import Style
 from planner.memory.blocks import llama
+from planner.memory.graph import Tensor
 from planner.memory.net import Net
 from planner.memory.ops import FP32
-from planner.memory.tape import Tensor
 
 
 def embed(net: Net) -> Tensor:
@@ -25,30 +26,30 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One decoder layer (transformers models/gemma2/modeling_gemma2.py and gemma3, ...DecoderLayer)."""
     tape = net.tape
     residual = x
-    hidden = net.norm("input_layernorm", x, style="gemma")
+    hidden = layers.norm(net, "input_layernorm", x, style="gemma")
     hidden = _attention(net, hidden, index)
-    hidden = net.norm("post_attention_layernorm", hidden, style="gemma")
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, style="gemma")
     hidden = ops.add(tape, residual, hidden)
     residual = hidden
-    hidden = net.norm("pre_feedforward_layernorm", hidden, style="gemma")
+    hidden = layers.norm(net, "pre_feedforward_layernorm", hidden, style="gemma")
     hidden = llama.gated_mlp(net, hidden)
-    hidden = net.norm("post_feedforward_layernorm", hidden, style="gemma")
+    hidden = layers.norm(net, "post_feedforward_layernorm", hidden, style="gemma")
     return ops.add(tape, residual, hidden)
 
 
 def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
     tape, spec = net.tape, net.spec
     with tape.scope("attention"):
-        query = net.linear("self_attn.q_proj", hidden)
-        key = net.linear("self_attn.k_proj", hidden)
-        value = net.linear("self_attn.v_proj", hidden)
+        query = layers.linear(net, "self_attn.q_proj", hidden)
+        key = layers.linear(net, "self_attn.k_proj", hidden)
+        value = layers.linear(net, "self_attn.v_proj", hidden)
         if "self_attn.q_norm" in net.by_path:
-            query = net.norm("self_attn.q_norm", query, width=spec.head_dim, style="gemma")
-            key = net.norm("self_attn.k_norm", key, width=spec.head_dim, style="gemma")
+            query = layers.norm(net, "self_attn.q_norm", query, width=spec.head_dim, style="gemma")
+            key = layers.norm(net, "self_attn.k_norm", key, width=spec.head_dim, style="gemma")
         sliding = index in spec.sliding_layers
         tables = net.window_tables if sliding and net.window_tables else (net.cos, net.sin)
         query, key = llama.apply_rotary(net, query, key, tables)
         mask = net.window_mask if sliding else None
         softcap = net.config("attn_logit_softcapping") is not None
-        mixed = net.attend(query, key, value, mask=mask, softcap=softcap)
-        return net.linear("self_attn.o_proj", mixed)
+        mixed = layers.attend(net, query, key, value, mask=mask, style=Style(softcap=softcap))
+        return layers.linear(net, "self_attn.o_proj", mixed)

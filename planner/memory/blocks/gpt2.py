@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.attention import Style
+from planner.memory.graph import Tensor
 from planner.memory.net import Net, unmodelled
-from planner.memory.tape import Tensor
 
 
 def embed(net: Net) -> Tensor:
     """Word and position embeddings, both named until the model returns, their sum with dropout."""
     tape = net.tape
-    words = net.require_grad_of_inputs(net.embed("transformer.wte"))
-    positions = net.embed("transformer.wpe", net.positions)
+    words = net.require_grad_of_inputs(layers.embed(net, "transformer.wte"))
+    positions = layers.embed(net, "transformer.wpe", net.positions)
     x = ops.add(tape, words, positions)
     net.named += [words.alias(), positions.alias()]
     net.prepare(0, rotary=False)
-    return ops.dropout(tape, x, net.spec.embedding_dropout)
+    return layers.dropout(tape, x, net.spec.embedding_dropout)
 
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm."""
-    x = net.norm("transformer.ln_f", x)
+    x = layers.norm(net, "transformer.ln_f", x)
     net.release()
     return x
 
@@ -29,11 +30,11 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One block (transformers models/gpt2/modeling_gpt2.py, GPT2Block; gpt_bigcode, GPTBigCodeBlock)."""
     tape = net.tape
     residual = x
-    hidden = net.norm("ln_1", x)
+    hidden = layers.norm(net, "ln_1", x)
     attended = _attention(net, hidden)
     hidden = ops.add(tape, attended, residual)
     residual = hidden
-    hidden = net.norm("ln_2", hidden)
+    hidden = layers.norm(net, "ln_2", hidden)
     forwarded = _mlp(net, hidden)
     return ops.add(tape, residual, forwarded)
 
@@ -45,23 +46,23 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         raise unmodelled("gpt2's reorder_and_upcast_attn under eager attention")
     with tape.scope("attention"):
         width = spec.num_kv_heads * spec.head_dim
-        fused = net.linear("attn.c_attn", hidden)
+        fused = layers.linear(net, "attn.c_attn", hidden)
         if net.choices.keep_cache:
             tape.returns(fused)  # its keys and values are views of it
         query, key, value = ops.split(tape, fused, spec.hidden_size, width, width)
         del fused
         # gpt2 takes the softmax in the scores' own dtype, gpt_bigcode in fp32.
-        mixed = net.attend(query, key, value, fp32_softmax=not plain)
-        mixed = net.linear("attn.c_proj", mixed)
-        return ops.dropout(tape, mixed, spec.hidden_dropout)
+        mixed = layers.attend(net, query, key, value, style=Style(fp32_softmax=not plain))
+        mixed = layers.linear(net, "attn.c_proj", mixed)
+        return layers.dropout(tape, mixed, spec.hidden_dropout)
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
-    if net.lean_mlp("mlp.c_proj"):
-        hidden = net.activated("mlp.c_proj", net.linear("mlp.c_fc", x))
+    if layers.lean_mlp(net, "mlp.c_proj"):
+        hidden = layers.activated(net, "mlp.c_proj", layers.linear(net, "mlp.c_fc", x))
     else:
-        hidden = net.linear("mlp.c_fc", x)
+        hidden = layers.linear(net, "mlp.c_fc", x)
         hidden = ops.activation(tape, hidden, net.spec.activation)
-        hidden = net.linear("mlp.c_proj", hidden)
-    return ops.dropout(tape, hidden, net.spec.hidden_dropout)
+        hidden = layers.linear(net, "mlp.c_proj", hidden)
+    return layers.dropout(tape, hidden, net.spec.hidden_dropout)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.attention import Style
 from planner.memory.blocks.phi import partial_rotary, rotary_dim
+from planner.memory.graph import Tensor
 from planner.memory.net import Net
-from planner.memory.tape import Tensor
 
 
 def embed(net: Net) -> Tensor:
     """Embeddings with dropout; `inputs_embeds` names them before it until the model returns."""
-    x = net.require_grad_of_inputs(net.embed("gpt_neox.embed_in"))
+    x = net.require_grad_of_inputs(layers.embed(net, "gpt_neox.embed_in"))
     net.named.append(x.alias())
     net.prepare(rotary_dim(net), rotary=True)
-    return ops.dropout(net.tape, x, net.spec.embedding_dropout)
+    return layers.dropout(net.tape, x, net.spec.embedding_dropout)
 
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm."""
-    x = net.norm("gpt_neox.final_layer_norm", x)
+    x = layers.norm(net, "gpt_neox.final_layer_norm", x)
     net.release()
     return x
 
@@ -26,32 +27,34 @@ def final(net: Net, x: Tensor) -> Tensor:
 def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One decoder layer (transformers models/gpt_neox/modeling_gpt_neox.py, GPTNeoXLayer)."""
     tape, drop = net.tape, net.spec.hidden_dropout
-    attended = _attention(net, net.norm("input_layernorm", x))
-    attended = ops.dropout(tape, attended, drop)
+    attended = _attention(net, layers.norm(net, "input_layernorm", x))
+    attended = layers.dropout(tape, attended, drop)
     if net.config("use_parallel_residual", True):
-        forwarded = _mlp(net, net.norm("post_attention_layernorm", x))
-        forwarded = ops.dropout(tape, forwarded, drop)
+        forwarded = _mlp(net, layers.norm(net, "post_attention_layernorm", x))
+        forwarded = layers.dropout(tape, forwarded, drop)
         return ops.add(tape, ops.add(tape, forwarded, attended), x)
     attended = ops.add(tape, attended, x)
-    forwarded = _mlp(net, net.norm("post_attention_layernorm", attended))
-    forwarded = ops.dropout(tape, forwarded, drop)
+    forwarded = _mlp(net, layers.norm(net, "post_attention_layernorm", attended))
+    forwarded = layers.dropout(tape, forwarded, drop)
     return ops.add(tape, forwarded, attended)
 
 
 def _attention(net: Net, hidden: Tensor) -> Tensor:
     tape = net.tape
     with tape.scope("attention"):
-        fused = net.linear("attention.query_key_value", hidden)
+        fused = layers.linear(net, "attention.query_key_value", hidden)
         width = fused.elements // 3
         query, key, value = ops.split(tape, fused, width, width, width)
         query, key, _ = partial_rotary(net, query, key)
         del _
-        return net.linear("attention.dense", net.attend(query, key, value, heads_first=True))
+        return layers.linear(
+            net, "attention.dense", layers.attend(net, query, key, value, style=Style(heads_first=True))
+        )
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
-    if net.lean_mlp("mlp.dense_4h_to_h"):
-        return net.activated("mlp.dense_4h_to_h", net.linear("mlp.dense_h_to_4h", x))
-    hidden = net.linear("mlp.dense_h_to_4h", x)
+    if layers.lean_mlp(net, "mlp.dense_4h_to_h"):
+        return layers.activated(net, "mlp.dense_4h_to_h", layers.linear(net, "mlp.dense_h_to_4h", x))
+    hidden = layers.linear(net, "mlp.dense_h_to_4h", x)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
-    return net.linear("mlp.dense_4h_to_h", hidden)
+    return layers.linear(net, "mlp.dense_4h_to_h", hidden)

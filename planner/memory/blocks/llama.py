@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.graph import Tensor
 from planner.memory.net import Net
-from planner.memory.tape import Tensor
 
 STYLES = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "olmo2": "olmo2"}
 """How an architecture's RMSNorm is written; the others as llama's."""
@@ -19,7 +19,7 @@ def style(net: Net) -> str:
 
 def embed(net: Net) -> Tensor:
     """Embeddings (some scale them), masks and rotary tables; `inputs_embeds` is named until the model returns."""
-    x = net.embed("model.embed_tokens")
+    x = layers.embed(net, "model.embed_tokens")
     if net.spec.architecture in ("gemma", "gemma2", "gemma3_text"):
         x = ops.scale(net.tape, x)  # inside the embedding module
     x = net.require_grad_of_inputs(x)
@@ -32,7 +32,7 @@ def embed(net: Net) -> Tensor:
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm."""
-    x = net.norm("model.norm", x, style=style(net))
+    x = layers.norm(net, "model.norm", x, style=style(net))
     net.release()
     return x
 
@@ -48,11 +48,11 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     tape = net.tape
     granite = net.spec.architecture == "granite"
     residual = x
-    hidden = net.norm("input_layernorm", x, style=style(net))
+    hidden = layers.norm(net, "input_layernorm", x, style=style(net))
     hidden = attention(net, hidden, index)
     hidden = ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
     residual = hidden
-    hidden = net.norm("post_attention_layernorm", hidden, style=style(net))
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, style=style(net))
     hidden = gated_mlp(net, hidden)
     return ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
 
@@ -61,17 +61,17 @@ def attention(net: Net, hidden: Tensor, index: int) -> Tensor:
     """Projections, norms on queries and keys where there are some, rotation, attention, output projection."""
     tape, spec = net.tape, net.spec
     with tape.scope("attention"):
-        query = net.linear("self_attn.q_proj", hidden)
+        query = layers.linear(net, "self_attn.q_proj", hidden)
         if "self_attn.q_norm" in net.by_path:
-            query = net.norm("self_attn.q_norm", query, width=spec.head_dim, style=style(net))
-        key = net.linear("self_attn.k_proj", hidden)
+            query = layers.norm(net, "self_attn.q_norm", query, width=spec.head_dim, style=style(net))
+        key = layers.linear(net, "self_attn.k_proj", hidden)
         if "self_attn.k_norm" in net.by_path:
-            key = net.norm("self_attn.k_norm", key, width=spec.head_dim, style=style(net))
-        value = net.linear("self_attn.v_proj", hidden)
+            key = layers.norm(net, "self_attn.k_norm", key, width=spec.head_dim, style=style(net))
+        value = layers.linear(net, "self_attn.v_proj", hidden)
         if uses_rotary(net, index):
             query, key = apply_rotary(net, query, key)
-        mixed = net.attend(query, key, value, mask=net.window_mask if index in spec.sliding_layers else None)
-        return net.linear("self_attn.o_proj", mixed)
+        mixed = layers.attend(net, query, key, value, mask=net.window_mask if index in spec.sliding_layers else None)
+        return layers.linear(net, "self_attn.o_proj", mixed)
 
 
 def uses_rotary(net: Net, index: int) -> bool:
@@ -96,13 +96,16 @@ def apply_rotary(
 def gated_mlp(net: Net, x: Tensor) -> Tensor:
     """down(act(gate(x)) · up(x))."""
     tape = net.tape
-    if net.lean_mlp("mlp.down_proj"):
-        return net.activated("mlp.down_proj", net.linear("mlp.gate_proj", x), net.linear("mlp.up_proj", x))
-    return net.linear(
+    if layers.lean_mlp(net, "mlp.down_proj"):
+        return layers.activated(
+            net, "mlp.down_proj", layers.linear(net, "mlp.gate_proj", x), layers.linear(net, "mlp.up_proj", x)
+        )
+    return layers.linear(
+        net,
         "mlp.down_proj",
         ops.mul(
             tape,
-            ops.activation(tape, net.linear("mlp.gate_proj", x), net.spec.activation),
-            net.linear("mlp.up_proj", x),
+            ops.activation(tape, layers.linear(net, "mlp.gate_proj", x), net.spec.activation),
+            layers.linear(net, "mlp.up_proj", x),
         ),
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
 from planner.memory.blocks import llama
+from planner.memory.graph import Gradients, Tensor
 from planner.memory.net import Net
 from planner.memory.ops import BYTE, FP32
-from planner.memory.tape import Gradients, Tape, Tensor
+from planner.memory.tape import Tape
 
 
 def embed(net: Net) -> Tensor:
     """Embeddings, masks, fp32 rotary tables."""
-    x = net.require_grad_of_inputs(net.embed("model.embed_tokens"))
+    x = net.require_grad_of_inputs(layers.embed(net, "model.embed_tokens"))
     net.named.append(x.alias())
     net.prepare(net.spec.head_dim, rotary=True, wide_tables=True)
     return x
@@ -42,11 +43,11 @@ def layer2(net: Net, x: Tensor, index: int) -> Tensor:
     tape = net.tape
     residual = x
     hidden = _attention(net, x)
-    hidden = net.norm("post_attention_layernorm", hidden, style="olmo2")
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, style="olmo2")
     hidden = ops.add(tape, residual, hidden)
     residual = hidden
     hidden = llama.gated_mlp(net, hidden)
-    hidden = net.norm("post_feedforward_layernorm", hidden, style="olmo2")
+    hidden = layers.norm(net, "post_feedforward_layernorm", hidden, style="olmo2")
     return ops.add(tape, residual, hidden)
 
 
@@ -59,17 +60,17 @@ def _plain_norm(net: Net, x: Tensor) -> Tensor:
 def _attention(net: Net, hidden: Tensor) -> Tensor:
     tape = net.tape
     with tape.scope("attention"):
-        query = net.linear("self_attn.q_proj", hidden)
+        query = layers.linear(net, "self_attn.q_proj", hidden)
         if "self_attn.q_norm" in net.by_path:
-            query = net.norm("self_attn.q_norm", query, style="olmo2")
-        key = net.linear("self_attn.k_proj", hidden)
+            query = layers.norm(net, "self_attn.q_norm", query, style="olmo2")
+        key = layers.linear(net, "self_attn.k_proj", hidden)
         if "self_attn.k_norm" in net.by_path:
-            key = net.norm("self_attn.k_norm", key, style="olmo2")
-        value = net.linear("self_attn.v_proj", hidden)
+            key = layers.norm(net, "self_attn.k_norm", key, style="olmo2")
+        value = layers.linear(net, "self_attn.v_proj", hidden)
         if net.config("clip_qkv") is not None:
             query, key, value = (clamp_(tape, x) for x in (query, key, value))
         query, key = _rotate(net, query, key)
-        return net.linear("self_attn.o_proj", net.attend(query, key, value))
+        return layers.linear(net, "self_attn.o_proj", layers.attend(net, query, key, value))
 
 
 def _rotate(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.attention import Style
 from planner.memory.blocks.llama import apply_rotary
+from planner.memory.graph import Tensor
 from planner.memory.net import Net
-from planner.memory.tape import Tensor
 
 
 def embed(net: Net) -> Tensor:
     """Embeddings with dropout, masks, tables for the part of the heads that turns."""
-    x = net.require_grad_of_inputs(net.embed("model.embed_tokens"))
+    x = net.require_grad_of_inputs(layers.embed(net, "model.embed_tokens"))
     net.prepare(rotary_dim(net), rotary=True)
-    x = ops.dropout(net.tape, x, net.spec.embedding_dropout)
+    x = layers.dropout(net.tape, x, net.spec.embedding_dropout)
     net.named.append(x.alias())
     return x
 
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm."""
-    x = net.norm("model.final_layernorm", x)
+    x = layers.norm(net, "model.final_layernorm", x)
     net.release()
     return x
 
@@ -29,25 +30,25 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     tape = net.tape
     drop = net.spec.hidden_dropout
     residual = x
-    hidden = net.norm("input_layernorm", x)
+    hidden = layers.norm(net, "input_layernorm", x)
     attended = _attention(net, hidden)
-    attended = ops.dropout(tape, attended, drop)
-    forwarded = ops.dropout(tape, _mlp(net, hidden), drop)
+    attended = layers.dropout(tape, attended, drop)
+    forwarded = layers.dropout(tape, _mlp(net, hidden), drop)
     return ops.add(tape, ops.add(tape, attended, forwarded), residual)
 
 
 def _attention(net: Net, hidden: Tensor) -> Tensor:
     tape, spec = net.tape, net.spec
     with tape.scope("attention"):
-        query = net.linear("self_attn.q_proj", hidden)
-        key = net.linear("self_attn.k_proj", hidden)
-        value = net.linear("self_attn.v_proj", hidden)
+        query = layers.linear(net, "self_attn.q_proj", hidden)
+        key = layers.linear(net, "self_attn.k_proj", hidden)
+        value = layers.linear(net, "self_attn.v_proj", hidden)
         if "self_attn.q_layernorm" in net.by_path:
-            query = net.norm("self_attn.q_layernorm", query, width=spec.head_dim)
-            key = net.norm("self_attn.k_layernorm", key, width=spec.head_dim)
+            query = layers.norm(net, "self_attn.q_layernorm", query, width=spec.head_dim)
+            key = layers.norm(net, "self_attn.k_layernorm", key, width=spec.head_dim)
         query, key, named = partial_rotary(net, query, key)
-        mixed = net.attend(query, key, value, heads_first=True)
-        mixed = net.linear("self_attn.dense", mixed)
+        mixed = layers.attend(net, query, key, value, style=Style(heads_first=True))
+        mixed = layers.linear(net, "self_attn.dense", mixed)
         del named
         return mixed
 
@@ -76,8 +77,8 @@ def rotary_dim(net: Net) -> int:
 
 
 def _mlp(net: Net, x: Tensor) -> Tensor:
-    if net.lean_mlp("mlp.fc2"):
-        return net.activated("mlp.fc2", net.linear("mlp.fc1", x))
-    hidden = net.linear("mlp.fc1", x)
+    if layers.lean_mlp(net, "mlp.fc2"):
+        return layers.activated(net, "mlp.fc2", layers.linear(net, "mlp.fc1", x))
+    hidden = layers.linear(net, "mlp.fc1", x)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
-    return net.linear("mlp.fc2", hidden)
+    return layers.linear(net, "mlp.fc2", hidden)

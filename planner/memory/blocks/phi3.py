@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.attention import Style
 from planner.memory.blocks.phi import rotary_dim
+from planner.memory.graph import Tensor
 from planner.memory.net import Net
-from planner.memory.tape import Tensor
 
 
 def embed(net: Net) -> Tensor:
     """Embeddings, masks, tables for the part of the heads that turns."""
-    x = net.require_grad_of_inputs(net.embed("model.embed_tokens"))
+    x = net.require_grad_of_inputs(layers.embed(net, "model.embed_tokens"))
     net.named.append(x.alias())
     net.prepare(rotary_dim(net), rotary=True)
     return x
@@ -21,25 +22,27 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     tape, drop = net.tape, net.config("resid_pdrop", 0.0)
     assert isinstance(drop, int | float)
     residual = x
-    hidden = net.norm("input_layernorm", x, style="llama")
+    hidden = layers.norm(net, "input_layernorm", x, style="llama")
     hidden = _attention(net, hidden, index)
-    hidden = ops.add(tape, residual, ops.dropout(tape, hidden, drop))
+    hidden = ops.add(tape, residual, layers.dropout(tape, hidden, drop))
     residual = hidden
-    hidden = net.norm("post_attention_layernorm", hidden, style="llama")
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, style="llama")
     hidden = _mlp(net, hidden)
-    return ops.add(tape, residual, ops.dropout(tape, hidden, drop))
+    return ops.add(tape, residual, layers.dropout(tape, hidden, drop))
 
 
 def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
     tape, spec = net.tape, net.spec
     with tape.scope("attention"):
-        fused = net.linear("self_attn.qkv_proj", hidden)
+        fused = layers.linear(net, "self_attn.qkv_proj", hidden)
         query = ops.part(tape, fused, spec.num_heads * spec.head_dim)
         key = ops.part(tape, fused, spec.num_kv_heads * spec.head_dim)
         value = ops.part(tape, fused, spec.num_kv_heads * spec.head_dim)
         query, key = _rotate(net, query, key)
         mask = net.window_mask if index in spec.sliding_layers else None
-        return net.linear("self_attn.o_proj", net.attend(query, key, value, mask=mask, heads_first=True))
+        return layers.linear(
+            net, "self_attn.o_proj", layers.attend(net, query, key, value, mask=mask, style=Style(heads_first=True))
+        )
 
 
 def _rotate(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +61,7 @@ def _rotate(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 def _mlp(net: Net, x: Tensor) -> Tensor:
     """down(up · act(gate)), gate and up being halves of one projection."""
     tape = net.tape
-    up = net.linear("mlp.gate_up_proj", x)
+    up = layers.linear(net, "mlp.gate_up_proj", x)
     gate, up = ops.split(tape, up, net.spec.intermediate_size, net.spec.intermediate_size)
     up = ops.mul(tape, up, ops.activation(tape, gate, net.spec.activation))
-    return net.linear("mlp.down_proj", up)
+    return layers.linear(net, "mlp.down_proj", up)

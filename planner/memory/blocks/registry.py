@@ -21,8 +21,8 @@ from planner.memory.blocks import (
     starcoder2,
     t5,
 )
+from planner.memory.graph import Tensor
 from planner.memory.net import Net, unmodelled
-from planner.memory.tape import Tensor
 
 
 @dataclass(frozen=True, slots=True)

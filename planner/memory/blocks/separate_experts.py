@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from planner.contract.spec import Module
 from planner.memory import ops, packed
-from planner.memory.blocks import experts
+from planner.memory.blocks import routing
+from planner.memory.graph import Gradients, Tensor
+from planner.memory.monomials import T
 from planner.memory.net import Net, unmodelled
 from planner.memory.ops import BYTE, FP32, INT64
-from planner.memory.tape import Gradients, T, Tensor
 
 
 def check(net: Net) -> None:
@@ -32,8 +33,8 @@ def block(net: Net, x: Tensor) -> Tensor:
     wide = ops.to(tape, logits, FP32)
     chances = ops.softmax(tape, wide)
     del wide
-    weights, chosen = experts.top_k(net, chances, top_k)
-    weights = experts.normalised(net, weights)
+    weights, chosen = routing.top_k(net, chances, top_k)
+    weights = routing.normalised(net, weights)
     weights = ops.to(tape, weights, x.itemsize)
     out = tape.new(T, hidden, x.itemsize)
     choices = tape.new(T, top_k * count, INT64)
@@ -41,9 +42,9 @@ def block(net: Net, x: Tensor) -> Tensor:
     made: Tensor | None = None
     for _ in range(count):
         places = [tape.new(T, -(-INT64 * top_k // count), BYTE) for _ in range(2)]
-        rows[:] = [experts.gather(net, x, T, top_k * hidden // count, places[1].alias())]
+        rows[:] = [routing.gather(net, x, T, top_k * hidden // count, places[1].alias())]
         made = _expert(net, rows[0])
-        factor = experts.gather(net, weights, T, 1, places[0].alias())
+        factor = routing.gather(net, weights, T, 1, places[0].alias())
         made = ops.mul(tape, made, factor)
         del factor
         out = _add_rows(net, out, ops.to(tape, made, x.itemsize), places[1])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from planner.memory import ops
+from planner.memory import layers, ops
+from planner.memory.attention import Style
 from planner.memory.blocks import llama
 from planner.memory.blocks.phi import partial_rotary
+from planner.memory.graph import Tensor
 from planner.memory.net import Net
-from planner.memory.tape import Tensor
 
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm."""
-    x = net.norm("model.norm", x)
+    x = layers.norm(net, "model.norm", x)
     net.release()
     return x
 
@@ -20,29 +21,29 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One decoder layer (transformers models/stablelm/modeling_stablelm.py, StableLmDecoderLayer)."""
     tape, drop = net.tape, net.spec.hidden_dropout
     residual = x
-    hidden = net.norm("input_layernorm", x)
+    hidden = layers.norm(net, "input_layernorm", x)
     attended = _attention(net, hidden)
     if net.config("use_parallel_residual"):
         forwarded = llama.gated_mlp(net, hidden)
-        forwarded = ops.dropout(tape, forwarded, drop)
+        forwarded = layers.dropout(tape, forwarded, drop)
         return ops.add(tape, ops.add(tape, residual, attended), forwarded)
     residual = ops.add(tape, residual, attended)
-    forwarded = llama.gated_mlp(net, net.norm("post_attention_layernorm", residual))
-    forwarded = ops.dropout(tape, forwarded, drop)
+    forwarded = llama.gated_mlp(net, layers.norm(net, "post_attention_layernorm", residual))
+    forwarded = layers.dropout(tape, forwarded, drop)
     return ops.add(tape, residual, forwarded)
 
 
 def _attention(net: Net, hidden: Tensor) -> Tensor:
     with net.tape.scope("attention"):
-        query = net.linear("self_attn.q_proj", hidden)
-        key = net.linear("self_attn.k_proj", hidden)
-        value = net.linear("self_attn.v_proj", hidden)
+        query = layers.linear(net, "self_attn.q_proj", hidden)
+        key = layers.linear(net, "self_attn.k_proj", hidden)
+        value = layers.linear(net, "self_attn.v_proj", hidden)
         if net.config("qk_layernorm"):
             query = _norm_per_head(net, "q", query, net.spec.num_heads)
             key = _norm_per_head(net, "k", key, net.spec.num_kv_heads)
         query, key, named = partial_rotary(net, query, key)
-        mixed = net.attend(query, key, value, heads_first=True)
-        mixed = net.linear("self_attn.o_proj", mixed)
+        mixed = layers.attend(net, query, key, value, style=Style(heads_first=True))
+        mixed = layers.linear(net, "self_attn.o_proj", mixed)
         del named
         return mixed
 
@@ -51,5 +52,5 @@ def _norm_per_head(net: Net, name: str, x: Tensor, heads: int) -> Tensor:
     """Splits the heads, gives each its own layer norm, puts them together again."""
     width = net.spec.head_dim
     parts = ops.split(net.tape, x, *(width,) * heads)
-    normed = [net.norm(f"self_attn.{name}_layernorm.norms.{i}", part) for i, part in enumerate(parts)]
+    normed = [layers.norm(net, f"self_attn.{name}_layernorm.norms.{i}", part) for i, part in enumerate(parts)]
     return ops.concat(net.tape, *normed)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from planner.memory import attention, ops
+from planner.memory import attention, layers, ops
+from planner.memory.attention import Heads, Style
 from planner.memory.blocks.bert import two_way_eager
+from planner.memory.graph import Node, Tensor
 from planner.memory.loss_heads import vocabulary
+from planner.memory.monomials import BSS, ONE, SS, T
 from planner.memory.net import Net, unmodelled
 from planner.memory.ops import BYTE, FP32, HALF, INT64
-from planner.memory.tape import BSS, ONE, SS, Node, T, Tensor
 
 
 @dataclass(slots=True)
@@ -47,10 +49,10 @@ def embed(net: Net) -> Tensor:
 
 
 def _embeddings(net: Net) -> Tensor:
-    x = net.require_grad_of_inputs(net.embed("shared"))
+    x = net.require_grad_of_inputs(layers.embed(net, "shared"))
     stack = _stack(net)
     stack.named.append(x.alias())
-    return ops.dropout(net.tape, x, net.spec.embedding_dropout)
+    return layers.dropout(net.tape, x, net.spec.embedding_dropout)
 
 
 def _stack(net: Net) -> Shared:
@@ -80,7 +82,7 @@ def between(net: Net, x: Tensor) -> Tensor:
     decoder.named.append(x.alias())
     decoder.mask = _mask(net, padding=False)
     decoder.cross_mask = _mask(net, padding=True)
-    return ops.dropout(net.tape, x, net.spec.embedding_dropout)
+    return layers.dropout(net.tape, x, net.spec.embedding_dropout)
 
 
 def _lookup(net: Net, ids: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ def _lookup(net: Net, ids: Tensor) -> Tensor:
 
 def _finish_stack(net: Net, stack: str, x: Tensor) -> Tensor:
     x = _norm(net, f"{stack}.final_layer_norm", x)
-    x = ops.dropout(net.tape, x, net.spec.hidden_dropout)
+    x = layers.dropout(net.tape, x, net.spec.hidden_dropout)
     net.stack = None
     return x
 
@@ -202,7 +204,7 @@ def _attention_layer(
     tape = net.tape
     normed = _norm(net, f"{layer}.layer_norm", x)
     attended, bias = _attention(net, normed, f"{layer}.{name}", states, mask, bias, causal)
-    attended = ops.add(tape, x, ops.dropout(tape, attended, net.spec.hidden_dropout))
+    attended = ops.add(tape, x, layers.dropout(tape, attended, net.spec.hidden_dropout))
     del normed
     return attended, bias
 
@@ -218,10 +220,10 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     tape = net.tape
     with tape.scope("attention"):
-        query = net.linear(f"{path}.q", x)
+        query = layers.linear(net, f"{path}.q", x)
         source = x if states is None else states
-        key = net.linear(f"{path}.k", source)
-        value = net.linear(f"{path}.v", source)
+        key = layers.linear(net, f"{path}.k", source)
+        value = layers.linear(net, f"{path}.v", source)
         if bias is None:
             bias = _relative_positions(net, path) if states is None else _zero_positions(net, query.itemsize)
         if net.choices.attention == "eager":
@@ -229,20 +231,18 @@ def _attention(
             net.attention_weights = weights
         else:
             additive = _additive(net, bias, mask, causal=causal, copied=states is None)
-            heads, width = net.spec.num_heads, net.spec.head_dim
-            if tape.autocast:
+            heads = Heads(net.spec.num_heads, net.spec.num_heads, net.spec.head_dim)
+            if tape.rules.autocast:
                 query, key, value = (ops.to(tape, x, HALF) for x in (query, key, value))
                 additive = ops.to(tape, additive, HALF)
-            if net.composite_attention(net.spec.attention_dropout):
+            if layers.composite_attention(net, net.spec.attention_dropout):
                 with tape.outside_autocast():
-                    mixed = attention.math(
-                        tape, query, key, value, additive, heads, heads, width,
-                        causal=False, dropout=net.spec.attention_dropout,
-                    )  # fmt: skip
+                    style = Style(causal=False, dropout=net.spec.attention_dropout)
+                    mixed = attention.math(tape, query, key, value, additive, heads, style)
             else:
-                mixed = attention.efficient(tape, query, key, value, additive, heads, width)
+                mixed = attention.efficient(tape, query, key, value, additive, heads)
             del additive
-        mixed = net.linear(f"{path}.o", mixed)
+        mixed = layers.linear(net, f"{path}.o", mixed)
         return mixed, bias
 
 
@@ -303,21 +303,21 @@ def _feed_forward(net: Net, x: Tensor, layer: str) -> Tensor:
     tape = net.tape
     hidden = _norm(net, f"{layer}.layer_norm", x)
     hidden = _dense(net, hidden, f"{layer}.DenseReluDense")
-    return ops.add(tape, x, ops.dropout(tape, hidden, net.spec.hidden_dropout))
+    return ops.add(tape, x, layers.dropout(tape, hidden, net.spec.hidden_dropout))
 
 
 def _dense(net: Net, x: Tensor, path: str) -> Tensor:
     tape, name = net.tape, net.spec.activation
     if not net.config("is_gated_act"):
-        hidden = net.linear(f"{path}.wi", x)
+        hidden = layers.linear(net, f"{path}.wi", x)
         hidden = ops.activation(tape, hidden, name)
-        hidden = ops.dropout(tape, hidden, net.spec.hidden_dropout)
-        return net.linear(f"{path}.wo", hidden)
-    gate = ops.activation(tape, net.linear(f"{path}.wi_0", x), name)
-    up = net.linear(f"{path}.wi_1", x)
+        hidden = layers.dropout(tape, hidden, net.spec.hidden_dropout)
+        return layers.linear(net, f"{path}.wo", hidden)
+    gate = ops.activation(tape, layers.linear(net, f"{path}.wi_0", x), name)
+    up = layers.linear(net, f"{path}.wi_1", x)
     hidden = ops.mul(tape, gate, up)
-    hidden = ops.dropout(tape, hidden, net.spec.hidden_dropout)
-    hidden = net.linear(f"{path}.wo", hidden)
+    hidden = layers.dropout(tape, hidden, net.spec.hidden_dropout)
+    hidden = layers.linear(net, f"{path}.wo", hidden)
     del gate, up
     return hidden
 
