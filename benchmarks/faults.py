@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import fault_runs
+from trainer.files import TEMPORARY
 
 LOSS_WITHIN, GRADIENTS_WITHIN = 1e-4, 1e-6
 JUDGED = (
@@ -177,7 +178,7 @@ class Bench:
         for _ in range(1 if self.short else 8):
             for _ in range(10):  # a save that was over before is left out
                 output = self.fresh("saving")
-                hidden = f".checkpoint-{self.rng.choice((4, 8))}.tmp"
+                hidden = f"{TEMPORARY}checkpoint-{self.rng.choice((4, 8))}"
                 outcome = _kill_when(
                     self.plan, output, lambda folder=output / hidden: folder.exists(), self.rng.uniform(0, 0.02)
                 )
@@ -244,7 +245,7 @@ class Bench:
 
         def half_written(folder: Path) -> None:
             (folder / "manifest.json").unlink()
-            folder.rename(folder.with_name(f".{folder.name}.tmp"))
+            folder.rename(folder.with_name(f"{TEMPORARY}{folder.name}"))
 
         rows = []
         for name, damage in {
@@ -274,7 +275,7 @@ class Bench:
             shutil.rmtree(folder / "checkpoint-12", ignore_errors=True)
             if outcome.code == 0 or not (folder / "checkpoint-6").exists():
                 raise SystemExit("the run could not be cut back")
-            for leftover in folder.glob(".*.tmp"):
+            for leftover in folder.glob(f"{TEMPORARY}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         return folder
 
@@ -291,9 +292,10 @@ class Bench:
         written = (self.folder / "names").read_text().splitlines()
         numbers = list(range(1, len(written) + 1))
         if self.short:
-            saves = [n for n in numbers if "/.checkpoint-4.tmp/" in written[n - 1]]
+            saves = [n for n in numbers if f"/{TEMPORARY}checkpoint-4/" in written[n - 1]]
             numbers = self.rng.sample(saves, 1)
-        files = {Path(name).name.lstrip(".") for name in written}
+        # Files that are written whole have a temporary name of their own each: they count once.
+        files = {TEMPORARY if (last := Path(name).name).startswith(TEMPORARY) else last for name in written}
         row.notes.append(f"{len(numbers)} of {len(written)} writes to {len(files)} files")
         ended: dict[int, int] = {}
         for number in numbers:
@@ -328,11 +330,12 @@ class Bench:
     def refused(self) -> Row:
         """Two runs in one folder, and a folder that can't be written."""
         row = Row("two runs in one folder; unwritable folder", "refused with one line, exit 2; the first run goes on")
-        from trainer.files import FolderLock
+        from trainer.folder import FolderLock
 
         output = self.fresh("busy")
         shutil.copytree(self.reference, output)
         lock = FolderLock(output)
+        lock.sign()
         outcome = fault_runs.run(self.plan, output, resume=True)
         row.judge(outcome.code == 2 and "in use by another run" in outcome.message, outcome.message)
         row.judge(self.same_weights(output, self.reference), "the first run's files changed")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
+from planner.contract import run_folder
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_json
-from trainer.files import manifest_problem
+from trainer.files import manifest_problem, retire
+from trainer.folder import is_ours
 
 IDENTITY = "tuneplan.json"
 """File in a checkpoint that says which data, order and settings it belongs to."""
@@ -32,12 +33,7 @@ RESUMABLE = {
 
 def steps(run_dir: Path) -> list[tuple[int, Path]]:
     """Checkpoints of the folder, newest first, as (step, path)."""
-    found = []
-    for path in run_dir.glob("checkpoint-*"):
-        number = path.name.rsplit("-", 1)[-1]
-        if path.is_dir() and number.isdigit():
-            found.append((int(number), path))
-    return sorted(found, reverse=True)
+    return run_folder.checkpoints(run_dir)
 
 
 def last_good(run_dir: Path) -> Path | None:
@@ -108,7 +104,7 @@ def find(run_dir: Path, resume: str) -> tuple[Path, list[str]]:
 
 
 def rotate(run_dir: Path, limit: int | None, best: str | None) -> None:
-    """Removes the oldest checkpoints beyond `limit`; the newest and the best always stay."""
+    """Removes the oldest checkpoints of ours beyond `limit`; the newest and the best always stay."""
     if not limit or limit < 1:
         return
     found = [path for _, path in steps(run_dir)]
@@ -120,9 +116,5 @@ def rotate(run_dir: Path, limit: int | None, best: str | None) -> None:
             break
         keep.add(path)
     for path in found:
-        if path not in keep:
-            # Renamed first: a removal that is cut short must not leave half a checkpoint under a valid name.
-            doomed = path.with_name(f".{path.name}.old")
-            shutil.rmtree(doomed, ignore_errors=True)
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+        if path not in keep and is_ours(path):
+            retire(path)

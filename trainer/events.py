@@ -18,7 +18,9 @@ import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
+from planner.contract.files import append_to, open_plain
 from planner.contract.records import Event
+from planner.contract.run_folder import EVENTS
 
 
 class EventStream:
@@ -41,11 +43,14 @@ class EventStream:
 
     def attach(self, run_dir: Path) -> None:
         """From now on events are kept in the run folder too."""
-        path = run_dir / "events.jsonl"
+        path = run_dir / EVENTS
         with contextlib.suppress(OSError):
+            self._file = append_to(path)
             # A killed run's last line may be half a line: what follows starts on its own.
-            torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-            self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            with os.fdopen(open_plain(path), "rb") as written:
+                size = written.seek(0, os.SEEK_END)
+                written.seek(max(0, size - 1))
+                torn = written.read() not in (b"", b"\n")
             if torn:
                 self._file.write("\n")
 
@@ -109,6 +114,13 @@ class _Tolerant:
         return getattr(self._wrapped, name)
 
 
+class _LogFile(logging.FileHandler):
+    """Appends to a plain file; a link of that name is not followed."""
+
+    def _open(self) -> Any:
+        return append_to(Path(self.baseFilename))
+
+
 def _finite(value: Any) -> Any:
     """JSON has no NaN: such numbers become None; numpy and torch scalars become Python's."""
     if isinstance(value, dict):
@@ -158,7 +170,7 @@ def log_to(run_dir: Path, name: str = "log.txt") -> None:
     console.of_a_run = True  # type: ignore[attr-defined]
     root.addHandler(console)
     with contextlib.suppress(OSError):
-        file = logging.FileHandler(run_dir / name, encoding="utf-8")
+        file = _LogFile(run_dir / name)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         file.of_a_run = True  # type: ignore[attr-defined]
         root.addHandler(file)

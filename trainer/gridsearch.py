@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,10 @@ from typing import Any, cast
 
 from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
-from planner.contract.files import write_json, write_whole
+from planner.contract.files import read_plain, write_json, write_whole
 from planner.contract.records import Event, Plan
+from planner.contract.run_folder import EVENTS, checkpoints
+from trainer import files
 from trainer.interrupts import held
 
 
@@ -100,10 +103,10 @@ def in_child(plan: Path, output: Path) -> list[Event]:
     """A run in a process of its own: each cell starts with an empty device. One that was stopped goes on."""
     command = process.command("trainer", "run", str(plan), "--output", str(output))
     earlier: list[Event] = []
-    if next(output.glob("checkpoint-*"), None) is not None:
+    if checkpoints(output):
         command += ["--resume", "auto"]
         with contextlib.suppress(OSError):
-            earlier = _events((output / "events.jsonl").read_text(encoding="utf-8", errors="replace"))
+            earlier = _events(read_plain(output / EVENTS).decode(errors="replace"))
     with held():
         started = subprocess.Popen(
             command, env=process.environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
@@ -185,8 +188,8 @@ def search(
     **limits: Any,
 ) -> list[Outcome]:
     """Every cell, or with `trials` as many as Optuna proposes between their smallest and largest values; best first."""
-    folder.mkdir(parents=True, exist_ok=True)
     known = {outcome.cell: outcome for outcome in _load(folder, plan, limits)}
+    _save(folder, plan, limits, list(known.values()))  # from here on the folder is known as a grid's
 
     def take(cell: Cell) -> Outcome:
         if cell not in known:
@@ -274,10 +277,11 @@ def _save(folder: Path, plan: Plan, limits: dict[str, Any], outcomes: list[Outco
 def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:
     """Finished cells of an earlier search in this folder; another plan's are refused."""
     file = folder / "grid.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
+        files.new_folder(folder)
         return []
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(file))
         was = content["plan"]
         found = [Outcome(**{**entry, "cell": Cell(**entry["cell"])}) for entry in content["cells"]]
     except (OSError, ValueError, KeyError, TypeError):

@@ -30,7 +30,7 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto") -> dict[str, Any]
     transformers.logging.disable_progress_bar()
     from peft import PeftModel
 
-    from trainer.files import whole_folder, write_manifest
+    from trainer.files import new_folder, whole_folder, write_manifest
     from trainer.generate import trained_folder
     from trainer.tasks import load_pretrained
     from trainer.tasks.base import TASK_FILE, read_task_file
@@ -38,8 +38,7 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto") -> dict[str, Any]
     folder = trained_folder(run_dir)
     if not (folder / "adapter_config.json").is_file():
         raise InvalidInput(f"{folder}: holds a whole model already; there is nothing to merge")
-    if output.exists() and any(output.iterdir()):
-        raise InvalidInput(f"--output {output} isn't empty; name a new folder")
+    whole = new_folder(output)
     kinds = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -65,7 +64,7 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto") -> dict[str, Any]
             f"({stored}); merge with --dtype fp32"
         )
     try:
-        with whole_folder(output) as target:
+        with whole_folder(whole) as target:
             merged.save_pretrained(target)
             AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(target)
             if (folder / TASK_FILE).is_file():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from planner.contract import complaints, records
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.files import write_whole
+from planner.contract.files import read_plain, write_whole
 from planner.contract.records import Hyperparameters, Plan
+from planner.contract.run_folder import PLAN
 from planner.contract.settings import plan_choices
 from planner.contract.spec import TrainingChoices
+from trainer.folder import earlier_plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,19 +100,18 @@ def choose_run_dir(request: Request, plan: Plan) -> Path:
     return (Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}").resolve()
 
 
-def refuse_overwriting(request: Request, run_dir: Path) -> None:
-    """A folder that already holds a run is only touched by a resume."""
-    if request.resume is None and any(
-        next(run_dir.glob(pattern), None) is not None for pattern in ("checkpoint-*", "adapter", "model")
-    ):
-        raise InvalidInput(f"{run_dir} already holds a run: go on with --resume, or choose another --output")
+def resumes_in(request: Request, run_dir: Path) -> bool:
+    """Whether the run goes on in its own folder; one that begins from another run's checkpoint is a new one there."""
+    if request.resume is None or request.resume == "auto":
+        return request.resume is not None
+    named = Path(request.resume).expanduser().resolve()
+    return run_dir in (named, named.parent)
 
 
 def changes_since(run_dir: Path, plan: Plan) -> list[str]:
     """What the plan says otherwise than when the run in this folder was last started."""
-    try:
-        old = records.read_plan(run_dir / "plan.yaml", links=False)
-    except InvalidInput:
+    old = earlier_plan(run_dir)
+    if old is None:
         return []
     was = {**old.settings, **old.hyperparameters.model_dump(mode="json")}
     now = {**plan.settings, **plan.hyperparameters.model_dump(mode="json")}
@@ -116,11 +119,20 @@ def changes_since(run_dir: Path, plan: Plan) -> list[str]:
 
 
 def write_plan(plan: Plan, run_dir: Path) -> None:
-    """The plan as it is run, beside its results."""
+    """The plan as it is run, beside its results.
+
+    A file that says the same stays as its writer left it, comments and all; another one is kept as `plan-1.yaml`.
+    """
     import yaml
 
+    path = run_dir / PLAN
+    if os.path.lexists(path):
+        if earlier_plan(run_dir) == plan:
+            return
+        numbered = (run_dir / f"plan-{number}.yaml" for number in itertools.count(1))
+        write_whole(next(name for name in numbered if not os.path.lexists(name)), read_plain(path))
     text = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-    write_whole(run_dir / "plan.yaml", text.encode())
+    write_whole(path, text.encode())
 
 
 def require_reporter(name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from planner.contract.errors import Interrupted, NotModelled, RunFailed, TuneplanError
 from planner.contract.records import Plan
 from planner.contract.spec import TrainingChoices
-from trainer import allocator, files
+from trainer import allocator, files, folder
 from trainer.accounts import Accounts, largest
 from trainer.control import Control, StopRequested
 from trainer.distributed import environment
@@ -25,8 +25,8 @@ from trainer.request import (
     choose_run_dir,
     read_choices,
     read_plan,
-    refuse_overwriting,
     require_reporter,
+    resumes_in,
     run_arguments,
     write_plan,
 )
@@ -42,7 +42,7 @@ def main(request: Request, events: EventStream) -> int:
     run: Run | None = None
     control = Control(events)
     control.install_signals()
-    lock: files.FolderLock | None = None
+    lock: folder.FolderLock | None = None
     try:
         plan = read_plan(request)
         choices = read_choices(plan, str(request.plan))
@@ -56,9 +56,9 @@ def main(request: Request, events: EventStream) -> int:
         world = distributed.start(cpu=plan.gpu == "cpu" or request.device == "cpu")
         run_dir = world.share(choose_run_dir(request, plan))
         if world.main:
-            lock = files.FolderLock(run_dir)
+            resumes = resumes_in(request, run_dir)
+            lock = folder.claim(run_dir, resumes=resumes, plan_file=request.plan, plan=plan)
             half_written = files.tidy(run_dir)
-            refuse_overwriting(request, run_dir)
             log_to(run_dir)
             events.attach(run_dir)
             for name in half_written:
@@ -106,7 +106,7 @@ def main(request: Request, events: EventStream) -> int:
 def launch_all(request: Request, plan: Plan, choices: TrainingChoices, events: EventStream) -> int:
     """Runs the plan in a process per device; a failure is appended to the run's events."""
     run_dir = choose_run_dir(request, plan)
-    refuse_overwriting(request, run_dir)
+    folder.check(run_dir, resumes=resumes_in(request, run_dir), plan_file=request.plan, plan=plan)
     try:
         return Launch(run_arguments(request, run_dir), choices.num_gpus, run_dir, events).run()
     except RunFailed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from planner.contract.spec import TrainingChoices
 from trainer import checkpoints
 from trainer.distributed.strategies import Alone
 from trainer.distributed.world import World
-from trainer.files import disk_problem, whole_folder, write_manifest
+from trainer.files import disk_problem, set_aside, whole_folder, write_manifest
+from trainer.folder import is_ours
 from trainer.instants import StepMeter
 from trainer.recovery import Recovery
 from trainer.tasks import Task
@@ -68,6 +70,8 @@ class Saving(transformers.Trainer):
             self.announce("train")
             return
         try:
+            if final.exists() and not is_ours(final):
+                set_aside(final)  # somebody put it there while the run went on
             with whole_folder(final) as folder:
                 self._save(str(folder), weights)
                 torch.save(optimizer, folder / OPTIMIZER)
@@ -246,5 +250,6 @@ def copy_trained(source: Path, destination: Path) -> None:
     private |= {checkpoints.IDENTITY, "manifest.json"}
     with whole_folder(destination) as folder:
         for file in source.iterdir():
-            if file.is_file() and file.name not in private and not file.name.startswith("rng_state"):
+            plain = stat.S_ISREG(file.lstat().st_mode)
+            if plain and file.name not in private and not file.name.startswith("rng_state"):
                 shutil.copy2(file, folder / file.name)

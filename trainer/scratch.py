@@ -46,8 +46,7 @@ def make(
     if max_length is not None and max_length < 2:
         raise InvalidInput(f"--max-length must be at least 2, not {max_length}")
     characters = _count(text)
-    if folder.exists() and any(folder.iterdir()):
-        raise InvalidInput(f"--output {folder} isn't empty; name a new folder")
+    whole = files.new_folder(folder)
     recipe = RECIPES[name]
     length = max_length or recipe["max_length"]
     tokenizer = _tokenizer(text, vocab_size)
@@ -57,7 +56,7 @@ def make(
     tokens = characters if vocab_size == 0 else characters // 3
     steps = max(1, int((epochs or recipe["epochs"]) * tokens * 0.9 / length / recipe["batch_size"]))
     plan = Plan(
-        model=str((folder / "model").resolve()),
+        model=str(whole / "model"),
         gpu=device,
         model_config_inline=config,
         settings={
@@ -82,7 +81,7 @@ def make(
     )
     import yaml
 
-    with files.whole_folder(folder) as target:
+    with files.whole_folder(whole) as target:
         (target / "model").mkdir()
         tokenizer.save_pretrained(target / "model")
         write_json(target / "model" / "config.json", config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -81,13 +82,16 @@ def run(*, output: str | None, epochs: float | None) -> int:
 
 def _claim(folder: Path) -> None:
     """Makes the folder now: a wrong one is told before a model is made."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InvalidInput(f"--output {folder} is no folder; choose another one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in os.listdir(folder):
+            what = "already holds a demonstration" if name == "run" else f"isn't empty ({name})"
+            raise InvalidInput(f"--output {folder} {what}; choose another folder")
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InvalidInput(f"--output {folder} can't be written: {error.strerror or error}") from None
-    if (folder / "run").exists():
-        raise InvalidInput(f"--output {folder} already holds a demonstration; choose another folder")
 
 
 def _examples(path: Path, count: int) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from planner.cli.signals import handling, hanging_up
 from planner.contract.errors import Interrupted, RunFailed
 from planner.contract.records import Event
+from planner.contract.run_folder import checkpoints
 from planner.contract.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -223,8 +224,7 @@ def kept_line(run_dir: str | Path | None, device: str = "auto") -> str:
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    return next((path for _, path in checkpoints(folder)), None)
 
 
 def _near(path: Path) -> str:

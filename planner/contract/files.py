@@ -181,10 +181,10 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, *, links: bool = False, mod
     return handle
 
 
-def read_plain(path: Path, *, links: bool = False) -> bytes:
-    """The content of a plain file; raises OSError, `NotAPlainFile` among them."""
+def read_plain(path: Path, *, links: bool = False, limit: int = -1) -> bytes:
+    """The content of a plain file, or its first `limit` bytes; raises OSError, `NotAPlainFile` among them."""
     with os.fdopen(open_plain(path, links=links), "rb") as stream:
-        return stream.read()
+        return stream.read(limit)
 
 
 def append_to(path: Path) -> TextIO:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
+from planner.contract.files import open_plain, read_plain
 from planner.contract.records import Event
+from planner.contract.run_folder import EVENTS, PLAN, checkpoints, holder
 from planner.tui import live
 from planner.tui.live import RunSnapshot
 
-EVENTS = "events.jsonl"
 NEWEST = 20
 """Runs that are looked at, the last ones written to."""
 TAIL_BYTES = 16 * 1024
@@ -51,7 +54,7 @@ def unfinished(output: Path) -> tuple[PastRun, ...]:
     found = []
     for path in output.glob(f"*/{EVENTS}"):
         try:
-            found.append((path.stat().st_mtime, path.parent))
+            found.append((path.lstat().st_mtime, path.parent))
         except OSError:
             continue
     found.sort(reverse=True)
@@ -61,7 +64,7 @@ def unfinished(output: Path) -> tuple[PastRun, ...]:
 
 def _look(folder: Path, changed: float) -> PastRun | None:
     """One folder; None where nothing is left to do."""
-    if not (folder / "plan.yaml").is_file():
+    if not _is_plain(folder / PLAN):
         return None
     try:
         events = _tail(folder / EVENTS)
@@ -72,7 +75,7 @@ def _look(folder: Path, changed: float) -> PastRun | None:
     state: State
     if holder(folder) is not None:
         state = "going on"
-    elif not any(folder.glob("checkpoint-*")):
+    elif not checkpoints(folder):
         return None
     elif last is not None and last.kind == "finished":
         if last.data.get("reason") != "stopped":
@@ -85,28 +88,14 @@ def _look(folder: Path, changed: float) -> PastRun | None:
     return PastRun(folder=folder, state=state, step=step, total_steps=total, changed=changed)
 
 
-def holder(folder: Path) -> int | None:
-    """Process id of the trainer that writes into a run's folder; None where there is none (or this can't be told)."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    try:
-        handle = os.open(folder / "lock", os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        text = os.pread(handle, 32, 0).decode(errors="replace").strip()
-        return int(text) if text.isdigit() else None
-    finally:
-        os.close(handle)
-    return None
+def _is_plain(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def _tail(path: Path) -> list[Event]:
-    with path.open("rb") as stream:
+    with os.fdopen(open_plain(path), "rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - TAIL_BYTES))
         lines = stream.read().split(b"\n")
@@ -128,9 +117,9 @@ def replay(folder: Path) -> tuple[RunSnapshot, int]:
     """
     from planner import plans
 
-    run = live.begin(plans.load(folder / "plan.yaml"))
+    run = live.begin(plans.load(folder / PLAN, links=False))
     try:
-        text = (folder / EVENTS).read_bytes()
+        text = read_plain(folder / EVENTS)
     except OSError as error:
         raise InvalidInput(f"{folder / EVENTS}: {error.strerror or error}") from None
     whole = text[: text.rfind(b"\n") + 1]
@@ -162,7 +151,7 @@ class FollowedRun:
 
     def __iter__(self) -> Iterator[Event]:
         rest = b""
-        with (self.folder / EVENTS).open("rb") as stream:
+        with os.fdopen(open_plain(self.folder / EVENTS), "rb") as stream:
             stream.seek(self._offset)
             while True:
                 gone = holder(self.folder) is None

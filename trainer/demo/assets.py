@@ -58,8 +58,8 @@ def make(destination: Path | None = None) -> dict[str, Any]:
     folder = cache
     if destination is not None:
         folder = destination.expanduser().resolve()
-        if folder != cache:
-            with files.whole_folder(folder) if not folder.exists() else _into(folder) as target:
+        if folder != cache and not _is_copy(folder, cache):
+            with files.whole_folder(files.new_folder(destination.expanduser(), "demo-assets")) as target:
                 shutil.copytree(cache, target, dirs_exist_ok=True)
     return {
         "model": str(folder / "model"),
@@ -70,17 +70,10 @@ def make(destination: Path | None = None) -> dict[str, Any]:
     }
 
 
-class _into:
-    """An existing folder as a copy's target: files are added, nothing that stands there is removed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        return self.folder
-
-    def __exit__(self, *_: object) -> None:
-        return None
+def _is_copy(folder: Path, cache: Path) -> bool:
+    """Whether an earlier call has put the same files there."""
+    same = [(each / files.MANIFEST) for each in (folder, cache)]
+    return files.manifest_problem(folder) is None and same[0].read_bytes() == same[1].read_bytes()
 
 
 def _make_cache(cache: Path) -> None:

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from planner.contract import process
 from planner.contract.errors import RunFailed
+from planner.contract.run_folder import checkpoints
 from trainer.distributed.environment import FAILURES, LAUNCHER, ROWS
 from trainer.events import EventStream
 
@@ -143,7 +144,7 @@ class Launch:
 
     def _resuming(self, again: bool) -> list[str]:
         """The arguments; a second start goes on from the first one's last checkpoint, if it wrote one."""
-        if not again or next(self.run_dir.glob("checkpoint-*"), None) is None:
+        if not again or not checkpoints(self.run_dir):
             return self.arguments
         kept = list(self.arguments)
         if "--resume" in kept:
@@ -186,7 +187,7 @@ class Launch:
             self._stopped()
             return None
         rank = next((n for n, code in enumerate(codes) if code < 0 and n not in reports), group.first or 0)
-        kept = next(self.run_dir.glob("checkpoint-*"), None) is not None
+        kept = bool(checkpoints(self.run_dir))
         way_on = "--resume goes on from the last checkpoint" if kept else "no checkpoint had been written yet"
         raise process.failure(codes[rank], f"{_obituary(rank, codes[rank], self.count)}; {way_on}")
 
