@@ -5,7 +5,7 @@ UI-free: the command line and the wizard both print what stands in the `CheckRep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from planner.contract.errors import NotModelled
@@ -80,6 +80,7 @@ def check(
     tier: str | None = None,
     with_remedies: bool = True,
     notes: Iterable[str] = (),
+    meanwhile: Callable[[], None] | None = None,
 ) -> CheckReport:
     """Judges `choices`.
 
@@ -88,6 +89,7 @@ def check(
     `lengths`: those of the data; memory is then that of its heaviest micro-batch. Without it every row is full.
     `fixed`: choices the user named; remedies leave the model's and the data's meaning alone but may change these.
     `notes`: sentences that open the reasons (which default was taken, which format was replaced).
+    `meanwhile`: called between the parts that take time; what it raises ends the judgement.
     Raises `InvalidInput` or `NotModelled` for a request without an answer; a configuration that does not fit is an
     answer, not an error.
     """
@@ -96,8 +98,12 @@ def check(
 
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     check_length(model, choices)
-    choices, format_notes = fit_to_hardware(choices, hardware, fixed=fixed)
+    fixed = frozenset(fixed)
+    asked = choices
+    choices, format_notes = fit_to_hardware(asked, hardware, fixed=fixed)
     predicted = memory.predict(model, hardware, choices, budget_bytes=budget, lengths=lengths)
+    if meanwhile is not None:
+        meanwhile()
     speed = predict_speed(model, hardware, choices, tokens_per_epoch)
     verdict = verdict_of(predicted)
     applied = calibration.summary(hardware)
@@ -105,7 +111,17 @@ def check(
     if with_remedies and verdict != "fits":
         from planner.remedies import find_remedies
 
-        remedies = find_remedies(model, hardware, choices, predicted, speed, lengths)
+        remedies = find_remedies(
+            model,
+            hardware,
+            asked,
+            predicted,
+            speed,
+            lengths,
+            choices=choices,
+            fixed=fixed,
+            meanwhile=meanwhile,
+        )
     return CheckReport(
         tier=tier,
         hardware=hardware_summary(hardware),

@@ -7,6 +7,7 @@ are evaluated as arrays of shape (candidates,); nothing loops over them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,7 +98,8 @@ def recommend(
     fixed = set(fixed)
     if "max_length" in fixed:
         check_length(model, base)
-    base, format_notes = fit_to_hardware(adopt(base, fixed, data), hardware, fixed=fixed)
+    asked = adopt(base, fixed, data)
+    base, format_notes = fit_to_hardware(asked, hardware, fixed=fixed)
     if "optimizer_implementation" not in fixed:
         base = base.with_usual_implementation(hardware.kind)
     split = validation_share(data) if validation_split is None else validation_split
@@ -136,8 +138,16 @@ def recommend(
 
     picked = choose(candidates, budget, judge, open_length="max_length" not in fixed and data is None)
     if picked is None:
-        smallest = candidates.choices(int(np.argmin(candidates.upper)), model)
-        report = check(model, hardware, smallest, budget_bytes=budget, lengths=ragged, notes=all_notes)
+        smallest = replace(candidates.choices(int(np.argmin(candidates.upper)), model), precision=asked.precision)
+        report = check(
+            model,
+            hardware,
+            smallest,
+            budget_bytes=budget,
+            lengths=ragged,
+            fixed=fixed,
+            notes=[*notes, *batch_notes],
+        )
         raise NothingFits(_nothing_fits(report), report)
     options = [report.model_copy(update={"tier": tier.name}) for tier, (_, report) in zip(TIERS, picked, strict=True)]
     number = [tier.name for tier in TIERS].index(GOALS[goal])

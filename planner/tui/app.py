@@ -91,6 +91,8 @@ class TuneplanApp(RunControl, App[int]):
         self._runs_said = False
         self._busy: dict[str, bool] = {}
         self._again: set[str] = set()
+        self._measuring = 0
+        """Data sets that are being measured just now."""
         start = state.preset(settings or {}, hyperparameters or {}, reserve_bytes)
         if gpu is not None:
             start = state.with_hardware(start, self.find_hardware(gpu) if isinstance(gpu, str) else gpu)
@@ -163,6 +165,8 @@ class TuneplanApp(RunControl, App[int]):
             self._ask("recommend")
         else:
             self.evaluation = Evaluation(error=questions.NEEDS_BOTH)
+            self._evaluated_for = self._recommended_for = self.wizard
+        self._look_whether_settled()
 
     def choose_hardware(self, profile: HardwareProfile) -> None:
         """Takes a device."""
@@ -200,6 +204,16 @@ class TuneplanApp(RunControl, App[int]):
         """Whether every question that was asked has been answered (runs aside)."""
         return not any(self._busy.values()) and not self._again
 
+    def _look_whether_settled(self) -> None:
+        """Compares what the figures are about with what the settings are now."""
+        self.judged = self._evaluated_for == self.wizard
+        self.settled = (
+            self.judged
+            and self._recommended_for == self.wizard
+            and not self._measuring
+            and not self._busy.get("machine", False)
+        )
+
     def _ask(self, question: str) -> None:
         """One thread per question at a time; asked again meanwhile, it is asked once more with the newest state."""
         if self._busy.get(question):
@@ -223,15 +237,26 @@ class TuneplanApp(RunControl, App[int]):
 
     @work(thread=True, group="evaluate", exit_on_error=False)
     def _evaluate(self, snapshot: WizardState) -> None:
-        self.post_message(messages.Evaluated(questions.evaluate(snapshot)))
+        token = questions.WANTED.set(lambda: "evaluate" not in self._again)
+        try:
+            found = questions.evaluate(snapshot)
+        except questions.Superseded:
+            found = None
+        finally:
+            questions.WANTED.reset(token)
+        self.post_message(messages.Evaluated(found, snapshot))
 
     @work(thread=True, group="recommend", exit_on_error=False)
     def _recommend(self, snapshot: WizardState) -> None:
-        self.post_message(messages.Recommended(questions.recommend(snapshot)))
+        self.post_message(messages.Recommended(questions.recommend(snapshot), snapshot))
 
-    @work(thread=True, group="machine", exit_on_error=False)
     def look_at_machine(self) -> None:
         """Asks which device this machine has."""
+        self._busy["machine"] = True
+        self._look_at_machine()
+
+    @work(thread=True, group="machine", exit_on_error=False)
+    def _look_at_machine(self) -> None:
         self.post_message(messages.HardwareReady(questions.look_at_machine()))
 
     @work(thread=True, group="model", exit_on_error=False)
@@ -239,31 +264,43 @@ class TuneplanApp(RunControl, App[int]):
         """Reads a model; `final` means that it was chosen."""
         self.post_message(messages.ModelReady(questions.read_model(name, final=final)))
 
-    @work(thread=True, group="data", exit_on_error=False)
     def read_data(self, path: str) -> None:
         """Measures a data set."""
-        self.post_message(messages.DataReady(questions.read_data(path, self.wizard, final=False)))
+        self._measuring += 1
+        self._look_whether_settled()
+        self._read_data(path, self.wizard)
+
+    @work(thread=True, group="data", exit_on_error=False)
+    def _read_data(self, path: str, snapshot: WizardState) -> None:
+        self.post_message(messages.DataReady(questions.read_data(path, snapshot, final=False)))
 
     # ------------------------------------------------------------------------------------------------------ answers
 
     def on_evaluated(self, message: messages.Evaluated) -> None:
-        """Figures arrived. Older ones are shown too: they are nearer than those on the screen."""
-        self.evaluation = message.evaluation
-        self._answered("evaluate")
+        """Figures arrived. Those of an older question are dropped: the newer one's follow."""
+        if self._answered("evaluate") and message.evaluation is not None and message.about == self.wizard:
+            self._evaluated_for = message.about
+            self.evaluation = message.evaluation
+        self._look_whether_settled()
 
     def on_recommended(self, message: messages.Recommended) -> None:
         """Tiers and advice arrived; once per device, model and data they are taken over."""
-        before, self.recommendation = self.recommendation, message.recommendation
-        if self._answered("recommend"):
+        before = self.recommendation
+        if self._answered("recommend") and message.about == self.wizard:
+            self._recommended_for = message.about
+            self.recommendation = message.recommendation
             adopted = questions.adopt(self.wizard, message.recommendation)
-            if adopted is not self.wizard:
+            if adopted != self.wizard:
                 self.update(adopted)
                 if before is not None and before.error and before.start and message.recommendation.tiers:
                     self.say(f"It fits now: tier {message.recommendation.recommended} taken; u takes it back")
+        self._look_whether_settled()
 
     def on_hardware_ready(self, message: messages.HardwareReady) -> None:
         """This machine's device is known."""
         found = message.found
+        self._busy["machine"] = False
+        self._look_whether_settled()
         if found.profile is None:
             self.say(found.error or "this machine's device was not found", error=True)
             return
@@ -314,6 +351,8 @@ class TuneplanApp(RunControl, App[int]):
     def on_data_ready(self, message: messages.DataReady) -> None:
         """A data set was measured; the one that is chosen already was measured again, for another model."""
         found = message.found
+        self._measuring -= 1
+        self._look_whether_settled()
         if found.dataset is not None and found.dataset.path == self.wizard.data.path:
             self.choose_data(found.dataset)
         elif found.dataset is None and found.path == self.wizard.data.path:

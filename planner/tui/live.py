@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -373,11 +372,6 @@ def _beside(measured: int | None, predicted: int | None, more: str = "") -> str:
         return "not measured" + (f", {format_bytes(predicted)} predicted" if predicted else "")
     text = f"{format_bytes(measured)} measured"
     return f"{text}, {format_bytes(predicted)} predicted{more}" if predicted else text
-
-
-def command(*words: str) -> str:
-    """A command line that a shell reads back as these words."""
-    return shlex.join(words)
 
 
 def near_path(path: Any) -> str:

@@ -7,6 +7,7 @@ from textual.message import Message
 from planner.contract.records import Event
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
+from planner.tui.state import WizardState
 from planner.tui.work import DataFound, Evaluation, HardwareFound, ModelFound, Recommendation
 
 
@@ -35,18 +36,20 @@ class DataReady(Message):
 
 
 class Evaluated(Message):
-    """The current configuration was judged."""
+    """A configuration was judged: that of the state `about`; None where a newer question had come meanwhile."""
 
-    def __init__(self, evaluation: Evaluation) -> None:
+    def __init__(self, evaluation: Evaluation | None, about: WizardState) -> None:
         self.evaluation = evaluation
+        self.about = about
         super().__init__()
 
 
 class Recommended(Message):
-    """Tiers and advice for the current model, device and data."""
+    """Tiers and advice for the model, device and data of the state `about`."""
 
-    def __init__(self, recommendation: Recommendation) -> None:
+    def __init__(self, recommendation: Recommendation, about: WizardState) -> None:
         self.recommendation = recommendation
+        self.about = about
         super().__init__()
 
 

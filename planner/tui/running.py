@@ -11,12 +11,13 @@ from textual import work
 from textual.app import App
 from textual.reactive import reactive
 
-from planner.contract.errors import RunFailed, TuneplanError
+from planner.commands import plan_command, trainer_command
+from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.tui import history, live, messages, state
 from planner.tui import work as questions
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
-from planner.tui.state import Doubt, WizardState
+from planner.tui.state import Act, Doubt, WizardState
 
 if TYPE_CHECKING:
     from planner.contract.records import Plan
@@ -30,6 +31,12 @@ class RunControl(App[int]):
     run_snapshot: reactive[RunSnapshot | None] = reactive(None, init=False)
 
     wizard: reactive[WizardState]
+    judged: reactive[bool] = reactive(False, init=False)
+    """Whether the figures are those of the present settings."""
+    settled: reactive[bool] = reactive(False, init=False)
+    """Whether every answer about the present settings is there: the figures, the tiers, this machine, the data."""
+    _evaluated_for: WizardState | None = None
+    _recommended_for: WizardState | None = None
     evaluation: reactive[Evaluation | None]
     recommendation: reactive[Recommendation | None]
     output: Path
@@ -47,14 +54,16 @@ class RunControl(App[int]):
 
     # ----------------------------------------------------------------------------------------------------- starting
 
-    def doubt(self) -> Doubt | None:
-        """What speaks against starting now."""
-        now = self.evaluation
-        return state.doubt(self.wizard, now.report if now else None, now.error if now else None)
+    def doubt(self, act: Act = "train") -> Doubt | None:
+        """What speaks against starting, or saving, what stands on the screen."""
+        now = self.evaluation if self.settled else None
+        return state.doubt(self.wizard, now.report if now else None, now.error if now else None, act)
 
     def _plan(self) -> Plan:
-        evaluation = questions.evaluate(self.wizard)
-        return questions.make_plan(self.wizard, evaluation)
+        """The plan of what stands on the screen, with the figures that stand beside it."""
+        if not self.settled or self.evaluation is None:
+            raise InvalidInput("the plan is still being computed")
+        return questions.make_plan(self.wizard, self.evaluation)
 
     def save_plan(self) -> Path:
         """Writes the plan file beside the runs, without starting anything."""
@@ -67,6 +76,8 @@ class RunControl(App[int]):
         """Writes the plan into a folder of its own and starts the trainer on it."""
         from planner import plans
 
+        if self.running:
+            return
         plan = self._plan()
         folder = questions.run_folder(self.wizard, self.output)
         self._plan_path = plans.save(plan, folder / "plan.yaml")
@@ -77,7 +88,7 @@ class RunControl(App[int]):
         """Starts the trainer again on the same plan and folder, from its last checkpoint."""
         from planner import plans
 
-        if self._plan_path is not None:
+        if self._plan_path is not None and not self.running:
             self._begin(plans.load(self._plan_path), resume=True)
 
     def _begin(self, plan: Plan, *, resume: bool) -> None:
@@ -233,12 +244,12 @@ class RunControl(App[int]):
         plan, folder = live.near_path(self._plan_path), live.near_path(self.run_folder)
         result: dict[str, Any] = run.result or {}
         if result.get("adapter_path"):
-            words = live.command("python", "-P", "-m", "trainer", "generate", folder, "--prompt")
+            words = trainer_command("generate", folder, "--prompt")
             found.append(("generate with it:", f"{words} '…'"))
         if self.may_resume:
-            words = live.command("plan", "train", plan, "--output", folder, "--resume")
+            words = plan_command("train", plan, "--output", folder, "--resume")
             found.append(("go on from the last checkpoint, here with r, or later with:", words))
         elif run.phase == "failed":
-            words = live.command("plan", "train", plan, "--output", folder)
+            words = plan_command("train", plan, "--output", folder)
             found.append(("no checkpoint was saved; n goes back to the plan, the same again starts with:", words))
         return found

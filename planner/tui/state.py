@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from planner.contract.errors import InvalidInput
 from planner.contract.records import CheckReport, DataSettings, Hyperparameters
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import format_bytes
 from planner.tui.field import Field
 from planner.tui.fields import BY_KEY, FIELDS
 
@@ -345,19 +346,25 @@ Change = Callable[[WizardState], WizardState]
 """One change of the state; may raise `TuneplanError`."""
 
 
+Act = Literal["train", "save"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Doubt:
-    """Why a training should not simply start."""
+    """Why a training should not simply start, or a plan not simply be saved."""
 
     text: str
     may_go_on: bool = True
     """Whether asking twice starts it all the same."""
 
 
-def doubt(state: WizardState, report: CheckReport | None, error: str | None) -> Doubt | None:
-    """What speaks against starting the training here and now; None when nothing does."""
+def doubt(state: WizardState, report: CheckReport | None, error: str | None, act: Act = "train") -> Doubt | None:
+    """What speaks against starting the training here and now, or against saving the plan; None when nothing does."""
     if report is None:
         return Doubt(text=error or "the plan is still being computed", may_go_on=False)
+    fits = "" if report.verdict != "does_not_fit" else _does_not_fit(report)
+    if act == "save":
+        return Doubt(text=fits) if fits else None
     if not state.data.path:
         return Doubt(text="no data chosen: go back with esc and pick a file", may_go_on=False)
     if state.choices.stack != "builtin":
@@ -365,10 +372,31 @@ def doubt(state: WizardState, report: CheckReport | None, error: str | None) -> 
             text="stack peft is for planning; the trainer runs the stack builtin: change it first", may_go_on=False
         )
     if state.this_machine and state.hardware and state.hardware.name != state.this_machine:
-        return Doubt(text=f"The plan is for {state.hardware.name}, this machine is {state.this_machine}.")
-    if report.verdict == "does_not_fit":
-        return Doubt(text="It does not fit: the run will most likely end out of memory.")
-    return None
+        elsewhere = f"The plan is for {state.hardware.name}, this machine is {state.this_machine}."
+        return Doubt(text=f"{elsewhere} {fits}".rstrip())
+    return Doubt(text=fits) if fits else None
+
+
+def _does_not_fit(report: CheckReport) -> str:
+    memory = report.memory
+    return (
+        f"It does not fit ({format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)}): the run "
+        "will most likely end out of memory."
+    )
+
+
+def back_to(before: WizardState, now: WizardState) -> WizardState:
+    """An earlier state with what has been learnt of the machine and the data since."""
+    same_device = before.hardware is not None and now.hardware is not None and before.hardware.name == now.hardware.name
+    return replace(
+        before,
+        hardware=now.hardware if same_device else before.hardware,
+        this_machine=now.this_machine,
+        used_by_others_bytes=now.used_by_others_bytes,
+        note=now.note,
+        model=now.model,
+        dataset=now.dataset,
+    )
 
 
 def next_tier(state: WizardState, tiers: tuple[CheckReport, ...], recommended: str | None) -> CheckReport:

@@ -6,6 +6,8 @@ Each returns a finished frozen snapshot and never raises: what went wrong is one
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +85,21 @@ class Recommendation:
     error: str | None = None
 
 
+WANTED: ContextVar[Callable[[], bool] | None] = ContextVar("WANTED", default=None)
+"""Says whether the question that a worker is at is still wanted; None: it is."""
+
+
+class Superseded(Exception):
+    """A newer question has come: the answer to this one is no longer wanted."""
+
+
+def _still_wanted() -> None:
+    """Ends the question where a newer one has come."""
+    wanted = WANTED.get()
+    if wanted is not None and not wanted():
+        raise Superseded
+
+
 def error_line(error: BaseException) -> str:
     """Any exception as one clear line; what is not ours is called an internal error."""
     if isinstance(error, TuneplanError):
@@ -137,7 +154,7 @@ def read_data(path: str, state: WizardState, *, final: bool) -> DataFound:
 
 
 def evaluate(state: WizardState) -> Evaluation:
-    """Judges the current configuration."""
+    """Judges the current configuration; `Superseded` where a newer question ended this one (see `WANTED`)."""
     if state.hardware is None or state.model is None:
         return Evaluation(error=NEEDS_BOTH)
     try:
@@ -151,7 +168,10 @@ def evaluate(state: WizardState) -> Evaluation:
             tokens_per_epoch=state.tokens_per_epoch,
             lengths=state.lengths,
             fixed=state.edited,
+            meanwhile=_still_wanted,
         )
+    except Superseded:
+        raise
     except Exception as error:
         return Evaluation(error=figures.in_labels(error_line(error)))
     numbers = state.hyperparameters

@@ -9,18 +9,21 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
+from planner.commands import plan_command
 from planner.contract.errors import TuneplanError
 from planner.tui import figures, live
 from planner.tui import state as states
 from planner.tui.fields import BY_KEY
 from planner.tui.screens.base import WizardScreen
-from planner.tui.state import WizardState
+from planner.tui.state import Act, Doubt, WizardState
 from planner.tui.widgets.field_list import FieldList
 from planner.tui.widgets.figures_pane import FiguresPane
 from planner.tui.widgets.memory import MemoryPane
 from planner.tui.work import Evaluation, Recommendation
 
 UNDO_DEPTH = 100
+KEYS: dict[Act, str] = {"train": "t", "save": "s"}
+OLDER = "older settings' figures; computing …"
 
 
 class PlanScreen(WizardScreen):
@@ -55,12 +58,17 @@ class PlanScreen(WizardScreen):
         self._before_edit: WizardState | None = None
         self._refused = ""
         """Why what stands in the edit line cannot be taken; empty where it can."""
-        self._confirm: str | None = None
+        self._confirm: tuple[Act, Doubt] | None = None
+        """The doubt that was told and may be passed over by asking again."""
+        self._waiting: Act | None = None
+        """What was asked for before the answers about these settings were there."""
         self._before: list[WizardState] = []
         """The states before each change made here, the last one at the end."""
         self.watch(self.app, "wizard", self._show_rows)
         self.watch(self.app, "evaluation", self._show_evaluation)
         self.watch(self.app, "recommendation", self._show_recommendation)
+        self.watch(self.app, "judged", self._show_age)
+        self.watch(self.app, "settled", self._show_age)
         self.query_one(FieldList).focus_rows()
 
     # ------------------------------------------------------------------------------------------------------ showing
@@ -69,6 +77,10 @@ class PlanScreen(WizardScreen):
         settings = self.query_one(FieldList)
         settings.show(states.rows(self.wizard_app.wizard))
         self._confirm = None
+        if self._waiting is not None:
+            key = KEYS[self._waiting]
+            self._waiting = None
+            self.say(f"the settings have changed meanwhile: look at them, then press {key} again", error=True)
         self._explain(settings.current)
         self._show_recommendation()
 
@@ -83,6 +95,21 @@ class PlanScreen(WizardScreen):
         if evaluation is None:
             return
         self.query_one(FiguresPane).show_evaluation(evaluation)
+
+    def _show_age(self) -> None:
+        """Dims figures of older settings and names them so; what waited for the new ones then goes on."""
+        app = self.wizard_app
+        memory, tabs = self.query_one(MemoryPane), self.query_one(FiguresPane)
+        memory.set_class(not app.judged, "older")
+        memory.border_subtitle = "" if app.judged else OLDER
+        tabs.set_class(not app.settled, "older")
+        if app.settled and self._waiting is not None:
+            act, self._waiting = self._waiting, None
+            self._go(act)
+
+    def on_screen_suspend(self) -> None:
+        """Whoever leaves the plan no longer waits for it."""
+        self._waiting = self._confirm = None
 
     def _show_recommendation(self) -> None:
         found: Recommendation | None = self.wizard_app.recommendation
@@ -189,29 +216,38 @@ class PlanScreen(WizardScreen):
         while self._before:
             before = self._before.pop()
             if (before.model_name, before.data.path) == (now.model_name, now.data.path):
-                self.wizard_app.update(before)
+                self.wizard_app.update(states.back_to(before, now))
                 self.say("taken back")
                 return
         self.say("there is nothing to take back")
 
     def action_save(self) -> None:
-        """Writes the plan file."""
-        try:
-            path = self.wizard_app.save_plan()
-        except TuneplanError as error:
-            self.say(str(error), error=True)
-            return
-        self.say(f"saved; start it later with: {live.command('plan', 'train', live.near_path(path))}")
+        """Writes the plan file; one that does not fit has to be asked for twice."""
+        self._go("save")
 
     def action_train(self) -> None:
         """Writes the plan file and starts the trainer; a doubtful start has to be asked for twice."""
-        doubt = self.wizard_app.doubt()
-        if doubt is not None and (not doubt.may_go_on or self._confirm != doubt.text):
-            self._confirm = doubt.text if doubt.may_go_on else None
-            self.say(doubt.text + (" Press t again to train all the same." if doubt.may_go_on else ""), error=True)
+        self._go("train")
+
+    def _go(self, act: Act) -> None:
+        """Saves or trains what stands on the screen, once it is judged and nothing speaks against it."""
+        app, key = self.wizard_app, KEYS[act]
+        if not app.settled:
+            self._waiting = act
+            self.say(f"computing whether it fits; {key} waits for that")
+            return
+        doubt = app.doubt(act)
+        if doubt is not None and (not doubt.may_go_on or self._confirm != (act, doubt)):
+            self._confirm = (act, doubt) if doubt.may_go_on else None
+            again = f" Press {key} again to {act} all the same." if doubt.may_go_on else ""
+            self.say(doubt.text + again, error=True)
             return
         self._confirm = None
         try:
-            self.wizard_app.start_training()
+            if act == "train":
+                app.start_training()
+            else:
+                path = live.near_path(app.save_plan())
+                self.say(f"saved; start it later with: {plan_command('train', path)}")
         except TuneplanError as error:
             self.say(str(error), error=True)

@@ -1,0 +1,26 @@
+"""Command lines that a person can paste: `plan` and the trainer as this shell finds them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from shutil import which
+
+
+def plan_command(*words: str) -> str:
+    """`plan` with these words, called by its name where the shell finds this very one, else by what works here."""
+    own = Path(sys.executable).with_name("plan")
+    found = which("plan")
+    if found is not None and own.exists() and os.path.samefile(found, own):
+        return shlex.join(("plan", *words))
+    if os.access(own, os.X_OK):
+        return shlex.join((str(own), *words))
+    return shlex.join((sys.executable, "-P", "-m", "planner.cli", *words))
+
+
+def trainer_command(*words: str) -> str:
+    """The trainer with these words, in the interpreter that it is installed for."""
+    # -P: a user's own file of that name in the working folder is not what is meant.
+    return shlex.join((sys.executable, "-P", "-m", "trainer", *words))
