@@ -133,15 +133,17 @@ def test_templates_that_refuse_or_forget(tokenizer: Any) -> None:
         tokenize([chat("a", "b")], strict, max_length=9)
     with pytest.raises(InvalidInput, match="no message of the assistant"):
         tokenize([chat("a")], tokenizer, max_length=9)
-    # Earlier thoughts are dropped once another turn follows: only the turn that stands is learned.
+    # Earlier turns are rewritten once another follows: they are learned as they stand, and that is said.
     forgetful = build()
     forgetful.chat_template = (
         "{% for m in messages %}[{{ m['role'] }}]"
         "{{ m['content'] if loop.last or m['role'] == 'user' else 'short' }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    (sequence,) = tokenize([chat("a", "long", "c", "d")], forgetful, max_length=99).sequences
-    assert learned(forgetful, sequence) == "d"
+    data = tokenize([chat("a", "long", "c", "d")], forgetful, max_length=99)
+    assert learned(forgetful, data.sequences[0]) == "shortd"
+    said, _ = data.remarks.sentences()
+    assert said.startswith("1 turns of the assistant are learned without their text")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from planner.contract.errors import InvalidInput
+from trainer.data.tokens import template_of
 
 
 def complete(
@@ -24,7 +25,7 @@ def complete(
     add_special_tokens: bool | None = None,
 ) -> str:
     """The model's continuation as text. Temperature 0 takes the likeliest token each time."""
-    special = not tokenizer.chat_template if add_special_tokens is None else add_special_tokens
+    special = template_of(tokenizer) is None if add_special_tokens is None else add_special_tokens
     device = next(model.parameters()).device
     encoded = tokenizer(rendered_prompt, add_special_tokens=special, return_tensors="pt")
     ids = encoded["input_ids"].to(device)

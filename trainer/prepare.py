@@ -162,6 +162,8 @@ def read_data(
     plan: Plan, choices: TrainingChoices, task: Any, tokenizer: Any, events: EventStream
 ) -> tuple[Any, Any, str | None]:
     """(training data, validation data or None, rendered prompt of the sample or None)."""
+    from planner.contract.data.render_process import close_all
+    from planner.contract.data.rendering import Remarks
     from trainer.data.batches import split_validation
     from trainer.data.formats import read_examples, read_path
 
@@ -206,10 +208,13 @@ def read_data(
             f"{truncated} examples are longer than --max-length {choices.max_length} and were cut",
             "raise --max-length if their ends matter",
         )
+    for sentence in Remarks.of(data.remarks for data in both).sentences():
+        events.warn("template", sentence, "")
     if skipped:
         events.warn("skipped", f"{skipped} examples have nothing to learn and were left out", "")
     shown = (held_out or examples)[0]
     prompt = task.sample_prompt(shown, tokenizer, h.sample_prompt) if held_out else None
+    close_all()
     return train, validation, prompt
 
 

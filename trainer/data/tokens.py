@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from planner.contract.data.examples import Example, Message
+from planner.contract.data.rendering import Remarks, Rendered, Rendering, Span
+from planner.contract.data.template import ChatTemplate
 from planner.contract.errors import InvalidInput
 
 IGNORED = -100
 """Label of a position that isn't learned; the value that torch's cross-entropy skips."""
-
-_ALPACA = "### Instruction:\n{question}\n\n### Response:\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class TokenizedData:
     """Plain texts longer than `max_length`, continued in further sequences."""
     skipped: int = 0
     """Examples without a single token to learn: empty, or a prompt that alone fills `max_length`."""
+    remarks: Remarks = field(default_factory=Remarks)
+    """What is learned otherwise than the data has it, because of the chat template."""
 
     @property
     def lengths(self) -> list[int]:
@@ -60,12 +64,17 @@ class TokenizedData:
         return digest.hexdigest()[:16]
 
 
+def template_of(tokenizer: Any) -> ChatTemplate | None:
+    """The tokenizer's chat template; None where it has none."""
+    name = str(getattr(tokenizer, "name_or_path", "") or "")
+    files = [Path(name) / "chat_template.jinja", Path(name) / "tokenizer_config.json"]
+    place = next((str(file) for file in files if name and file.is_file()), name or "the tokenizer")
+    return ChatTemplate.choose(tokenizer.chat_template, getattr(tokenizer, "special_tokens_map", {}), place)
+
+
 def render_prompt(tokenizer: Any, messages: Sequence[Message], shape: str = "prompt-completion") -> str:
     """Text that a model is given before it answers; the chat template where the tokenizer has one."""
-    if tokenizer.chat_template:
-        given = [message.as_template_input() for message in messages]
-        return str(tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True))
-    return "".join(text for text, _ in _plain_pieces([*messages, Message("assistant", "", True)], shape))
+    return Rendering(template_of(tokenizer)).prompt(messages, shape)
 
 
 def tokenize(
@@ -73,14 +82,19 @@ def tokenize(
 ) -> TokenizedData:
     """Sequences of at most `max_length` tokens. Chats and pairs are cut at the end, plain texts go on in the next."""
     data = TokenizedData()
-    for example in examples:
+    for example, rendered in zip(examples, Rendering(template_of(tokenizer)).render(examples), strict=True):
         if example.text is not None:
             _add_text(data, example.text, tokenizer, max_length)
             continue
-        assert example.messages is not None
-        ids, learned = _chat(example, tokenizer)
+        ids, learned = _chat(rendered, tokenizer)
         if train_on_prompt:
             learned = [True] * len(ids)
+        elif not rendered.spans and rendered.counts.get("unfound"):
+            raise InvalidInput(
+                f"{example.where}: the chat template doesn't keep the assistant's turns recognisable; learn all of "
+                "the text with --train-on-prompt, or use data of the shape text"
+            )
+        data.remarks.add(rendered, example.where)
         if len(ids) > max_length:
             data.truncated += 1
             ids, learned = ids[:max_length], learned[:max_length]
@@ -110,101 +124,30 @@ def _add_text(data: TokenizedData, text: str, tokenizer: Any, max_length: int) -
         data.sequences.append(Tokens(array("l", piece), array("l", [IGNORED, *piece[1:]])))
 
 
-def _chat(example: Example, tokenizer: Any) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation and which of them the assistant says."""
-    assert example.messages is not None
-    if not any(message.learned for message in example.messages):
-        raise InvalidInput(f"{example.where}: no message of the assistant to learn from")
-    if tokenizer.chat_template:
-        pieces = _template_pieces(example, tokenizer)
-        special = False  # the template writes its own special tokens
-    else:
-        if not example.messages[-1].content:
-            return [], []
-        pieces = _plain_pieces(example.messages, example.shape)
-        special = True
-    ids, learned = _tokenize_pieces(pieces, tokenizer, special)
-    if not tokenizer.chat_template and tokenizer.eos_token_id is not None:
+def _chat(rendered: Rendered, tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation and which of them are learned."""
+    if not rendered.text:
+        return [], []
+    # A template writes its own special tokens; where there is none, the tokenizer does.
+    ids, learned = _mark(rendered.text, rendered.spans, tokenizer, special=not rendered.templated)
+    if not rendered.templated and tokenizer.eos_token_id is not None:
+        closed = bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text)
         if ids and ids[-1] == tokenizer.eos_token_id:
-            learned[-1] = True
+            learned[-1] = closed
         else:
             ids.append(tokenizer.eos_token_id)
-            learned.append(True)
+            learned.append(closed)
     return ids, learned
 
 
-def _template_pieces(example: Example, tokenizer: Any) -> list[tuple[str, bool]]:
-    """The rendered conversation cut where an assistant's turn begins and ends."""
-    given = [message.as_template_input() for message in example.messages or ()]
-
-    def render(count: int, prompt: bool) -> str:
-        try:
-            return str(tokenizer.apply_chat_template(given[:count], tokenize=False, add_generation_prompt=prompt))
-        except Exception as error:  # jinja templates raise what they like about orders of roles they refuse
-            reason = (str(error).splitlines() or [""])[0]
-            raise InvalidInput(f"{example.where}: the chat template refuses these messages: {reason:.160}") from None
-
-    whole = render(len(given), False)
-    pieces: list[tuple[str, bool]] = []
-    position = 0
-    for number, message in enumerate(example.messages or ()):
-        if not message.learned:
-            continue
-        before, after = render(number, True), render(number + 1, False)
-        # Some templates rewrite earlier turns once later ones follow (dropping thoughts); those turns aren't
-        # what the model would have been asked to say, so only turns that stand unchanged are learned.
-        if not (whole.startswith(after) and after.startswith(before)) or len(before) < position:
-            continue
-        pieces.append((whole[position : len(before)], False))
-        pieces.append((whole[len(before) : len(after)], True))
-        position = len(after)
-    if not any(is_learned for _, is_learned in pieces):
-        raise InvalidInput(
-            f"{example.where}: the tokenizer's chat template doesn't keep the assistant's turns recognisable; "
-            "use data of the shape prompt+completion or text, or train_on_prompt"
-        )
-    pieces.append((whole[position:], False))
-    return pieces
-
-
-def _plain_pieces(messages: Sequence[Message], shape: str) -> list[tuple[str, bool]]:
-    """Without a chat template: pairs stand as they are, alpaca under its headings, chats as `role: content` lines."""
-    if shape == "prompt-completion" and len(messages) == 2:
-        return [(messages[0].content, False), (messages[1].content, messages[1].learned)]
-    if shape == "alpaca":
-        question = "\n\n".join(message.content for message in messages[:-1])
-        return [(_ALPACA.format(question=question), False), (messages[-1].content, messages[-1].learned)]
-    pieces: list[tuple[str, bool]] = []
-    for number, message in enumerate(messages):
-        start = "" if number == 0 else "\n"
-        if message.role == "assistant":
-            pieces += [(f"{start}assistant: ", False), (message.content, message.learned)]
-        else:
-            pieces.append((f"{start}{message.role}: {message.content}", False))
-    return pieces
-
-
-def _tokenize_pieces(pieces: list[tuple[str, bool]], tokenizer: Any, special: bool) -> tuple[list[int], list[bool]]:
-    """Tokenizes the joined text once, so that token borders are the tokenizer's own, and marks what is learned.
+def _mark(text: str, spans: Sequence[Span], tokenizer: Any, *, special: bool) -> tuple[list[int], list[bool]]:
+    """Tokenizes the text once, so that token borders are the tokenizer's own, and marks what is learned.
 
     A token that lies across a border belongs to the assistant's side: given the prompt alone, the model has to say it.
     """
-    text = "".join(piece for piece, _ in pieces)
-    spans = []
-    position = 0
-    for piece, is_learned in pieces:
-        if is_learned:
-            spans.append((position, position + len(piece)))
-        position += len(piece)
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        ids = list(encoded["input_ids"])
-        learned = []
-        for start, end in encoded["offset_mapping"]:
-            # Byte-level tokenizers trim blanks off the offsets, so a token of blanks alone is empty, at its end.
-            start = min(start, end - 1)
-            learned.append(any(end > begin and start < stop for begin, stop in spans))
-        return ids, learned
+        return list(encoded["input_ids"]), _inside(encoded["offset_mapping"], spans)
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     learned = [False] * len(ids)
     for begin, stop in spans:
@@ -212,6 +155,18 @@ def _tokenize_pieces(pieces: list[tuple[str, bool]], tokenizer: Any, special: bo
         last = _common_prefix(ids, tokenizer(text[:stop], add_special_tokens=special)["input_ids"])
         learned[first:last] = [True] * (last - first)
     return ids, learned
+
+
+def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:
+    """Of each token whether it has a character in one of the spans, which are in order and don't overlap."""
+    ends = [stop for _, stop in spans]
+    learned = []
+    for start, end in offsets:
+        # Byte-level tokenizers trim blanks off the offsets, so a token of blanks alone is empty, at its end.
+        start = min(start, end - 1)
+        place = bisect_right(ends, start)
+        learned.append(place < len(spans) and end > spans[place][0])
+    return learned
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
