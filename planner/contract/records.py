@@ -208,16 +208,20 @@ class DataSettings(Record):
 
     path: str | None = None
     """JSONL, JSON, CSV or parquet file, a folder of them, or a hub id."""
-    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification"] = "auto"
+    format: Literal[
+        "auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification", "preference"
+    ] = "auto"
     """`classification` (columns text and label) also says that a classifier is trained, whatever the model's head
-    was.
+    was. `preference` learns the chosen answers of pairs, or the good ones of labelled answers.
     """
     columns: dict[str, str] = {}
-    """Remap: role (prompt, completion, text, label, messages, instruction, input, output, conversations) -> column."""
+    """Remap: role (prompt, completion, text, label, messages, instruction, input, output, system …) -> column."""
     validation_split: Annotated[float, _Number] = 0.1
-    """In [0, 1)."""
+    """In [0, 1): share of the examples that validates, where the data brings no validation split of its own."""
     validation_path: str | None = None
     max_examples: AtLeastOne | None = None
+    skip_invalid: bool = False
+    """Whether invalid examples are left out and counted; else the first of them ends the command."""
 
     @field_validator("validation_split")
     @classmethod

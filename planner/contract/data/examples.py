@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 Shape = Literal["messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification"]
+
+NOTHING_MORE: Mapping[str, Any] = MappingProxyType({})
+"""The extras of a message that has none; one for all, as there are millions of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class Message:
     content: str
     learned: bool
     """Whether the loss counts on it: what the assistant says, unless the data gives it weight 0."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=lambda: NOTHING_MORE)
     """Further keys that the chat template is given: tool_calls, tool_call_id, name, reasoning_content."""
 
     def as_template_input(self) -> dict[str, Any]:
