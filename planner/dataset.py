@@ -6,17 +6,24 @@ Token counts are estimated from bytes, with an interval, or exact where the mode
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import random
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.contract.data.columns import FORMATS
+from planner.contract.data.examples import Example
+from planner.contract.data.literals import shown
+from planner.contract.data.reader import Progress, Reading, open_data
 from planner.contract.errors import InvalidInput
-from planner.dataset_formats import Example, read_rows, require_format, to_example
+from planner.contract.records import DataSettings
 from planner.dataset_template import TemplateTokens, measure
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
@@ -60,6 +67,13 @@ class DatasetProfile:
     """Whether every length was counted by the model's own tokenizer (its chat template rendered where it can be)."""
     basis: str
     """Where the token counts come from, as a sentence."""
+    validation_lengths: Lengths | None = None
+    """Tokens of the examples that the data itself, or a file beside it, gives for validation; None where it gives none
+    and a share of the examples is held out."""
+    said: tuple[str, ...] = ()
+    """What the data holds and is not used, or is used otherwise than it stands there: a sentence each."""
+    account: Mapping[str, Any] = field(default_factory=dict)
+    """The same as figures, JSON-ready."""
 
     @property
     def tokens(self) -> int:
@@ -139,7 +153,7 @@ class DatasetProfile:
 
     def training_examples(self, validation_split: float) -> int:
         """Examples left for training; the validation part has at least one where a split is asked for."""
-        if validation_split <= 0 or self.examples < 2:
+        if validation_split <= 0 or self.examples < 2 or self.validation_lengths is not None:
             return self.examples
         return self.examples - max(1, round(self.examples * validation_split))
 
@@ -169,6 +183,8 @@ class DatasetProfile:
             "histogram": [list(entry) for entry in self.histogram()],
             "exact": self.exact,
             "basis": self.basis,
+            "validation_examples": None if self.validation_lengths is None else len(self.validation_lengths),
+            "account": dict(self.account),
         }
 
 
@@ -180,81 +196,181 @@ def profile(
     tokenizer: str | Path | None = None,
     vocab_size: int | None = None,
     max_examples: int | None = None,
+    validation_path: str | None = None,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
 ) -> DatasetProfile:
     """Reads a data set and measures its lengths.
 
     `tokenizer`: a `tokenizer.json`, or a folder that may hold one (the model's); used where `tokenizers` is installed.
     `vocab_size`: the model's; a byte-level one makes counts exact without a tokenizer.
+    `progress` is told from time to time how many examples have been read.
     Raises `InvalidInput` naming file and line for anything that cannot be read.
     """
-    examples = read_examples(path, format=format, columns=columns, max_examples=max_examples)
-    texts = examples[1]
-    prompt_bytes = np.fromiter((len(e.prompt.encode("utf-8", "replace")) for e in texts), np.int64, len(texts))
-    completion_bytes = np.fromiter((len(e.completion.encode("utf-8", "replace")) for e in texts), np.int64, len(texts))
-    turns = np.fromiter((e.turns for e in texts), np.int64, len(texts))
-    total = prompt_bytes + completion_bytes
-    # One more for the end-of-text token that every example is closed with.
-    overhead = turns * TEMPLATE_TOKENS_PER_TURN + 1
-    counted = _count_tokens(texts, tokenizer) if tokenizer is not None else None
-    if counted is not None and counted.template is not None and examples[0] not in ("text", "classification"):
-        # A pair stands in the template as a question and its answer; the template closes the example itself, and has
-        # its own borders where the texts were joined by line ends.
-        messages = np.maximum(turns, 2)
-        around = counted.template.fixed + counted.template.per_message * messages - (messages - 2)
-        overhead = np.rint(around).astype(np.int64)
+    if format not in FORMATS:
+        raise InvalidInput(f"--format {shown(format)} is unknown; choose one of {', '.join(FORMATS)}")
+    settings = DataSettings(
+        path=str(path),
+        format=format,  # type: ignore[arg-type]
+        columns=dict(columns or {}),
+        max_examples=max_examples,
+        validation_path=validation_path,
+        skip_invalid=skip_invalid,
+    )
+    reading = open_data(settings, progress)
+    sampled = tokenizer is not None
+    training = _sized(reading.training(), sampled)
+    validation = _sized(reading.validation(), sampled) if reading.has_validation else None
+    if not sum(training.completion):
+        raise InvalidInput(f"{path}: every completion is empty, so there is nothing to learn from")
+    return _measured(str(path), reading, training, validation, tokenizer, vocab_size)
+
+
+@dataclass(slots=True)
+class _Sizes:
+    """Examples reduced to bytes, so that millions of them stand in little room."""
+
+    prompt: array[int] = field(default_factory=lambda: array("q"))
+    """UTF-8 bytes of what is not learned."""
+    completion: array[int] = field(default_factory=lambda: array("q"))
+    turns: array[int] = field(default_factory=lambda: array("q"))
+    """Messages in it; each costs a few template tokens."""
+    plain: bool = False
+    """Whether these are texts, which no template touches."""
+    picked: list[Example] = field(default_factory=list)
+    """Every example in order, or where there are too many a seeded sample of them."""
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def total(self) -> Lengths:
+        """Bytes of each example."""
+        return np.frombuffer(self.prompt, np.int64) + np.frombuffer(self.completion, np.int64)
+
+
+def _sized(examples: Iterable[Example], sampled: bool) -> _Sizes:
+    sizes = _Sizes()
+    pick = random.Random(42)
+    for number, example in enumerate(examples):
+        prompt, completion, turns = _bytes_of(example)
+        sizes.prompt.append(prompt)
+        sizes.completion.append(completion)
+        sizes.turns.append(turns)
+        sizes.plain = example.messages is None
+        if sampled:
+            if number < EXACT_EXAMPLES:
+                sizes.picked.append(example)
+            elif (place := int(pick.random() * (number + 1))) < EXACT_EXAMPLES:
+                sizes.picked[place] = example
+    return sizes
+
+
+def _bytes_of(example: Example) -> tuple[int, int, int]:
+    """(bytes not learned, bytes learned, turns)."""
+    if example.messages is None:
+        return 0, _size(example.text or ""), 0
+    prompt = completion = 0
+    for message in example.messages:
+        size = _size(message.content)
+        if message.extras:
+            size += sum(_size(_as_text(value)) for value in message.extras.values())
+        if message.learned:
+            completion += size
+        else:
+            prompt += size
+    count = len(example.messages)
+    if example.tools:
+        prompt += _size(_as_text(example.tools))
+    return prompt, completion, 0 if count == 2 and example.shape == "prompt-completion" else count
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _text_of(example: Example) -> str:
+    if example.messages is None:
+        return example.text or ""
+    prompts = [message.content for message in example.messages if not message.learned]
+    answers = [message.content for message in example.messages if message.learned]
+    more = [_as_text(value) for message in example.messages for value in message.extras.values()]
+    return "\n".join(prompts) + "\n".join([*answers, *more])
+
+
+def _measured(
+    path: str,
+    reading: Reading,
+    training: _Sizes,
+    validation: _Sizes | None,
+    tokenizer: str | Path | None,
+    vocab_size: int | None,
+) -> DatasetProfile:
+    """Bytes as tokens: counted, measured on a sample, or estimated."""
+    assert reading.shape is not None
+    counted = _count_tokens(training.picked, len(training), tokenizer) if tokenizer is not None else None
+    total = training.total
+    exact = False
+    lengths = None
     if counted is not None and counted.whole:
-        lengths, exact = counted.lengths + overhead, True
+        lengths, exact = counted.lengths + _around(training, counted), True
         ratio = float(total.sum() / max(1, counted.lengths.sum()))
         interval, basis = (ratio, ratio), f"counted with {counted.name}"
     elif counted is not None:
-        ratio, exact = counted.ratio, False
+        ratio = counted.ratio
         interval = (ratio * 0.95, ratio * 1.05)
-        lengths = np.ceil(total / ratio).astype(np.int64) + overhead
         basis = f"{ratio:.2f} bytes per token, measured with {counted.name} on {EXACT_EXAMPLES} examples"
     elif vocab_size is not None and vocab_size <= BYTE_LEVEL_VOCABULARY:
         ratio, interval, exact = 1.0, (1.0, 1.0), True
-        lengths, basis = total + overhead, f"one byte is one token in a vocabulary of {vocab_size}"
+        basis = f"one byte is one token in a vocabulary of {vocab_size}"
     else:
         ratio, low, high = BYTES_PER_TOKEN
-        interval, exact = (low, high), False
-        lengths = np.ceil(total / ratio).astype(np.int64) + overhead
+        interval = (low, high)
         basis = f"estimated at {ratio:g} bytes per token ({low:g} to {high:g}); exact with the model's tokenizer.json"
+    if lengths is None:
+        lengths = np.ceil(total / ratio).astype(np.int64) + _around(training, counted)
     return DatasetProfile(
-        path=str(path),
-        format=examples[0],
-        examples=len(texts),
+        path=path,
+        format=reading.shape,
+        examples=len(training),
         text_bytes=int(total.sum()),
         lengths=lengths,
-        completion_tokens=int(completion_bytes.sum() / ratio) + len(texts),
+        completion_tokens=int(sum(training.completion) / ratio) + len(training),
         bytes_per_token=ratio,
         bytes_per_token_interval=interval,
         exact=exact,
         basis=basis,
+        validation_lengths=None if validation is None else _validated(validation, ratio, counted, tokenizer),
+        said=tuple(reading.account.sentences()),
+        account=reading.account.summary(),
     )
 
 
-def read_examples(
-    path: str | Path,
-    *,
-    format: str = "auto",
-    columns: Mapping[str, str] | None = None,
-    max_examples: int | None = None,
-) -> tuple[str, list[Example]]:
-    """The recognised format and every example; the first one decides the format, the others must keep it."""
-    remap = dict(columns or {})
-    kind = format
-    found: list[Example] = []
-    for row in read_rows(Path(path)):
-        if not found:
-            kind = require_format(row, format, remap)
-        found.append(to_example(row, kind, remap))
-        if max_examples is not None and len(found) >= max_examples:
-            break
-    if not found:
-        raise InvalidInput(f"{path}: holds no example")
-    if not any(example.completion for example in found):
-        raise InvalidInput(f"{path}: every completion is empty, so there is nothing to learn from")
-    return kind, found
+def _validated(sizes: _Sizes, ratio: float, known: _Counted | None, tokenizer: str | Path | None) -> Lengths:
+    """Tokens of the validation examples, as those of training are found."""
+    counted = (
+        _count_tokens(sizes.picked, len(sizes), tokenizer) if known is not None and tokenizer is not None else None
+    )
+    if counted is not None and counted.whole:
+        return counted.lengths + _around(sizes, counted)
+    return np.ceil(sizes.total / ratio).astype(np.int64) + _around(sizes, known)
+
+
+def _around(sizes: _Sizes, counted: _Counted | None) -> Lengths:
+    """Tokens that template and end-of-text put around each example's own."""
+    turns = np.frombuffer(sizes.turns, np.int64)
+    if counted is None or counted.template is None or sizes.plain:
+        # One more for the end-of-text token that every example is closed with.
+        return turns * TEMPLATE_TOKENS_PER_TURN + 1
+    # A pair stands in the template as a question and its answer; the template closes the example itself, and has
+    # its own borders where the texts were joined by line ends.
+    messages = np.maximum(turns, 2)
+    around: Lengths = np.rint(counted.template.fixed + counted.template.per_message * messages - (messages - 2))
+    return around.astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -269,7 +385,7 @@ class _Counted:
     """What the model's chat template adds, where it can be rendered."""
 
 
-def _count_tokens(examples: list[Example], tokenizer: str | Path) -> _Counted | None:
+def _count_tokens(examples: list[Example], count: int, tokenizer: str | Path) -> _Counted | None:
     """Token counts by a tokenizer.json; None where there is none or `tokenizers` is not installed."""
     file = Path(tokenizer)
     file = file / "tokenizer.json" if file.is_dir() else file
@@ -285,12 +401,7 @@ def _count_tokens(examples: list[Example], tokenizer: str | Path) -> _Counted | 
         raise InvalidInput(f"{file}: not a readable tokenizer ({str(error).splitlines()[0]})") from None
     reader.no_truncation()
     reader.no_padding()
-    whole = len(examples) <= EXACT_EXAMPLES
-    chosen = examples
-    if not whole:
-        picks = np.random.default_rng(42).choice(len(examples), EXACT_EXAMPLES, replace=False)
-        chosen = [examples[int(index)] for index in picks]
-    texts = [example.prompt + example.completion for example in chosen]
+    texts = [_text_of(example) for example in examples]
     lengths = np.fromiter(
         (len(encoding.ids) for encoding in reader.encode_batch(texts, add_special_tokens=False)), np.int64, len(texts)
     )
@@ -298,7 +409,7 @@ def _count_tokens(examples: list[Example], tokenizer: str | Path) -> _Counted | 
     return _Counted(
         lengths=lengths,
         ratio=size / max(1, int(lengths.sum())),
-        whole=whole,
+        whole=len(examples) == count,
         name=file.name,
         template=measure(file.parent, lambda text: len(reader.encode(text, add_special_tokens=False).ids)),
     )

@@ -116,12 +116,21 @@ class OneBatch:
 
 def lengths_of(profile: DatasetProfile, *, validation_split: float, seed: int = 42) -> DataLengths:
     """The lengths that a run on `profile` has. Where they are estimated, those of the shortest tokens: an upper end."""
-    lengths = profile.lengths
-    if not profile.exact:
-        lengths = np.ceil(lengths * (profile.bytes_per_token / profile.bytes_per_token_interval[0])).astype(np.int64)
-    training, validation = split_validation(profile.examples, validation_split, seed)
-    ranked = -np.sort(-lengths[training]), -np.sort(-lengths[validation])
-    return DataLengths(training=ranked[0], validation=ranked[1], continued=profile.format == "text")
+
+    def upper(found: NDArray[np.int64]) -> NDArray[np.int64]:
+        shortest = profile.bytes_per_token / profile.bytes_per_token_interval[0]
+        return found if profile.exact else np.ceil(found * shortest).astype(np.int64)
+
+    lengths = upper(profile.lengths)
+    if profile.validation_lengths is None:
+        kept, chosen = split_validation(profile.examples, validation_split, seed)
+        training, validation = lengths[kept], lengths[chosen]
+    else:
+        training = lengths
+        validation = upper(profile.validation_lengths) if validation_split > 0 else lengths[:0]
+    return DataLengths(
+        training=-np.sort(-training), validation=-np.sort(-validation), continued=profile.format == "text"
+    )
 
 
 def as_batch(rows: Sequence[Sequence[int]]) -> Batch:

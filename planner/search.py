@@ -197,6 +197,7 @@ def data_notes(data: DatasetProfile, chosen: TrainingChoices, validation_split: 
         f"{data.examples} example{_s(data.examples)} ({data.format}), longest {data.longest} tokens, half have at most "
         f"{data.percentile(0.5)}; {data.basis}.",
         f"{steps} optimizer step{_s(steps)} an epoch at an effective batch of {chosen.effective_batch_size}.",
+        *data.said,
     ]
     cut = data.share_truncated(length)
     if cut > 0 and data.format == "text":

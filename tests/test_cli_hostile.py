@@ -13,10 +13,10 @@ import pytest
 from planner import dataset, sources
 from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
+from planner.contract.data.reader import read_examples
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_named
 from planner.contract.records import DataSettings, Event
-from trainer.data import formats
 from trainer.request import Request, changes_since, read_plan, write_plan
 
 PLAN = [sys.executable, "-m", "planner.cli"]
@@ -75,7 +75,7 @@ def test_check_says_what_the_length_cuts(tmp_path: Path, capsys: pytest.CaptureF
     [
         ('{"prompt": "\\ud800", "completion": "b"}\n', r"\ud800 is half a character"),
         ('{"prompt": NaN, "completion": "b"}\n', "'prompt' is nan, which is no text"),
-        ('{"a":' * 100_000 + "1" + "}" * 100_000 + "\n", "nested too deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000 + "\n", "nested deeper than 64 levels"),
     ],
 )
 def test_rows_that_are_no_text_are_named_by_planner_and_trainer(row: str, said: str, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_rows_that_are_no_text_are_named_by_planner_and_trainer(row: str, said: 
     with pytest.raises(InvalidInput) as planned:
         dataset.profile(data)
     with pytest.raises(InvalidInput) as trained:
-        formats.read_path(str(data), DataSettings(path=str(data)))
+        read_examples(DataSettings(path=str(data)))
     for refused in (planned, trained):
         assert str(refused.value).startswith(f"{data}:2")
         assert said in str(refused.value)
@@ -96,14 +96,11 @@ def test_a_whole_character_in_two_escapes_is_text(tmp_path: Path) -> None:
     assert dataset.profile(data).examples == 1
 
 
-def test_text_files_are_read_as_the_trainer_reads_them(tmp_path: Path) -> None:
+def test_text_files_are_paragraphs_whatever_their_line_ends(tmp_path: Path) -> None:
     file = tmp_path / "book.txt"
     file.write_bytes("\ufeffone\r\ntwo\r\n\r\nthree\n".encode())
-    trained = formats.read_path(str(file), DataSettings(path=str(file)))
-    kind, planned = dataset.read_examples(file)
-    assert kind == "text"
-    texts = [example.completion.replace("\r\n", "\n") for example in planned]
-    assert texts == [example.text for example in trained] == ["one\ntwo", "three"]
+    assert [example.text for example in read_examples(DataSettings(path=str(file)))] == ["one\ntwo", "three"]
+    assert dataset.profile(file).format == "text"
 
 
 def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:

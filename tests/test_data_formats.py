@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from planner.contract.data.examples import Example, Message
+from planner.contract.data.reader import read_examples
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
-from trainer.data.formats import read_examples
 
 RAW = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
 PAIR = (Message("user", "2+2?", False), Message("assistant", "4", True))
@@ -93,13 +93,13 @@ GOOD = {"prompt": "a", "completion": "b"}
     ("rows", "says"),
     [
         ([GOOD, "{broken"], "d.jsonl:2: not valid JSON"),
-        ([GOOD, "", "[1]"], "d.jsonl:3: expected an object"),
+        ([GOOD, "", "[1]"], "d.jsonl:3: an example must be an object"),
         ([GOOD, {"prompt": "a"}], "d.jsonl:2: 'completion' is missing"),
-        ([GOOD, {"prompt": "a", "completion": {"x": 1}}], "d.jsonl:2: 'completion' must be text, not dict"),
-        ([{"foo": 1}], "d.jsonl:1: columns foo fit no known shape"),
+        ([GOOD, {"prompt": "a", "completion": {"x": 1}}], "d.jsonl:2: 'completion' must be text, not an object"),
+        ([{"foo": 1}], "d.jsonl:1: format not recognised, columns are foo"),
         ([{"messages": []}], "d.jsonl:1: 'messages' must be a list of at least one message"),
-        ([{"messages": [{"role": "user"}]}], "d.jsonl:1: message 1 of 'messages' needs"),
-        ([{"conversations": [{"from": "cat", "value": "x"}]}], "is from 'cat', which is neither"),
+        ([{"messages": [{"role": "user"}]}], "d.jsonl:1: message 1 of 'messages' has no content"),
+        ([{"conversations": [{"from": "cat", "value": "x"}]}], "is from 'cat', a role that is not known"),
         ([""], "holds no examples"),
     ],
 )
@@ -119,12 +119,12 @@ def test_other_files_that_are_wrong(tmp_path: Path) -> None:
     (tmp_path / "x.docx").write_text("")
     (tmp_path / "empty").mkdir()
     for name, says in (
-        ("bytes.jsonl", "bytes.jsonl:2: not UTF-8"),
+        ("bytes.jsonl", "bytes.jsonl:2: byte 11 of the line (0xff) is not UTF-8"),
         ("short.csv", "short.csv:2: fewer cells"),
         ("long.csv", "long.csv:2: more cells"),
         ("not.parquet", "not a readable parquet file"),
         ("x.json", "x.json:2: not valid JSON"),
-        ("x.docx", "can't be read; use one of"),
+        ("x.docx", "data of this kind (.docx) can't be read"),
         ("empty", "no data file in this folder"),
         ("missing.jsonl", "no such data file"),
     ):

@@ -54,25 +54,25 @@ def test_csv_folders_and_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "a.jsonl: the file is empty"),
+        ("a.jsonl", b"", "a.jsonl: holds no examples"),
         ("a.jsonl", b"\n\n", "holds no example"),
-        ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": \n', "a.jsonl:2: not a line of JSON"),
+        ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": \n', "a.jsonl:2: not valid JSON"),
         ("a.jsonl", b'{"text": "a"}\n\n[1]\n', "a.jsonl:3: an example must be an object"),
         ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n', "a.jsonl:2: 'completion' is missing"),
         ("a.jsonl", b'{"prompt": "a", "completion": null}\n', "a.jsonl:1: 'completion' is missing"),
         ("a.jsonl", b'{"prompt": "a", "completion": {"x": 1}}\n', "a.jsonl:1: 'completion' must be text"),
         ("a.jsonl", b'{"question": "a"}\n', "a.jsonl:1: format not recognised, columns are question"),
-        ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl:1: not UTF-8"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl:1: byte 11 of the line"),
         ("a.jsonl", b'{"messages": [{"role": "user", "content": "x"}]}\n', "a.jsonl:1: no message of the assistant"),
-        ("a.jsonl", b'{"messages": [{"content": "x"}]}\n', "a.jsonl:1: each entry of 'messages'"),
+        ("a.jsonl", b'{"messages": [{"content": "x"}]}\n', "a.jsonl:1: message 1 of 'messages' needs a `role`"),
         ("a.jsonl", b'{"messages": []}\n', "a.jsonl:1: 'messages' must be a list"),
         ("a.jsonl", b'{"prompt": "a", "completion": ""}\n', "every completion is empty"),
-        ("a.json", b'{"a": 1}', "must hold a list of examples"),
-        ("a.json", b'[{"text": "a"},\n {"text": }]', "a.json:2: not JSON"),
-        ("a.csv", b"prompt,completion\na,b\nc\n", "a.csv:3: fewer fields"),
-        ("a.csv", b"prompt,completion\na,b,c\n", "a.csv:2: more fields"),
+        ("a.json", b'{"a": 1}', "format not recognised, columns are a"),
+        ("a.json", b'[{"text": "a"},\n {"text": }]', "a.json:2: not valid JSON"),
+        ("a.csv", b"prompt,completion\na,b\nc\n", "a.csv:3: fewer cells"),
+        ("a.csv", b"prompt,completion\na,b,c\n", "a.csv:2: more cells"),
         ("a.parquet", b"PAR1 is not enough", "not a readable parquet file"),
-        ("a.doc", b"hello", "unknown kind of file '.doc'"),
+        ("a.doc", b"hello", "data of this kind (.doc) can't be read"),
     ],
 )
 def test_complaints_name_the_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -87,7 +87,7 @@ def test_complaints_name_the_place(tmp_path: Path, name: str, content: bytes, me
 def test_missing_file_names_near_ones(tmp_path: Path) -> None:
     """GIVEN a misspelt file name THEN the right one is offered."""
     write(tmp_path / "train.jsonl", [SHAPES["text"]])
-    with pytest.raises(InvalidInput, match=r"no such file \(did you mean train.jsonl\?\)"):
+    with pytest.raises(InvalidInput, match=r"no such data file \(did you mean train.jsonl\?\)"):
         dataset.profile(tmp_path / "trian.jsonl")
 
 

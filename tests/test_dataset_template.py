@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from planner import dataset
+from planner.contract.data.reader import read_examples
 from planner.contract.records import DataSettings
-from trainer.data.formats import read_path
 from trainer.data.tokens import tokenize
 
 CHATML = (
@@ -40,6 +40,6 @@ def test_lengths_are_those_that_run(model: Path, tmp_path: Path, shape: str, tem
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows(shape)))
     planned = dataset.profile(file, tokenizer=tmp_path / "tokenizer")
-    run = tokenize(read_path(str(file), DataSettings(path=str(file))), reader, max_length=4096)
+    run = tokenize(read_examples(DataSettings(path=str(file))), reader, max_length=4096)
     assert reader.chat_template
     assert sorted(planned.lengths) == sorted(run.lengths)

@@ -154,13 +154,13 @@ def test_classifiers_learn_their_labels(tmp_path: Path, family: str) -> None:
 
 
 def test_labels_are_checked(tmp_path: Path) -> None:
-    from trainer.data.formats import read_path
+    from planner.contract.data.reader import read_examples
     from trainer.tasks import choose
 
     data = support.write_jsonl(tmp_path / "d.jsonl", [{"text": "a", "label": 2}, {"text": "b", "label": 10}])
     settings = DataSettings(path=str(data), format="classification")
     task: Any = choose({"model_type": "bert"}, settings)
-    task.prepare(read_path(str(data), settings), support.word_tokenizer("bert"))
+    task.prepare(read_examples(settings), support.word_tokenizer("bert"))
     assert task.labels == ["2", "10"]
     for rows, says in (
         ([{"text": "a", "label": 1.5}], "1: 'label' must be a name or a whole number"),
@@ -168,10 +168,10 @@ def test_labels_are_checked(tmp_path: Path) -> None:
     ):
         broken = support.write_jsonl(tmp_path / "broken.jsonl", rows)
         with pytest.raises(InvalidInput, match=says):
-            read_path(str(broken), settings)
+            read_examples(settings.model_copy(update={"path": str(broken)}))
     one = support.write_jsonl(tmp_path / "one.jsonl", [{"text": "a", "label": "x"}] * 3)
     with pytest.raises(InvalidInput, match="only the label 'x' occurs"):
-        task.prepare(read_path(str(one), settings), None)
+        task.prepare(read_examples(settings.model_copy(update={"path": str(one)})), None)
 
 
 # ---- all of them ---------------------------------------------------------------------------------------------------
@@ -188,19 +188,20 @@ def test_what_only_causal_models_can_do_is_refused(choices: dict[str, str]) -> N
 @pytest.mark.parametrize("family", ["bert", "t5", "classifier"])
 def test_micro_batches_add_up_to_the_whole_batch(tmp_path: Path, family: str) -> None:
     """GIVEN rows with uneven targets WHEN the batch is cut THEN the gradients are those of the whole batch."""
+    from planner.contract.data.reader import read_examples
     from trainer import modeling
-    from trainer.data.formats import read_path
     from trainer.tasks import choose
 
     folder = support.t5_folder(tmp_path / "m") if family == "t5" else support.bert_folder(tmp_path / "m")
     data = support.labelled(tmp_path / "d.jsonl", 6) if family != "t5" else support.questions(tmp_path / "d.jsonl", 6)
-    settings = DataSettings(path=str(data), format="classification" if family == "classifier" else "auto")
+    format: Any = {"classifier": "classification", "t5": "auto"}.get(family, "text")
+    settings = DataSettings(path=str(data), format=format)
     from trainer.loading import read_config
 
     config = read_config(str(folder))
     task: Any = choose(config, settings)
     tokenizer = support.word_tokenizer("t5" if family == "t5" else "bert")
-    examples = read_path(str(data), settings)
+    examples = read_examples(settings)
     task.prepare(examples, tokenizer)
     rows = [[tokens] for tokens in task.tokenize(examples, tokenizer, max_length=16).sequences]
     model = modeling.build(config, dtype=torch.float32, weights=str(folder)).eval()

@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train from a plan file; JSON-lines events on stdout")
     run.add_argument("plan", type=Path, help="plan file (YAML or JSON)")
     run.add_argument("--data", help="training data instead of the plan's: file, folder or hub id")
+    run.add_argument("--skip-invalid", action="store_true", help="leave invalid examples out and count them")
     run.add_argument("--output", type=Path, help="run folder (default: runs/<time>-<model>)")
     run.add_argument(
         "--resume", nargs="?", const="auto", help="go on from the newest good checkpoint, or from the one named"
@@ -131,6 +132,7 @@ def _run(given: argparse.Namespace) -> int:
     request = Request(
         plan=given.plan,
         data=given.data,
+        skip_invalid=given.skip_invalid,
         output=given.output,
         resume=given.resume,
         control_stdin=given.control == "stdin",

@@ -11,6 +11,7 @@ def add_commands(commands: Any) -> None:
     """Adds dry-run, find-lr, grid, merge and presets."""
     dry = _on_a_plan(commands, "dry-run", "trainer.dryrun", "one longest batch: measured peak beside the predicted one")
     _both(dry, "full-length", action="store_true", help="pad the batch to max_length, as the prediction takes it")
+    _both(dry, "skip-invalid", action="store_true", help="leave invalid examples out and count them")
     dry.add_argument("--json", action="store_true")
 
     finder = _on_a_plan(commands, "find-lr", "trainer.finder", "learning-rate range test (weak evidence)")

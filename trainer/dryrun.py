@@ -40,12 +40,14 @@ class DryRun:
     message: str
 
 
-def dry_run(plan: Path, *, data: str | None, device: str, full_length: bool = False) -> DryRun:
+def dry_run(
+    plan: Path, *, data: str | None, device: str, full_length: bool = False, skip_invalid: bool = False
+) -> DryRun:
     """Runs the longest batch of the plan's data; `full_length` pads it to `max_length`, as the prediction takes it."""
     from trainer import prepare as preparing
     from trainer.request import Request, read_choices, read_plan
 
-    request = Request(plan=plan, data=data, device=device)
+    request = Request(plan=plan, data=data, device=device, skip_invalid=skip_invalid)
     asked = read_choices(read_plan(request), str(plan))
     changes: dict[str, Any] = {"gradient_accumulation_steps": min(2, asked.gradient_accumulation_steps)}
     if full_length and asked.padding == "longest":
@@ -55,7 +57,7 @@ def dry_run(plan: Path, *, data: str | None, device: str, full_length: bool = Fa
         from trainer.devices import is_out_of_memory
 
         try:
-            prepared = preparing.prepare(plan, data=data, device=device, **changes)
+            prepared = preparing.prepare(plan, data=data, device=device, skip_invalid=skip_invalid, **changes)
             return _steps(prepared, work, asked)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -168,7 +170,13 @@ def command(given: Any) -> int:
 
     from planner.contract.units import format_bytes
 
-    found = dry_run(given.plan, data=given.data, device=given.device, full_length=given.full_length)
+    found = dry_run(
+        given.plan,
+        data=given.data,
+        device=given.device,
+        full_length=given.full_length,
+        skip_invalid=given.skip_invalid,
+    )
     if given.json:
         print(json.dumps({"schema": "tuneplan.dry-run/1", **dataclasses.asdict(found)}, indent=1))
         return 0 if found.fits else 3

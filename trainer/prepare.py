@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from planner.contract.data.reader import open_data
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import Hyperparameters, Plan
 from planner.contract.spec import TrainingChoices
@@ -33,9 +34,9 @@ class Prepared:
     meter: Any
 
 
-def prepare(plan_file: Path, *, data: str | None, device: str, **changes: Any) -> Prepared:
+def prepare(plan_file: Path, *, data: str | None, device: str, skip_invalid: bool = False, **changes: Any) -> Prepared:
     """Loads what the plan names, for one process. `changes` replace fields of the choices."""
-    request = Request(plan=plan_file, data=data, device=device)
+    request = Request(plan=plan_file, data=data, device=device, skip_invalid=skip_invalid)
     plan = read_plan(request)
     choices = on_one_device(dataclasses.replace(read_choices(plan, str(plan_file)), **changes))
     quiet()
@@ -165,13 +166,13 @@ def read_data(
     from planner.contract.data.render_process import close_all
     from planner.contract.data.rendering import Remarks
     from trainer.data.batches import split_validation
-    from trainer.data.formats import read_examples, read_path
+    from trainer.data.hub import local_data
 
-    h, settings = plan.hyperparameters, task.data_settings(plan.data)
-    examples = read_examples(settings)
-    if settings.validation_path:
-        held_out = read_path(settings.validation_path, settings)
-    else:
+    h, settings = plan.hyperparameters, local_data(task.data_settings(plan.data))
+    reading = open_data(settings)
+    examples = list(reading.training())
+    held_out = list(reading.validation())
+    if not reading.has_validation:
         kept, chosen = split_validation(len(examples), settings.validation_split, h.seed)
         held_out = [examples[index] for index in chosen]
         examples = [examples[index] for index in kept]
@@ -201,7 +202,10 @@ def read_data(
         shape=examples[0].shape,
         longest=lengths[-1],
         median=lengths[len(lengths) // 2],
+        account=reading.account.summary(),
     )
+    for sentence in reading.account.sentences():
+        events.warn("data", sentence.rstrip("."), "")
     if truncated:
         events.warn(
             "truncated",

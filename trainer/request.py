@@ -31,6 +31,8 @@ class Request:
     """None starts anew; `auto` takes the newest good checkpoint of the run folder; else a checkpoint or run folder."""
     control_stdin: bool = False
     device: str = "auto"
+    skip_invalid: bool = False
+    """Leave invalid examples out, whatever the plan says."""
     adapter: str | None = None
     """An adapter in PEFT's format that the training starts from; None starts from a new one."""
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -46,6 +48,8 @@ def read_plan(request: Request) -> Plan:
         # Whole, so that the copy in the run folder finds it from anywhere.
         path = str(Path(request.data).resolve()) if Path(request.data).exists() else request.data
         plan = plan.model_copy(update={"data": plan.data.model_copy(update={"path": path})})
+    if request.skip_invalid:
+        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"skip_invalid": True})})
     if request.overrides:
         plan = _overridden(plan, request.overrides)
     return plan
@@ -77,6 +81,7 @@ def run_arguments(request: Request, run_dir: Path) -> list[str]:
     words = ["run", str(request.plan), "--output", str(run_dir), "--device", request.device]
     for option, value in (("--data", request.data), ("--adapter", request.adapter)):
         words += [option, value] if value is not None else []
+    words += ["--skip-invalid"] if request.skip_invalid else []
     if request.resume is not None:
         words += ["--resume", request.resume]
     if request.control_stdin:

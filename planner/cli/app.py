@@ -43,15 +43,19 @@ DataFormat = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Shape of the examples: auto, messages, prompt-completion, alpaca, sharegpt, text, classification.",
+        help="Shape of the examples: auto, messages, prompt-completion, alpaca, sharegpt, text, classification, "
+        "preference (the chosen answers of pairs).",
         autocompletion=options.complete_values(
-            ("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification")
+            ("auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification", "preference")
         ),
     ),
 ]
 Columns = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--columns", help="Other column names, as role=name (prompt=question).", metavar="ROLE=NAME"),
+]
+SkipInvalid = Annotated[
+    bool, typer.Option("--skip-invalid", help="Leave invalid examples out, and say how many, instead of stopping.")
 ]
 Split = Annotated[
     Optional[float],  # noqa: UP045
@@ -77,6 +81,7 @@ def recommend(
     data: Data = None,
     format: DataFormat = "auto",
     columns: Columns = None,
+    skip_invalid: SkipInvalid = False,
     validation_split: Split = None,
     effective_batch_size: Effective = None,
     goal: Annotated[
@@ -127,6 +132,7 @@ def recommend(
         data=data,
         format=format,
         columns=columns,
+        skip_invalid=skip_invalid,
         validation_split=validation_split,
         effective_batch_size=effective_batch_size,
         goal=goal,
@@ -158,6 +164,7 @@ def check(
     data: Data = None,
     format: DataFormat = "auto",
     columns: Columns = None,
+    skip_invalid: SkipInvalid = False,
     validation_split: Split = None,
     effective_batch_size: Effective = None,
     reserve: Reserve = None,
@@ -181,6 +188,7 @@ def check(
         data=data,
         format=format,
         columns=columns,
+        skip_invalid=skip_invalid,
         validation_split=validation_split,
         effective_batch_size=effective_batch_size,
         reserve=reserve,
@@ -269,6 +277,7 @@ def train(
     context: typer.Context,
     plan_file: Annotated[str, typer.Argument(metavar="PLAN", help="Plan file written by --save or the wizard.")],
     data: Data = None,
+    skip_invalid: SkipInvalid = False,
     output: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--output", help="Run folder. Default runs/<time>-<model>.", metavar="FOLDER"),
@@ -290,17 +299,25 @@ def train(
     """
     extra = tuple(context.args)
     _refuse_unknown_hyperparameters(extra)
+    skipping = ("--skip-invalid",) if skip_invalid else ()
     if dry_run:
         from planner.cli import handoff
 
         unused = ("--output" if output else "--resume" if resume else "--adapter" if adapter else None, *extra)
         if without := next((word for word in unused if word), None):
             raise InvalidInput(f"{without} changes nothing in a dry run; leave it out")
-        return handoff.run("dry-run", [plan_file, *handoff.options(data=data, device=device, json=as_json)])
+        return handoff.run("dry-run", [plan_file, *handoff.options(data=data, device=device, json=as_json), *skipping])
     from planner.cli.children import run_train
 
     return run_train(
-        plan_file, data=data, output=output, resume=resume, device=device, as_json=as_json, adapter=adapter, extra=extra
+        plan_file,
+        data=data,
+        output=output,
+        resume=resume,
+        device=device,
+        as_json=as_json,
+        adapter=adapter,
+        extra=(*extra, *skipping),
     )
 
 

@@ -30,6 +30,7 @@ def run(
     data: str | None,
     format: str,
     columns: list[str] | None,
+    skip_invalid: bool = False,
     validation_split: float | None,
     effective_batch_size: int | None,
     goal: str | None,
@@ -46,7 +47,7 @@ def run(
 
     _check_split(validation_split)
     request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings, task=_task(format))
-    profile = _profile(data, request, format, columns)
+    profile = _profile(data, request, format, columns, skip_invalid)
     split = validation_share(profile) if validation_split is None else validation_split
     try:
         answer = search.recommend(
@@ -72,6 +73,7 @@ def run(
             data=data,
             format=format,
             columns=parse_columns(columns),
+            skip_invalid=skip_invalid,
             split=split,
         )
         path = plans.save(plan, save)
@@ -93,6 +95,7 @@ def run_check(
     data: str | None,
     format: str,
     columns: list[str] | None,
+    skip_invalid: bool = False,
     validation_split: float | None,
     effective_batch_size: int | None,
     reserve: str | None,
@@ -111,7 +114,7 @@ def run_check(
     values = dict(settings)
     request = resolve(gpu=gpu, model=model, reserve=reserve, values=values, task=_task(format))
     choices = _with_effective_batch(request, effective_batch_size)
-    profile = _profile(data, request, format, columns)
+    profile = _profile(data, request, format, columns, skip_invalid)
     split = validation_share(profile) if validation_split is None else validation_split
     tokens = None
     if profile is not None:
@@ -143,7 +146,14 @@ def run_check(
             step_seconds=None if report.speed is None else report.speed.step_seconds,
         )
         plan = make_plan(
-            request, report, advice=advice, data=data, format=format, columns=parse_columns(columns), split=split
+            request,
+            report,
+            advice=advice,
+            data=data,
+            format=format,
+            columns=parse_columns(columns),
+            skip_invalid=skip_invalid,
+            split=split,
         )
         path = plans.save(plan, save)
         print(f"plan: wrote {path}", file=sys.stderr)
@@ -182,13 +192,15 @@ def _task(format: str) -> str | None:
     return "classification" if format == "classification" else None
 
 
-def _profile(data: str | None, request: Request, format: str, columns: list[str] | None) -> DatasetProfile | None:
+def _profile(
+    data: str | None, request: Request, format: str, columns: list[str] | None, skip_invalid: bool
+) -> DatasetProfile | None:
     mapping = parse_columns(columns)
     if data is None:
-        if mapping or format != "auto":
-            raise InvalidInput("--format and --columns describe --data, which is not given")
+        if mapping or format != "auto" or skip_invalid:
+            raise InvalidInput("--format, --columns and --skip-invalid describe --data, which is not given")
         return None
-    return load_data(data, request, format=format, columns=mapping)
+    return load_data(data, request, format=format, columns=mapping, skip_invalid=skip_invalid)
 
 
 def _nothing_fits(error: Any, as_json: bool) -> int:
@@ -250,6 +262,7 @@ def make_plan(
     split: float,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a judged request; `overrides` are hyperparameters that win over the advice."""
@@ -269,5 +282,6 @@ def make_plan(
             format=format,  # type: ignore[arg-type]
             columns=dict(columns or {}),
             validation_split=split,
+            skip_invalid=skip_invalid,
         ),
     )

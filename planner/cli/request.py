@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -131,8 +133,9 @@ def load_data(
     *,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
 ) -> DatasetProfile:
-    """The data set's profile, counted with the model's tokenizer where one is at hand."""
+    """The data set's profile, counted with the model's tokenizer where one is at hand; long reading is told."""
     from planner import dataset
 
     if not path.strip():
@@ -141,19 +144,37 @@ def load_data(
         path,
         format=format,
         columns=columns,
+        skip_invalid=skip_invalid,
+        progress=_SignOfLife(),
         tokenizer=tokenizer_folder(request.model_name),
         vocab_size=request.model.vocab_size,
     )
 
 
+class _SignOfLife:
+    """A line on stderr every other second while a large data set is read."""
+
+    EVERY_SECONDS = 2.0
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, examples: int, file: str) -> None:
+        now = time.monotonic()
+        if now - self._said >= self.EVERY_SECONDS:
+            self._said = now
+            print(f"plan: reading {file}: {examples:,} examples", file=sys.stderr)
+
+
 def parse_columns(entries: list[str] | None) -> dict[str, str]:
     """`role=name` pairs as a mapping."""
-    roles = ("prompt", "completion", "text", "label", "messages", "instruction", "input", "output", "conversations")
+    from planner.contract.data.columns import ROLES
+
     columns: dict[str, str] = {}
     for entry in entries or []:
         for pair in entry.split(","):
             role, separator, name = pair.partition("=")
-            if not separator or role.strip() not in roles or not name.strip():
-                raise InvalidInput(f"--columns {pair!r} must be role=name with a role of {', '.join(roles)}")
+            if not separator or role.strip() not in ROLES or not name.strip():
+                raise InvalidInput(f"--columns {pair!r} must be role=name with a role of {', '.join(ROLES)}")
             columns[role.strip()] = name.strip()
     return columns

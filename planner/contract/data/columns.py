@@ -185,8 +185,8 @@ def lay_out(row: Mapping[str, Any], format: str, columns: Mapping[str, str], whe
     found = _fit(shape, row, wanted)
     if found is None:
         raise InvalidInput(
-            f"{where}: no column for {' and '.join(_lacking(shape, row, wanted))}, which --format {format} needs; "
-            f"there are {listed(list(row))} (name them with --columns role=name)"
+            f"{where}: {' and '.join(map(repr, _lacking(shape, row, wanted)))} is missing, which --format {format} "
+            f"needs; there are {listed(list(row))} (name others with --columns role=name)"
         )
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from planner.contract.data import arrow, delimited, streams
 from planner.contract.data.account import Account
+from planner.contract.data.columns import NAMES, plain
 from planner.contract.data.literals import Malformed, listed, parse_json, parse_json_at, shown
 from planner.contract.data.streams import PACKED, Invalid, Progress
 from planner.contract.errors import InvalidInput
@@ -90,12 +91,13 @@ def _is_lines(file: Path) -> bool:
     found = [line for line in streams.cut_lines(head) if line.strip()]
     if len(found) < 2:
         return not whole and ".json" not in [suffix.lower() for suffix in file.suffixes]
+    text = found[0].decode("utf-8", "replace")
     try:
-        first = parse_json(found[0].decode("utf-8", "replace"))
+        first = parse_json(text)
     except Malformed as error:
         # What breaks off at the end of its line goes on in the next.
-        text = found[0].decode("utf-8", "replace").rstrip()
-        return text[:1] not in ("[", "{") or f"character {len(text) + 1}" not in str(error)
+        breaks_off = text[:1] in ("[", "{") and _place_of(error) > len(text.rstrip())
+        return not breaks_off and ".json" not in [suffix.lower() for suffix in file.suffixes]
     return isinstance(first, dict) or (isinstance(first, list) and found[1].lstrip()[:1] == b"[")
 
 
@@ -154,9 +156,13 @@ def _chain(first: tuple[str, Any, int], rest: Iterator[tuple[str, Any, int]]) ->
 
 def _lines_until(text: str, start: int, error: Malformed) -> int:
     """Lines between the value's begin and the character that the error names."""
+    return text.count("\n", start, max(start, _place_of(error) - 1))
+
+
+def _place_of(error: Malformed) -> int:
+    """The character that the error names, from 1; 0 where it names none."""
     words = str(error).rsplit("character ", 1)
-    end = int(words[1]) if len(words) == 2 and words[1].isdigit() else start
-    return text.count("\n", start, max(start, end - 1))
+    return int(words[1]) if len(words) == 2 and words[1].isdigit() else 0
 
 
 def _skip(text: str, position: int) -> int:
@@ -189,7 +195,7 @@ def _unwrapped(value: Any, where: str, account: Account, split: str) -> Iterator
     if not isinstance(value, dict):
         yield where, value
         return
-    lists = {name: held for name, held in value.items() if _is_rows(held)}
+    lists = {name: held for name, held in value.items() if _is_rows(name, held)}
     splits = {name: SPLITS[name.lower()] for name in lists if name.lower() in SPLITS}
     if splits:
         chosen = [name for name, kind in splits.items() if kind == split]
@@ -213,12 +219,15 @@ def _unwrapped(value: Any, where: str, account: Account, split: str) -> Iterator
     yield from _transposed(value, where)
 
 
-def _is_rows(held: Any) -> bool:
+def _is_rows(name: str, held: Any) -> bool:
     """A list of examples, as opposed to one example's list of messages or columns."""
     if not isinstance(held, list) or not held or not isinstance(held[0], dict | list):
         return False
-    first = held[0]
-    return not isinstance(first, dict) or not ({"role", "from"} & set(first) and {"content", "value"} & set(first))
+    if isinstance(held[0], list):
+        return plain(name) not in NAMES["history"]
+    speaker, words = {"role", "from"} & set(held[0]), {"content", "value"} & set(held[0])
+    one_chat = speaker or words if plain(name) in NAMES["messages"] else speaker and words
+    return not one_chat and plain(name) not in (*NAMES["tools"], "tool_calls", *NAMES["chosen"], *NAMES["rejected"])
 
 
 def _transposed(value: dict[str, Any], where: str) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.widgets import DirectoryTree
 
-from planner.dataset_formats import SUFFIXES
+from planner.contract.data.tables import kind_of
 
 
 class DataTree(DirectoryTree):
@@ -31,7 +31,7 @@ class DataTree(DirectoryTree):
         shown = []
         for path in paths:
             try:
-                if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in SUFFIXES):
+                if not path.name.startswith(".") and (path.is_dir() or kind_of(path) is not None):
                     shown.append(path)
             except OSError:
                 continue

@@ -1,0 +1,28 @@
+"""Data sets of the hub: their files are brought into the cache once, then read as any folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from planner.contract.data.files import hub_snapshot, is_hub_id
+from planner.contract.data.tables import SUFFIXES
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings
+
+
+def local_data(settings: DataSettings) -> DataSettings:
+    """The settings with the files at hand: a hub id that is neither a file here nor in the cache is downloaded."""
+    path = settings.path
+    if not path or Path(path).expanduser().exists() or not is_hub_id(path) or hub_snapshot(path) is not None:
+        return settings
+    import huggingface_hub
+
+    wanted = [f"*{suffix}" for suffix in SUFFIXES] + ["README.md"]
+    try:
+        huggingface_hub.snapshot_download(path, repo_type="dataset", allow_patterns=wanted)
+    except Exception as error:  # the hub client raises a dozen kinds; each is "this data set isn't there"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidInput(
+            f"{path}: neither a file here nor a data set that the hub hands out: {reason:.160}"
+        ) from None
+    return settings
