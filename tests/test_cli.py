@@ -111,9 +111,9 @@ def test_hyphens_and_underscores_are_the_same(capsys: pytest.CaptureFixture[str]
         (["--gpu", "a10g", "--scenario", "slow"], "--scenario 'slow' is unknown"),
         (["--gpu", "a10g", "--effective-batch-size", "0"], "--effective-batch-size must be"),
         (["--gpu", "a10g", "--validation-split", "1.5"], "--validation-split must lie in"),
-        (["--gpu", "a10g", "--format", "text"], "--format and --columns describe --data"),
+        (["--gpu", "a10g", "--format", "text"], "--format, --columns and --skip-invalid describe --data"),
         (["--gpu", "a10g", "check"], "--gpu stands before check"),
-        (["--gpu", "a10g", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--gpu", "a10g", "--data", "nowhere.jsonl"], "nowhere.jsonl: no such data file"),
         (["--gpu", "a10g", "--config", "nowhere.yaml"], "--config nowhere.yaml: cannot be read"),
         (["train", "nowhere.yaml"], "nowhere.yaml"),
         (["frobnicate"], "No such command"),
@@ -157,7 +157,7 @@ def test_malformed_data_names_file_and_line(capsys: pytest.CaptureFixture[str], 
     path.write_text('{"text": "fine"}\n{"text": \n')
     code, out, err = run(capsys, "--gpu", "a10g", "--data", str(path))
     assert (code, out) == (2, "")
-    assert "train.jsonl:2: not a line of JSON" in err
+    assert "train.jsonl:2: not valid JSON" in err
 
 
 def test_nothing_fits_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,14 @@ class Layout:
     taken: Mapping[str, str] = field(default_factory=dict)
     """Role -> column, where the name is not the role's own."""
 
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The columns of question and answer, where a row holds nothing else."""
+        if self.unused or self.shape not in ("alpaca", "prompt-completion") or len(self.columns) != 2:
+            return None
+        ask, answer = NEEDED[self.shape]
+        return self.columns[ask], self.columns[answer]
+
 
 class Undecided(InvalidInput):
     """The data can be read in several ways of which the user must choose; `ways` are settings with a word for each."""

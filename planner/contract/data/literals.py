@@ -26,7 +26,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_SCAN = json.JSONDecoder(object_pairs_hook=_object)
+_SCAN: Any = json.JSONDecoder(object_pairs_hook=_object)
 _HALVES = re.compile(r"\\u[dD][89a-fA-F]")
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -35,6 +35,13 @@ _NUMPY_GAP = re.compile(r"\}\s*\n\s*\{")
 
 def parse_json(text: str) -> Any:
     """The value of one JSON text. `Malformed` says what is wrong and at which character."""
+    if len(text) <= 2 * DEEPEST and "\\u" not in text:  # short lines come by the million, and can't be deep
+        try:
+            value, end = _SCAN.scan_once(text, 0)
+            if end == len(text):
+                return value
+        except (StopIteration, ValueError, RecursionError):
+            pass  # said below
     start = _BLANK.match(text).end()  # type: ignore[union-attr]
     value, end = parse_json_at(text, start)
     if _BLANK.match(text, end).end() != len(text):  # type: ignore[union-attr]

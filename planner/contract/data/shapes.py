@@ -9,13 +9,15 @@ from typing import Any
 from planner.contract.data.account import Account
 from planner.contract.data.columns import NEEDED, Layout, example_shape, good_or_bad, lay_out
 from planner.contract.data.delimited import Cells
-from planner.contract.data.examples import Example, Message, Shape
+from planner.contract.data.examples import NOTHING_MORE, Example, Message, Shape
 from planner.contract.data.literals import Malformed, listed, parse_cell, shown
 from planner.contract.data.streams import Invalid
 from planner.contract.data.turns import Turns, read_tools, refuse_media, text_of
 from planner.contract.errors import InvalidInput
 
 EMPTY: tuple[Any, ...] = (None, "", [], {})
+MOST_LAYOUTS = 10_000
+"""Sets of columns that are remembered; hostile rows may each have their own."""
 
 
 class Builder:
@@ -26,6 +28,8 @@ class Builder:
         self.shape: Shape | None = None
         self._layout_shape = ""
         self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._pairs: dict[tuple[str, ...], tuple[str, str]] = {}
+        """Of the layouts, those of a question and an answer alone."""
         self.turns = Turns(account)
         self.kinds: Counter[str] = Counter()
         """Shapes of the rows that do not have the data's."""
@@ -36,11 +40,25 @@ class Builder:
             if not (isinstance(row, list) and row and isinstance(row[0], dict)):
                 raise Invalid(f'{where}: an example must be an object like {{"prompt": …}}, not {type(row).__name__}')
             row = {"messages": row}
-        layout = self._layouts.get(tuple(row)) or self._lay_out(row, where)
+        names = tuple(row)
+        pair = self._pairs.get(names)
+        if pair is not None and (example := self._quick(row, pair, where)) is not None:
+            return example
+        layout = self._layouts.get(names) or self._lay_out(row, where)
         for name in layout.unused:
             if row[name] not in EMPTY:
                 self.account.unused["column", str(name)] += 1
         return self._example(row, layout, where)
+
+    def _quick(self, row: dict[str, Any], columns: tuple[str, str], where: str) -> Example | None:
+        """A row of two plain texts, of which there are millions; None where it needs a closer look."""
+        asked, said = row[columns[0]], row[columns[1]]
+        if type(asked) is not str or type(said) is not str or not said or not asked or "<" in asked:
+            return None
+        if asked[0] == "[" or said[0] == "[" or self.shape is None:
+            return None
+        messages = (Message("user", asked, False, NOTHING_MORE), Message("assistant", said, True, NOTHING_MORE))
+        return Example(messages, None, where, self.shape, None, ())
 
     # ---- which column is what ---------------------------------------------------------------------------------------
 
@@ -53,7 +71,9 @@ class Builder:
         else:
             layout = self._as_before(row, where)
         self._layouts[tuple(row)] = layout
-        if len(self._layouts) > 10_000:
+        if (pair := layout.pair) is not None:
+            self._pairs[tuple(row)] = pair
+        if len(self._layouts) > MOST_LAYOUTS:
             self._layouts.clear()
         return layout
 
