@@ -12,7 +12,7 @@ from planner.contract.errors import NotModelled
 from planner.contract.records import CheckReport, MemoryReport, ModelSummary, SpeedReport, Verdict
 from planner.contract.settings import check_length, fit_to_hardware, to_settings
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.contract.units import format_bytes
+from planner.contract.units import format_bytes, format_deviation
 
 if TYPE_CHECKING:
     from planner.ragged import Lengths
@@ -153,11 +153,13 @@ def calibration_sentences(hardware: HardwareProfile) -> list[str]:
     elif found.reason:
         sentences.append(f"Not corrected by measurements here: {found.reason}.")
     if "runs" in found.errors:
-        sentences.append(
-            f"The last {found.errors['runs']:.0f} training runs here were predicted {found.errors['runs_median']:+.1%} "
-            f"off (worst {found.errors['runs_worst']:+.1%})."
-        )
+        usual, worst = (format_deviation(found.errors[f"runs_{which}"]) for which in ("median", "worst"))
+        sentences.append(f"{_runs(round(found.errors['runs']))} predicted {usual} off (worst {worst}).")
     return sentences
+
+
+def _runs(count: int) -> str:
+    return "The last training run here was" if count == 1 else f"The last {count} training runs here were"
 
 
 def predict_speed(

@@ -19,7 +19,7 @@ from hardware_profiles.host import cgroup_limit_bytes, host_memory_bytes
 from planner.calibration import store
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import Fact, HardwareProfile
-from planner.contract.units import GIB, MIB, format_bytes
+from planner.contract.units import GIB, MIB, counted, format_bytes
 
 MEMORY_TOLERANCE = 0.06
 """Share by which a card's memory may differ from its profile's before a note says so: ECC and driver vary within it."""
@@ -342,7 +342,7 @@ def _detect_cpu() -> Detected:
     total = profile.total_bytes
     return Detected(
         profile=profile,
-        title=f"CPU with {_usable_cores()} cores",
+        title=f"CPU with {counted(_usable_cores(), 'core')}",
         total_bytes=total,
         used_by_others_bytes=max(0, total - _available_bytes()),
         note="no GPU found; the CPU's speed is a modest estimate, not a measurement (`plan calibrate` measures it)",

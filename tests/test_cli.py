@@ -423,8 +423,7 @@ def test_an_effective_batch_out_of_all_proportion_is_refused(capsys: pytest.Capt
 
 def test_small_figures_are_said_in_words_that_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """GIVEN one short example THEN it is one example, one step, and an epoch is no power of ten."""
-    from planner.contract.units import format_duration
-    from planner.report.words import count_text
+    from planner.contract.units import format_count, format_duration
 
     data = tmp_path / "one.jsonl"
     data.write_text('{"prompt": "hi", "completion": "there"}\n')
@@ -433,4 +432,4 @@ def test_small_figures_are_said_in_words_that_fit(capsys: pytest.CaptureFixture[
     assert "1 example (prompt-completion)" in out
     assert "1 optimizer step an epoch" in out
     assert format_duration(6.9e-5) == "below 1 ms"
-    assert count_text(999_885_952) == "1 B"
+    assert format_count(999_885_952) == "1 B"

@@ -197,7 +197,9 @@ def summary_lines(finished: dict[str, Any]) -> list[str]:
     predicted, measured = finished.get("predicted_bytes"), finished.get("measured_bytes")
     if predicted and measured:
         off = measured / predicted - 1
-        side = f"{abs(off):.1%} {'above' if off > 0 else 'below'} the prediction"
+        side = "as predicted"
+        if abs(off) >= 0.0005:
+            side = f"{abs(off):.1%} {'above' if off > 0 else 'below'} the prediction"
         if finished.get("as_predicted") is False:
             side += ", which is for the heaviest batch; the measured steps met lighter ones"
         lines.append(

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.contract.spec import HardwareProfile
-from planner.contract.units import format_bytes
-from planner.report.words import count_text
+from planner.contract.units import format_bytes, format_count, format_quantity
 
 if TYPE_CHECKING:
     from planner.catalogue import Entry
@@ -69,7 +68,7 @@ def gpu_view(console: Console, profile: HardwareProfile) -> None:
     console.print(f"{profile.title} ({profile.name})", style="bold")
     console.print(f"also known as {', '.join(profile.aliases)}", style="dim")
     for key, fact in profile.facts.items():
-        console.print(f"{key} = {fact.value:g} {fact.unit}")
+        console.print(f"{key} = {format_quantity(fact.value, fact.unit)}")
         console.print(f"    {fact.source} ({fact.date})", style="dim")
 
 
@@ -102,7 +101,7 @@ def models_view(console: Console, entries: Sequence[Entry]) -> None:
             entry.name,
             entry.hub_id,
             str(entry.config.get("model_type", "")),
-            "" if published is None else count_text(published),
+            "" if published is None else format_count(published),
         )
     console.print(table)
     console.print("Sources: plan models NAME, plan models --json", style="dim")

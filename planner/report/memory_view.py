@@ -8,7 +8,7 @@ from rich.text import Text
 
 from planner.check import component_text
 from planner.contract.records import CheckReport, MemoryReport, Remedy
-from planner.contract.units import format_bytes, format_duration
+from planner.contract.units import format_bytes, format_count, format_duration
 from planner.report import words
 
 THEN = {"fits": ("fits", "green"), "tight": ("tight", "yellow"), "does_not_fit": ("too large", "red")}
@@ -88,8 +88,8 @@ def configuration_line(report: CheckReport) -> str:
     return (
         f"{words.method_text(settings)}; {settings['precision']}, {settings['optimizer']}, checkpointing "
         f"{words.checkpoint_text(settings)}, loss {settings['loss']}, attention {settings['attention']}, "
-        f"stack {settings['stack']}; {words.count_text(report.model.trainable_parameters)} of "
-        f"{words.count_text(report.model.parameters)} parameters trained"
+        f"stack {settings['stack']}; {format_count(report.model.trainable_parameters)} of "
+        f"{format_count(report.model.parameters)} parameters trained"
     )
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from planner.check import runs_inside
 from planner.contract.records import CheckReport
-from planner.contract.units import format_bytes, format_duration
+from planner.contract.units import format_bytes, format_count, format_duration
 from planner.report import words
 from planner.report.memory_view import breakdown, instants_line, speed_line
 from planner.search import Recommendation
@@ -51,13 +51,13 @@ def _heading(console: Console, answer: Recommendation) -> None:
     console.print(
         Text.assemble(
             (best.model.id, "bold"),
-            f" ({words.count_text(best.model.parameters)} parameters) on ",
+            f" ({format_count(best.model.parameters)} parameters) on ",
             (str(best.hardware["title"]), "bold"),
             f", budget {format_bytes(best.memory.budget_bytes)}",
         )
     )
     console.print(
-        f"{words.method_text(settings)}: {words.count_text(best.model.trainable_parameters)} trained", style="dim"
+        f"{words.method_text(settings)}: {format_count(best.model.trainable_parameters)} trained", style="dim"
     )
     shared = [f"effective batch {answer.effective_batch_size}"]
     shared += [f"length {settings['max_length']}"] if _same(answer, "max_length") else []

@@ -75,14 +75,6 @@ def method_text(settings: Mapping[str, Any]) -> str:
     return f"{name} r{settings['lora_r']} {scale} on {targets}"
 
 
-def count_text(value: float) -> str:
-    """A count in three digits: 2.78 B, 7.9 M, 512."""
-    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if value >= 0.9995 * size:  # 999.9 million in three digits is 1 B
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
-
-
 def value_text(value: Any) -> str:
     """A setting's value as a person types it."""
     if value is None:

@@ -20,6 +20,7 @@ from textual.screen import Screen
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
+from planner.contract.units import format_count
 from planner.tui import figures, messages, state
 from planner.tui import work as questions
 from planner.tui.history import PastRun
@@ -147,11 +148,11 @@ class TuneplanApp(RunControl, App[int]):
         for name, hub_id, spellings in catalogue.models():
             found = catalogue.look_up(hub_id)
             count = sizes.get(found.name) if found else None
-            size = figures.parameters(count) if count else ""
+            size = format_count(count) if count else ""
             rows.append((name, figures.row(name, size), " ".join((hub_id, *spellings))))
         chosen = self.wizard
         if chosen.model is not None and chosen.model_name not in [name for name, *_ in rows]:
-            size = figures.parameters(chosen.model.parameters)
+            size = format_count(chosen.model.parameters)
             rows.insert(0, (chosen.model_name, figures.row(chosen.short_model_name, size), "chosen"))
         return rows
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from planner.contract.errors import InvalidInput
+from planner.contract.units import format_number
 
 Where = Literal["choices", "hyperparameters", "data"]
 Kind = Literal["whole", "number", "choice", "switch", "text", "names"]
@@ -107,13 +108,3 @@ class Field:
             return None if self.none and direction < 0 else value
         found = min(beyond) if direction > 0 else max(beyond)
         return int(found) if self.kind == "whole" else found
-
-
-def format_number(value: float) -> str:
-    """A number without needless digits: 0.0002 as `2e-4`, 3.0 as `3`."""
-    if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    if value and (abs(value) < 1e-2 or abs(value) >= 1e6):
-        mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return f"{value:.6g}"

@@ -210,19 +210,3 @@ def row(name: str, size: str, width: int = 32) -> str:
         tail = (room - 1) // 2
         name = f"{name[: room - 1 - tail]}…{name[-tail:]}"
     return f"{name:<{room}} {size}"
-
-
-def parameters(count: int) -> str:
-    """A number of parameters: 2.78 B, 494 M, 86 k."""
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return str(count)
-
-
-def rate(per_second: float, unit: str) -> str:
-    """A rate with its decimal prefix: `600 GB/s`, `125 TFLOP/s`."""
-    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if per_second >= size:
-            return f"{per_second / size:.3g} {prefix}{unit}/s"
-    return f"{per_second:.3g} {unit}/s"

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Literal
 
 from planner.contract.records import Event, Plan
-from planner.contract.units import format_bytes, format_duration
+from planner.contract.units import format_bytes, format_deviation, format_duration
 from planner.tui.figures import short_bytes
 
 Phase = Literal["starting", "running", "paused", "stopping", "finished", "failed"]
@@ -336,7 +336,7 @@ def device_text(run: RunSnapshot) -> str:
 def deviation_text(run: RunSnapshot) -> str:
     """How far the measured peak is from the predicted one, e.g. `+1.2 %`."""
     deviation = run.deviation
-    return "–" if deviation is None else f"{deviation:+.1%}".replace("%", " %")
+    return "–" if deviation is None else format_deviation(deviation).replace("%", " %")
 
 
 def outcome(run: RunSnapshot) -> list[tuple[str, str]]:

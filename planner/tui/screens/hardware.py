@@ -10,8 +10,7 @@ from textual.content import Content
 
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import HardwareProfile
-from planner.contract.units import format_bytes
-from planner.tui import figures
+from planner.contract.units import format_bytes, format_quantity, format_rate
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
 
@@ -98,10 +97,10 @@ def facts_text(profile: HardwareProfile, used_by_others_bytes: int = 0) -> Conte
         ("reserve", format_bytes(reserve)),
         ("held by others", format_bytes(used_by_others_bytes) if used_by_others_bytes else "nothing known"),
         ("budget", format_bytes(max(0, profile.budget_bytes - used_by_others_bytes))),
-        ("bandwidth", figures.rate(profile.bandwidth_bytes_per_second, "B")),
+        ("bandwidth", format_rate(profile.bandwidth_bytes_per_second, "B")),
         ("dtypes", " ".join(profile.dtypes)),
     ]
-    rows += [(f"peak {name}", figures.rate(rate, "FLOP")) for name, rate in profile.flops_per_second.items()]
+    rows += [(f"peak {name}", format_rate(rate, "FLOP")) for name, rate in profile.flops_per_second.items()]
     if profile.compute_capability:
         rows.append(("capability", ".".join(str(part) for part in profile.compute_capability)))
     rows.append(("context", format_bytes(profile.context_bytes)))
@@ -112,5 +111,6 @@ def facts_text(profile: HardwareProfile, used_by_others_bytes: int = 0) -> Conte
     if profile.facts:
         parts += ["\n", ("Sources\n", "bold underline")]
         for name, fact in profile.facts.items():
-            parts += [f"{name} ", (f"{fact.value:g} {fact.unit}\n", "bold"), (f"  {fact.source}, {fact.date}\n", "dim")]
+            value = format_quantity(fact.value, fact.unit)
+            parts += [f"{name} ", (f"{value}\n", "bold"), (f"  {fact.source}, {fact.date}\n", "dim")]
     return Content.assemble(*parts)

@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from planner import catalogue
 from planner.contract.spec import ModelSpec
-from planner.tui import figures
+from planner.contract.units import format_count
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.state import leaf_names
 from planner.tui.widgets.filter_list import FilterList
@@ -101,7 +101,7 @@ def details_text(model: ModelSpec) -> Content:
     found = catalogue.look_up(model.id)
     rows = [
         *([("on the hub", found.hub_id)] if found is not None else []),
-        ("parameters", f"{figures.parameters(model.parameters)} ({model.parameters:,})"),
+        ("parameters", f"{format_count(model.parameters)} ({model.parameters:,})"),
         ("architecture", f"{model.architecture}, {model.task}"),
         ("layers", f"{model.num_layers}" + (f" + {model.num_decoder_layers}" if model.num_decoder_layers else "")),
         ("positions", f"{model.max_positions:,}" if model.max_positions else "unlimited"),

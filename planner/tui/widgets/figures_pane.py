@@ -14,7 +14,7 @@ from textual.widgets import OptionList, Static, TabbedContent, TabPane, Tabs
 from textual.widgets.option_list import Option
 
 from planner.contract.records import CheckReport
-from planner.contract.units import format_bytes
+from planner.contract.units import format_bytes, format_count
 from planner.tui import figures
 from planner.tui.widgets.memory import color_of
 from planner.tui.work import Evaluation, Recommendation
@@ -213,8 +213,8 @@ def breakdown(report: CheckReport) -> Content:
     model = report.model
     parts += [
         ("\nParameters\n", "bold underline"),
-        f"  {'all':<19}{figures.parameters(model.parameters):>10}\n",
-        f"  {'trained':<19}{figures.parameters(model.trainable_parameters):>10}",
+        f"  {'all':<19}{format_count(model.parameters):>10}\n",
+        f"  {'trained':<19}{format_count(model.trainable_parameters):>10}",
         f"{model.trainable_parameters / max(model.parameters, 1):>7.2%}",
     ]
     return Content.assemble(*parts)
