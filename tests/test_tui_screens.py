@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -514,7 +515,7 @@ async def test_refused_data_can_be_left_behind(tmp_path: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
         await pilot.press("down", "enter")
-        assert "not a line of JSON" in flat(await settle(app, pilot))
+        assert "not valid JSON" in flat(await settle(app, pilot))
         await pilot.press("ctrl+n")
         await settle(app, pilot)
         assert isinstance(app.screen, PlanScreen)
@@ -552,3 +553,38 @@ async def test_the_view_keeps_the_focus_when_it_changes(pairs: Path) -> None:
             await settle(app, pilot)
             assert app.focused is not None
             assert not isinstance(app.focused, Rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys", "settings"),
+    [
+        (
+            "a.csv",
+            "Frage;Antwort;Nr\n2+2?;4;1\n3+3?;6;2\n",
+            "12",
+            {"columns": {"prompt": "Frage", "completion": "Antwort"}},
+        ),
+        ("a.csv", "Absatz,Nr\nEs war einmal.,1\n", "01", {"columns": {"text": "Absatz"}}),
+        ("a.csv", "text,label\ngood,1\nbad,0\n", "1", {"format": "classification"}),
+        ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "1", {"format": "preference"}),
+        ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n', "1", {"skip_invalid": True}),
+    ],
+    ids=["columns", "a text", "labels", "preferences", "an invalid row"],
+)
+async def test_data_that_can_be_read_in_several_ways_is_asked_about(
+    tmp_path: Path, name: str, content: str, keys: str, settings: dict[str, Any]
+) -> None:
+    """GIVEN data whose columns nobody knows, or of several meanings WHEN the keys are pressed THEN it is read so."""
+    (tmp_path / name).write_text(content)
+    app = TuneplanApp(gpu="a10g", model="phi-2", start_folder=tmp_path)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("down", "enter")
+        await settle(app, pilot)
+        await pilot.press(*keys)
+        await settle(app, pilot)
+        await pilot.press("ctrl+n")
+        await settle(app, pilot)
+        assert isinstance(app.screen, PlanScreen)
+        assert app.wizard.dataset is not None
+        assert app.wizard.data.model_dump(include=set(settings)) == settings

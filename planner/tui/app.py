@@ -106,7 +106,7 @@ class TuneplanApp(RunControl, App[int]):
             measured = questions.read_data(str(data), start, final=True)
             if measured.dataset is None:
                 raise InvalidInput(measured.error or f"{data}: not a data set")
-            start = state.with_dataset(start, measured.dataset)
+            start = state.with_dataset(start, measured.dataset, measured.settings, measured.model)
         self.set_reactive(TuneplanApp.wizard, start)
 
     # ------------------------------------------------------------------------------------------------------- start
@@ -173,9 +173,9 @@ class TuneplanApp(RunControl, App[int]):
         """Takes a device."""
         self.update(state.with_hardware(self.wizard, profile))
 
-    def choose_data(self, dataset: Any) -> None:
-        """Takes a measured data set, or none."""
-        self.update(state.with_dataset(self.wizard, dataset))
+    def choose_data(self, dataset: Any, settings: Any = None, model: Any = None) -> None:
+        """Takes a measured data set with the settings that it was read with, or none."""
+        self.update(state.with_dataset(self.wizard, dataset, settings, model))
 
     def go(self, name: str) -> None:
         """Shows a step."""
@@ -265,15 +265,15 @@ class TuneplanApp(RunControl, App[int]):
         """Reads a model; `final` means that it was chosen."""
         self.post_message(messages.ModelReady(questions.read_model(name, final=final)))
 
-    def read_data(self, path: str) -> None:
-        """Measures a data set."""
+    def read_data(self, path: str, changes: Mapping[str, Any] | None = None) -> None:
+        """Measures a data set, read as `changes` say."""
         self._measuring += 1
         self._look_whether_settled()
-        self._read_data(path, self.wizard)
+        self._read_data(path, self.wizard, changes)
 
     @work(thread=True, group="data", exit_on_error=False)
-    def _read_data(self, path: str, snapshot: WizardState) -> None:
-        self.post_message(messages.DataReady(questions.read_data(path, snapshot, final=False)))
+    def _read_data(self, path: str, snapshot: WizardState, changes: Mapping[str, Any] | None) -> None:
+        self.post_message(messages.DataReady(questions.read_data(path, snapshot, final=False, changes=changes)))
 
     # ------------------------------------------------------------------------------------------------------ answers
 
@@ -355,7 +355,7 @@ class TuneplanApp(RunControl, App[int]):
         self._measuring -= 1
         self._look_whether_settled()
         if found.dataset is not None and found.dataset.path == self.wizard.data.path:
-            self.choose_data(found.dataset)
+            self.choose_data(found.dataset, found.settings, found.model)
         elif found.dataset is None and found.path == self.wizard.data.path:
             self.choose_data(None)
             self.say(found.error or "the data can't be read any more", error=True)

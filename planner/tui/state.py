@@ -161,10 +161,20 @@ def with_model(state: WizardState, model: ModelSpec, name: str) -> WizardState:
     return replace(state, model=model, model_name=name, choices=choices)
 
 
-def with_dataset(state: WizardState, dataset: DatasetProfile | None) -> WizardState:
-    """Another data set, or none."""
+def with_dataset(
+    state: WizardState,
+    dataset: DatasetProfile | None,
+    settings: DataSettings | None = None,
+    model: ModelSpec | None = None,
+) -> WizardState:
+    """Another data set, or none; `settings` are those that it was read with, `model` the one with its head."""
     path = None if dataset is None else dataset.path
-    return replace(state, dataset=dataset, data=state.data.model_copy(update={"path": path}))
+    return replace(
+        state,
+        dataset=dataset,
+        model=model or state.model,
+        data=(settings or state.data).model_copy(update={"path": path}),
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ Each returns a finished frozen snapshot and never raises: what went wrong is one
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
-from planner.contract.records import Advice, CheckReport, Hyperparameters, Plan
+from planner.contract.records import Advice, CheckReport, DataSettings, Hyperparameters, Plan
 from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.handover import expand, loadable, tokenizer_folder
@@ -57,6 +57,14 @@ class DataFound:
     dataset: DatasetProfile | None = None
     final: bool = False
     error: str | None = None
+    settings: DataSettings = field(default_factory=DataSettings)
+    """How it was read."""
+    ways: tuple[tuple[str, dict[str, Any]], ...] = ()
+    """Where it was refused: what can be done about it, and the settings for that."""
+    names: tuple[str, ...] = ()
+    """Its columns, where nobody knows which is what."""
+    model: ModelSpec | None = None
+    """The model with the head that this data asks for, where it is another than before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,22 +143,45 @@ def read_model(name: str, *, final: bool) -> ModelFound:
         return ModelFound(name=name, final=final, error=error_line(error))
 
 
-def read_data(path: str, state: WizardState, *, final: bool) -> DataFound:
-    """Measures a data set; exact where the model's own tokenizer is at hand."""
+def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[str, Any] | None = None) -> DataFound:
+    """Measures a data set; exact where the model's own tokenizer is at hand. `changes` say how it is to be read."""
+    from planner.contract.data.columns import Undecided
+
+    settings = state.data
+    if path != settings.path:  # how another file was read says nothing of this one
+        settings = settings.model_copy(update={"format": "auto", "columns": {}, "skip_invalid": False})
+    settings = settings.model_copy(update=dict(changes or {}))
     try:
         from planner import dataset
 
         found = dataset.profile(
             expand(path),
-            format=state.data.format,
-            columns=state.data.columns,
+            format=settings.format,
+            columns=settings.columns,
+            skip_invalid=settings.skip_invalid,
+            validation_path=settings.validation_path,
             tokenizer=tokenizer_folder(loadable(state.model_name)) if state.model_name else None,
             vocab_size=state.model.vocab_size if state.model else None,
-            max_examples=state.data.max_examples,
+            max_examples=settings.max_examples,
+        )
+        model = _other_head(state, settings)
+    except Undecided as error:
+        return DataFound(
+            path=path, final=final, error=error_line(error), settings=settings, ways=error.ways, names=error.names
         )
     except Exception as error:
-        return DataFound(path=path, final=final, error=error_line(error))
-    return DataFound(path=path, dataset=found, final=final)
+        return DataFound(path=path, final=final, error=error_line(error), settings=settings)
+    return DataFound(path=path, dataset=found, final=final, settings=settings, model=model)
+
+
+def _other_head(state: WizardState, settings: DataSettings) -> ModelSpec | None:
+    """The chosen model as a classifier, or no longer as one, where the data asks for that."""
+    labels = "classification"
+    if not state.model_name or labels not in (settings.format, state.data.format):
+        return None
+    from planner.sources import load_model
+
+    return load_model(expand(state.model_name), task=labels if settings.format == labels else None)
 
 
 def evaluate(state: WizardState) -> Evaluation:

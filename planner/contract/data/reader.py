@@ -8,7 +8,7 @@ from pathlib import Path
 
 from planner.contract.data import files, tables
 from planner.contract.data.account import Account
-from planner.contract.data.columns import FORMATS, check_roles
+from planner.contract.data.columns import FORMATS, Undecided, check_roles
 from planner.contract.data.examples import Example, Shape
 from planner.contract.data.literals import shown
 from planner.contract.data.shapes import Builder
@@ -113,7 +113,9 @@ class Reading:
             )
         self._judge(wrong, invalid, count, builder)
         if not count:
-            raise InvalidInput(f"{paths[0] if paths else settings.path}: holds no examples")
+            empty = bool(paths) and all(file.stat().st_size == 0 for file in paths)
+            what = "the file is empty, it" if empty else ""
+            raise InvalidInput(f"{paths[0] if paths else settings.path}: {what} holds no examples".replace(":  ", ": "))
 
     def _judge(self, wrong: list[str], invalid: int, count: int, builder: Builder) -> None:
         """Complains of invalid examples, or notes them where they are to be left out."""
@@ -127,7 +129,8 @@ class Reading:
         mixed = f"; {builder.shape} {count:,}, {kinds}" if kinds else ""
         examples = f"{invalid:,} of {count + invalid:,} examples {'is' if invalid == 1 else 'are'} invalid{mixed}"
         way = "; --skip-invalid leaves such out" if count and not self.settings.skip_invalid else ""
-        raise InvalidInput(f"{wrong[0]} ({examples}{way})")
+        ways = [(f"leave the {invalid:,} invalid out", {"skip_invalid": True})] if way else []
+        raise Undecided(f"{wrong[0]} ({examples}{way})", ways)
 
 
 def _alike(first: Shape, second: Shape) -> bool:

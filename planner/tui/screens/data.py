@@ -17,6 +17,7 @@ from planner.tui import figures
 from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.filter_list import LineInput
+from planner.tui.widgets.ways import Ways
 from planner.tui.work import DataFound
 
 NO_DATA = (
@@ -35,7 +36,8 @@ class DataScreen(WizardScreen):
     HELP_TEXT = (
         "The examples to learn from: JSONL, JSON, CSV, TSV or parquet, in the shapes messages, prompt + completion, "
         "instruction/input/output, ShareGPT conversations or text; the shape is found by itself. Enter on a file reads "
-        "it, Enter again takes it. Tab moves between the path line, the tree and the details.\n\nWithout data a plan "
+        "it, Enter again takes it. Where its columns are not known, or it can be read in several ways, you are asked. "
+        "Tab moves between the path line, the tree and the details.\n\nWithout data a plan "
         "still stands, but says nothing of the length of an epoch, and nothing can be trained."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -52,6 +54,7 @@ class DataScreen(WizardScreen):
                 yield DataTree(self.wizard_app.start_folder, id="tree")
             with VerticalScroll(id="facts", classes="pane"):
                 yield Static("", id="facts-text", markup=False)
+                yield Ways(id="ways")
 
     def on_mount(self) -> None:
         self._refused = ""
@@ -103,7 +106,7 @@ class DataScreen(WizardScreen):
         assert self._found is not None
         assert self._found.dataset is not None
         self.say()
-        self.wizard_app.choose_data(self._found.dataset)
+        self.wizard_app.choose_data(self._found.dataset, self._found.settings, self._found.model)
         self.wizard_app.go("plan")
 
     def show(self, found: DataFound) -> None:
@@ -112,8 +115,10 @@ class DataScreen(WizardScreen):
             self._found, self._refused = None, found.path
             self.say(found.error or "this file can't be read", error=True)
             self.query_one("#facts-text", Static).update("")
+            self.query_one(Ways).offer(found)
             return
         self._found = found
+        self.query_one(Ways).close()
         chosen = self.wizard_app.wizard.dataset is found.dataset
         self.say("Enter goes on with this data set" if chosen else "Enter takes this data set")
         self._refused = ""
@@ -122,6 +127,13 @@ class DataScreen(WizardScreen):
             data_text(found.dataset, length, 16 if self.app.size.height >= 34 else 8)
         )
         self.query_one("#facts").scroll_home(animate=False)
+
+    @on(Ways.Chosen)
+    def _chosen(self, event: Ways.Chosen) -> None:
+        event.stop()
+        self.say(f"reading {Path(event.path).name} …")
+        self.query_one("#tree").focus()
+        self.wizard_app.read_data(event.path, event.changes)
 
     def action_next(self) -> None:
         """Goes on: with the data set shown, or without one."""
