@@ -15,6 +15,7 @@ from planner.contract.data.reader import open_data
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import Hyperparameters, Plan
 from planner.contract.spec import TrainingChoices
+from planner.contract.units import format_bytes
 from trainer.events import EventStream, Muted, quiet
 from trainer.request import Request, read_choices, read_plan
 
@@ -91,15 +92,48 @@ def make_loop(
 
 
 def choose_device(plan: Plan, choices: TrainingChoices, name: str) -> Any:
-    """The device that the plan and the request name, checked against the precision."""
+    """The device that the plan and the request name, checked against the precision.
+
+    A plan for a GPU does not quietly run on a CPU: that has to be asked for by name.
+    """
     from trainer import devices
 
     device = devices.choose("cpu" if plan.gpu == "cpu" and name == "auto" else name)
     if plan.gpu == "cpu" and device.type != "cpu":
         raise InvalidInput(f"--device {name}: the plan is for a CPU; leave it out, or plan for the device with --gpu")
+    if name == "auto" and device.type == "cpu" and plan.gpu != "cpu":
+        raise InvalidInput(
+            f"the plan is for {_planned(plan)}, but PyTorch sees only a CPU here; --device cpu trains on it all the "
+            "same (its memory and speed are other ones), plan --gpu auto plans for this machine"
+        )
     devices.check_precision(device, choices.precision, choices.method, choices.adapter_dtype)
     devices.check_count(device, int(os.environ.get("LOCAL_WORLD_SIZE") or choices.num_gpus))
     return device
+
+
+def device_warning(plan: Plan, device: Any) -> str | None:
+    """What is planned and what is here, where they are not the same; None where nothing is known against it."""
+    from trainer import devices
+
+    if plan.gpu == "cpu":
+        return None
+    found = devices.describe(device)
+    here, budget = int(found.get("total_bytes") or 0), plan.predicted.budget_bytes if plan.predicted else 0
+    if device.type != "cpu" and (not here or budget <= here):
+        return None
+    size = f" with {format_bytes(here)}" if here else ""
+    return f"planned for {_planned(plan)}; here is {found.get('title') or device.type}{size}"
+
+
+def _planned(plan: Plan) -> str:
+    """Device of the plan, with the peak and the speed that were promised on it."""
+    parts = []
+    if plan.predicted is not None:
+        memory = plan.predicted
+        parts.append(f"{format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)}")
+    if plan.predicted_speed is not None:
+        parts.append(f"{plan.predicted_speed.tokens_per_second:,.0f} tokens/s")
+    return plan.gpu + (f" ({', '.join(parts)})" if parts else "")
 
 
 def read_model(plan: Plan, choices: TrainingChoices) -> tuple[dict[str, Any], Any, Any]:

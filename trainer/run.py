@@ -236,6 +236,8 @@ class Run(Accounts):
         for name in h.report_to:
             require_reporter(name)
         self.device = prepare.choose_device(self.plan, self.choices, self.request.device)
+        if elsewhere := prepare.device_warning(self.plan, self.device):
+            self.events.warn("another device", elsewhere, "peak and speed of the plan don't hold here")
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run_dir / "tensorboard")
 
         # -- data: cheap, and the likeliest thing to be wrong, so it goes first

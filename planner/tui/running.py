@@ -97,9 +97,26 @@ class RunControl(App[int]):
         assert self._plan_path is not None
         self.exit_code = 0
         self.run_snapshot = live.begin(plan, self.run_snapshot if resume else None)
-        self._run = runs.start(self._plan_path, output=self.run_folder, resume="auto" if resume else None)
+        self._run = runs.start(
+            self._plan_path, output=self.run_folder, resume="auto" if resume else None, device=self._device(plan)
+        )
         self.switch_screen("live")
         self._follow(self._run)
+
+    def _device(self, plan: Plan) -> str | None:
+        """What the trainer is told: this machine's CPU by name where the person chose it for another device's plan."""
+        return "cpu" if self.wizard.this_machine == "cpu" and plan.gpu != "cpu" else None
+
+    def _device_words(self) -> tuple[str, ...]:
+        """The same for a command line that goes on with the run."""
+        from planner import plans
+
+        if self._plan_path is None:
+            return ()
+        with contextlib.suppress(TuneplanError):
+            device = self._device(plans.load(self._plan_path))
+            return ("--device", device) if device else ()
+        return ()
 
     def _follow(self, run: Run | FollowedRun) -> None:
         """Listens to the trainer in a thread that doesn't keep the wizard from leaving while the run goes on."""
@@ -247,9 +264,9 @@ class RunControl(App[int]):
             words = trainer_command("generate", folder, "--prompt")
             found.append(("generate with it:", f"{words} '…'"))
         if self.may_resume:
-            words = plan_command("train", plan, "--output", folder, "--resume")
+            words = plan_command("train", plan, "--output", folder, "--resume", *self._device_words())
             found.append(("go on from the last checkpoint, here with r, or later with:", words))
         elif run.phase == "failed":
-            words = plan_command("train", plan, "--output", folder)
+            words = plan_command("train", plan, "--output", folder, *self._device_words())
             found.append(("no checkpoint was saved; n goes back to the plan, the same again starts with:", words))
         return found
