@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planner.memory.graph import Node, Tensor
 from planner.memory.monomials import BSS, ONE, SS, TL, WIDTH, S, T
-from planner.memory.peak import multipliers
 from planner.memory.rules import Rules
 from planner.memory.tape import Tape
+from planner.memory.values import multipliers
 from trainer.trace import int8, operators
 from trainer.trace.fakes import quantization_tensors
 from trainer.trace.recorder import Recorder

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from planner.contract.spec import TrainingChoices
-from planner.memory.peak import envelope, multipliers
-from planner.memory.program import Case, run
+from planner.memory.case import Case
+from planner.memory.peak import envelope
+from planner.memory.program import run
+from planner.memory.values import multipliers
 from planner.sources import from_config
 
 pytest.importorskip("torch")
@@ -75,7 +77,7 @@ def closed_form(config: dict[str, Any], choices: TrainingChoices, *, padded: boo
     windowed = bool(spec.sliding_layers) and window is not None and choices.max_length >= window
     layers = choices.checkpointed_layers(spec.num_layers)
     unaligned = choices.max_length % 16 != 0
-    found = envelope(run(Case(spec, choices, layers, padded=padded, windowed=windowed, unaligned=unaligned)))
+    found = envelope(run(Case(spec, choices, layers, padded=padded, windowed=windowed, unaligned=unaligned)).ledger)
     values = multipliers(np.array([choices.batch_size]), np.array([choices.max_length]), np.array([layers]), 0)
     peaks: dict[str, int] = {}
     for name, size in zip(found.instants, (values @ found.coefficients.T.astype(np.float64))[0], strict=True):

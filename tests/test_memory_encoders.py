@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.memory.loss import chunk_rows
-from planner.memory.peak import envelope, multipliers
-from planner.memory.program import Case, run
+from planner.memory.case import Case
+from planner.memory.peak import envelope
+from planner.memory.program import run
+from planner.memory.values import chunk_rows, multipliers
 from planner.sources import from_config
 
 pytest.importorskip("torch")
@@ -59,7 +60,7 @@ def predicted(spec: ModelSpec, choices: TrainingChoices, padded: bool) -> dict[s
     """Largest live bytes of each instant by the closed form, library workspaces included."""
     layers = choices.checkpointed_layers(spec.total_layers)
     windowed = bool(spec.sliding_layers) and choices.max_length >= (spec.sliding_window or 0)
-    found = envelope(run(Case(spec, choices, layers, padded, windowed)))
+    found = envelope(run(Case(spec, choices, layers, padded, windowed)).ledger)
     arrays = (np.array([n]) for n in (choices.batch_size, choices.max_length, layers))
     live = (multipliers(*arrays, chunk_rows(spec.vocab_size)) @ found.coefficients.T.astype(float))[0]
     instants: dict[str, int] = {}

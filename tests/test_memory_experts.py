@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from planner.contract.spec import TrainingChoices
-from planner.memory.program import Case, run
+from planner.memory.case import Case
+from planner.memory.program import run
 from planner.sources import from_config
 from tests.test_memory_encoders import compare
 

@@ -133,8 +133,9 @@ def _contains(sequence: list[Any], run: list[Any]) -> bool:
 
 def test_a_multi_tensor_update_is_replayed_tensor_by_tensor() -> None:
     """GIVEN full training on stack `peft` WHEN its step is logged THEN no temporary of the update exceeds a tensor."""
-    from planner.memory.peak import multipliers
-    from planner.memory.program import Case, run
+    from planner.memory.case import Case
+    from planner.memory.program import run
+    from planner.memory.values import multipliers
 
     spec = load_model("gpt2")
     choices = TrainingChoices(method="full", stack="peft", batch_size=2, max_length=128)

@@ -14,13 +14,15 @@ import pytest
 
 from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.memory import ops
+from planner.memory.case import Case
 from planner.memory.graph import Node, Parameter, Tensor
 from planner.memory.layout import Stretch, layout, period, stacked, symbolic_range
 from planner.memory.monomials import ONE, SS, WIDTH, T, Vector, add
-from planner.memory.peak import envelope, evaluate, multipliers
-from planner.memory.program import Case, layer_kind, run
+from planner.memory.peak import envelope, evaluate
+from planner.memory.program import layer_kind, run
 from planner.memory.reserved import step_log
 from planner.memory.tape import Tape
+from planner.memory.values import multipliers
 from planner.sources import from_config
 
 
@@ -480,7 +482,7 @@ def test_layers_with_and_without_adapters_are_of_different_kinds() -> None:
 def test_the_envelope_is_the_largest_event_everywhere() -> None:
     spec = spec_of("phi")
     tape = run(Case(spec, choices_of(), spec.total_layers))
-    found = envelope(tape)
+    found = envelope(tape.ledger)
     rows: list[Vector] = [add(e, o) for s in tape.ledger.segments for o in s.offsets for e in s.events]
     matrix = np.array(rows, dtype=np.float64)
     assert len(found.coefficients) < len(rows) / 10

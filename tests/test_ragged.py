@@ -13,10 +13,10 @@ from planner import dataset, memory
 from planner.contract.microbatches import is_ragged
 from planner.contract.spec import TrainingChoices
 from planner.hardware import find
-from planner.memory import flat
-from planner.memory.loss import chunk_rows
+from planner.memory.case import Case, flattens
 from planner.memory.peak import envelope
-from planner.memory.program import Case, run
+from planner.memory.program import run
+from planner.memory.values import chunk_rows, row_multipliers
 from planner.ragged import DataLengths, OneBatch, lengths_of
 from planner.sources import from_config
 
@@ -68,8 +68,8 @@ def closed_form(config: dict[str, Any], chosen: TrainingChoices, rows: Any, targ
     layers = chosen.checkpointed_layers(spec.num_layers)
     windowed = bool(spec.sliding_layers) and max(own) > (spec.sliding_window or 0)
     case = Case(spec, chosen, layers, windowed=windowed, target=target, unaligned=target == "cuda", flat=True)
-    found = envelope(run(case))
-    live = (flat.multipliers(own, layers, chunk_rows(spec.vocab_size)) @ found.coefficients.T.astype(float)).max(axis=0)
+    found = envelope(run(case).ledger)
+    live = (row_multipliers(own, layers, chunk_rows(spec.vocab_size)) @ found.coefficients.T.astype(float)).max(axis=0)
     peaks: dict[str, int] = {}
     for name, size in zip(found.instants, live, strict=True):
         peaks[name] = max(peaks.get(name, 0), round(size) + (WORKSPACES if target == "cuda" else 0))
@@ -147,10 +147,10 @@ def test_the_models_that_are_flattened_are_those_that_the_plan_counts_so() -> No
         config = {**DECODERS[name], "num_hidden_layers": 1}
         model = build(config, chosen)
         modeling.compute_loss(model, ragged_batch(config, [(60,), (40,)]), chosen, num_items=torch.tensor(3))
-        assert packing.can_flatten(model) == flat.flattens(from_config(dict(config), name), chosen), name
+        assert packing.can_flatten(model) == flattens(from_config(dict(config), name), chosen), name
     spec = from_config(dict(CONFIGS["llama"]), "llama")
     for other in ({"stack": "peft", "loss": "full"}, {"loss": "full"}, {"attention": "eager"}, {"padding": "max"}):
-        assert not flat.flattens(spec, choices(**other))
+        assert not flattens(spec, choices(**other))
 
 
 # ---- lengths of a data set -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from planner import catalogue
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.lora import resolve_targets, trainable_parameters
-from planner.memory import flat
+from planner.memory.case import flattens
 from planner.ragged import Batch
 from planner.sources import from_config, load_model
 
@@ -155,7 +155,7 @@ def choices_for(draw: random.Random, spec: ModelSpec) -> TrainingChoices:
 
 def _rows(draw: random.Random, spec: ModelSpec, choices: TrainingChoices) -> Batch | None:
     """A ragged micro-batch, of which the longest row is full; None where the trainer would not flatten it."""
-    if not flat.flattens(spec, choices) or draw.random() > RAGGED_SHARE:
+    if not flattens(spec, choices) or draw.random() > RAGGED_SHARE:
         return None
     if choices.padding == "packed":
         return tuple(_pieces(draw, choices.max_length) for _ in range(choices.batch_size))

@@ -12,16 +12,14 @@ from planner.contract.errors import InvalidInput
 from planner.contract.microbatches import is_ragged
 from planner.contract.records import MemoryReport
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.memory import device, flat
-from planner.memory.blocks import registry
-from planner.memory.layout import symbolic_range
-from planner.memory.loss import chunk_rows
-from planner.memory.monomials import WIDTH
-from planner.memory.net import Net
-from planner.memory.peak import MASK_ROW, Array, Envelope, envelope, evaluate, multipliers
-from planner.memory.program import Case, gathered_bytes, layer_kind, run, waiting_gradients
+from planner.memory import device
+from planner.memory.case import Case, flattens
+from planner.memory.kept import recall
+from planner.memory.monomials import WIDTH, is_vector
+from planner.memory.peak import Envelope, envelope, evaluate
 from planner.memory.reserved import replayed
 from planner.memory.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
+from planner.memory.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
 
 if TYPE_CHECKING:
     from planner.ragged import Batch, Lengths
@@ -88,21 +86,41 @@ def _case(
 
 
 def envelope_of(case: Case) -> Envelope:
+    """The envelope of a case's events, from this process's memory, the disk, or a run of its program."""
     key = (id(case.spec), case)
     found = _ENVELOPES.get(key)
     if found is None:
         if len(_ENVELOPES) >= _CACHE_LIMIT:
             _ENVELOPES.clear()
-        found = _ENVELOPES[key] = (case.spec, envelope(run(case)))
+        value = recall("envelope", case, None, lambda: _made(case), Envelope.is_content)
+        found = _ENVELOPES[key] = (case.spec, Envelope.of_content(value))
     return found[1]
 
 
+def _made(case: Case) -> Any:
+    from planner.memory.program import run
+
+    return envelope(run(case).ledger).content()
+
+
 def _symbolic(spec: ModelSpec, choices: TrainingChoices) -> range:
+    """The numbers of checkpointed layers that one symbolic run covers."""
     if exchanges(choices) or divides_gradients(choices):
         return range(0)
-    net = Net.build(spec, choices)
-    architecture = registry.program(spec)
-    return symbolic_range([layer_kind(net, architecture, index) for index in range(spec.num_layers)])
+    case = Case(spec, replace(choices, batch_size=1, max_length=1, gradient_accumulation_steps=1, lora_alpha=1), None)
+
+    def made() -> list[int]:
+        from planner.memory.program import covered
+
+        found = covered(spec, choices)
+        return [found.start, found.stop]
+
+    start, stop = recall("symbolic", case, None, made, _is_pair)
+    return range(start, stop)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(x) is int and 0 <= x < 1 << 20 for x in value)
 
 
 def predict_grid(
@@ -161,7 +179,7 @@ def _heaviest(
     """Rows and length of the micro-batches that are padded (0 rows: flat ones), and the flat ones with their places."""
     padded, longest = np.zeros_like(batches), np.ones_like(lengths)
     loads = []
-    runs_flat = flat.flattens(model, choices)
+    runs_flat = flattens(model, choices)
     for size, length in sorted(set(zip(batches.tolist(), lengths.tolist(), strict=True))):
         places = (batches == size) & (lengths == length)
         rows = data.heaviest(replace(choices, batch_size=size, max_length=length), quick=True)[0]
@@ -185,7 +203,7 @@ def _fill(
 ) -> None:
     """Peaks, persistent bytes and binding instants of one flat micro-batch at every number of checkpointed layers."""
     allocated, persistent, binding = into
-    whole = flat.multipliers(own, 0, chunk_rows(model.vocab_size))[:, :WIDTH]
+    whole = row_multipliers(own, 0, chunk_rows(model.vocab_size))[:, :WIDTH]
     few = whole[np.unique(np.linspace(0, len(whole) - 1, 4).astype(int))]
     for number in np.unique(np.where(covered, -1, layers)[places]):
         chosen = places & (np.where(covered, -1, layers) == number)
@@ -248,10 +266,10 @@ def _load(
         width = INPUT_BYTES if choices.padding == "packed" else INPUT_BYTES * 2 // 3
     case = _case(model, hardware, choices, layers, choices.max_length)
     per_chunk = chunk_rows(model.vocab_size)
-    if rows is not None and flat.flattens(model, choices) and is_ragged(rows):
+    if rows is not None and flattens(model, choices) and is_ragged(rows):
         own = [length for row in rows for length in row]
         case = _flat(case, max(own))
-        values = flat.multipliers(own, layers, per_chunk)
+        values = row_multipliers(own, layers, per_chunk)
     else:
         batch, length, checkpointed = (np.array([x]) for x in (choices.batch_size, choices.max_length, layers))
         values = multipliers(batch, length, checkpointed, per_chunk)
@@ -322,10 +340,12 @@ def predict(
     waiting = load.handed_over * (choices.gradient_accumulation_steps - 1)
     instants = {name: size + (waiting if name != "load" else 0) for name, size in instants.items()}
     instants["eval"] = round(_largest(evaluation)) + workspaces
-    earlier = waiting_gradients(load.case)
+    earlier = _waiting_gradients(load.case)
     instants["load"] -= earlier
     instants["save"] = instants["load"]
     if (exchanges(choices) or zero2(choices)) and hardware.kind == "cpu":
+        from planner.memory.program import gathered_bytes
+
         instants["save"] += gathered_bytes(load.case)
     allocated = max(instants.values())
     binding = max(instants, key=lambda name: instants[name])
@@ -367,6 +387,19 @@ def predict(
     return device.corrected_report(hardware, report, int(persistent[0]), most)
 
 
+def _waiting_gradients(case: Case) -> int:
+    """Bytes of earlier micro-batches' gradients: a step's last micro-batch finds them, between steps they are gone."""
+    if case.choices.gradient_accumulation_steps == 1:
+        return 0
+
+    def made() -> int:
+        from planner.memory.program import waiting_gradients
+
+        return waiting_gradients(case)
+
+    return int(recall("waiting gradients", case, None, made, lambda value: type(value) is int and value >= 0))
+
+
 def _replayed(model: ModelSpec, hardware: HardwareProfile, load: Load, allocated: int, limit: int) -> tuple[int, int]:
     """Reserved bytes below `limit` (or without it, where it does not suffice), and without it."""
     none = np.array([0])
@@ -402,11 +435,24 @@ def _components(load: Load, binding: str) -> dict[str, int]:
     row = max(rows, key=lambda index: live[index])
     values = load.at(found, row)
     segment, event, offset = found.where[row]
-    tape = run(case, (segment, event))
-    assert tape.ledger.watched is not None
-    parts = {name: round(float(values @ np.array(vector, float))) for name, vector in tape.ledger.watched.items()}
-    if offset:
-        moved = tape.ledger.segments[segment].parts[offset]
-        for name, vector in moved.items():
-            parts[name] = parts.get(name, 0) + round(float(values @ np.array(vector, float)))
+    vectors = recall("components", case, found.where[row], lambda: _watched(case, segment, event, offset), _is_watched)
+    parts: dict[str, int] = {}
+    for name, vector in vectors:
+        parts[name] = parts.get(name, 0) + round(float(values @ np.array(vector, float)))
     return parts
+
+
+def _watched(case: Case, segment: int, event: int, offset: int) -> list[tuple[str, list[int]]]:
+    """Coefficients by component at an event, and those of the copies of its stretch."""
+    from planner.memory.program import run
+
+    ledger = run(case, (segment, event)).ledger
+    assert ledger.watched is not None
+    parts = [(name, list(vector)) for name, vector in ledger.watched.items()]
+    return parts + [(name, list(vector)) for name, vector in ledger.segments[segment].parts[offset].items()]
+
+
+def _is_watched(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(part, list) and len(part) == 2 and isinstance(part[0], str) and is_vector(part[1]) for part in value
+    )

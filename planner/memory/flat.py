@@ -12,70 +12,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from planner.memory import attention, ops
 from planner.memory.attention import Heads, Style
 from planner.memory.graph import Gradients, Node, Storage, Tensor
-from planner.memory.lean import PIECE_ROWS
-from planner.memory.monomials import BSS, BSSP, ONE, QP, RX, SS, SSP, TL, TP, TR, TX, WIDTH, B, C, L, R, S, T, Vector
+from planner.memory.monomials import BSS, BSSP, ONE, QP, SS, SSP, TP, WIDTH, B, L, T, Vector
 from planner.memory.ops import BYTE, FP32, HALF
 from planner.memory.tape import Tape
 
 if TYPE_CHECKING:
-    from planner.contract.spec import ModelSpec, TrainingChoices
     from planner.memory.net import Net
 
-MASK_ROW = 16
-"""Multiple to which the efficient kernel pads a mask's rows (planner.memory.peak)."""
 VARLEN_ROWS = 128
 """Rows that the ragged kernel's accumulators have more than tokens, for every sequence."""
-PADDED_ARCHITECTURES = ("falcon", "stablelm", "gemma2")
-"""Decoders that transformers 5 does not run through its attention registry, or (gemma 2) not by sdpa."""
-OTHER_HEADS = ("t5", "bert", "roberta", "xlm-roberta", "distilbert")
-
-
-def flattens(spec: ModelSpec, choices: TrainingChoices) -> bool:
-    """Whether ragged micro-batches run as one row: the step of stack `builtin` under the chunked loss
-    (trainer.modeling.packing.can_flatten)."""
-    return (
-        choices.stack == "builtin"
-        and choices.loss == "chunked"
-        and choices.attention == "sdpa"
-        and choices.padding != "max"
-        and spec.architecture not in (*PADDED_ARCHITECTURES, *OTHER_HEADS)
-    )
-
-
-def multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) -> npt.NDArray[np.float64]:
-    """The monomials' values while each sequence of a flat row is attended, (different sequences, 2·WIDTH)."""
-    own = np.asarray(lengths, dtype=np.float64)
-    tokens, count = own.sum(), len(own)
-    aligned = np.ceil(own / MASK_ROW) * MASK_ROW
-    values = np.empty((count, WIDTH))
-    for monomial, value in (
-        (ONE, 1.0),
-        (S, tokens),
-        (T, tokens),
-        (BSS, (own**2).sum()),
-        (BSSP, (own * aligned).sum()),
-        (B, count),
-        (C, min(tokens - count, chunk_rows)),
-        (TL, tokens - count),
-        (R, min(tokens, PIECE_ROWS)),
-        (TX, tokens * (tokens > PIECE_ROWS)),
-        (RX, min(max(tokens - PIECE_ROWS, 0), PIECE_ROWS)),
-        (L, own),
-        (SS, own**2),
-        (SSP, own * aligned),
-        (TR, np.ceil(own / 128) * 128),
-        (TP, own.cumsum()),
-        (QP, (own**2).cumsum()),
-    ):
-        values[:, monomial] = value
-    values = np.unique(values, axis=0)
-    return np.concatenate([values, values * checkpointed], axis=-1)
 
 
 def attend(net: Net, q: Tensor, k: Tensor, v: Tensor, heads: Heads, style: Style) -> Tensor:

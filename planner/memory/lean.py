@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from planner.contract.spec import Module
     from planner.memory.net import Net
 
-PIECE_ROWS = 2048
-"""Tokens per piece."""
-
 
 def _one(gradients: Gradients) -> Tensor:
     gradient = gradients[0]

@@ -13,15 +13,6 @@ from planner.memory.net import Net
 from planner.memory.ops import FP32, HALF, INT64
 from planner.memory.tape import Tape
 
-CHUNK_BYTES = 256 * 1024**2
-"""fp32 logits that one chunk of the chunked loss may hold (trainer.modeling.chunked, same rule)."""
-
-
-def chunk_rows(vocab_size: int) -> int:
-    """Tokens whose logits the chunked loss holds at a time: a power of two from 64 to 4096."""
-    fitting = max(1, CHUNK_BYTES // (4 * vocab_size))
-    return min(4096, max(64, 1 << (fitting.bit_length() - 1)))
-
 
 def cross_entropy(tape: Tape, logits: Tensor) -> Tensor:
     """log_softmax (result n·w, saved) and nll_loss; backward nll's n·w of zeros, then log_softmax's n·w.

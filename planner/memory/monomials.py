@@ -23,6 +23,13 @@ Vector = tuple[int, ...]
 ZERO: Vector = (0,) * (2 * WIDTH)
 
 
+def is_vector(value: object) -> bool:
+    """Whether a value that was read is a vector's list of whole numbers."""
+    return (
+        isinstance(value, list) and len(value) == 2 * WIDTH and all(type(x) is int and abs(x) < 1 << 62 for x in value)
+    )
+
+
 def add(left: Vector, right: Sequence[int], factor: int = 1) -> Vector:
     """left + factor · right, coefficient by coefficient."""
     return tuple(x + factor * y for x, y in zip(left, right, strict=True))

@@ -1,19 +1,16 @@
-"""From a tape to peaks: the upper envelope of all events, evaluated for any number of configurations at once."""
+"""From the books of a step to peaks: the upper envelope of all events, evaluated for many configurations at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from planner.memory.lean import PIECE_ROWS
-from planner.memory.monomials import WIDTH, Vector, add
-from planner.memory.tape import Tape
-
-MASK_ROW = 16
-"""The efficient kernel pads a mask's rows to a multiple of this (PyTorch attention.cpp, `pad_bias`; read 2026-11)."""
-Array = npt.NDArray[np.int64]
+from planner.memory.ledger import Ledger
+from planner.memory.monomials import Vector, add, is_vector
+from planner.memory.values import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +24,34 @@ class Envelope:
     instants: tuple[str, ...]
     where: tuple[tuple[int, int, int], ...]
 
+    def content(self) -> list[Any]:
+        """The envelope as JSON holds it."""
+        return [self.coefficients.tolist(), list(self.instants), [list(place) for place in self.where]]
 
-def envelope(tape: Tape) -> Envelope:
-    """All events of a tape, those that another of the same instant dominates everywhere left out."""
+    @staticmethod
+    def is_content(value: object) -> bool:
+        """Whether a value that was read is an envelope's content."""
+        if not (isinstance(value, list) and len(value) == 3 and all(isinstance(part, list) for part in value)):
+            return False
+        vectors, instants, where = value
+        return (
+            len(vectors) == len(instants) == len(where) > 0
+            and all(is_vector(vector) for vector in vectors)
+            and all(isinstance(name, str) for name in instants)
+            and all(isinstance(place, list) and [type(x) for x in place] == [int] * 3 for place in where)
+        )
+
+    @classmethod
+    def of_content(cls, value: Any) -> Envelope:
+        """What `content` made, read back or not."""
+        vectors, instants, where = value
+        return cls(np.array(vectors, dtype=np.int64), tuple(instants), tuple((a, b, c) for a, b, c in where))
+
+
+def envelope(ledger: Ledger) -> Envelope:
+    """All events of a step, those that another of the same instant dominates everywhere left out."""
     rows: dict[str, dict[Vector, tuple[int, int, int]]] = {}
-    for index, segment in enumerate(tape.ledger.segments):
+    for index, segment in enumerate(ledger.segments):
         found = rows.setdefault(segment.name, {})
         for number, offset in enumerate(segment.offsets):
             for position, event in enumerate(segment.events):
@@ -63,44 +83,6 @@ def _skyline(vectors: Array) -> list[int]:
         held[count] = row
         kept.append(int(order[position]))
     return kept
-
-
-def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_rows: int) -> npt.NDArray[np.float64]:
-    """The monomials' values, (configurations, 2·WIDTH); `chunk_rows`: tokens of one loss chunk. Bytes up to 2^53
-    are exact in float64.
-    """
-    b, s, n = (np.asarray(x, dtype=np.float64) for x in (batch_size, length, checkpointed))
-    tokens = b * s
-    one = np.ones_like(tokens)
-    basis = np.stack(
-        [
-            one,
-            s,
-            tokens,
-            s * s,
-            b * s * s,
-            np.minimum(tokens - b, chunk_rows),
-            b,
-            b * np.ceil(s / 128) * 128,
-            tokens - b,
-            np.minimum(tokens, PIECE_ROWS),
-            tokens * (tokens > PIECE_ROWS),
-            s * _aligned(s),
-            tokens * _aligned(s),
-            s,
-            tokens,
-            b * s * s,
-            np.clip(tokens - PIECE_ROWS, 0, PIECE_ROWS),
-        ],
-        axis=-1,
-    )
-    assert basis.shape[-1] == WIDTH
-    return np.concatenate([basis, basis * n[..., None]], axis=-1)
-
-
-def _aligned(length: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The length rounded up to 16, as the efficient kernel wants the rows of a mask."""
-    return np.ceil(length / MASK_ROW) * MASK_ROW
 
 
 def evaluate(found: Envelope, values: npt.NDArray[np.float64]) -> tuple[Array, Array]:

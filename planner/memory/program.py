@@ -7,15 +7,16 @@ before exist too. The instants of the step are segments of the tape.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.lora import adapter_modules
 from planner.memory import loss, packed
 from planner.memory.blocks import registry
+from planner.memory.case import Case
 from planner.memory.exchange import Exchange, Reduction
 from planner.memory.graph import Tensor
-from planner.memory.layout import Stretch, stacked
+from planner.memory.layout import Stretch, stacked, symbolic_range
 from planner.memory.monomials import ONE, T
 from planner.memory.net import Net
 from planner.memory.ops import FP32, INT64
@@ -34,27 +35,6 @@ from planner.memory.sharding import (
 )
 from planner.memory.tape import Tape
 from planner.memory.updates import update_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What decides which program runs; batch, length and (where `checkpointed` is None) N stay symbolic."""
-
-    spec: ModelSpec
-    choices: TrainingChoices
-    checkpointed: int | None
-    """How many of the first layers are checkpointed; None: symbolic N."""
-    padded: bool = False
-    """Whether the batch holds padding, so that a mask exists and another attention kernel runs."""
-    windowed: bool = False
-    """Whether the length reaches the sliding window, so that its layers need a mask."""
-    target: str = "cuda"
-    evaluating: bool = False
-    """An evaluation batch instead of a training step."""
-    unaligned: bool = False
-    """Whether the length is no multiple of 16, so that CUDA's efficient kernel takes a padded copy of a mask."""
-    flat: bool = False
-    """Whether the micro-batch is ragged and runs as one row of all its tokens (planner.memory.flat)."""
 
 
 def run(
@@ -156,6 +136,12 @@ def rank_shares(net: Net) -> Shares:
     )
 
 
+def covered(spec: ModelSpec, choices: TrainingChoices) -> range:
+    """The numbers of checkpointed layers that one symbolic run covers."""
+    net, architecture = Net.build(spec, choices), registry.program(spec)
+    return symbolic_range([layer_kind(net, architecture, index) for index in range(spec.num_layers)])
+
+
 def waiting_gradients(case: Case) -> int:
     """Bytes of earlier micro-batches' gradients: a step's last micro-batch finds them, between steps they are gone."""
 
@@ -163,7 +149,7 @@ def waiting_gradients(case: Case) -> int:
         choices = replace(case.choices, gradient_accumulation_steps=micro_batches)
         return rank_shares(Net.build(case.spec, choices)).gradients
 
-    return held(2) - held(1) if case.choices.gradient_accumulation_steps > 1 else 0
+    return held(2) - held(1)
 
 
 def gathered_bytes(case: Case) -> int:

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.allocator import OutOfMemory, replay
+from planner.memory.case import Case
+from planner.memory.kept import recall
 from planner.memory.monomials import WIDTH
-from planner.memory.peak import Array, multipliers
-from planner.memory.program import Case, persistent_sizes, run
 from planner.memory.unroll import Event, Part, unroll
+from planner.memory.values import Array, multipliers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,30 @@ def replayed(
     if values is None:
         values = multipliers(batch_size, length, batch_size * 0, chunk_rows)[0]
     values = values[:WIDTH]
+    numbers = [float(value) for value in values]
+
+    def made() -> list[int | None]:
+        found = _replayed(case, numbers, first, limit, expandable)
+        return [found.free_bytes, found.limited_bytes, found.flushes]
+
+    asked = (numbers, first, limit, expandable)
+    return Replay(*recall("reserved", case, asked, made, _is_replay))
+
+
+def _is_replay(value: object) -> bool:
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    free, limited, flushes = value
+    return all(type(x) is int and x >= 0 for x in (free, flushes, 0 if limited is None else limited))
+
+
+def _replayed(case: Case, values: list[float], first: list[int], limit: int | None, expandable: bool) -> Replay:
+    from planner.memory.program import persistent_sizes
+
     collecting = gc.isenabled()
     gc.disable()  # tens of thousands of small objects, none in a cycle that matters
     try:
-        log = step_log(case, [float(value) for value in values])
+        log = step_log(case, values)
         return held(first + persistent_sizes(case), log, limit=limit, expandable=expandable)
     finally:
         if collecting:
@@ -72,6 +93,8 @@ def held(persistent: list[int], log: list[Event], *, limit: int | None, expandab
 
 def step_log(case: Case, values: list[float]) -> list[Event]:
     """Allocations and releases of one step, layer by layer, at the monomials' `values`."""
+    from planner.memory.program import run
+
     tape = run(case, None, values)
     copies = {group.index: group.copies for group in tape.ledger.groups}
     parts = [Part(s.log, s.group, s.name in ("backward", "optimizer")) for s in tape.ledger.segments]
