@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_named
 from planner.contract.records import Plan, read_plan
@@ -21,6 +19,8 @@ def load(path: str | Path, *, links: bool = True) -> Plan:
 
 def dumps(plan: Plan) -> str:
     """The plan as YAML text, keys in the record's order."""
+    import yaml
+
     content = plan.model_dump(mode="json", by_alias=True)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 

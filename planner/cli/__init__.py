@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns the process exit code (see docs/cli.md)."""
     # Start-up makes many small objects that all stay: looking for cycles among them is a tenth of a short command.
     gc.set_threshold(50_000, 20, 20)
+    # pydantic would look through every installed distribution for plugins; nobody's is wanted here.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     if arguments is None:
         process.shut_out_working_folder()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -81,9 +83,11 @@ def _run(words: list[str]) -> int:
     import typer
 
     from planner.cli.app import app
+    from planner.cli.options import leave_unset
     from planner.cli.signals import as_interrupts
 
     command: Any = typer.main.get_command(app)
+    leave_unset(command)
     invoke = command.invoke
 
     def guarded(context: Any) -> Any:

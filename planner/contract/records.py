@@ -52,9 +52,9 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
-    """Frozen, strict about unknown keys."""
+    """Frozen, strict about unknown keys; its validator is built at first use, since a start uses few of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
 
 
 class ModelSummary(Record):
@@ -133,7 +133,7 @@ class CheckReport(Record):
     calibration: dict[str, Any] | None = None
     """Which calibration was applied and how far off it has been; None when there is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class Advice(Record):
@@ -250,7 +250,7 @@ class Plan(Record):
     created: str = ""
     tuneplan_version: str = ""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class Event(Record):
@@ -278,7 +278,7 @@ class Event(Record):
     """Seconds since the epoch."""
     data: dict[str, Any] = {}
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class Observation(Record):
@@ -314,7 +314,7 @@ class Observation(Record):
     reserved_instants, base_bytes, load_bytes, label."""
     notes: list[str] = []
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class ProbeRequest(Record):
@@ -343,7 +343,7 @@ class ProbeRequest(Record):
     source: str = "calibrate"
     label: str = ""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(populate_by_name=True)
 
 
 def read_plan(path: Path, *, links: bool = True) -> Plan:

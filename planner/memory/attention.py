@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from planner.memory import ops
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import BSS, BSSP, SS, SSP, TR, T
-from planner.memory.ops import BYTE, FP32, HALF, INT64
+from planner.memory.monomials import BSS, BSSP, BYTE, FP32, HALF, INT64, SS, SSP, TR, T
 from planner.memory.tape import Tape
 
 

@@ -156,7 +156,7 @@ def predict_grid(
     unaligned = (lengths % MASK_ROW != 0) & _pads_masks(model, hardware, choices)
     key = np.where(covered, -1, layers) * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
     padded = batches > 0
-    for value in np.unique(key[padded]):
+    for value in _distinct(key[padded]):
         chosen = (key == value) & padded
         number = int(value) // 8
         kind = replace(choices, batch_size=int(kinds[chosen][0]))
@@ -171,6 +171,15 @@ def predict_grid(
     reserved = device.reserved(allocated, persistent)
     allocated, reserved, upper = device.corrected_peaks(hardware, allocated, reserved, persistent)
     return Grid(allocated, reserved, reserved + hardware.context_bytes, upper, binding)
+
+
+def _distinct(numbers: Array) -> Array:
+    """The different values of few kinds, in order; `np.unique` would load numpy's masked arrays at every start."""
+    if not numbers.size:
+        return numbers
+    least = numbers.min()
+    found: Array = np.flatnonzero(np.bincount((numbers - least).ravel())) + least
+    return found
 
 
 def _heaviest(
@@ -204,8 +213,8 @@ def _fill(
     """Peaks, persistent bytes and binding instants of one flat micro-batch at every number of checkpointed layers."""
     allocated, persistent, binding = into
     whole = row_multipliers(own, 0, chunk_rows(model.vocab_size))[:, :WIDTH]
-    few = whole[np.unique(np.linspace(0, len(whole) - 1, 4).astype(int))]
-    for number in np.unique(np.where(covered, -1, layers)[places]):
+    few = whole[_distinct(np.linspace(0, len(whole) - 1, 4).astype(int))]
+    for number in _distinct(np.where(covered, -1, layers)[places]):
         chosen = places & (np.where(covered, -1, layers) == number)
         case = _flat(_case(model, hardware, choices, None if number < 0 else int(number), max(own)), max(own))
         found = envelope_of(case)

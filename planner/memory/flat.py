@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from planner.memory import attention, ops
 from planner.memory.attention import Heads, Style
 from planner.memory.graph import Gradients, Node, Storage, Tensor
-from planner.memory.monomials import BSS, BSSP, ONE, QP, SS, SSP, TP, WIDTH, B, L, T, Vector
-from planner.memory.ops import BYTE, FP32, HALF
+from planner.memory.monomials import BSS, BSSP, BYTE, FP32, HALF, ONE, QP, SS, SSP, TP, WIDTH, B, L, T, Vector
 from planner.memory.tape import Tape
 
 if TYPE_CHECKING:

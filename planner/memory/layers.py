@@ -11,9 +11,8 @@ from planner.memory import attention, flat, lean, ops
 from planner.memory.attention import Heads, Style
 from planner.memory.graph import Tensor
 from planner.memory.linear import activated, lean_mlp, linear
-from planner.memory.monomials import T
+from planner.memory.monomials import HALF, T
 from planner.memory.net import Net
-from planner.memory.ops import HALF
 from planner.memory.tape import Tape
 
 __all__ = ["activated", "attend", "composite_attention", "dropout", "embed", "lean_mlp", "linear", "norm"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from planner.memory import ops
 from planner.memory.graph import Gradients, Node, Tensor
-from planner.memory.monomials import ONE, RX, TX, R, T
-from planner.memory.ops import FP32, HALF, Weight
+from planner.memory.monomials import FP32, HALF, ONE, RX, TX, R, T
+from planner.memory.ops import Weight
 from planner.memory.tape import Tape
 
 if TYPE_CHECKING:

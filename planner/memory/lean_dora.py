@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from planner.memory import ops
 from planner.memory.graph import Gradients, Tensor
 from planner.memory.lean import Base
-from planner.memory.monomials import ONE, R
-from planner.memory.ops import FP32, HALF, Weight
+from planner.memory.monomials import FP32, HALF, ONE, R
+from planner.memory.ops import Weight
 from planner.memory.tape import Tape
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from planner.memory import lean, lean_dora, ops, packed
 from planner.memory.graph import Tensor
-from planner.memory.monomials import ONE
-from planner.memory.ops import FP32, HALF, Weight
+from planner.memory.monomials import FP32, HALF, ONE
+from planner.memory.ops import Weight
 from planner.memory.packed import quantized
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from planner.memory import layers, ops
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import ONE, TL, C, T
+from planner.memory.monomials import FP32, HALF, INT64, ONE, TL, C, T
 from planner.memory.net import Net
-from planner.memory.ops import FP32, HALF, INT64
 from planner.memory.tape import Tape
 
 

@@ -11,9 +11,8 @@ from planner.lora import saved_modules
 from planner.memory import layers, ops
 from planner.memory.graph import Tensor
 from planner.memory.loss import cross_entropy
-from planner.memory.monomials import B
+from planner.memory.monomials import FP32, B
 from planner.memory.net import Net, unmodelled
-from planner.memory.ops import FP32
 
 
 def vocabulary(net: Net, inputs: list[Tensor], keep: list[Tensor], *, path: str, bias: str | None = None) -> Tensor:

@@ -17,6 +17,9 @@ BASIS = ("1", "S", "T", "SS", "BSS", "C", "B", "TR", "TL", "R", "TX", "SSP", "BS
 ONE, S, T, SS, BSS, C, B, TR, TL, R, TX, SSP, BSSP, L, TP, QP, RX = range(len(BASIS))
 WIDTH = len(BASIS)
 
+FP32, HALF, BYTE, INT64 = 4, 2, 1, 8
+"""Bytes per element."""
+
 Vector = tuple[int, ...]
 """2·WIDTH coefficients in bytes: WIDTH constants, then WIDTH factors of N."""
 

@@ -9,8 +9,8 @@ from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.lora import adapter_modules, saved_modules
 from planner.memory.exchange import Exchange, Reduction
 from planner.memory.graph import Gradients, Node, Parameter, Tensor
-from planner.memory.monomials import BSS, ONE, SS, S, T
-from planner.memory.ops import BYTE, FP32, HALF, Weight
+from planner.memory.monomials import BSS, BYTE, FP32, HALF, ONE, SS, S, T
+from planner.memory.ops import Weight
 from planner.memory.rules import Rules
 from planner.memory.tape import Tape
 

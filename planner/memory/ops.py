@@ -9,10 +9,8 @@ A backward gradient takes the dtype of the forward input: where an operator comp
 from __future__ import annotations
 
 from planner.memory.graph import Gradients, Parameter, Raw, Tensor
-from planner.memory.monomials import BSS, ONE, C, S, T
+from planner.memory.monomials import BSS, BYTE, FP32, HALF, ONE, C, S, T
 from planner.memory.tape import Tape
-
-FP32, HALF, BYTE, INT64 = 4, 2, 1, 8
 
 
 class Weight:

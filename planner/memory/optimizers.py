@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.lora import adapter_modules, adapter_rank, saved_modules
-from planner.memory.ops import FP32
+from planner.memory.monomials import FP32
 
 BLOCK_8BIT = 256
 MINIMUM_8BIT = 4096

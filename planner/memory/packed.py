@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from planner.contract.errors import NotModelled
 from planner.memory import lean, ops
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import ONE
-from planner.memory.ops import BYTE, FP32, HALF
+from planner.memory.monomials import BYTE, FP32, HALF, ONE
 from planner.memory.tape import Tape
 
 if TYPE_CHECKING:

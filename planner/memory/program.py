@@ -17,9 +17,8 @@ from planner.memory.case import Case
 from planner.memory.exchange import Exchange, Reduction
 from planner.memory.graph import Tensor
 from planner.memory.layout import Stretch, stacked, symbolic_range
-from planner.memory.monomials import ONE, T
+from planner.memory.monomials import FP32, INT64, ONE, T
 from planner.memory.net import Net
-from planner.memory.ops import FP32, INT64
 from planner.memory.optimizers import state_bytes, trained_tensors
 from planner.memory.rules import Rules
 from planner.memory.sharding import (

@@ -11,10 +11,13 @@ tests/test_distributed_zero.py); ZeRO-3 against none, and no run on several GPUs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import ZERO_BUCKET, ModelSpec, TrainingChoices
-from planner.memory.optimizers import TrainedTensor
+
+if TYPE_CHECKING:
+    from planner.memory.optimizers import TrainedTensor
 
 MAXIMUM_DEVICES = 64
 UNMEASURED_SHARE = 0.05

@@ -9,9 +9,8 @@ from planner.memory import layers, ops
 from planner.memory.attention import Style
 from planner.memory.graph import Tensor
 from planner.memory.loss_heads import classification, first_token, head_linear, vocabulary
-from planner.memory.monomials import BSS, ONE, S, T
+from planner.memory.monomials import BSS, BYTE, FP32, INT64, ONE, S, T
 from planner.memory.net import Net
-from planner.memory.ops import BYTE, FP32, INT64
 
 
 def embed(net: Net) -> Tensor:

@@ -12,9 +12,9 @@ from planner.contract.spec import Module
 from planner.lora import adapter_rank
 from planner.memory import ops
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import ONE
+from planner.memory.monomials import HALF, ONE
 from planner.memory.net import Net
-from planner.memory.ops import HALF, Weight
+from planner.memory.ops import Weight
 from planner.memory.tape import Tape
 
 

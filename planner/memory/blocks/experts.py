@@ -15,9 +15,9 @@ from collections.abc import Hashable
 from planner.memory import layers, ops
 from planner.memory.blocks import expert_adapters, llama, routing, separate_experts
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import BSS, ONE, T
+from planner.memory.monomials import BSS, BYTE, FP32, INT64, ONE, T
 from planner.memory.net import Net, unmodelled
-from planner.memory.ops import BYTE, FP32, INT64, Weight
+from planner.memory.ops import Weight
 
 
 def embed(net: Net) -> Tensor:

@@ -6,9 +6,8 @@ from planner.memory import attention, layers, ops
 from planner.memory.attention import Heads, Style
 from planner.memory.blocks import llama
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import BSS, T
+from planner.memory.monomials import BSS, BYTE, FP32, HALF, T
 from planner.memory.net import Net
-from planner.memory.ops import BYTE, FP32, HALF
 from planner.memory.tape import Tape
 
 

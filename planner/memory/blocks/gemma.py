@@ -6,8 +6,8 @@ from planner.memory import layers, ops
 from planner.memory.attention import Style
 from planner.memory.blocks import llama
 from planner.memory.graph import Tensor
+from planner.memory.monomials import FP32
 from planner.memory.net import Net
-from planner.memory.ops import FP32
 
 
 def embed(net: Net) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from planner.memory import layers, ops
 from planner.memory.blocks import llama
 from planner.memory.graph import Gradients, Tensor
+from planner.memory.monomials import BYTE, FP32
 from planner.memory.net import Net
-from planner.memory.ops import BYTE, FP32
 from planner.memory.tape import Tape
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import T
+from planner.memory.monomials import FP32, INT64, T
 from planner.memory.net import Net
-from planner.memory.ops import FP32, INT64
 
 
 def top_k(net: Net, chances: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,8 @@ from planner.contract.spec import Module
 from planner.memory import ops, packed
 from planner.memory.blocks import routing
 from planner.memory.graph import Gradients, Tensor
-from planner.memory.monomials import T
+from planner.memory.monomials import BYTE, FP32, INT64, T
 from planner.memory.net import Net, unmodelled
-from planner.memory.ops import BYTE, FP32, INT64
 
 
 def check(net: Net) -> None:

@@ -14,9 +14,8 @@ from planner.memory.attention import Heads, Style
 from planner.memory.blocks.bert import two_way_eager
 from planner.memory.graph import Node, Tensor
 from planner.memory.loss_heads import vocabulary
-from planner.memory.monomials import BSS, ONE, SS, T
+from planner.memory.monomials import BSS, BYTE, FP32, HALF, INT64, ONE, SS, T
 from planner.memory.net import Net, unmodelled
-from planner.memory.ops import BYTE, FP32, HALF, INT64
 
 
 @dataclass(slots=True)
