@@ -462,6 +462,11 @@ def _watched(case: Case, segment: int, event: int, offset: int) -> list[tuple[st
 
 
 def _is_watched(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(part, list) and len(part) == 2 and isinstance(part[0], str) and is_vector(part[1]) for part in value
+    return (
+        bool(value)
+        and isinstance(value, list)
+        and all(
+            isinstance(part, list) and len(part) == 2 and isinstance(part[0], str) and is_vector(part[1])
+            for part in value
+        )
     )

@@ -2,7 +2,8 @@
 
 The same case gives the same figures as long as the code is the same, and most starts ask for cases that were asked for
 before. A file's name is the hash of everything that its content depends on: the case, the model's config, and the size
-and date of every source file of the memory model. What can't be read, or isn't what it should be, is computed anew.
+and date of every source file of the memory model; its first line is the hash of the rest. What can't be read, or
+isn't what it should be, is computed anew.
 `TUNEPLAN_CACHE=off` keeps nothing.
 """
 
@@ -109,20 +110,26 @@ def _read(path: Path) -> Any:
     try:
         with os.fdopen(open_plain(path), "rb") as stream:
             content = stream.read(LARGEST_FILE + 1)
-        return json.loads(content) if len(content) <= LARGEST_FILE else None
+        digest, _, text = content.partition(b"\n")
+        return json.loads(text) if len(content) <= LARGEST_FILE and digest == _digest(text) else None
     except (OSError, ValueError, RecursionError):
         return None
 
 
+def _digest(text: bytes) -> bytes:
+    """First line of a file, by which a damaged one is known."""
+    return hashlib.sha256(text).hexdigest().encode()
+
+
 def _write(path: Path, value: Any) -> None:
     """Under a name of its own first; not synced, since a lost file costs a few milliseconds."""
-    text = json.dumps(value, separators=(",", ":"))
+    text = json.dumps(value, separators=(",", ":")).encode()
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         _make_room(path.parent)
         handle = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(_digest(text) + b"\n" + text)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
