@@ -230,15 +230,15 @@ class Bench:
             )
 
         def flipped(folder: Path) -> None:
-            content = bytearray((folder / "optimizer.pt").read_bytes())
+            content = bytearray((folder / "optimizer.safetensors").read_bytes())
             content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
-            (folder / "optimizer.pt").write_bytes(content)
+            (folder / "optimizer.safetensors").write_bytes(content)
 
         def missing(folder: Path) -> None:
-            (folder / "rng_state.pth").unlink()
+            (folder / "random.json").unlink()
 
         def empty(folder: Path) -> None:
-            (folder / "scheduler.pt").write_bytes(b"")
+            (folder / "scheduler.json").write_bytes(b"")
 
         def wrong_manifest(folder: Path) -> None:
             shutil.copy(folder.with_name("checkpoint-6") / "manifest.json", folder / "manifest.json")

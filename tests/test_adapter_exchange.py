@@ -27,7 +27,8 @@ def test_ours_in_plain_peft(model: Path, data: Path, tmp_path: Path, variant: st
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trainer import modeling
-    from trainer.loading import load_adapter, read_config
+    from trainer.adapter_files import load as load_adapter
+    from trainer.loading import read_config
     from trainer.request import Request, read_choices, read_plan
 
     file = make_plan(

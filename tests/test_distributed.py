@@ -122,7 +122,7 @@ def test_two_ddp_processes_make_the_run_of_one(assets: Path, alone: Path, tmp_pa
 
     checkpoints = sorted((tmp_path / "run").glob("checkpoint-*"))
     assert [folder.name for folder in checkpoints] == ["checkpoint-3", "checkpoint-6"]
-    assert {file.name for file in checkpoints[0].glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    assert {file.name for file in checkpoints[0].glob("random*.json")} == {"random-0.json", "random-1.json"}
     (tmp_path / "other").mkdir()
     checkpoints[0].rename(tmp_path / "other/checkpoint-3")
     single = plan(assets, tmp_path / "single.json", ONE)

@@ -207,14 +207,14 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(finished: tuple[Path, list[E
     folder, _ = finished
     shutil.copytree(folder / "run", tmp_path / "run")
     newest = tmp_path / "run/checkpoint-8"
-    broken = newest / "optimizer.pt"
+    broken = newest / "optimizer.safetensors"
     content = bytearray(broken.read_bytes())
     content[len(content) // 2] ^= 1
     broken.write_bytes(content)
     events, failure = train(folder / "plan.json", tmp_path / "run", resume="auto")
     assert failure is None
     (warning,) = [entry for entry in of_kind(events, "warning") if entry["what"] == "damaged checkpoint"]
-    assert "optimizer.pt differs from what was written" in warning["message"]
+    assert "optimizer.safetensors differs from what was written" in warning["message"]
     assert not of_kind(events, "started")[0]["resumed_from"].endswith("checkpoint-8")
     broken.unlink()
     _, failure = train(folder / "plan.json", tmp_path / "other", resume=str(newest))

@@ -11,6 +11,7 @@ from planner.contract.errors import InvalidInput
 from planner.contract.files import write_json
 from trainer.files import manifest_problem, retire
 from trainer.folder import is_ours
+from trainer.model_files import refused
 
 IDENTITY = "tuneplan.json"
 """File in a checkpoint that says which data, order and settings it belongs to."""
@@ -24,11 +25,26 @@ RESUMABLE = {
     "group_by_length": "the order of the examples depends on it",
     "method": "other parameters would be trained",
     "lora_r": "adapters have another shape",
+    "lora_alpha": "adapters would weigh otherwise",
+    "lora_variant": "adapters would be computed otherwise",
+    "lora_dropout": "other elements would be dropped",
     "lora_targets": "adapters sit elsewhere",
+    "modules_to_save": "other modules would be trained in full",
+    "precision": "weights and steps would be rounded otherwise",
+    "adapter_dtype": "adapters would be rounded otherwise",
+    "quantization": "the weights below the adapters would be other ones",
+    "kbit_preparation": "the weights below the adapters would be other ones",
     "optimizer": "its state has another form",
+    "task": "something else would be learned",
+    "weights": "the base model's weights changed since then",
+    "tokenizer": "the tokenizer or its chat template changed since then",
     "data": "the data changed since then",
 }
-"""What must be as it was for a resumed run to go on exactly where it stopped, and why."""
+"""What must be as it was for a resumed run to go on exactly where it stopped, and why.
+
+Not here, and told as a change of the plan: rates, decay, clipping, the rhythm of logs and checkpoints, and what changes
+memory and speed alone (checkpointing, attention's kernel, chunked loss, devices).
+"""
 
 
 def steps(run_dir: Path) -> list[tuple[int, Path]]:
@@ -72,6 +88,23 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
             )
 
 
+def refuse_pickles(folder: Path) -> None:
+    """Refuses a checkpoint with files that could run code, as those of earlier releases have."""
+    pickled = refused(folder)
+    if pickled is not None:
+        raise InvalidInput(
+            f"--resume {folder}: {pickled.name} may be a pickle, which can run code and is never loaded (earlier "
+            "releases wrote such checkpoints): finish it with the release that wrote it, or start a new run from its "
+            f"weights with --adapter {folder} (after full training: plan the model {folder})"
+        )
+
+
+def of_step(step: int | None, *folders: Path) -> Path | None:
+    """The checkpoint of a step in the first of the run folders that has it."""
+    paths = [folder / f"checkpoint-{step}" for folder in folders]
+    return next((path for path in paths if step and path.is_dir()), None)
+
+
 def processes(folder: Path) -> int:
     """How many processes wrote a checkpoint."""
     return int(json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get("processes", 1))
@@ -92,11 +125,13 @@ def find(run_dir: Path, resume: str) -> tuple[Path, list[str]]:
             raise InvalidInput(
                 f"--resume {folder}: this checkpoint is damaged ({problem}); --resume auto takes a good one"
             )
+        refuse_pickles(folder)
         return folder, []
     passed_over: list[str] = []
     for _, path in steps(folder):
         problem = manifest_problem(path)
         if problem is None:
+            refuse_pickles(path)
             return path, passed_over
         passed_over.append(f"{path} is damaged ({problem})")
     detail = f": {passed_over[0]}" if passed_over else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from typing import Any
 
@@ -19,6 +20,8 @@ OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",  # DefaultCPUAllocator on Linux
     "not enough memory: you tried to allocate",  # and on Windows
     "std::bad_alloc",
+    "unable to mmap",  # a file's tensors, where the address space has no room
+    "Cannot allocate memory",  # the system's own words, from any library
     "kIOGPUCommandBufferCallbackErrorOutOfMemory",
     "Invalid buffer size",  # Metal: one tensor larger than the largest buffer
     # On a MIG slice the caching allocator asks NVML for its report of the overflow, which may be refused there; what
@@ -118,7 +121,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error means that memory ran out, on whichever device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text.lower() in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    named = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return named and any(text.lower() in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +57,19 @@ def trained_folder(run_dir: Path) -> Path:
 
 def load_trained(run_dir: Path, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) of a finished run, adapters attached by plain PEFT."""
-    from transformers import AutoTokenizer
-
+    from trainer import adapter_files, fingerprints, loading
     from trainer.tasks import load_pretrained
     from trainer.tasks.base import read_task_file
 
     folder = trained_folder(run_dir)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = loading.load_tokenizer(str(folder))
+    task = read_task_file(folder)
     if not (folder / "adapter_config.json").is_file():
-        return load_pretrained(str(folder), read_task_file(folder)).to(device).eval(), tokenizer
-    from peft import PeftModel
-
-    try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError):
-        raise InvalidInput(f"{folder}/adapter_config.json: missing or damaged") from None
-    model = load_pretrained(base, read_task_file(folder), dtype="auto")
-    return PeftModel.from_pretrained(model, folder).to(device).eval(), tokenizer
+        return load_pretrained(str(folder), task).to(device), tokenizer
+    base = adapter_files.base_of(folder)
+    fingerprints.check_base(folder, base)
+    model = load_pretrained(base, task)
+    return adapter_files.attach(model, folder).to(device), tokenizer
 
 
 @contextlib.contextmanager

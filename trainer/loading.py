@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import Plan
 from planner.contract.spec import TrainingChoices
+from trainer import model_files
 
 DIMENSIONS = (
     "model_type",
@@ -44,25 +44,10 @@ def local_folder(model: str) -> Path | None:
 def read_config(model: str) -> dict[str, Any]:
     """Content of the model's config.json."""
     folder = local_folder(model)
-    if folder is None:
-        from huggingface_hub import hf_hub_download
-
-        try:
-            file = Path(hf_hub_download(model, "config.json"))
-        except Exception as error:  # the hub client raises a dozen kinds; each is "this model isn't to be had"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InvalidInput(
-                f"{model}: neither a folder here nor a model that the hub hands out: {reason:.160}"
-            ) from None
-    else:
-        file = folder / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{file}: not a readable config.json: {error}") from None
-    if not isinstance(content, dict):
-        raise InvalidInput(f"{file}: not a readable config.json: expected an object")
-    return content
+    file = folder / "config.json" if folder is not None else model_files.fetch(model, "config.json")
+    if file is None:
+        raise InvalidInput(f"{model}: has no config.json on the hub")
+    return model_files.read_json(file)
 
 
 def check_config(plan: Plan, config: dict[str, Any]) -> None:
@@ -77,24 +62,18 @@ def check_config(plan: Plan, config: dict[str, Any]) -> None:
             )
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether the folder holds safetensors weights; pickled ones alone are refused."""
-    if any(folder.glob("*.safetensors")):
-        return True
-    pickled = next(iter([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]), None)
-    if pickled is not None:
-        raise InvalidInput(f"{pickled}: pickled weights can run code and are never loaded; convert them to safetensors")
-    return False
-
-
 def load_tokenizer(model: str) -> Any:
-    """The model's own tokenizer; padding falls back to the end-of-text token."""
+    """The tokenizer of a model's or adapter's folder or of a hub id; padding falls back to the end-of-text token."""
     from transformers import AutoTokenizer
 
-    folder = local_folder(model)
+    folder = Path(model).expanduser()  # also an adapter's, which holds no config.json
+    source = str(folder.resolve()) if folder.is_dir() else str(local_folder(model) or model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder or model), trust_remote_code=False)
-    except Exception as error:  # missing files, network, remote code: one line with the library's own reason
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except BaseException as error:  # missing files, network, remote code: one line with the library's own reason
+        # A panic within the tokenizers library is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidInput(f"{model}: its tokenizer can't be loaded: {reason:.200}") from None
     if tokenizer.pad_token_id is None:
@@ -115,7 +94,7 @@ def load_model(
     folder = local_folder(plan.model)
     weights: str | None = plan.model
     if folder is not None:
-        weights = str(folder) if has_weights(folder) else None
+        weights = str(folder) if model_files.find(str(folder)).weights else None
         if weights is None and choices.method != "full":
             raise InvalidInput(
                 f"{folder}: no safetensors weights to attach adapters to; only --method full starts from none"
@@ -142,34 +121,3 @@ def load_model(
 
     (task or Task(config)).require(model, plan.model)
     return model
-
-
-def load_adapter(model: Any, folder: Path, choices: TrainingChoices) -> None:
-    """Copies an adapter that PEFT (or this trainer) wrote into the model's, refusing one of another make by name."""
-    from peft import PeftConfig, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    if choices.method == "full":
-        raise InvalidInput("--adapter needs a plan with --method lora or qlora; merge it into its base for full")
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise InvalidInput(f"--adapter {folder}: no adapter_model.safetensors in it")
-    try:
-        was: Any = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError) as error:
-        raise InvalidInput(f"--adapter {folder}: adapter_config.json: {str(error).splitlines()[0]:.160}") from None
-    now = model.peft_config["default"]
-    for key, option in (("r", "--lora-r"), ("use_dora", "--lora-variant"), ("use_rslora", "--lora-variant")):
-        its, ours = getattr(was, key, None), getattr(now, key)
-        if its != ours:
-            raise InvalidInput(f"--adapter {folder}: its {key} is {its}, the plan's {ours}; set {option}")
-    if was.lora_alpha != now.lora_alpha:
-        raise InvalidInput(
-            f"--adapter {folder}: its lora_alpha is {was.lora_alpha}, the plan's {now.lora_alpha}; set --lora-alpha"
-        )
-    expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    outcome: Any = set_peft_model_state_dict(model, load_file(str(weights)))
-    missing = sorted(expected & set(outcome.missing_keys))
-    if outcome.unexpected_keys or missing:
-        odd = (list(outcome.unexpected_keys) or missing)[0]
-        raise InvalidInput(f"--adapter {folder}: sits on other modules than the plan's --lora-targets (first: {odd})")

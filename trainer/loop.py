@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 import transformers
 
-from planner.contract.errors import RunFailed
+from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import Hyperparameters
 from planner.contract.spec import TrainingChoices
 from trainer import checkpoints, devices, modeling, schedules
@@ -355,6 +355,7 @@ class LoopTrainer(Evaluating, Saving):
         scaled = getattr(self.accelerator, "scaler", None) is not None
         # Under loss scaling an infinite gradient is routine: the scaler skips the step and halves the scale.
         if not math.isfinite(loss) or (not math.isfinite(value) and not scaled):
+            self._refuse_broken_weights()
             what = "loss" if not math.isfinite(loss) else "gradient norm"
             shown = loss if what == "loss" else value
             good = checkpoints.last_good(Path(self.args.output_dir))
@@ -364,6 +365,18 @@ class LoopTrainer(Evaluating, Saving):
                 "Lower the learning rate or lengthen the warm-up, and look for damaged examples"
             )
         return norm
+
+    def _refuse_broken_weights(self) -> None:
+        """Where no update was made yet, the weights may have come without numbers in them: then they are named."""
+        if self.state.global_step > 0:
+            return
+        for name, parameter in self.model.named_parameters():
+            if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
+                where = getattr(self.model.config, "_name_or_path", "") or "the model"
+                raise InvalidInput(
+                    f"{where}: {name} holds values that aren't numbers; these weights can't be trained: fetch or "
+                    "convert them again"
+                )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer that the plan names, built by the code that the trace runs."""

@@ -24,12 +24,10 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto") -> dict[str, Any]
     quiet()
     import torch
     import transformers
-    from transformers import AutoTokenizer
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    from peft import PeftModel
-
+    from trainer import adapter_files, fingerprints, loading
     from trainer.files import new_folder, whole_folder, write_manifest
     from trainer.generate import trained_folder
     from trainer.tasks import load_pretrained
@@ -40,12 +38,10 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto") -> dict[str, Any]
         raise InvalidInput(f"{folder}: holds a whole model already; there is nothing to merge")
     whole = new_folder(output)
     kinds = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError):
-        raise InvalidInput(f"{folder}/adapter_config.json: missing or damaged") from None
-    task = read_task_file(folder)
-    model: Any = PeftModel.from_pretrained(load_pretrained(base, task, dtype=kinds[dtype]), str(folder)).eval()
+    tokenizer, task = loading.load_tokenizer(str(folder)), read_task_file(folder)
+    base = adapter_files.base_of(folder)
+    fingerprints.check_base(folder, base)
+    model: Any = adapter_files.attach(load_pretrained(base, task, dtype=kinds[dtype]), folder)
     probe = torch.arange(8, dtype=torch.int64).remainder(model.config.vocab_size).unsqueeze(0)
     inputs = {"input_ids": probe}
     if model.config.is_encoder_decoder and task["task"] == "seq2seq":
@@ -66,7 +62,7 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto") -> dict[str, Any]
     try:
         with whole_folder(whole) as target:
             merged.save_pretrained(target)
-            AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(target)
+            tokenizer.save_pretrained(target)
             if (folder / TASK_FILE).is_file():
                 (target / TASK_FILE).write_bytes((folder / TASK_FILE).read_bytes())
             write_manifest(target)

@@ -162,7 +162,7 @@ def load(
     """The model with adapters, as it is trained; `load` is metered. `loss_begins` is called at the vocabulary head."""
     import transformers
 
-    from trainer import loading, modeling
+    from trainer import adapter_files, fingerprints, loading, modeling
 
     seed = plan.hyperparameters.seed
     transformers.set_seed(seed)
@@ -181,7 +181,9 @@ def load(
                 module.support_avx512bf16_for_cpu = False
     model = modeling.attach_adapters(model, choices)
     if adapter is not None:
-        loading.load_adapter(model, Path(adapter), choices)
+        start = Path(adapter).expanduser()
+        adapter_files.load(model, start, choices)
+        fingerprints.check_base(start, plan.model, "--adapter ")
     if choices.method == "qlora":
         # transformers would ask the quantizer that loaded the weights whether they can be trained; they were
         # quantized here and there is none. Adapters are attached, which is what it wants to know.
@@ -256,9 +258,24 @@ def read_data(
     return train, validation, prompt
 
 
-def identity(plan: Plan, choices: TrainingChoices, train: Any) -> dict[str, Any]:
+def identity(plan: Plan, choices: TrainingChoices, train: Any, task: Any, tokenizer: Any) -> dict[str, Any]:
     """What a checkpoint must share with a run that goes on from it."""
+    from trainer import fingerprints
+
     c, h = choices, plan.hyperparameters
+    adapters: dict[str, Any] = {}
+    if c.method != "full":
+        adapters = {
+            "lora_r": c.lora_r,
+            "lora_alpha": c.lora_alpha,
+            "lora_variant": c.lora_variant,
+            "lora_dropout": c.lora_dropout,
+            "lora_targets": sorted(c.lora_targets),
+            "modules_to_save": sorted(c.modules_to_save),
+            "adapter_dtype": c.adapter_dtype,
+        }
+    if c.method == "qlora":
+        adapters |= {"quantization": c.quantization, "kbit_preparation": c.kbit_prepared}
     return {
         "batch_size": c.batch_size,
         "gradient_accumulation_steps": c.gradient_accumulation_steps * c.num_gpus,  # whoever makes them
@@ -267,9 +284,12 @@ def identity(plan: Plan, choices: TrainingChoices, train: Any) -> dict[str, Any]
         "seed": h.seed,
         "group_by_length": h.group_by_length,
         "method": c.method,
-        "lora_r": c.lora_r,
-        "lora_targets": list(c.lora_targets),
+        **adapters,
+        "precision": c.precision,
         "optimizer": c.optimizer,
+        "task": task.describe(),
+        "weights": fingerprints.of_model(plan.model),
+        "tokenizer": fingerprints.of_tokenizer(tokenizer),
         "data": train.fingerprint(),
         "model": plan.model,
     }

@@ -244,7 +244,8 @@ class Run(Accounts):
         self.enter("data", self.plan.data.path or "")
         self.config, tokenizer, self.task = prepare.read_model(self.plan, self.choices)
         train, validation, prompt = prepare.read_data(self.plan, self.choices, self.task, tokenizer, self.events)
-        identity = prepare.identity(self.plan, self.choices, train)
+        identity = prepare.identity(self.plan, self.choices, train, self.task, tokenizer)
+        self.task.base_weights = identity["weights"]
         checkpoint: Path | None = None
         if self.request.resume is not None:
             checkpoint, passed_over = checkpoints.find(self.run_dir, self.request.resume)
@@ -339,7 +340,7 @@ class Run(Accounts):
         measured = largest(world.objects(meter.measured()))
         if not world.main:
             return
-        destination = self.keep_result(tokenizer, weights)
+        destination = self.keep_result(tokenizer, weights, checkpoint)
         seconds = time.perf_counter() - started
         observation, path = self.observe(measured=measured)
         self.events.emit(
@@ -358,21 +359,24 @@ class Run(Accounts):
             observation_path=str(path),
         )
 
-    def keep_result(self, tokenizer: Any, weights: Any) -> Path:
+    def keep_result(self, tokenizer: Any, weights: Any, resumed: Path | None) -> Path:
         """Writes the result: the best checkpoint's weights if there is one, else the last ones."""
+        from trainer import checkpoints
         from trainer.saving import copy_trained, save_trained
 
-        best = self.trainer.state.best_model_checkpoint
+        # By its step: the path that a checkpoint notes is that of another folder once a run was moved or copied.
+        places = [self.run_dir] if resumed is None else [self.run_dir, resumed.parent]
+        best = checkpoints.of_step(self.trainer.state.best_global_step, *places)
         destination = self.run_dir / ("model" if self.choices.method == "full" else "adapter")
-        damage = files.manifest_problem(Path(best)) if best and Path(best).is_dir() else None
+        damage = files.manifest_problem(best) if best else None
         if damage:
             self.events.warn(
                 "damaged checkpoint",
                 f"{best}, the best one, is damaged ({damage})",
                 "the last weights become the result",
             )
-        if best and Path(best).is_dir() and not damage:
-            copy_trained(Path(best), destination)
+        if best and not damage:
+            copy_trained(best, destination)
         else:
             with files.whole_folder(destination) as folder:
                 save_trained(self.trainer.model, tokenizer, folder, self.task, weights)

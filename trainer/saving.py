@@ -15,10 +15,10 @@ import transformers
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from planner.contract.errors import RunFailed
+from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import Hyperparameters
 from planner.contract.spec import TrainingChoices
-from trainer import checkpoints
+from trainer import adapter_files, checkpoints, modeling, state_files
 from trainer.distributed.strategies import Alone
 from trainer.distributed.world import World
 from trainer.files import disk_problem, set_aside, whole_folder, write_manifest
@@ -28,8 +28,8 @@ from trainer.recovery import Recovery
 from trainer.tasks import Task
 from trainer.tasks.base import with_task_file
 
-OPTIMIZER = "optimizer.pt"
-SCHEDULER = "scheduler.pt"
+OPTIMIZER, SCHEDULER, SCALER, RANDOM = "optimizer", "scheduler", "scaler", "random"
+"""Names of `state_files` in a checkpoint; of several processes each has a `RANDOM` with its number."""
 
 
 class Saving(transformers.Trainer):
@@ -74,13 +74,13 @@ class Saving(transformers.Trainer):
                 set_aside(final)  # somebody put it there while the run went on
             with whole_folder(final) as folder:
                 self._save(str(folder), weights)
-                torch.save(optimizer, folder / OPTIMIZER)
-                torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER)
-                self._save_scaler(str(folder))
-                if self.world.size == 1:
-                    self._save_rng_state(str(folder))
+                state_files.write(folder, OPTIMIZER, self._named(optimizer))
+                state_files.write(folder, SCHEDULER, self.lr_scheduler.state_dict())
+                scaler = getattr(self.accelerator, "scaler", None)
+                if scaler is not None:
+                    state_files.write(folder, SCALER, scaler.state_dict())
                 for rank, own in enumerate(numbers):
-                    torch.save(own, folder / f"rng_state_{rank}.pth")
+                    state_files.write(folder, self._random_name(rank), own)
                 if self.state.best_global_step:
                     best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
                     if best.exists() or self.state.best_global_step == step:
@@ -135,18 +135,45 @@ class Saving(transformers.Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
             return
         planned = [_options(group) for group in self.optimizer.param_groups]
         scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # of accelerate's wrapper
         rates = list(scheduler.base_lrs)
-        if self.strategy.whole_state:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        else:
-            held = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
-            self.strategy.load_optimizer(self.optimizer, held)
-            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        held = self._numbered(state_files.read(Path(checkpoint), OPTIMIZER), checkpoint)
+        self.strategy.load_optimizer(self.optimizer, held)
+        self.lr_scheduler.load_state_dict(state_files.read(Path(checkpoint), SCHEDULER))
         self._plan_again(scheduler, planned, rates)
+
+    def _trained_names(self) -> list[str]:
+        """Names of the trained parameters, in the order of the optimizer's groups."""
+        known = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [known[id(p)] for group in modeling.parameter_groups(self.model, 0.0) for p in group["params"]]
+
+    def _named(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state with the names of the parameters for their numbers."""
+        names = self._trained_names()
+        state = {names[number]: values for number, values in optimizer["state"].items()}
+        return {**optimizer, "state": state, "parameters": names}
+
+    def _numbered(self, held: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+        """The state as the optimizer takes it. Raises InvalidInput where other parameters were trained."""
+        names = self._trained_names()
+        was = held.pop("parameters")
+        if was != names:
+            odd = next(
+                iter([name for name in was if name not in names] + [name for name in names if name not in was]), ""
+            )
+            raise InvalidInput(
+                f"{checkpoint}: {len(was)} tensors were trained and {len(names)} are now (first that differs: {odd}); "
+                "resume with the plan that wrote it"
+            )
+        number = {name: index for index, name in enumerate(names)}
+        return {**held, "state": {number[name]: values for name, values in held["state"].items()}}
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        scaler = getattr(self.accelerator, "scaler", None)
+        if checkpoint is not None and scaler is not None and state_files.exists(Path(checkpoint), SCALER):
+            scaler.load_state_dict(state_files.read(Path(checkpoint), SCALER))
 
     def _plan_again(self, scheduler: Any, planned: list[dict[str, Any]], rates: list[float]) -> None:
         """The plan's rate, decay and momenta instead of the checkpoint's: a plan that was changed since then holds.
@@ -163,60 +190,54 @@ class Saving(transformers.Trainer):
             group["lr"] = rate * factor(scheduler.last_epoch)
         scheduler._last_lr = [group["lr"] for group in groups]
 
-    # ---- random numbers of several processes -----------------------------------------------------------------------
+    # ---- random numbers --------------------------------------------------------------------------------------------
+
+    def _random_name(self, rank: int) -> str:
+        return RANDOM if self.world.size == 1 else f"{RANDOM}-{rank}"
 
     def _random_numbers(self) -> list[dict[str, Any]]:
-        """Every process's random state; none where one process alone saves its own as transformers does."""
-        if self.world.size == 1:
-            return []
+        """Every process's random state, on each."""
         kind, keys, *rest = np.random.get_state()
         own: dict[str, Any] = {
             "python": random.getstate(),
             "numpy": (kind, torch.from_numpy(np.array(keys, dtype=np.int64)), *rest),
             "cpu": torch.get_rng_state(),
         }
-        if self.args.device.type == "cuda":
-            own["cuda"] = torch.cuda.get_rng_state()
+        device = self.args.device.type
+        if device in ("cuda", "mps"):
+            own[device] = getattr(torch, device).get_rng_state()
         return self.world.objects(own)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self.world.size == 1 or checkpoint is None:
-            super()._load_rng_state(checkpoint)
+        if checkpoint is None:
             return
-        path = Path(checkpoint) / f"rng_state_{self.world.rank}.pth"
-        if checkpoints.processes(Path(checkpoint)) != self.world.size or not path.is_file():
+        folder, name = Path(checkpoint), self._random_name(self.world.rank)
+        if checkpoints.processes(folder) != self.world.size or not state_files.exists(folder, name):
             # Other processes wrote it: no state is this one's, but all must draw other numbers.
             torch.manual_seed(hash((self.hyperparameters.seed, self.state.global_step, self.world.rank)) % 2**63)
             return
-        own = torch.load(path, map_location="cpu", weights_only=True)
+        own = state_files.read(folder, name)
         random.setstate(own["python"])
         kind, keys, *rest = own["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
         torch.set_rng_state(own["cpu"])
-        if "cuda" in own:
-            torch.cuda.set_rng_state(own["cuda"])
+        device = self.args.device.type
+        if device != "cpu" and device in own:
+            getattr(torch, device).set_rng_state(own[device])
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Adapter weights are copied into the existing parameters, which keep their dtype; full models as stock."""
-        if self.choices.method != "full":
-            self.read_weights(resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def read_weights(self, checkpoint: str) -> None:
-        """Copies a checkpoint's adapter into the model, before it is divided."""
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        weights = load_file(str(Path(checkpoint) / "adapter_model.safetensors"))
-        outcome: Any = set_peft_model_state_dict(self.model, weights)
-        if outcome.unexpected_keys:
-            raise RunFailed(
-                f"{checkpoint}: holds {len(outcome.unexpected_keys)} adapter tensors that this plan hasn't "
-                f"(first: {outcome.unexpected_keys[0]}); resume with the plan that wrote it"
-            )
+        """Weights are copied into the existing parameters, which keep their dtype, before the model is divided."""
+        if self.choices.method == "full":
+            modeling.copy_weights(self.model, resume_from_checkpoint)
+            return
+        adapter_files.copy_into(
+            self.model,
+            adapter_files.read_weights(Path(resume_from_checkpoint)),
+            resume_from_checkpoint,
+            "holds other adapter tensors than this plan trains; resume with the plan that wrote it",
+        )
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
@@ -246,10 +267,10 @@ def save_trained(
 
 def copy_trained(source: Path, destination: Path) -> None:
     """The loadable part of a checkpoint (no optimizer, no trainer state) under its final name, whole."""
-    private = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json"}
-    private |= {checkpoints.IDENTITY, "manifest.json"}
+    private = {"trainer_state.json", checkpoints.IDENTITY, "manifest.json"}
+    private |= {file for name in (OPTIMIZER, SCHEDULER, SCALER, RANDOM) for file in state_files.names(name)}
     with whole_folder(destination) as folder:
         for file in source.iterdir():
             plain = stat.S_ISREG(file.lstat().st_mode)
-            if plain and file.name not in private and not file.name.startswith("rng_state"):
+            if plain and file.name not in private and not file.name.startswith(f"{RANDOM}-"):
                 shutil.copy2(file, folder / file.name)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
+from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from planner.contract.errors import InvalidInput, NotModelled
+from trainer import model_files, tensors
+from trainer.model_files import ModelFiles
+from trainer.modeling import configs
 
 WEIGHT_DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -52,19 +57,13 @@ def is_causal(config: dict[str, Any]) -> bool:
     return auto_class(config) is transformers.AutoModelForCausalLM
 
 
-def as_config(config: dict[str, Any]) -> Any:
-    """A transformers config object from the content of a config.json; raises NotModelled for an unknown type."""
-    from transformers import AutoConfig
+def as_config(config: dict[str, Any], name: str = "the model") -> Any:
+    """A transformers config object of what a config.json says of the network, ready for training.
 
-    values = copy.deepcopy(config)
-    model_type = values.pop("model_type", None)
-    if not model_type:
-        raise InvalidInput("the model's config.json has no `model_type`; add it or choose another model")
-    try:
-        made = AutoConfig.for_model(model_type, **values)
-    except (KeyError, ValueError) as error:
-        raise NotModelled(f"model type {model_type!r} is unknown to the installed transformers: {error}") from error
-    if model_type in _SEQ2SEQ and getattr(made, "decoder_start_token_id", None) is None:
+    Raises NotModelled for an unknown type, InvalidInput for values that its class refuses.
+    """
+    made = configs.as_config(config, name)
+    if made.model_type in _SEQ2SEQ and getattr(made, "decoder_start_token_id", None) is None:
         made.decoder_start_token_id = getattr(made, "pad_token_id", None) or 0  # the decoder's input begins with it
     made.use_cache = False  # as the transformers Trainer sets it: keys and values are not kept for generation
     return made
@@ -88,43 +87,138 @@ def build(
     An architecture without the asked kernel (gemma2's soft cap under sdpa) falls back to eager, as transformers does
     by default; releases before 5.2x take sdpa there and leave the cap out.
     """
-    made = as_config(config)
+    name = weights or "the model"
+    made = as_config(config, name)
     chosen = implementation or ATTENTION_IMPLEMENTATIONS[attention]
+    if chosen == "flash_attention_2" and find_spec("flash_attn") is None:
+        # transformers would fetch a kernel from the hub and run it.
+        raise NotModelled("--attention flash needs the package flash-attn: install it, or take --attention sdpa")
     if chosen == "sdpa" and getattr(made, "attn_logit_softcapping", None):
         chosen = "eager"
     cls = auto_class(config)
+    files = None if weights is None else model_files.find(weights)
     torch.manual_seed(seed)
     try:
-        return _build(cls, made, chosen, dtype, device, weights)
+        return _build(cls, made, chosen, dtype, device, files)
     except ValueError as error:
         if chosen != "sdpa" or "scaled_dot_product_attention" not in str(error):
             raise
-        return _build(cls, as_config(config), "eager", dtype, device, weights)
+        return _build(cls, as_config(config, name), "eager", dtype, device, files)
 
 
-def _build(cls: Any, config: Any, attention: str, dtype: torch.dtype, device: Any, weights: str | None) -> Any:
-    if weights is not None:
-        labels = {}
-        if "SequenceClassification" in cls.__name__:
-            labels = {"id2label": config.id2label, "label2id": config.label2id, "pad_token_id": config.pad_token_id}
+def _build(cls: Any, config: Any, attention: str, dtype: torch.dtype, device: Any, files: ModelFiles | None) -> Any:
+    if files is None:
+        with torch.device(device), refusing("no network can be made of this config.json"):
+            model = cls.from_config(config, dtype=dtype, attn_implementation=attention)
+        return model.train()
+    model, drawn = from_files(cls, config, files, dtype=dtype, attn_implementation=attention)
+    model = model.to(device)
+    if "SequenceClassification" in cls.__name__:
+        # A head (or BERT's pooler) that the weights lack is drawn anew: it has to be trained and kept in full.
+        model._drawn_anew = tuple(sorted({key.rpartition(".")[0] for key in drawn}))
+    return model.train()
+
+
+def from_files(cls: Any, config: Any, files: ModelFiles, **options: Any) -> tuple[Any, list[str]]:
+    """(the network with its trained weights, names of the tensors of a classifier's head that they lack).
+
+    `cls` is an auto class. Raises InvalidInput, naming the file, where weights and network don't belong together.
+    """
+    where = files.index or files.weights[0]
+    unfit = f"{where}: these weights don't fit the config.json beside them"
+    for name, (path, entry) in files.entries().items():
+        if name.endswith(".weight") and entry.dtype not in FLOATS:
+            raise InvalidInput(f"{path}: {name} is stored as {entry.dtype[:20]}; weights must be plain floating point")
+    with files.alone() as folder, refusing(unfit):
         model, found = cls.from_pretrained(
-            weights,
-            dtype=dtype,
-            attn_implementation=attention,
+            folder,
+            config=config,
+            generation_config=_generation_config(config, files),
             use_safetensors=True,
             trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
-            **labels,
+            **options,
         )
-        model = model.to(device)
-        if labels:
-            # A head (or BERT's pooler) that the weights lack is drawn anew: it has to be trained and kept in full.
-            model._drawn_anew = tuple(sorted({key.rpartition(".")[0] for key in found["missing_keys"]}))
-        model.config.use_cache = False
-        if getattr(config, "decoder_start_token_id", None) is not None and config.model_type in _SEQ2SEQ:
-            model.config.decoder_start_token_id = config.decoder_start_token_id
-    else:
-        with torch.device(device):
-            model = cls.from_config(config, dtype=dtype, attn_implementation=attention)
-    model.train()
-    return model
+    for name, was, wanted in sorted(found["mismatched_keys"]):
+        raise InvalidInput(f"{unfit}: {name} has the shape {tuple(was)} and needs {tuple(wanted)}")
+    missing = sorted(found["missing_keys"])
+    lacking = [name for name in missing if not _of_a_head(name, model)]
+    if lacking:
+        raise InvalidInput(
+            f"{unfit}: {len(lacking)} tensors of a {type(model).__name__} are missing (first: {lacking[0]})"
+        )
+    model.config._name_or_path = model.name_or_path = files.name
+    return model, missing
+
+
+def _generation_config(config: Any, files: ModelFiles) -> Any:
+    """How the model's makers let it generate, as far as that is numbers."""
+    from transformers import GenerationConfig
+
+    if files.generation is None:
+        return GenerationConfig.from_model_config(config)
+    try:
+        return GenerationConfig(**configs.generation_settings(model_files.read_json(files.generation)))
+    except ValueError as error:
+        raise InvalidInput(f"{files.generation}: {' '.join(str(error).split()):.200}") from None
+
+
+def copy_weights(model: Any, source: str) -> None:
+    """Copies the weights of a folder that `save_pretrained` wrote into a network that there is.
+
+    Where the file's names aren't the network's own (experts that it holds in one tensor), transformers converts them.
+    """
+    files = model_files.find(source)
+    if not files.weights:
+        raise InvalidInput(f"{source}: holds no safetensors weights")
+    inner = getattr(model, "_orig_mod", model)
+    wanted = inner.state_dict()
+    names = files.entries().keys()
+    tied = {value.data_ptr() for name, value in wanted.items() if name in names}
+    plain = names <= wanted.keys() and all(
+        name in names or value.data_ptr() in tied or value.numel() == 0 for name, value in wanted.items()
+    )
+    with refusing(f"{source}: its weights don't fit this plan's model"):
+        if plain:
+            for file in files.weights:
+                inner.load_state_dict(tensors.read(file), strict=False)
+            return
+        fresh, _ = from_files(type(inner), inner.config, files, dtype=next(inner.parameters()).dtype)
+        inner.load_state_dict(fresh.state_dict())
+
+
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+def _of_a_head(name: str, model: Any) -> bool:
+    """Whether a tensor belongs to a classifier's head (or the pooler below it), which may be drawn anew."""
+    classifies = type(model).__name__.endswith("ForSequenceClassification")
+    return classifies and (not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name)
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """What transformers raises for files that don't belong together becomes one line; overflows pass.
+
+    ValueError, OSError and ImportError pass too: they mean a missing kernel or file, and are told apart by the callers.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        AssertionError,
+        SafetensorError,
+    ) as error:
+        from trainer.devices import is_out_of_memory
+
+        if is_out_of_memory(error):
+            raise
+        raise InvalidInput(f"{what}: {' '.join(str(error).split()) or type(error).__name__:.200}") from None

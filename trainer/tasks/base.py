@@ -23,6 +23,9 @@ class Task:
     architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel")
     """Ends of the class names of transformers models that learn this."""
 
+    base_weights: str | None = None
+    """Fingerprint of the weights that an adapter is trained over, once a run knows it."""
+
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
 
@@ -114,29 +117,37 @@ TASK_FILE = "task.json"
 """Beside an adapter: what it was trained for, and the labels of a classifier (plain PEFT has no place for them)."""
 
 
-def load_pretrained(source: str, task: dict[str, Any], **options: Any) -> Any:
-    """The base network of a finished run, with the head of its task; safetensors only, no remote code."""
+def load_pretrained(source: str, task: dict[str, Any], dtype: Any = "auto") -> Any:
+    """The base network of a finished run, with the head of its task; safetensors only, no code that comes with them."""
     import transformers
+
+    from trainer import loading, model_files, modeling
 
     cls: Any = {
         "masked": transformers.AutoModelForMaskedLM,
         "seq2seq": transformers.AutoModelForSeq2SeqLM,
         "classification": transformers.AutoModelForSequenceClassification,
     }.get(task.get("task", "causal"), transformers.AutoModelForCausalLM)
-    if task.get("labels"):
-        options["id2label"] = dict(enumerate(task["labels"]))
-        options["label2id"] = {label: number for number, label in enumerate(task["labels"])}
+    config = modeling.as_config(loading.read_config(source), source)
+    labels = task.get("labels")
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    files = model_files.find(source)
+    if not files.weights:
+        raise InvalidInput(f"{source}: holds no safetensors weights")
     try:
-        return cls.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
-    except OSError as error:
-        raise InvalidInput(f"{source}: the model can't be loaded: {str(error).splitlines()[0]:.160}") from None
+        return modeling.from_files(cls, config, files, dtype=dtype)[0].eval()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{source}: the model can't be loaded: {' '.join(str(error).split()):.160}") from None
 
 
 def with_task_file(folder: Path, task: Task) -> None:
-    """Writes `task.json`."""
+    """Writes `task.json`, beside an adapter with the fingerprint of the weights below it."""
     from planner.contract.files import write_json
 
-    write_json(folder / TASK_FILE, task.describe())
+    below = {"base_weights": task.base_weights} if (folder / "adapter_config.json").is_file() else {}
+    write_json(folder / TASK_FILE, {**task.describe(), **below})
 
 
 def read_task_file(folder: Path) -> dict[str, Any]:
