@@ -46,6 +46,9 @@ Not here, and told as a change of the plan: rates, decay, clipping, the rhythm o
 memory and speed alone (checkpointing, attention's kernel, chunked loss, devices).
 """
 
+FINGERPRINTS = ("weights", "tokenizer", "data")
+"""Those whose values say nothing to a person."""
+
 
 def steps(run_dir: Path) -> list[tuple[int, Path]]:
     """Checkpoints of the folder, newest first, as (step, path)."""
@@ -82,8 +85,10 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
         raise InvalidInput(f"{folder}: {IDENTITY} is missing or damaged; this isn't a checkpoint of tuneplan") from None
     for key, why in RESUMABLE.items():
         if key in identity and was.get(key) != identity[key]:
+            both = f"{key} was {was.get(key)!r} and is {identity[key]!r} now"
+            differs = f"other {key}" if key in FINGERPRINTS else both
             raise InvalidInput(
-                f"can't resume from {folder}: {key} was {was.get(key)!r} and is {identity[key]!r} now ({why}); "
+                f"can't resume from {folder}: {differs} ({why}); "
                 "use the plan and data it was started with, or start a new run in another --output"
             )
 

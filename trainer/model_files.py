@@ -17,6 +17,7 @@ from typing import Any
 
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput
+from planner.contract.files import write_json
 from trainer import tensors
 
 SINGLE = "model.safetensors"
@@ -52,8 +53,10 @@ class ModelFiles:
         """A folder that holds the weights and nothing else, for as long as they are loaded."""
         folder = Path(tempfile.mkdtemp(prefix="tuneplan-"))
         try:
-            for file in (*self.weights, *((self.index,) if self.index else ())):
+            for file in self.weights:
                 _link(file, folder / file.name)
+            if self.index is not None:
+                _link_index(self.index, folder / INDEX)
             yield str(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -101,8 +104,8 @@ def _in_folder(name: str, folder: Path) -> ModelFiles:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is such a file, or a link that should lead to one."""
-    return path.is_file() or path.is_symlink()
+    """Whether something of that name is there, be it a folder or a link that leads nowhere."""
+    return os.path.lexists(path)
 
 
 def shard_names(index: Path) -> list[str]:
@@ -147,6 +150,15 @@ def _link(source: Path, link: Path) -> None:
             os.link(source, link)
         except OSError:
             shutil.copyfile(source, link)
+
+
+def _link_index(source: Path, link: Path) -> None:
+    """As `_link`; transformers stumbles over an index without `metadata`, which nobody needs."""
+    content = read_json(source)
+    if isinstance(content.get("metadata"), dict):
+        _link(source, link)
+    else:
+        write_json(link, {"metadata": {}, "weight_map": content["weight_map"]})
 
 
 # ---- on the hub ----------------------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def _decode(value: Any, held: dict[str, torch.Tensor]) -> Any:
         return [_decode(item, held) for item in value]
     if not isinstance(value, dict):
         return value
+    if any(not isinstance(value.get(key, []), list) for key in ("$tuple", "$map")):
+        raise ValueError
     if "$tuple" in value:
         return tuple(_decode(item, held) for item in value["$tuple"])
     if "$map" in value:

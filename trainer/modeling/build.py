@@ -39,8 +39,10 @@ def auto_class(config: dict[str, Any]) -> Any:
     """The transformers auto class whose head the config asks for (`architectures`, else the type's usual one)."""
     import transformers
 
-    architecture = (config.get("architectures") or [""])[0]
-    model_type = config.get("model_type", "")
+    named = config.get("architectures") or [""]
+    if not isinstance(named, list) or not isinstance(named[0], str):
+        raise InvalidInput(f"the model's config.json: architectures is {str(named)[:60]}, not a list of names")
+    architecture, model_type = named[0], config.get("model_type", "")
     if architecture.endswith("ForSequenceClassification"):
         return transformers.AutoModelForSequenceClassification
     if architecture.endswith("ForConditionalGeneration") or model_type in _SEQ2SEQ:
@@ -124,6 +126,8 @@ def from_files(cls: Any, config: Any, files: ModelFiles, **options: Any) -> tupl
 
     `cls` is an auto class. Raises InvalidInput, naming the file, where weights and network don't belong together.
     """
+    if not files.weights:
+        raise InvalidInput(f"{files.name}: holds no safetensors weights")
     where = files.index or files.weights[0]
     unfit = f"{where}: these weights don't fit the config.json beside them"
     for name, (path, entry) in files.entries().items():
