@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from shutil import which
 
+from planner.contract import process
+
 
 def plan_command(*words: str) -> str:
     """`plan` with these words, called by its name where the shell finds this very one, else by what works here."""
@@ -17,10 +19,9 @@ def plan_command(*words: str) -> str:
         return shlex.join(("plan", *words))
     if os.access(own, os.X_OK):
         return shlex.join((str(own), *words))
-    return shlex.join((sys.executable, "-P", "-m", "planner.cli", *words))
+    return shlex.join(process.command("planner.cli", *words))
 
 
 def trainer_command(*words: str) -> str:
     """The trainer with these words, in the interpreter that it is installed for."""
-    # -P: a user's own file of that name in the working folder is not what is meant.
-    return shlex.join((sys.executable, "-P", "-m", "trainer", *words))
+    return shlex.join(process.command("trainer", *words))

@@ -188,6 +188,6 @@ def test_no_child_is_started_in_another_spelling() -> None:
                 start = attribute and node.value.id in ("sys", "os") and node.attr in starts
                 if start or (isinstance(node, ast.Constant) and node.value == "-m"):
                     found.add(str(file.relative_to(ROOT)))
-    # Beside it: how a package knows that it was typed, the wizard's line to type, and the fault bench's second start.
-    known = {"planner/__init__.py", "trainer/__init__.py", "planner/tui/running.py", "benchmarks/faults.py"}
+    # Beside it: how a package knows that it was typed, where the command `plan` lies, the fault bench's second start.
+    known = {"planner/__init__.py", "trainer/__init__.py", "planner/commands.py", "benchmarks/faults.py"}
     assert found == {"planner/contract/process.py", *known}

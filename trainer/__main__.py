@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -10,15 +11,24 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from planner.contract import process
+from planner.contract import edge, process
 from planner.contract.errors import Interrupted, RunFailed, TuneplanError
+from planner.contract.words import LAYOUT, one_line, visible
+from trainer.events import steady_streams
+from trainer.failed import Failed
+
+
+def complain(message: object, code: int) -> int:
+    """One line on stderr; returns the exit code."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    return code
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as everything else here does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (`{self.prog} --help` lists the options)\n")
+        self.exit(complain(f"{message} (`{self.prog} --help` lists the options)", 2))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,21 +88,32 @@ def main(arguments: list[str] | None = None) -> int:
         with as_one_line():
             return _other(given)
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return error.exit_code
-    except TuneplanError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except (TuneplanError, Failed) as error:
+        return complain(error, error.exit_code)
     except BrokenPipeError:
         return 0
-    except OSError as error:
-        from trainer.files import disk_problem
+    except Exception as error:
+        return complain(*_unforeseen(error, given))
 
-        problem = disk_problem(error, Path(error.filename or getattr(given, "output", None) or "."))
-        if problem is None:
-            raise
-        print(f"error: {problem}", file=sys.stderr)
-        return RunFailed.exit_code
+
+def _unforeseen(error: Exception, given: argparse.Namespace) -> tuple[str, int]:
+    """What to say of it and the exit code: a full disk and a lack of memory have words of their own."""
+    from trainer.files import disk_problem
+
+    problem = None
+    with contextlib.suppress(Exception):  # a message that can't be made
+        place = getattr(error, "filename", None) or getattr(given, "output", None) or "."
+        problem = disk_problem(error, Path(os.fsdecode(place)))
+    if problem is not None and not isinstance(error, (PermissionError, ImportError)):
+        return problem, RunFailed.exit_code
+    if "torch" in sys.modules:
+        from trainer.devices import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return f"out of memory in {given.command}", RunFailed.exit_code
+    return edge.account(error)
 
 
 def _other(given: argparse.Namespace) -> int:
@@ -123,7 +144,6 @@ def _run(given: argparse.Namespace) -> int:
     from trainer.distributed import environment
     from trainer.events import EventStream, Muted
     from trainer.request import Request
-    from trainer.run import Failed
     from trainer.run import main as run_plan
 
     events = EventStream()  # also keeps the libraries' prints away from stdout
@@ -145,20 +165,14 @@ def _run(given: argparse.Namespace) -> int:
     except Failed as error:
         if not environment.launched():  # else the launcher says it
             who = f"rank {environment.rank()}: " if environment.rank() > 0 else ""
-            print(f"error: {who}{error}", file=sys.stderr)
+            complain(f"{who}{error}", error.exit_code)
         return error.exit_code
 
 
 def _tool(given: argparse.Namespace) -> int:
     import importlib
 
-    from trainer.run import Failed
-
-    try:
-        return int(importlib.import_module(given.module).command(given))
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return int(importlib.import_module(given.module).command(given))
 
 
 def _generate(given: argparse.Namespace) -> int:
@@ -194,10 +208,13 @@ def _generate(given: argparse.Namespace) -> int:
         top_p=given.top_p,
         top_k=given.top_k,
     )
-    print(text)
+    # A model may write escape sequences: into a file or a pipe as they are, to a terminal never.
+    print(visible(text, keep=LAYOUT) if sys.stdout.isatty() else text)
     return 0
 
 
 if __name__ == "__main__":
     process.shut_out_working_folder()
+    steady_streams()
+    edge.watch_threads(lambda line: print(f"error: {line}", file=sys.stderr))
     sys.exit(main())

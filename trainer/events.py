@@ -7,7 +7,6 @@ even from C, can't end up among the JSON lines.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ from typing import Any, TextIO
 from planner.contract.files import append_to, open_plain
 from planner.contract.records import Event
 from planner.contract.run_folder import EVENTS
+from planner.contract.words import LAYOUT, json_text, shown, without_secrets
 
 
 class EventStream:
@@ -39,7 +39,8 @@ class EventStream:
             handle = os.dup(1)
             os.dup2(2, 1)
             self._stream = os.fdopen(handle, "w", encoding="utf-8", buffering=1)
-            sys.stderr = sys.stdout = _Tolerant(sys.stderr)
+            steady_streams()
+            sys.stdout = sys.stderr
 
     def attach(self, run_dir: Path) -> None:
         """From now on events are kept in the run folder too."""
@@ -57,7 +58,7 @@ class EventStream:
     def emit(self, kind: str, /, **data: Any) -> Event:
         """Writes one event now; returns it."""
         event = Event(kind=kind, time=time.time(), data=_finite(data))
-        line = json.dumps(event.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n"
+        line = without_secrets(json_text(event.model_dump(mode="json", by_alias=True))) + "\n"
         with self._lock:
             # Whoever listened may be gone: the run goes on and its events stay in the run folder.
             self._stream = _written(self._stream, line)
@@ -95,15 +96,24 @@ class Muted(EventStream):
         """Writes nothing there."""
 
 
+def steady_streams() -> None:
+    """From now on stderr outlives its reader and can't steer a terminal, whoever writes to it."""
+    if not isinstance(sys.stderr, _Tolerant):
+        sys.stderr = _Tolerant(sys.stderr)
+
+
 class _Tolerant:
-    """stderr for a process whose parent may leave: what can't be written is dropped, and the training goes on."""
+    """stderr for a process whose parent may leave: what can't be written is dropped, and the training goes on.
+
+    Libraries print file names, columns and templates of others there, and addresses with passwords in them.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._wrapped = stream
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            self._wrapped.write(text)
+            self._wrapped.write(shown(text, keep=f"{LAYOUT}\r"))
         return len(text)
 
     def flush(self) -> None:
@@ -150,6 +160,13 @@ def _written(stream: TextIO | None, line: str) -> TextIO | None:
     return stream
 
 
+class _Shown(logging.Formatter):
+    """Records as lines that a pager may show: `cat log.txt` must not steer a terminal, nor tell passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), keep=LAYOUT)
+
+
 def quiet() -> None:
     """Keeps libraries from warning about things that a user of this program neither chose nor can change."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -166,12 +183,12 @@ def log_to(run_dir: Path, name: str = "log.txt") -> None:
             handler.close()
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.WARNING)
-    console.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    console.setFormatter(_Shown("%(levelname)s %(name)s: %(message)s"))
     console.of_a_run = True  # type: ignore[attr-defined]
     root.addHandler(console)
     with contextlib.suppress(OSError):
         file = _LogFile(run_dir / name)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setFormatter(_Shown("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         file.of_a_run = True  # type: ignore[attr-defined]
         root.addHandler(file)
     logging.captureWarnings(True)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from planner.contract import edge
 from planner.contract.errors import Interrupted, NotModelled, RunFailed, TuneplanError
 from planner.contract.records import Plan
 from planner.contract.spec import TrainingChoices
@@ -19,6 +20,7 @@ from trainer.distributed import environment
 from trainer.distributed import world as distributed
 from trainer.distributed.launch import Launch, report_failure
 from trainer.events import EventStream, log_to
+from trainer.failed import Failed
 from trainer.request import (
     Request,
     changes_since,
@@ -129,14 +131,6 @@ def check_strategy(choices: TrainingChoices, compiles: bool) -> None:
         )
 
 
-class Failed(Exception):
-    """A failure that was already reported as an event; carries the line for stderr and the exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
     """One line and the exit code for whatever ended the run."""
     if isinstance(error, TuneplanError):
@@ -156,6 +150,8 @@ def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
         if run is not None:
             return run.report_out_of_memory(error), RunFailed.exit_code
         return "out of memory", RunFailed.exit_code
+    if run is None:  # there is no log yet
+        return edge.account(error)
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first:.300} (details in {folder / 'log.txt'})", RunFailed.exit_code
 

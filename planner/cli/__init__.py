@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from planner.contract import process
+from planner.cli.talk import say
+from planner.contract import edge, process
 from planner.contract.errors import Interrupted, RunFailed, TuneplanError
 
 __all__ = ["main"]
@@ -22,30 +23,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.set_threshold(50_000, 20, 20)
     # pydantic would look through every installed distribution for plugins; nobody's is wanted here.
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
-    if arguments is None:
-        process.shut_out_working_folder()
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
     try:
+        if arguments is None:
+            process.shut_out_working_folder()
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            edge.watch_threads(say)
         if not words and sys.stdin.isatty() and sys.stdout.isatty():
             return _wizard()
         code = _run(words)
         sys.stdout.flush()
         return code
     except TuneplanError as error:
-        return _complain(str(error), error.exit_code)
+        return _complain(error, error.exit_code)
     except KeyboardInterrupt:  # a second one, while the first was being answered
         return Interrupted.exit_code
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted.
         _drop_stdout()
         return 0
-    except OSError as error:
-        # Only what ends in stdout is told in a line: any other is a bug and keeps its traceback.
-        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
-            raise
-        _drop_stdout()
-        return _complain(f"the output can't be written: {error.strerror}", RunFailed.exit_code)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            _drop_stdout()
+            return _complain(f"the output can't be written: {error.strerror}", RunFailed.exit_code)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        return _complain(*edge.account(error))
+
+
+_FULL = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+"""What ends in stdout where it leads to a file."""
 
 
 def _drop_stdout() -> None:
@@ -66,10 +75,9 @@ def _open_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
-def _complain(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    if line:
-        print(f"plan: {line}", file=sys.stderr)
+def _complain(message: object, code: int) -> int:
+    if str(message).strip():
+        say(message)
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Optional
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from planner.cli import options
+from planner.cli.talk import print_json
 from planner.contract.errors import InvalidInput
 
 app = typer.Typer(
@@ -264,7 +264,7 @@ def models(
 def _show(found: Any, record: Callable[[Any], Any], view: Callable[[Any, Any], None], as_json: bool) -> int:
     """One thing or a sequence of them: as JSON by `record`, else drawn by `view`."""
     if as_json:
-        _print_json([record(each) for each in found] if isinstance(found, (list, tuple)) else record(found))
+        print_json([record(each) for each in found] if isinstance(found, (list, tuple)) else record(found))
         return 0
     from planner.report import words
 
@@ -499,7 +499,3 @@ def doctor(as_json: AsJson = False) -> int:
     from planner.cli.doctor import run
 
     return run(as_json=as_json)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 
 from planner.calibration.run import Outcome, calibrate
 from planner.cli.children import require_train_extra
+from planner.cli.talk import print_json, say
 from planner.contract.errors import Interrupted, InvalidInput
 from planner.contract.units import format_bytes
+from planner.contract.words import shown
 
 
 def run(*, device: str, minutes: float | None, fit_only: bool, as_json: bool) -> int:
@@ -24,15 +24,15 @@ def run(*, device: str, minutes: float | None, fit_only: bool, as_json: bool) ->
         # During the fit: the points lie in the data folder already.
         raise Interrupted("interrupted; measured points are kept, plan calibrate --fit-only fits them") from None
     if as_json:
-        print(json.dumps(record(outcome), indent=2))
+        print_json(record(outcome))
     else:
         for line in lines(outcome):
-            print(line)
+            print(shown(line))
     return 130 if outcome.interrupted else 0
 
 
 def _say(line: str) -> None:
-    print(f"plan: {line}", file=sys.stderr, flush=True)
+    say(line)
 
 
 def record(outcome: Outcome) -> dict[str, object]:

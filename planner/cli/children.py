@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from planner.contract.errors import Interrupted, InvalidInput
+from planner.contract.words import shown
 
 EXTRA = "pip install 'tuneplan[train]'"
 
@@ -52,7 +53,7 @@ def run_train(
     code = follower.follow(run)
     if follower.finished is not None and not as_json:
         for line in summary_lines(follower.finished):
-            print(line)
+            print(shown(line))
     if follower.stopped:
         sys.stdout.flush()
         raise Interrupted(kept_line(follower.started.get("run_dir") or output, device))

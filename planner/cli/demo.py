@@ -17,8 +17,10 @@ from planner.cli.progress import Follower, kept_line, summary_lines
 from planner.cli.recommend import make_plan
 from planner.cli.request import load_data, resolve
 from planner.cli.signals import held, passed_on
+from planner.cli.talk import say
 from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, RunFailed
+from planner.contract.words import shown
 
 SHOWN_EXAMPLES = 3
 
@@ -35,7 +37,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
         raise InvalidInput(f"--epochs must be above 0, not {epochs:g}")
     folder = Path(output) if output else Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     _claim(folder)
-    print("plan: making the demonstration's model and data (once; later runs reuse them)", file=sys.stderr)
+    say("making the demonstration's model and data (once; later runs reuse them)")
     assets = _child(["demo-assets"])
     # fp32: the model is small, and the figures then show what training does, not what rounding does.
     request = resolve(gpu=None, model=assets["model"], reserve=None, values={"precision": "fp32"})
@@ -64,13 +66,13 @@ def run(*, output: str | None, epochs: float | None) -> int:
     follower = Follower()
     code = follower.follow(runs.start(plan_file, output=folder / "run"))
     for line in summary_lines(follower.finished) if follower.finished else ():
-        print(line)
+        print(shown(line))
     if follower.stopped:
         sys.stdout.flush()
         raise Interrupted(kept_line(folder / "run"))
     if follower.finished is None:
         return code or RunFailed.exit_code
-    print(f"The rule in the data: {assets['rule']}")
+    print(shown(f"The rule in the data: {assets['rule']}"))
     try:
         for prompt, wanted in _examples(Path(assets["held_out"]), SHOWN_EXAMPLES):
             said = _generate(follower.started.get("run_dir") or str(folder / "run"), prompt)
@@ -142,4 +144,4 @@ def _child(words: list[str]) -> dict[str, Any]:
 
 
 def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+    return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), "no message")

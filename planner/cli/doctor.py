@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
-import sys
 from importlib import metadata
 from typing import Any
 
+from planner.cli.talk import print_json, say
 from planner.contract import process
 from planner.contract.errors import TuneplanError
 from planner.contract.units import format_bytes
@@ -91,7 +90,7 @@ def run(*, as_json: bool) -> int:
     """Prints the report."""
     found = report()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
         return 0
     from planner.report.words import make_console
 
@@ -115,7 +114,7 @@ def run(*, as_json: bool) -> int:
     console.print(f"free disk here: {format_bytes(found['free_disk_bytes'])}")
     missing = [name for name, version in found["extras"]["train"].items() if version is None]
     if missing:
-        print(f"plan: training needs {', '.join(missing)}: pip install 'tuneplan[train]'", file=sys.stderr)
+        say(f"training needs {', '.join(missing)}: pip install 'tuneplan[train]'")
     return 0
 
 

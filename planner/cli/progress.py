@@ -17,6 +17,7 @@ from planner.contract.errors import Interrupted, RunFailed
 from planner.contract.records import Event
 from planner.contract.run_folder import checkpoints
 from planner.contract.units import format_bytes, format_duration
+from planner.contract.words import json_safe, shown
 
 if TYPE_CHECKING:
     from planner.runs import Run
@@ -87,7 +88,7 @@ class Follower:
         if not self.raw or self._deaf:
             return
         try:
-            print(event.model_dump_json(by_alias=True), flush=True)
+            print(json_safe(event.model_dump_json(by_alias=True)), flush=True)
         except BrokenPipeError:
             self._deaf = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -148,7 +149,7 @@ class Follower:
         parts += [f"{format_duration(left)} left"] if left else []
         line = "  ".join(parts)
         if self.moving:  # a terminal: nothing that could lose its reader
-            print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
+            print(f"\r\x1b[K{shown(line)}", end="", file=self.stream, flush=True)
             self._open_line = True
         else:
             self._say(line)
@@ -165,7 +166,7 @@ class Follower:
         # stderr without a reader (`2>&1 | head`) is no reason to lose a training.
         with contextlib.suppress(BrokenPipeError):
             self._close_line()
-            print(f"plan: {line}", file=self.stream, flush=True)
+            print(f"plan: {shown(line)}", file=self.stream, flush=True)
 
     def _close_line(self) -> None:
         if self._open_line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.check import check
 from planner.cli.request import Request, load_data, parse_columns, resolve
+from planner.cli.talk import print_json, say
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice, CheckReport
 
@@ -77,9 +77,9 @@ def run(
             split=split,
         )
         path = plans.save(plan, save)
-        print(f"plan: wrote {path}", file=sys.stderr)
+        say(f"wrote {path}")
     if as_json:
-        print(json.dumps(answer.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=2))
+        print_json(answer.model_dump(mode="json", by_alias=True))
         return EXIT_FITS
     from planner.report.plan_view import plan_view
     from planner.report.words import make_console
@@ -156,7 +156,7 @@ def run_check(
             split=split,
         )
         path = plans.save(plan, save)
-        print(f"plan: wrote {path}", file=sys.stderr)
+        say(f"wrote {path}")
     _print_check(report, as_json, _explained(request, choices, explain, lengths))
     return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
 
@@ -205,7 +205,7 @@ def _profile(
 
 def _nothing_fits(error: Any, as_json: bool) -> int:
     report: CheckReport = error.report
-    print(f"plan: {error}", file=sys.stderr)
+    say(error)
     _print_check(report, as_json)
     return EXIT_DOES_NOT_FIT
 
@@ -227,7 +227,7 @@ def _print_check(report: CheckReport, as_json: bool, explained: tuple[Explanatio
         content = report.model_dump(mode="json", by_alias=True)
         if explained:
             content["explanation"] = [item.record() for item in explained]
-        print(json.dumps(content, ensure_ascii=False, indent=2))
+        print_json(content)
         return
     from planner.report.memory_view import check_view
     from planner.report.words import make_console

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.children import require_train_extra
+from planner.cli.talk import print_json, say
 from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 from planner.contract.settings import check_length, fit_to_hardware, to_flags
@@ -53,7 +53,7 @@ def run_trace(
     memory, course = trace(request)
     verdict = verdict_of(memory)
     if as_json:
-        print(json.dumps(memory.model_dump(mode="json"), indent=2))
+        print_json(memory.model_dump(mode="json"))
     else:
         from planner.report.memory_view import breakdown, instants_line
         from planner.report.words import make_console
@@ -72,7 +72,7 @@ def run_trace(
         from planner.export import memory_viewer as viewer
 
         _write(memory_viewer, viewer.pickled(course))
-        print(f"plan: open {memory_viewer} at pytorch.org/memory_viz", file=sys.stderr)
+        say(f"open {memory_viewer} at pytorch.org/memory_viz")
     return 3 if verdict == "does_not_fit" else 0
 
 
@@ -82,7 +82,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
 
     choices, notes = fit_to_hardware(request.choices, request.hardware, fixed=request.fixed)
     for note in notes:
-        print(f"plan: {note}", file=sys.stderr)
+        say(note)
     from planner.memory import device
 
     workspaces = int(device.workspace_bytes(request.hardware))
@@ -93,7 +93,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
     command += ["--loss", choices.loss, "--optimizer-implementation", choices.optimizer_implementation]
     if choices.padding == "max" and choices.stack == "peft":
         command.append("--padded")  # stack `builtin` hands no mask over
-    print("plan: tracing one step on fake tensors …", file=sys.stderr)
+    say("tracing one step on fake tensors …")
     try:
         # In its own session: a Ctrl-C is answered here and ends the child, which has nothing to keep.
         child = subprocess.run(
@@ -102,16 +102,18 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
             input=json.dumps(dict(request.model.config)),
             capture_output=True,
             text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
             start_new_session=True,
         )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing of the trace is kept, start it again") from None
     if child.returncode != 0:
-        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (child.stderr.strip().split("\n") or ["no message"])[-1]
         raise process.failure(child.returncode, f"the trace failed: {last}")
     try:
-        found = json.loads(child.stdout.strip().splitlines()[-1])
+        found = json.loads(child.stdout.strip().split("\n")[-1])
         course = Timeline.from_trace(found)
         return _complete(found["memory"], course, request), course
     except (ValueError, IndexError, KeyError):
@@ -182,4 +184,4 @@ def _write(name: str, content: bytes) -> None:
         write_named(Path(name), content)
     except OSError as error:
         raise RunFailed(f"{name} cannot be written: {error.strerror or error}") from None
-    print(f"plan: wrote {name}", file=sys.stderr)
+    say(f"wrote {name}")

@@ -11,29 +11,28 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-_STEERING = re.compile(
+STEERING = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: escape sequences begin here
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction of writing
     "\u2028\u2029"  # line and paragraph separators
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # unseen: byte-order mark, annotations, tags
     "\ud800-\udfff]"  # halves of characters, which no output can encode
 )
-_LAYOUT = "\n\t"
+"""Characters that do something to a terminal or a reader instead of being seen."""
+LAYOUT = "\n\t"
+"""What stays in text that is shown over several lines."""
 
 
-def visible(text: str, *, lines: bool = False) -> str:
-    """The text with every character that would steer a terminal written out (`\\x1b`, `\\u202e`).
-
-    `lines`: line feeds and tabs stay, for text that is shown over several lines.
+def visible(text: str, *, keep: str = "") -> str:
+    """The text with every character that would steer a terminal written out (`\\x1b`, `\\u202e`), but for those in
+    `keep` (`LAYOUT`).
     """
 
     def written_out(found: re.Match[str]) -> str:
         character = found[0]
-        if lines and character in _LAYOUT:
-            return character
-        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        return character if character in keep else character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
-    return _STEERING.sub(written_out, text)
+    return STEERING.sub(written_out, text)
 
 
 LINE = 2000
@@ -42,8 +41,13 @@ LINE = 2000
 
 def one_line(text: object) -> str:
     """Anything as one line for a person to read: white space is one blank, the rest `visible`, no secret in it."""
-    line = visible(without_secrets(" ".join(str(text).split())))
+    line = shown(" ".join(str(text).split()))
     return line if len(line) <= LINE else f"{line[: LINE * 3 // 4]} … {line[-LINE // 4 :]}"
+
+
+def shown(text: object, *, keep: str = "") -> str:
+    """Text for a person as it stands: `visible`, without secrets."""
+    return visible(without_secrets(str(text)), keep=keep)
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
@@ -59,9 +63,9 @@ def json_safe(text: str) -> str:
     def escaped(found: re.Match[str]) -> str:
         character = found[0]
         # Outside strings JSON has line feeds only; inside they are escaped already.
-        return character if character in _LAYOUT else json.dumps(character)[1:-1]
+        return character if character in LAYOUT else json.dumps(character)[1:-1]
 
-    return _STEERING.sub(escaped, text)
+    return STEERING.sub(escaped, text)
 
 
 _USER = re.compile(r"(?<=://)[^\s/@\"'\\<>]+(?=@)")
@@ -104,7 +108,11 @@ def _secrets(values: tuple[str, ...], addresses: tuple[str, ...]) -> tuple[str, 
     for address in addresses:
         rest = address.strip().rpartition("://")[2]
         before, _, query = rest.partition("?")
-        user = (before if "@" in before else rest).rpartition("@")[0]
+        user = before.rpartition("@")[0]
+        if not user and "@" in query:  # a question mark in the password
+            user, _, host = rest.rpartition("@")
+            query = host.partition("?")[2]
         password = user.partition(":")[2] or user  # a token may stand alone before the @
-        found |= {user, password, unquote(password), query.rpartition("@")[2]}
+        fields = query.split("&")
+        found |= {user, password, unquote(password), *fields, *(field.partition("=")[2] for field in fields)}
     return tuple(sorted((secret for secret in found if len(secret) >= _SHORTEST), key=len, reverse=True))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from planner.contract.records import MemoryReport
+from planner.contract.words import LAYOUT, STEERING, shown, visible
 
 VERDICT_STYLE = {"fits": "green", "tight": "yellow", "does_not_fit": "red"}
 VERDICT_TEXT = {"fits": "fits", "tight": "fits tightly", "does_not_fit": "does not fit"}
@@ -19,11 +21,27 @@ COLUMNS = 80
 """Width that every report is laid out for, and the width where there is no terminal."""
 
 
+class PlainConsole(Console):
+    """A console that takes text as it stands: no markup, no emoji codes, and nothing in it steers the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Strings that are printed, and those in tables."""
+        return super().render_str(shown(text, keep=LAYOUT), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The same for text that was assembled elsewhere."""
+        for segment in super().render(renderable, options):
+            if segment.control or not STEERING.search(segment.text):
+                yield segment
+            else:
+                yield segment._replace(text=visible(segment.text, keep=LAYOUT))
+
+
 def make_console(file: IO[str] | None = None) -> Console:
     """A console for `file` (stdout): colour only in a terminal without NO_COLOR, 80 columns where there is none."""
     stream = sys.stdout if file is None else file
     width = None if stream.isatty() else COLUMNS
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return PlainConsole(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def blocks(console: Console) -> tuple[str, str]:

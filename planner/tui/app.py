@@ -7,20 +7,23 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
 from textual.reactive import reactive
 from textual.screen import Screen
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_count
+from planner.contract.words import one_line
 from planner.tui import figures, messages, state
 from planner.tui import work as questions
 from planner.tui.history import PastRun
@@ -33,6 +36,7 @@ from planner.tui.screens.live import LiveScreen
 from planner.tui.screens.modals import HelpScreen, QuitScreen, RunsScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
+from planner.tui.shield import Shield
 from planner.tui.state import WizardState
 from planner.tui.work import Evaluation, Recommendation
 
@@ -90,6 +94,7 @@ class TuneplanApp(RunControl, App[int]):
         self.past_runs: tuple[PastRun, ...] = ()
         """Runs in the output folder that go on without a wizard, or ended early and can be resumed."""
         self._runs_said = False
+        self._shield = Shield()
         self._busy: dict[str, bool] = {}
         self._again: set[str] = set()
         self._measuring = 0
@@ -389,8 +394,13 @@ class TuneplanApp(RunControl, App[int]):
         message = None
         if self.running:
             self.leave_run()
-            message = f"The run goes on in {self.run_folder}"
+            message = self.goes_on
         self.exit(128 + signal.SIGTERM, message=message)
+
+    @property
+    def goes_on(self) -> Text:
+        """Said when the wizard leaves a run."""
+        return Text(f"The run goes on in {one_line(self.run_folder)}")
 
     async def action_quit(self) -> None:
         """The palette's Quit asks as well."""
@@ -403,7 +413,7 @@ class TuneplanApp(RunControl, App[int]):
     def _quit_answered(self, answer: str | None) -> None:
         if answer == "leave":
             self.leave_run()
-            self.exit(0, message=f"The run goes on in {self.run_folder}")
+            self.exit(0, message=self.goes_on)
         elif answer == "stop":
             self.stop_and_quit()
 
@@ -426,12 +436,19 @@ class TuneplanApp(RunControl, App[int]):
     def _run_on_screen(self, action: str) -> None:
         self.call_later(self.run_action, action, self.screen)
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's own, and the one that keeps escape sequences of others away from the terminal."""
+        return [*super().get_line_filters(), self._shield]
+
     def _fatal_error(self) -> None:
         """A bug: one line on the terminal instead of a traceback, the rest goes to a file."""
-        from planner.tui.crash import record
+        from planner.contract import edge
 
+        error = sys.exc_info()[1]
+        if error is not None:
+            line, self._return_code = edge.account(error)
+            self._exit_renderables.append(Text(f"plan: {line}"))
         self.bell()
-        self._exit_renderables.append(record(sys.exc_info()[1]))
         self._close_messages_no_wait()
 
 
@@ -447,7 +464,7 @@ def run(plan_defaults: Mapping[str, Any] | None = None) -> int:
     try:
         app = TuneplanApp(**(plan_defaults or {}))
     except TuneplanError as error:
-        print(f"plan: {error}", file=sys.stderr)
+        print(f"plan: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     result = app.run()
     if app.return_code:

@@ -123,7 +123,7 @@ def replay(folder: Path) -> tuple[RunSnapshot, int]:
     except OSError as error:
         raise InvalidInput(f"{folder / EVENTS}: {error.strerror or error}") from None
     whole = text[: text.rfind(b"\n") + 1]
-    events = [event for event in map(_event, whole.splitlines()) if event is not None]
+    events = [event for event in map(_event, whole.split(b"\n")) if event is not None]
     steps = [place for place, event in enumerate(events) if event.kind == "step"]
     every = len(steps) // STEPS_KEPT + 1
     passed_over = set(steps) - set(steps[::every]) - set(steps[-1:])

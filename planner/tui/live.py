@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from planner.contract.records import Event, Plan
 from planner.contract.units import format_bytes, format_deviation, format_duration
+from planner.contract.words import LAYOUT, one_line, shown
 from planner.tui.figures import short_bytes
 
 Phase = Literal["starting", "running", "paused", "stopping", "finished", "failed"]
@@ -97,7 +97,11 @@ def reduce(run: RunSnapshot, event: Event) -> RunSnapshot:
     handler = _HANDLERS.get(event.kind)
     if handler is None:
         return _logged(run, f"{event.kind} {event.data}")
-    return handler(run, event.data)
+    try:
+        return handler(run, event.data)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        # Another program's run, or a damaged one: what it says is shown, not believed.
+        return _logged(run, f"{event.kind} that can't be read: {str(event.data)[:200]}")
 
 
 def ended(run: RunSnapshot, exit_code: int | None, tail: str = "") -> RunSnapshot:
@@ -109,7 +113,7 @@ def ended(run: RunSnapshot, exit_code: int | None, tail: str = "") -> RunSnapsho
 
 def fail(run: RunSnapshot, message: str) -> RunSnapshot:
     """The run failed, for the reason given in one line."""
-    line = " ".join(message.split())
+    line = one_line(message)
     return _logged(replace(run, phase="failed", doing="failed", failure=line, seconds_left=None), line)
 
 
@@ -123,7 +127,7 @@ def death(exit_code: int | None, tail: str = "") -> str:
             text += " (a SIGKILL often means that the machine ran out of memory)"
     else:
         text = f"the trainer ended with exit code {exit_code} before it finished"
-    last = [line for line in tail.splitlines() if line.strip()]
+    last = [line for line in tail.split("\n") if line.strip()]
     return f"{text}: {last[-1].strip()}" if last else text
 
 
@@ -133,7 +137,7 @@ def note(run: RunSnapshot, phase: Phase, doing: str) -> RunSnapshot:
 
 
 def _logged(run: RunSnapshot, line: str) -> RunSnapshot:
-    return replace(run, log=(*run.log, printable(line))[-LOG_LINES:])
+    return replace(run, log=(*run.log, shown(line, keep=LAYOUT))[-LOG_LINES:])
 
 
 def _curve(points: tuple[Point, ...], x: float, y: Any) -> tuple[Point, ...]:
@@ -145,7 +149,7 @@ def _curve(points: tuple[Point, ...], x: float, y: Any) -> tuple[Point, ...]:
 
 
 def _started(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    device = str(data.get("device", ""))
+    device = one_line(data.get("device", ""))
     run = replace(
         run,
         phase="running",
@@ -160,7 +164,7 @@ def _started(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
 
 
 def _phase(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    name, detail = str(data.get("name", "")), str(data.get("detail") or "")
+    name, detail = one_line(data.get("name", "")), one_line(data.get("detail") or "")
     words = {"load": "loading the model", "data": "reading the data", "train": "training", "eval": "evaluating"}
     words |= {"save": "saving", "finish": "finishing"}
     doing = words.get(name, name) + (f": {detail}" if detail else "")
@@ -221,21 +225,8 @@ def _eval(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
 def sample_text(sample: Any) -> str:
     """The sample of an evaluation as text, whether the trainer sent a string or prompt and completion."""
     if isinstance(sample, dict):
-        return printable("\n".join(f"{name}: {value}" for name, value in sample.items() if value is not None))
-    return printable(str(sample))
-
-
-TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that turn the writing's direction for all that follows."""
-
-
-def printable(text: str) -> str:
-    """A text without what would steer the terminal: a model may write escape sequences."""
-
-    def steers(character: str) -> bool:
-        return character in TURNS or unicodedata.category(character) in ("Cc", "Cs")
-
-    return "".join("·" if steers(c) and c not in "\n\t" else c for c in text)
+        return shown("\n".join(f"{name}: {value}" for name, value in sample.items() if value is not None), keep=LAYOUT)
+    return shown(sample, keep=LAYOUT)
 
 
 def _checkpoint(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
@@ -278,7 +269,7 @@ REASONS = {"early_stopping": "stopped early (the evaluation loss no longer fell)
 
 
 def _finished(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    reason = REASONS.get(str(data.get("reason", "completed")), str(data.get("reason")))
+    reason = REASONS.get(str(data.get("reason", "completed")), one_line(data.get("reason")))
     return _logged(
         replace(
             run,

@@ -7,12 +7,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
 from textual import work
 from textual.app import App
 from textual.reactive import reactive
 
 from planner.commands import plan_command, trainer_command
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
+from planner.contract.words import one_line
 from planner.tui import history, live, messages, state
 from planner.tui import work as questions
 from planner.tui.history import FollowedRun, PastRun
@@ -155,7 +157,7 @@ class RunControl(App[int]):
         if self.running:
             return
         if message.snapshot is None:
-            self.notify(message.error or "this run can't be read", severity="error")
+            self.notify(message.error or "this run can't be read", severity="error", markup=False)
             return
         self.exit_code = 0
         self.run_folder = str(message.past.folder)
@@ -198,7 +200,9 @@ class RunControl(App[int]):
         self._run = None
         self.look_for_runs()
         if self._quit_when_over:
-            self.exit(self.exit_code, message=f"The run is {self.run_snapshot.doing}: {self.run_folder}")
+            self.exit(
+                self.exit_code, message=Text(one_line(f"The run is {self.run_snapshot.doing}: {self.run_folder}"))
+            )
         else:
             self._show_step("end")
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.contract import edge
 from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, DataSettings, Hyperparameters, Plan
 from planner.contract.settings import choices_from
@@ -109,12 +110,8 @@ def _still_wanted() -> None:
 
 
 def error_line(error: BaseException) -> str:
-    """Any exception as one clear line; what is not ours is called an internal error."""
-    if isinstance(error, TuneplanError):
-        return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'file'}: {error.strerror}"
-    return f"internal error, please report it: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """Any exception as one clear line; of what nobody foresaw the traceback is kept."""
+    return edge.account(error)[0]
 
 
 def look_at_machine() -> HardwareFound:

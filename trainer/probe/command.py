@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from pydantic import ValidationError
 
+from planner.contract import edge
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.records import Observation, ProbeRequest
 from trainer import allocator
@@ -76,8 +76,9 @@ def answer(request: ProbeRequest, footprint: Any = None, *, fresh: bool = True) 
     except TuneplanError:
         raise
     except Exception as error:
-        traceback.print_exc()
-        raise RunFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        place = edge.keep(error)
+        details = "" if place is None else f" (details in {place})"
+        raise RunFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{details}") from error
     return observation.model_dump_json(by_alias=True)
 
 

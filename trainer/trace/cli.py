@@ -9,8 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from planner.contract import edge
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import TrainingChoices
+from planner.contract.words import one_line
 
 _TUPLES = ("lora_targets", "modules_to_save")
 _INTEGERS = ("checkpoint_layers", "eval_batch_size")
@@ -114,8 +116,12 @@ def main(argv: list[str] | None = None) -> int:
             **extra,
         )
     except TuneplanError as error:
-        print(error, file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        line, code = edge.account(error)
+        print(line, file=sys.stderr)
+        return code
     if arguments.explain:
         print(explain(result), file=sys.stderr)
     print(json.dumps(result.to_json()))

@@ -50,7 +50,7 @@ class EndScreen(WizardScreen):
         if run is None or not run.over:
             return
         failed = run.phase == "failed"
-        self.query_one("#outcome").border_title = "The run failed" if failed else f"The run is {run.doing}"
+        self.query_one("#outcome").border_title = "The run failed" if failed else Content(f"The run is {run.doing}")
         self.query_one("#outcome").set_class(failed, "failed")
         parts: list[str | tuple[str, str]] = []
         if failed:

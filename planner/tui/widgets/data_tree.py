@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+from rich.text import Text, TextType
 from textual.binding import Binding, BindingType
 from textual.widgets import DirectoryTree
 
 from planner.contract.data.tables import kind_of
+from planner.contract.words import visible
 
 
 class DataTree(DirectoryTree):
@@ -36,6 +38,10 @@ class DataTree(DirectoryTree):
             except OSError:
                 continue
         return shown
+
+    def process_label(self, label: TextType) -> Text:
+        """A name as it stands: brackets are no markup, and control characters are written out."""
+        return Text(visible(label)) if isinstance(label, str) else label
 
     def action_up(self) -> None:
         """Shows the folder above."""

@@ -104,7 +104,7 @@ class FieldList(Vertical):
     def compose(self) -> ComposeResult:
         yield Rows(compact=True, markup=False, id="rows")
         yield EditLine(compact=True, id="edit", select_on_focus=False)
-        yield Static("", id="hint")
+        yield Static("", id="hint", markup=False)
 
     def on_mount(self) -> None:
         self._fields: dict[str, Field] = {}
