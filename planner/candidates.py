@@ -26,6 +26,9 @@ EFFECTIVE_BATCH_SIZE = 32
 OPEN_LENGTHS = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 """Lengths that are tried where neither the user nor the data says one."""
 
+MOST_COUNTS = 64
+"""Numbers of recomputed layers that are tried."""
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
@@ -128,8 +131,15 @@ def layer_counts(model: ModelSpec, base: TrainingChoices, fixed: Collection[str]
     if "checkpoint_layers" in fixed or ("gradient_checkpointing" in fixed):
         return [base.checkpointed_layers(model.total_layers)]
     if base.stack == "builtin":
-        return list(range(model.total_layers + 1))
+        return _numbers(model.total_layers)
     return [0, model.total_layers]
+
+
+def _numbers(layers: int) -> list[int]:
+    """Every number of layers, or `MOST_COUNTS` spread evenly: a program is made for each where the layers differ."""
+    if layers < MOST_COUNTS:
+        return list(range(layers + 1))
+    return sorted({round(part * layers / (MOST_COUNTS - 1)) for part in range(MOST_COUNTS)})
 
 
 def losses(base: TrainingChoices, fixed: Collection[str]) -> tuple[TrainingChoices, ...]:

@@ -13,12 +13,14 @@ from typing import Any
 from planner import catalogue
 from planner.contract import text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.shown import shown
 from planner.contract.spec import ModelSpec
 from planner.sources import hub
 from planner.sources.configs import complete, text_part
 from planner.sources.families.registry import DEFAULT_TASKS, WITHOUT_CLASSIFIER, builder
 from planner.sources.layout import parameter_shapes
 from planner.sources.reading import Reading
+from planner.sources.schema import MAX_PARAMETERS
 
 __all__ = ["from_config", "load_config", "load_model", "parameter_shapes"]
 
@@ -103,7 +105,7 @@ def _adapter_hint(folder: Path) -> str:
     if not file.is_file():
         return "; give a folder or file that does"
     base = _read_file(file).get("base_model_name_or_path")
-    return f", but an adapter of {base!r}; give that base model"
+    return f", but an adapter of {shown(base)}; give that base model"
 
 
 def _near(name: str) -> str:
@@ -132,16 +134,16 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
     if "model_type" not in config:
         raise InvalidInput(f"{place}: key model_type is missing, so it is no transformers config.json")
     if not isinstance(config["model_type"], str):
-        raise InvalidInput(f"{place}: model_type is {config['model_type']!r}, but must be a name")
+        raise InvalidInput(f"{place}: model_type is {shown(config['model_type'])}, but must be a name")
     raw = text_part(config)
     model_type = raw["model_type"]
     if not isinstance(model_type, str):
-        raise InvalidInput(f"{place}: text_config.model_type is {model_type!r}, but must be a name")
+        raise InvalidInput(f"{place}: text_config.model_type is {shown(model_type)}, but must be a name")
     build = builder(model_type, place)
     if isinstance(raw.get("quantization_config"), Mapping):
         method = raw["quantization_config"].get("quant_method", "unnamed method")
         raise NotModelled(
-            f"{place}: weights already quantized ({method}) are not modelled; give the unquantized model, "
+            f"{place}: weights already quantized ({shown(method)}) are not modelled; give the unquantized model, "
             "and --method qlora to quantize it for training"
         )
     if raw.get("is_decoder") and DEFAULT_TASKS.get(model_type) == "masked":
@@ -157,13 +159,16 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
     try:
         completed = complete(raw)
         reading = Reading(config=completed, origin=place, given=frozenset(raw), task=chosen, labels=_labels(raw, place))
-        return build(reading, id)
+        built = build(reading, id)
+        if built.parameters > MAX_PARAMETERS:
+            raise InvalidInput(f"{built.parameters:.3g} parameters, but more than {MAX_PARAMETERS:.0e} no model has")
+        return built
     except TuneplanError as error:
         if str(error).startswith(place):
             raise
         raise type(error)(f"{place}: {error}") from None
-    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {error})") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {error!s:.100})") from error
 
 
 def _task(raw: Mapping[str, Any], model_type: str, place: str) -> str:
@@ -178,7 +183,7 @@ def _task(raw: Mapping[str, Any], model_type: str, place: str) -> str:
             return task
     if name.endswith(_NO_HEAD_OF_ITS_OWN) and not name.endswith("EncoderModel"):
         return default
-    raise NotModelled(f"{place}: head {name!r} is not modelled; {default} and classification heads are")
+    raise NotModelled(f"{place}: head {shown(name)} is not modelled; {default} and classification heads are")
 
 
 def _labels(raw: Mapping[str, Any], place: str) -> int:
@@ -187,5 +192,5 @@ def _labels(raw: Mapping[str, Any], place: str) -> int:
         return max(1, len(raw["id2label"]))
     count = raw.get("num_labels", 2)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InvalidInput(f"{place}: num_labels is {count!r}, but must be a whole number of at least 1")
+        raise InvalidInput(f"{place}: num_labels is {shown(count)}, but must be a whole number of at least 1")
     return count

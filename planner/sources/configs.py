@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput
+from planner.sources import schema
 
 Config = dict[str, Any]
 
@@ -22,15 +23,6 @@ DEFAULTS_FOLDER = Path(__file__).parent / "defaults"
 
 NESTED_TEXT = {"gemma3": "gemma3_text"}
 """Multimodal model types whose `text_config` is planned, and the model type of that part."""
-
-MAX_COUNT = 10_000
-"""More layers, heads or experts than this are a slip of the pen; refused before anything of that length is built."""
-
-_COUNTS = (
-    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
-    *("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "num_kv_heads"),
-    *("num_experts", "num_local_experts"),
-)
 
 
 @cache
@@ -62,12 +54,9 @@ def complete(raw: Mapping[str, Any]) -> Config:
         if alias in config:
             value = config.pop(alias)
             config.setdefault(key, value)
+    schema.check(config, data["fields"])
     for key, value in data["fields"].items():
         config.setdefault(key, value)
-    for key in _COUNTS:
-        value = config.get(key)
-        if isinstance(value, int) and value > MAX_COUNT:
-            raise InvalidInput(f"{key} is {value}, but must be at most {MAX_COUNT}")
     _derive_shapes(model_type, config, raw)
     _derive_layer_types(model_type, config, raw)
     if "rope_parameters" in data["fields"]:
@@ -148,9 +137,6 @@ def _derive_layer_types(model_type: str, config: Config, raw: Mapping[str, Any])
 
 def _rope_parameters(model_type: str, config: Config, raw: Mapping[str, Any], default_theta: Any) -> Config:
     """Rotary parameters in the newer form, from either form (`rope_theta` + `rope_scaling`, `rotary_pct`)."""
-    for key in ("rope_scaling", "rope_parameters"):
-        if not isinstance(raw.get(key) or {}, Mapping):
-            raise InvalidInput(f"{key} is {raw[key]!r}, but must be an object")
     given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if model_type == "gemma3_text":
         return _rope_by_layer_type(raw, default_theta)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planner.contract.errors import InvalidInput
+from planner.contract.shown import shown
 from planner.sources.configs import Config
-
-MAX_SIZE = 10**8
-"""A width, vocabulary or number of positions beyond this is a slip of the pen."""
+from planner.sources.schema import MAX_SIZE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +26,7 @@ class Reading:
 
     def fail(self, key: str, wanted: str) -> InvalidInput:
         """The error for one key; the caller raises it."""
-        return InvalidInput(f"{self.origin}: {key} is {self.config.get(key)!r}, but must be {wanted}")
+        return InvalidInput(f"{self.origin}: {key} is {shown(self.config.get(key))}, but must be {wanted}")
 
     def size(self, key: str) -> int:
         """A whole number of at least 1."""

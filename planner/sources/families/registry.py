@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from planner.contract.errors import NotModelled
+from planner.contract.shown import shown
 from planner.contract.spec import ModelSpec
 from planner.sources.reading import Reading
 
@@ -40,7 +41,7 @@ def builder(model_type: str, origin: str) -> Builder:
     """The builder of a model type; an unknown one is refused by name."""
     if model_type not in _MODULES:
         raise NotModelled(
-            f"{origin}: architecture {model_type!r} is not modelled; supported are {', '.join(supported())}"
+            f"{origin}: architecture {shown(model_type)} is not modelled; supported are {', '.join(supported())}"
         )
     module = import_module(f"planner.sources.families.{_MODULES[model_type]}")
     found: Builder = getattr(module, model_type.replace("-", "_"))
