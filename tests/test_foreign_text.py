@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from planner.cli import main
 from planner.cli.options import read_config
@@ -69,10 +70,12 @@ def test_what_yaml_may_not_hold_is_refused_at_once(text: str, said: str) -> None
 
 
 def test_nothing_is_guessed_from_a_words_looks() -> None:
-    text = "a: [no, Yes, on, 2026-01-01, 2026-01-01T00:00:00Z, 010, 0x10, 0o7, 1:30, 1_000, .e1, 99999-99-99, ==, <<]"
+    text = (
+        "a: [no, Yes, on, 2026-01-01, 2026-01-01T00:00:00Z, 010, 0x10, 0o7, 1:30, 1_000, .e1, 1e5, 2e-4, 1.5e3, ==, <<]"
+    )
     words = text[4:-1].split(", ")
     assert yaml_text.parse(text, "f").value == {"a": words}
-    numbers = yaml_text.parse("[1, -2, +3, 0, 1.5, 2e-4, .5, 1., -1E+3, '1', 1e400]", "f").value
+    numbers = yaml_text.parse("[1, -2, +3, 0, 1.5, 2.0e-4, .5, 1., -1.E+3, '1', 1.0e+400]", "f").value
     assert numbers == [1, -2, 3, 0, 1.5, 2e-4, 0.5, 1.0, -1000.0, "1", float("inf")]
     assert [type(number) for number in numbers[:5]] == [int, int, int, int, float]
     assert yaml_text.parse("{a: , b: ~, c: null, d: 'null', 1: x, true: y, null: z}", "f").value == {
@@ -85,13 +88,29 @@ def test_nothing_is_guessed_from_a_words_looks() -> None:
         "null": "z",
     }
     assert yaml_text.parse("", "f").value is None
+    written = [
+        "1e5",
+        "1.5e3",
+        "010",
+        "no",
+        "1:30",
+        "2026-01-01",
+        "~",
+        "null",
+        "1_0",
+        ".5",
+        "-.inf",
+        1e-5,
+        1e300,
+        "é",
+        "",
+    ]
+    assert yaml_text.parse(yaml.safe_dump(written, allow_unicode=True), "f").value == written
     assert yaml_text.parse("\ufeffa: é😀", "f").value == {"a": "é😀"}
     assert yaml_text.parse('{"a": "\\ud83d\\ude00",\t"b": [1]}', "f").value == {"a": "😀", "b": [1]}
 
 
 def test_without_the_parser_in_c_all_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    import yaml
-
     text = "a: [no, 010, 1.5]\nb:\n  c: |\n    x\n    y\n  d: \"\\u00e9\"\n  e: 'it''s'\n"
     fast = yaml_text.parse(text, "f")
     monkeypatch.delattr(yaml, "CSafeLoader")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.calibration.features import Row
+from planner.calibration.reading import MOST_FACTOR, MOST_SPREAD
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import Calibration, HardwareProfile
 
@@ -73,4 +74,7 @@ def fit_speed(rows: Sequence[Row], hardware: HardwareProfile) -> dict[str, float
     if np.mean(np.abs(after)) >= np.mean(np.abs(before)):
         return {}
     spread = max(0.05, float(np.sqrt(np.mean(np.square(after)))))
-    return {**fit_factors(timed, hardware), "spread": spread}
+    factors = fit_factors(timed, hardware)
+    if spread > MOST_SPREAD or not all(1 / MOST_FACTOR <= value <= MOST_FACTOR for value in factors.values()):
+        return {}  # times that no device has
+    return {**factors, "spread": spread}

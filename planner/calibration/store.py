@@ -5,14 +5,15 @@ Only the standard library is imported at the top: `plan` reads a fit on every st
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.contract.errors import TuneplanError
-from planner.contract.files import read_plain, user_data_dir, write_json
+from planner.contract.files import user_data_dir, write_json
 from planner.contract.spec import Calibration, HardwareProfile
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def fit_path(profile: str) -> Path:
 
 def save_observation(observation: Observation, name: str) -> Path:
     """Keeps one observation under the data folder; `name` tells it from others of the same second."""
-    stamp = observation.created.replace(":", "").replace("+0000", "Z")
+    stamp = re.sub(r"[^0-9A-Za-z._-]", "", observation.created.replace("+00:00", "Z"))[:40]
     path = observations_folder() / f"{stamp}-{name}.json"
     write_json(path, observation.model_dump(mode="json", by_alias=True))
     return path
@@ -45,7 +46,7 @@ def save_fit(profile: str, found: Calibration) -> Path:
     """Keeps a fit beside those made with other versions; the newest stands first."""
     path = fit_path(profile)
     entry = asdict(found)
-    others = [item for item in _entries(path) if _key(item.get("versions", {})) != _key(found.versions)]
+    others = [item for item in _entries(path) if _key(_texts(item.get("versions"))) != _key(found.versions)]
     write_json(path, {"schema": SCHEMA, "profile": profile, "fits": [entry, *others][:8]})
     return path
 
@@ -55,54 +56,34 @@ def _key(versions: Mapping[str, str]) -> tuple[str, ...]:
     return (*(_minor(versions.get(name, "")) for name in ("torch", "transformers")), versions.get("driver", ""))
 
 
+def _texts(versions: Any) -> dict[str, str]:
+    """The versions of a fit that may be damaged."""
+    pairs = versions.items() if isinstance(versions, dict) else ()
+    return {name: text for name, text in pairs if isinstance(text, str)}
+
+
 def _minor(version: str) -> str:
     return ".".join(version.split("+")[0].split(".")[:2])
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The fits in a file; a missing or damaged one has none."""
-    try:
-        content = json.loads(read_plain(path, links=True))
-        if content.get("schema") != SCHEMA:
-            return []
-        return [item for item in content["fits"] if isinstance(item, dict)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+    from planner.calibration import reading
+
+    return (reading.set_aside(path, lambda: reading.fits(path, SCHEMA)) or []) if path.exists() else []
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "applied": (bool,),
-    "reason": (str,),
-    "made": (str,),
-    "versions": (dict,),
-    "errors": (dict,),
-    "speed": (dict,),
-    "interval": (list, type(None)),
-    "coverage": (int, float, type(None)),
-    "cublas_workspace_bytes": (int, type(None)),
-    "context_bytes": (int, type(None)),
-}
-"""What JSON may hold under a key of a fit; numbers elsewhere."""
+def _revived(path: Path) -> list[Calibration]:
+    """The fits in a file that hold what a fit holds."""
+    from planner.calibration import reading
 
-
-def _revive(entry: Mapping[str, Any]) -> Calibration | None:
-    """A fit from its JSON; None where a value is none that a fit would have written."""
-    known = {field.name for field in fields(Calibration)}
-    values = {name: value for name, value in entry.items() if name in known}
-    if not all(isinstance(value, _KINDS.get(name, (int, float))) for name, value in values.items()):
-        return None
-    try:
-        if values.get("interval") is not None:
-            low, high = values["interval"]
-            values["interval"] = (float(low), float(high))
-        return Calibration(**values)
-    except (TypeError, ValueError):
-        return None
+    revived = (reading.set_aside(path, partial(reading.calibration, entry, str(path))) for entry in _entries(path))
+    return [found for found in revived if found is not None]
 
 
 def load_fit(profile: str) -> Calibration | None:
     """The fit that holds for the installed versions; one made with others comes back unapplied, with the reason."""
-    found = [item for entry in _entries(fit_path(profile)) if (item := _revive(entry)) is not None]
+    found = _revived(fit_path(profile))
     if not found:
         return None
     installed = _installed("torch")
@@ -138,65 +119,67 @@ def recent_errors(hardware: HardwareProfile) -> list[float]:
 
     A run that had other batches than its plan counted on is predicted again for the heaviest it had.
     """
+    from planner.calibration import reading
+
     try:
         files = sorted((path for path in observations_folder().iterdir() if path.suffix == ".json"), reverse=True)
     except OSError:
         return []
     errors: list[float] = []
     for path in files:
-        if "calibrate" in path.name:
-            continue
         if len(errors) >= RECENT_RUNS:
             break
-        try:
-            content = json.loads(read_plain(path, links=True))
-            if content["source"] != "run" or content["hardware"]["profile"] != hardware.name or _failed(content):
-                continue
-            measured, predicted = content["allocated_peak_bytes"], content["predicted"]["allocated_peak_bytes"]
-            known = content.get("batch_lengths")
-            if known and known != content["predicted"].get("batch_lengths"):
-                predicted = _predicted_again(content, hardware)
-            elif any(str(note).startswith("planned max_length") for note in content.get("notes", ())):
-                continue  # of what came, only the longest is known
-            errors.append((predicted - measured) / measured)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, TuneplanError):
+        if "calibrate" in path.name:
             continue
+        found = reading.set_aside(path, partial(reading.observation, path))
+        error = None if found is None else _error(found, hardware)
+        if error is not None and reading.finite(error):
+            errors.append(error)
     return errors
 
 
-def _predicted_again(content: Mapping[str, Any], hardware: HardwareProfile) -> int:
+def _error(found: Observation, hardware: HardwareProfile) -> float | None:
+    """Signed error of one run's prediction; None where it says nothing about this device."""
+    if found.source != "run" or found.hardware["profile"] != hardware.name or _failed(found):
+        return None
+    measured, report = found.allocated_peak_bytes, found.predicted
+    if measured is None or report is None:
+        return None
+    predicted = report.allocated_peak_bytes
+    if found.batch_lengths and found.batch_lengths != report.batch_lengths:
+        try:
+            predicted = _predicted_again(found, hardware)
+        except TuneplanError:  # by now it may be refused
+            return None
+    elif any(note.startswith("planned max_length") for note in found.notes):
+        return None  # of what came, only the longest is known
+    return (predicted - measured) / measured
+
+
+def _predicted_again(found: Observation, hardware: HardwareProfile) -> int:
     """Allocated peak of an observed run's heaviest micro-batch."""
     from planner import memory, sources
     from planner.contract import settings
     from planner.ragged import OneBatch, as_batch
 
-    spec = sources.from_config(content["model"]["config"], str(content["model"]["id"]))
-    choices = settings.choices_from({key: value for key, value in content["settings"].items() if value is not None})
-    return memory.allocated_peak(spec, hardware, choices, OneBatch(as_batch(content["batch_lengths"])))
+    spec = sources.from_config(found.model["config"], found.model["id"])
+    choices = settings.choices_from(found.settings)
+    return memory.allocated_peak(spec, hardware, choices, OneBatch(as_batch(found.batch_lengths or ())))
 
 
-def _failed(content: Mapping[str, Any]) -> bool:
-    return content.get("outcome", "ran") != "ran" or any(
-        str(note).startswith("failed") for note in content.get("notes", ())
-    )
+def _failed(found: Observation) -> bool:
+    return found.outcome != "ran" or any(note.startswith("failed") for note in found.notes)
 
 
 def read_observations(paths: Iterable[Path] | None = None) -> list[Observation]:
-    """Observations in the data folder (or the files named), damaged files left out, oldest first."""
-    from pydantic import ValidationError
-
-    from planner.contract.records import Observation
+    """Observations in the data folder (or the files named), damaged files set aside, oldest first."""
+    from planner.calibration import reading
 
     if paths is None:
         folder = observations_folder()
         paths = sorted(folder.glob("*.json")) if folder.is_dir() else ()
-    found = []
-    for path in paths:
-        try:
-            found.append(Observation.model_validate_json(read_plain(path, links=True)))
-        except (OSError, ValidationError, ValueError):
-            continue
-    return found
+    read = (reading.set_aside(path, partial(reading.observation, path)) for path in paths)
+    return [found for found in read if found is not None]
 
 
 def attach(profile: HardwareProfile) -> HardwareProfile:

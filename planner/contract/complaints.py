@@ -25,7 +25,11 @@ def path(error: ValidationError) -> Path:
 
 def name(keys: Path) -> str:
     """The keys as one word: `hyperparameters.epochs`."""
-    return ".".join(str(part)[:40] for part in keys) or "top level"
+    return ".".join(_plain(str(part)) for part in keys) or "top level"
+
+
+def _plain(key: str) -> str:
+    return key[:40] if key.isprintable() and key else shown(key, 40)
 
 
 def problem(error: ValidationError) -> str:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from planner.contract.errors import InvalidInput
+from planner.contract.shown import shown
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
@@ -253,6 +254,24 @@ class Plan(Record):
     model_config = ConfigDict(populate_by_name=True)
 
 
+_EVENT_NUMBERS = frozenset(
+    (
+        *("step", "total_steps", "steps", "epoch", "epochs", "pid", "trainable_parameters", "parameters", "examples"),
+        *("validation_examples", "tokens", "truncated", "skipped", "loss", "learning_rate", "grad_norm"),
+        *("tokens_per_second", "step_seconds", "allocated_peak_bytes", "device_bytes", "seconds_left", "perplexity"),
+        *("accuracy", "batch_size", "new_batch_size", "gradient_accumulation_steps", "seconds", "eval_loss"),
+        *("eval_loss_before", "predicted_bytes", "measured_bytes", "exit_code"),
+    )
+)
+_EVENT_TEXTS = frozenset(
+    (
+        *("run_dir", "device", "name", "detail", "sample", "path", "kind", "what", "message", "advice", "phase"),
+        *("reason", "adapter_path", "observation_path"),
+    )
+)
+"""Fields of `Event.data` by what stands in them, where they are not null."""
+
+
 class Event(Record):
     """One line of the trainer's stdout (JSON lines). `kind` says which fields of `data` are there.
 
@@ -277,6 +296,19 @@ class Event(Record):
     time: Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False), _Number]
     """Seconds since the epoch."""
     data: dict[str, Any] = {}
+
+    @field_validator("data")
+    @classmethod
+    def _plain(cls, data: dict[str, Any]) -> dict[str, Any]:
+        for name, value in data.items():
+            if value is None:
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name in _EVENT_NUMBERS and not (number and abs(value) < 2**63):
+                raise ValueError(f"{name} must be a number, not {shown(value)}")
+            if name in _EVENT_TEXTS and not isinstance(value, str):
+                raise ValueError(f"{name} must be text, not {shown(value)}")
+        return data
 
     model_config = ConfigDict(populate_by_name=True)
 

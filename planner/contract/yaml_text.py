@@ -2,8 +2,8 @@
 
 A small YAML: mappings, lists, texts, numbers, true, false and null. Refused by name and line are aliases and anchors
 (400 bytes of them stand for gigabytes), tags, keys that stand twice, more than one document, control characters, and
-what is too large or too deep. Nothing is guessed from a word's looks: dates, `010`, `1:30`, `0x10` and YAML 1.1's
-`yes`, `no`, `on`, `off` stay text, which a field that holds true or false may take as such.
+what is too large or too deep. Nothing is guessed from a word's looks: dates, `010`, `1e5`, `1:30`, `0x10` and YAML
+1.1's `yes`, `no`, `on`, `off` stay text, which a field that holds a number, or true or false, may take as such.
 
 Built on the parser's events, which come one by one: no recursion, and nothing is made of what is refused.
 """
@@ -31,7 +31,8 @@ LINES_DEPTH = 3
 
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)\.[0-9]*)([eE][-+][0-9]+)?")
+"""Nothing that PyYAML writes as a text without quotes (`1e5`, `1.5e3`) is a number: what is written reads alike."""
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),

@@ -36,7 +36,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _whole(low: int, high: int) -> Rule:
-    return lambda value: _is_whole(value) and low <= value <= high, f"a whole number of at least {low} and at most {high}"
+    return (
+        lambda value: _is_whole(value) and low <= value <= high,
+        f"a whole number of at least {low} and at most {high}",
+    )
 
 
 def _all(each: Callable[[Any], bool], what: str) -> Rule:

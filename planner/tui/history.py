@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import stat
@@ -13,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from planner.contract import json_text
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.files import open_plain, read_plain
-from planner.contract.records import Event
+from planner.contract.records import Event, parse_record
 from planner.contract.run_folder import EVENTS, PLAN, checkpoints, holder
 from planner.tui import live
 from planner.tui.live import RunSnapshot
@@ -84,7 +84,7 @@ def _look(folder: Path, changed: float) -> PastRun | None:
     else:
         state = "failed" if last is not None and last.kind == "failed" else "interrupted"
     now: dict[str, Any] = steps[-1] if steps else {}
-    step, total = int(now.get("step") or 0), int(now.get("total_steps") or 0)
+    step, total = round(now.get("step") or 0), round(now.get("total_steps") or 0)
     return PastRun(folder=folder, state=state, step=step, total_steps=total, changed=changed)
 
 
@@ -105,8 +105,8 @@ def _tail(path: Path) -> list[Event]:
 def _event(line: bytes) -> Event | None:
     """One line of events.jsonl; None for what is none (a power cut may leave half a line)."""
     try:
-        return Event.model_validate(json.loads(line))
-    except ValueError:
+        return parse_record(Event, json_text.parse(line, EVENTS), EVENTS)
+    except InvalidInput:
         return None
 
 

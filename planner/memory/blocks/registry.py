@@ -96,4 +96,6 @@ def program(spec: ModelSpec) -> Program:
     found = PROGRAMS.get(spec.architecture)
     if found is None:
         raise unmodelled(f"memory of architecture {spec.architecture!r}")
+    if found.finish is None and all(module.path != found.head for module in reversed(spec.modules)):
+        raise unmodelled(f"memory of {spec.architecture} with a {spec.task} head")
     return found
