@@ -58,9 +58,9 @@ def config(random: Random, folder: Path) -> None:
     """A config.json with wrong values: a spec whose numbers can be true, or one line; sometimes the whole command."""
     base = random.choice(configs())
     raw = mutations.text(mutations.mutate(base, random, config_keys()), random)
-    file = folder / "config.json"
-    file.write_bytes(raw)
-    if random.random() < 0.1:
+    if folder.is_dir() and random.random() < 0.1:
+        file = folder / "config.json"
+        file.write_bytes(raw)
         _checked(["check", "--gpu", random.choice(GPUS), "--model", str(file), "--max-length", "64", "--json"])
         return
 
