@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from planner.contract.data.examples import Example, Message
-from planner.contract.data.rendering import Remarks, Rendered, Rendering, Span
+from planner.contract.data.rendering import Remarks, Rendered, Rendering, Span, inside
 from planner.contract.data.template import ChatTemplate
 from planner.contract.errors import InvalidInput
 
@@ -86,7 +85,7 @@ def tokenize(
         if example.text is not None:
             _add_text(data, example.text, tokenizer, max_length)
             continue
-        ids, learned = _chat(rendered, tokenizer)
+        ids, learned = _chat(rendered, tokenizer, max_length)
         if train_on_prompt:
             learned = [True] * len(ids)
         elif not rendered.spans and rendered.counts.get("unfound"):
@@ -109,7 +108,7 @@ def tokenize(
 
 
 def _add_text(data: TokenizedData, text: str, tokenizer: Any, max_length: int) -> None:
-    ids = list(tokenizer(text)["input_ids"])
+    ids = list(tokenizer(text, return_attention_mask=False, return_token_type_ids=False)["input_ids"])
     if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
         ids.append(tokenizer.eos_token_id)
     if len(ids) < 2:
@@ -124,12 +123,14 @@ def _add_text(data: TokenizedData, text: str, tokenizer: Any, max_length: int) -
         data.sequences.append(Tokens(array("l", piece), array("l", [IGNORED, *piece[1:]])))
 
 
-def _chat(rendered: Rendered, tokenizer: Any) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation and which of them are learned."""
+def _chat(rendered: Rendered, tokenizer: Any, max_length: int) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation and which of them are learned; of a longer one at least `max_length` + 1."""
     if not rendered.text:
         return [], []
     # A template writes its own special tokens; where there is none, the tokenizer does.
-    ids, learned = _mark(rendered.text, rendered.spans, tokenizer, special=not rendered.templated)
+    special = not rendered.templated
+    text = _beginning(rendered.text, tokenizer, max_length, special=special)
+    ids, learned = _mark(text, rendered.spans, tokenizer, special=special)
     if not rendered.templated and tokenizer.eos_token_id is not None:
         closed = bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text)
         if ids and ids[-1] == tokenizer.eos_token_id:
@@ -140,33 +141,40 @@ def _chat(rendered: Rendered, tokenizer: Any) -> tuple[list[int], list[bool]]:
     return ids, learned
 
 
-def _mark(text: str, spans: Sequence[Span], tokenizer: Any, *, special: bool) -> tuple[list[int], list[bool]]:
-    """Tokenizes the text once, so that token borders are the tokenizer's own, and marks what is learned.
+def _beginning(text: str, tokenizer: Any, max_length: int, *, special: bool) -> str:
+    """As much of a text as its first `max_length` tokens can depend on; the whole where that can't be told.
 
-    A token that lies across a border belongs to the assistant's side: given the prompt alone, the model has to say it.
+    Tokens depend on their surroundings, so a beginning counts only if one twice as long has the same first tokens.
     """
+    size = 16 * max_length + 4096
+    while 2 * size < len(text):
+        shorter, longer = (tokenizer(text[:end], add_special_tokens=special)["input_ids"] for end in (size, 2 * size))
+        if len(shorter) > max_length + 64 and shorter[: max_length + 1] == longer[: max_length + 1]:
+            return text[:size]
+        size *= 8
+    return text
+
+
+def _mark(text: str, spans: Sequence[Span], tokenizer: Any, *, special: bool) -> tuple[list[int], list[bool]]:
+    """Tokenizes the text once, so that token borders are the tokenizer's own, and marks what is learned."""
     if getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        return list(encoded["input_ids"]), _inside(encoded["offset_mapping"], spans)
+        encoded = tokenizer(
+            text,
+            add_special_tokens=special,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return list(encoded["input_ids"]), inside(encoded["offset_mapping"], spans)
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     learned = [False] * len(ids)
     for begin, stop in spans:
+        if begin >= len(text):
+            break
         first = _common_prefix(ids, tokenizer(text[:begin], add_special_tokens=special)["input_ids"])
         last = _common_prefix(ids, tokenizer(text[:stop], add_special_tokens=special)["input_ids"])
         learned[first:last] = [True] * (last - first)
     return ids, learned
-
-
-def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:
-    """Of each token whether it has a character in one of the spans, which are in order and don't overlap."""
-    ends = [stop for _, stop in spans]
-    learned = []
-    for start, end in offsets:
-        # Byte-level tokenizers trim blanks off the offsets, so a token of blanks alone is empty, at its end.
-        start = min(start, end - 1)
-        place = bisect_right(ends, start)
-        learned.append(place < len(spans) and end > spans[place][0])
-    return learned
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

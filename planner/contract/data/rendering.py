@@ -7,6 +7,7 @@ are, alpaca under its usual headings, chats as `role: content` lines.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,22 @@ def _sentence(kind: str) -> str:
     if kind.startswith("lost "):
         return f"{{count}} messages of the role {kind[5:]} are left out by the chat template"
     return SENTENCES[kind]
+
+
+def inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Of each token, by its place in the text, whether it has a character in one of the spans.
+
+    The spans are in order and don't overlap. A token that lies across a border is learned: given the prompt alone, the
+    model has to say it.
+    """
+    ends = [stop for _, stop in spans]
+    found = []
+    for start, end in offsets:
+        # Byte-level tokenizers trim blanks off the offsets, so a token of blanks alone is empty, at its end.
+        start = min(start, end - 1)
+        place = bisect_right(ends, start)
+        found.append(place < len(spans) and end > spans[place][0])
+    return found
 
 
 class Rendering:
