@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.contract.data.columns import FORMATS
+from planner.contract.data.counting import Counted, TokenCounter
 from planner.contract.data.examples import Example
 from planner.contract.data.literals import shown
 from planner.contract.data.reader import Progress, Reading, open_data
+from planner.contract.data.rendering import Remarks
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
-from planner.dataset_template import TemplateTokens, measure
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
 """UTF-8 bytes per token of a sub-word vocabulary: estimate, low, high.
@@ -293,15 +294,6 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _text_of(example: Example) -> str:
-    if example.messages is None:
-        return example.text or ""
-    prompts = [message.content for message in example.messages if not message.learned]
-    answers = [message.content for message in example.messages if message.learned]
-    more = [_as_text(value) for message in example.messages for value in message.extras.values()]
-    return "\n".join(prompts) + "\n".join([*answers, *more])
-
-
 def _measured(
     path: str,
     reading: Reading,
@@ -312,18 +304,17 @@ def _measured(
 ) -> DatasetProfile:
     """Bytes as tokens: counted, measured on a sample, or estimated."""
     assert reading.shape is not None
-    counted = _count_tokens(training.picked, len(training), tokenizer) if tokenizer is not None else None
+    counter = TokenCounter.read(Path(tokenizer)) if tokenizer is not None else None
+    counted = counter.count(training.picked) if counter is not None else None
     total = training.total
     exact = False
-    lengths = None
-    if counted is not None and counted.whole:
-        lengths, exact = counted.lengths + _around(training, counted), True
-        ratio = float(total.sum() / max(1, counted.lengths.sum()))
-        interval, basis = (ratio, ratio), f"counted with {counted.name}"
-    elif counted is not None:
-        ratio = counted.ratio
-        interval = (ratio * 0.95, ratio * 1.05)
-        basis = f"{ratio:.2f} bytes per token, measured with {counted.name} on {EXACT_EXAMPLES} examples"
+    if counter is not None and counted is not None:
+        ratio = _content_bytes(training) / max(1, sum(counted.lengths))
+        exact = len(training.picked) == len(training)
+        interval = (ratio, ratio) if exact else (ratio * 0.95, ratio * 1.05)
+        basis = f"counted with {counter.name}"
+        if not exact:
+            basis = f"{ratio:.2f} bytes per token, measured with {counter.name} on {EXACT_EXAMPLES} examples"
     elif vocab_size is not None and vocab_size <= BYTE_LEVEL_VOCABULARY:
         ratio, interval, exact = 1.0, (1.0, 1.0), True
         basis = f"one byte is one token in a vocabulary of {vocab_size}"
@@ -331,85 +322,51 @@ def _measured(
         ratio, low, high = BYTES_PER_TOKEN
         interval = (low, high)
         basis = f"estimated at {ratio:g} bytes per token ({low:g} to {high:g}); exact with the model's tokenizer.json"
-    if lengths is None:
-        lengths = np.ceil(total / ratio).astype(np.int64) + _around(training, counted)
+    validated = counter.count(validation.picked) if counter is not None and validation is not None else None
+    remarks = Remarks.of(found.remarks for found in (counted, validated) if found is not None)
+    share = len(training) / max(1, len(training.picked))
     return DatasetProfile(
         path=path,
         format=reading.shape,
         examples=len(training),
         text_bytes=int(total.sum()),
-        lengths=lengths,
-        completion_tokens=int(sum(training.completion) / ratio) + len(training),
+        lengths=_lengths(training, ratio, counted),
+        completion_tokens=(
+            round(counted.learned * share) if counted else int(sum(training.completion) / ratio) + len(training)
+        ),
         bytes_per_token=ratio,
         bytes_per_token_interval=interval,
         exact=exact,
         basis=basis,
-        validation_lengths=None if validation is None else _validated(validation, ratio, counted, tokenizer),
-        said=tuple(reading.account.sentences()),
+        validation_lengths=None if validation is None else _lengths(validation, ratio, validated),
+        said=(*reading.account.sentences(), *remarks.sentences()),
         account=reading.account.summary(),
     )
 
 
-def _validated(sizes: _Sizes, ratio: float, known: _Counted | None, tokenizer: str | Path | None) -> Lengths:
-    """Tokens of the validation examples, as those of training are found."""
-    counted = (
-        _count_tokens(sizes.picked, len(sizes), tokenizer) if known is not None and tokenizer is not None else None
-    )
-    if counted is not None and counted.whole:
-        return counted.lengths + _around(sizes, counted)
-    return np.ceil(sizes.total / ratio).astype(np.int64) + _around(sizes, known)
-
-
-def _around(sizes: _Sizes, counted: _Counted | None) -> Lengths:
-    """Tokens that template and end-of-text put around each example's own."""
+def _lengths(sizes: _Sizes, ratio: float, counted: Counted | None) -> Lengths:
+    """Tokens of each example: counted, as a sample of them teaches, or estimated."""
+    if counted is not None and len(sizes.picked) == len(sizes):
+        return np.array(counted.lengths, np.int64)
     turns = np.frombuffer(sizes.turns, np.int64)
-    if counted is None or counted.template is None or sizes.plain:
+    if counted is None:
         # One more for the end-of-text token that every example is closed with.
-        return turns * TEMPLATE_TOKENS_PER_TURN + 1
-    # A pair stands in the template as a question and its answer; the template closes the example itself, and has
-    # its own borders where the texts were joined by line ends.
-    messages = np.maximum(turns, 2)
-    around: Lengths = np.rint(counted.template.fixed + counted.template.per_message * messages - (messages - 2))
-    return around.astype(np.int64)
+        return np.ceil(sizes.total / ratio).astype(np.int64) + turns * TEMPLATE_TOKENS_PER_TURN + 1
+    by_byte, by_turn, fixed = _fitted(sizes, counted)
+    return np.maximum(1, np.rint(by_byte * sizes.total + by_turn * turns + fixed)).astype(np.int64)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Counted:
-    lengths: Lengths
-    ratio: float
-    """UTF-8 bytes per token over the counted examples."""
-    whole: bool
-    """Whether every example was counted."""
-    name: str
-    template: TemplateTokens | None
-    """What the model's chat template adds, where it can be rendered."""
+def _fitted(sizes: _Sizes, counted: Counted) -> tuple[float, float, float]:
+    """Tokens per byte, turn and example in the sample, by least squares; by bytes alone where those are absurd."""
+    known = np.array([_bytes_of(example) for example in sizes.picked], float)
+    known_bytes, tokens = known[:, 0] + known[:, 1], np.array(counted.lengths, float)
+    table = np.stack([known_bytes, known[:, 2], np.ones(len(known))], axis=1)
+    found = np.linalg.lstsq(table, tokens, rcond=None)[0]
+    if (found >= 0).all():
+        return float(found[0]), float(found[1]), float(found[2])
+    return float(tokens.sum() / max(1.0, known_bytes.sum())), 0.0, 0.0
 
 
-def _count_tokens(examples: list[Example], count: int, tokenizer: str | Path) -> _Counted | None:
-    """Token counts by a tokenizer.json; None where there is none or `tokenizers` is not installed."""
-    file = Path(tokenizer)
-    file = file / "tokenizer.json" if file.is_dir() else file
-    if not file.is_file():
-        return None
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        return None
-    try:
-        reader = Tokenizer.from_file(str(file))
-    except Exception as error:  # the package raises bare Exception
-        raise InvalidInput(f"{file}: not a readable tokenizer ({str(error).splitlines()[0]})") from None
-    reader.no_truncation()
-    reader.no_padding()
-    texts = [_text_of(example) for example in examples]
-    lengths = np.fromiter(
-        (len(encoding.ids) for encoding in reader.encode_batch(texts, add_special_tokens=False)), np.int64, len(texts)
-    )
-    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    return _Counted(
-        lengths=lengths,
-        ratio=size / max(1, int(lengths.sum())),
-        whole=len(examples) == count,
-        name=file.name,
-        template=measure(file.parent, lambda text: len(reader.encode(text, add_special_tokens=False).ids)),
-    )
+def _content_bytes(sizes: _Sizes) -> int:
+    """Bytes of the examples that were counted."""
+    return sum(sum(_bytes_of(example)[:2]) for example in sizes.picked)

@@ -95,14 +95,16 @@ class TokenCounter:
             return 0, 0
         length = len(encoding)
         closing = 0
-        if not found.templated and self._eos is not None and (not length or encoding.ids[-1] != self._eos):
+        ended = found.templated or example.shape == "classification"  # those are closed by the template or not at all
+        if not ended and self._eos is not None and (not length or encoding.ids[-1] != self._eos):
             closing = 1
         if example.text is not None:
             return length + closing, max(0, length + closing - 1)
-        learned = sum(inside(encoding.offsets, found.spans))
-        if closing and found.spans and found.spans[-1][1] == len(found.text):
-            learned += 1
-        return length + closing, learned
+        marks = inside(encoding.offsets, found.spans)
+        if not found.templated and self._eos is not None:
+            closed = bool(found.spans) and found.spans[-1][1] == len(found.text)
+            marks = [*marks, closed] if closing else [*marks[:-1], closed]
+        return length + closing, sum(marks[1:])  # the first position is predicted from nothing
 
 
 def _as_transformers(tokenizer: Any, config: dict[str, Any], folder: Path) -> None:
