@@ -18,7 +18,7 @@ from typing import Any
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_json
-from trainer import tensors
+from trainer import hub, tensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -186,9 +186,8 @@ def fetch(model: str, file: str, revision: str | None = None, *, optional: bool 
 
 
 def _unreachable(model: str, file: str, error: Exception) -> InvalidInput:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    what = "neither a folder here nor a model that the hub hands out" if file == "config.json" else f"{file} of the hub"
-    return InvalidInput(f"{model}: {what}: {reason:.160}")
+    text = hub.why(error, model)
+    return InvalidInput(text if file == "config.json" else f"{file} of {text}")
 
 
 def _on_hub(model: str) -> ModelFiles:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,38 +59,73 @@ def cached_config(hub_id: str) -> Path | None:
     return max(files, key=lambda path: path.stat().st_mtime, default=None)
 
 
+def endpoint() -> str:
+    """The hub's address (`HF_ENDPOINT`)."""
+    address = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    if not address.startswith(("http://", "https://")):
+        raise InvalidInput(f"HF_ENDPOINT {address!r} is not an http or https address")
+    return address
+
+
+def token() -> str | None:
+    """The person's token: `HF_TOKEN`, else what `hf auth login` kept; None for neither."""
+    given = (os.environ.get("HF_TOKEN") or "").strip()
+    if given:
+        return given
+    home = Path(os.environ.get("HF_HOME") or cache_folder().parent)
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    try:
+        return file.read_text(encoding="utf-8").strip()[:1000] or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def fetch_config(hub_id: str, timeout_seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
-    """The config.json of a model from the hub (`HF_ENDPOINT`); raises `Unreachable` where that fails."""
+    """The config.json of a model from the hub; raises `Unreachable` where that fails or takes too long in all."""
+    from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
         raise Unreachable("the hub is not asked (HF_HUB_OFFLINE is set)")
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    if not endpoint.startswith(("http://", "https://")):
-        raise InvalidInput(f"HF_ENDPOINT {endpoint!r} is not an http or https address")
-    request = Request(f"{endpoint}/{hub_id}/resolve/main/config.json", headers={"User-Agent": "tuneplan"})
-    token = os.environ.get("HF_TOKEN")
-    if token:
+    address, end = endpoint(), time.monotonic() + timeout_seconds
+    request = Request(f"{address}/{hub_id}/resolve/main/config.json", headers={"User-Agent": "tuneplan"})
+    known = token()
+    if known:
         # Unredirected: the token goes to the endpoint only, not to the store that it may redirect to.
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
+        request.add_unredirected_header("Authorization", f"Bearer {known}")
+    body = b""
     try:
         with urlopen(request, timeout=timeout_seconds) as answer:
-            body = answer.read(MAX_BYTES + 1)
+            while len(body) <= MAX_BYTES and (part := answer.read1(2**16)):
+                body += part
+                if time.monotonic() > end:
+                    raise Unreachable(f"{address} is too slow: no whole config.json in {timeout_seconds:.0f} s")
+            promised = int(answer.headers.get("Content-Length") or len(body))
     except HTTPError as error:
-        raise Unreachable(f"{endpoint} answers {_reason(error.code)} for its config.json") from None
-    except (URLError, OSError, ValueError) as error:
-        raise Unreachable(f"{endpoint} cannot be reached ({getattr(error, 'reason', None) or error})") from None
+        raise Unreachable(_reason(error.code, error.headers.get("X-Error-Code"), hub_id, address)) from None
+    except (URLError, OSError, ValueError, HTTPException) as error:
+        raise Unreachable(f"{address} cannot be reached ({getattr(error, 'reason', None) or error})") from None
     if len(body) > MAX_BYTES:
-        raise InvalidInput(f"{hub_id}/config.json at {endpoint} is larger than {MAX_BYTES} bytes")
-    origin = f"{hub_id}/config.json at {endpoint}"
+        raise InvalidInput(f"{hub_id}/config.json at {address} is larger than {MAX_BYTES} bytes")
+    if len(body) < promised:
+        raise Unreachable(f"{address} broke off after {len(body)} of the {promised} bytes of its config.json")
+    origin = f"{hub_id}/config.json at {address}"
     return parse_config(text_file.decode(body, origin), origin)
 
 
-def _reason(code: int) -> str:
+def _reason(code: int, kind: str | None, hub_id: str, address: str) -> str:
+    """Why the hub hands nothing out, and what to do about it."""
+    if kind == "GatedRepo":
+        return (
+            f"{address} answers {code} for its config.json: it is gated; accept its licence at {address}/{hub_id} and "
+            "give your token in HF_TOKEN"
+        )
     if code in (401, 403):
-        return f"{code} (the model is gated or private: set HF_TOKEN, or it doesn't exist)"
-    return "404 (no such model, or it has no config.json)" if code == 404 else str(code)
+        text = f"{code} (the model is gated or private: set HF_TOKEN, or it doesn't exist)"
+    else:
+        text = "404 (no such model, or it has no config.json)" if code == 404 else str(code)
+    return f"{address} answers {text} for its config.json"
 
 
 def parse_config(text: str, origin: str) -> dict[str, Any]:
