@@ -37,7 +37,7 @@ class Field:
 
     def format(self, value: Any) -> str:
         """The value as it stands in the row."""
-        if value is None:
+        if value is None or (self.none and value == ()):
             return self.none or "none"
         if self.kind == "switch":
             return "on" if value else "off"
@@ -51,7 +51,7 @@ class Field:
         """A typed text as a value; raises `InvalidInput` that names the row and what would be right."""
         text = text.strip()
         if self.none and text.lower() in ("", self.none.lower(), "none"):
-            return None
+            return () if self.kind == "names" else None
         if self.kind == "switch":
             if text.lower() in ("on", "yes", "true", "1"):
                 return True
@@ -88,9 +88,14 @@ class Field:
         """The next value in the direction (+1, -1); the same one at the end of a ladder. Choices wrap around."""
         if self.kind == "switch":
             return not value
+        if self.kind == "choice" and self.none:
+            ring = (None, *self.options)
+            return ring[(ring.index(value) + direction) % len(ring)]
         if self.kind == "choice":
             place = self.options.index(value) if value in self.options else 0
             return self.options[(place + direction) % len(self.options)]
+        if self.kind == "names" and not self.options:
+            return value
         if self.kind == "names":
             sets: list[tuple[str, ...]] = [(name,) for name in self.options[:2]]
             place = sets.index(tuple(value)) if tuple(value) in sets else -1

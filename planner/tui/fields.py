@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from planner.contract import spec
+from planner.contract.records import Hyperparameters
 from planner.tui.field import Field, Where
+from planner.tui.fields_more import MORE_FIELDS
 
 POWERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
@@ -136,7 +138,7 @@ FIELDS: tuple[Field, ...] = (
         "LoRA variant",
         METHOD,
         "choices",
-        ("lora", "rslora", "dora"),
+        spec.LORA_VARIANTS,
         "rslora scales by the root of the rank; dora also learns a magnitude.",
     ),
     _choice(
@@ -144,7 +146,7 @@ FIELDS: tuple[Field, ...] = (
         "Quantization",
         METHOD,
         "choices",
-        ("nf4", "nf4-double", "int8"),
+        spec.QUANTIZATIONS,
         "Storage of the frozen weights under qlora.",
     ),
     _choice(
@@ -236,7 +238,7 @@ FIELDS: tuple[Field, ...] = (
         "Scheduler",
         LEARNING,
         "hyperparameters",
-        ("cosine", "linear", "constant", "polynomial", "step"),
+        get_args(Hyperparameters.model_fields["scheduler"].annotation),
         "How the learning rate falls.",
     ),
     _number(
@@ -354,6 +356,7 @@ FIELDS: tuple[Field, ...] = (
         none="auto",
         help="Prompt of the sample that each evaluation generates; auto: a validation example's.",
     ),
+    *MORE_FIELDS,
 )
 
 BY_KEY: dict[str, Field] = {field.key: field for field in FIELDS}

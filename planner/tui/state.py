@@ -22,7 +22,22 @@ if TYPE_CHECKING:
     from planner.ragged import Lengths
 
 BATCH = "effective_batch_size"
-LORA_FIELDS = {"lora_r", "lora_alpha", "lora_dropout", "lora_targets", "lora_variant", "adapter_dtype"}
+OF_SCHEDULER = {
+    "scheduler_cycles": "cosine-restarts",
+    "scheduler_step_epochs": "step",
+    "scheduler_gamma": "step",
+    "polynomial_power": "polynomial",
+}
+"""Rows that mean something to one schedule only."""
+LORA_FIELDS = {
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
+    "lora_variant",
+    "adapter_dtype",
+    "modules_to_save",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,8 +206,17 @@ def visible_fields(state: WizardState) -> tuple[Field, ...]:
         hidden.add("quantization")
     if not choices.gradient_checkpointing:
         hidden.add("checkpoint_layers")
-    if state.hyperparameters.scheduler == "constant":
+        hidden |= {"checkpoint_reentrant", "checkpoint_offload"}
+    scheduler = state.hyperparameters.scheduler
+    if scheduler == "constant":
         hidden.add("min_learning_rate_ratio")
+    hidden |= {key for key, name in OF_SCHEDULER.items() if name != scheduler}
+    if choices.stack != "peft":
+        hidden |= {"transformers_version", "keep_logits", "keep_cache", "kbit_preparation"}
+    if choices.method != "qlora":
+        hidden.add("kbit_preparation")
+    if choices.num_gpus == 1:
+        hidden.add("strategy")
     return tuple(entry for entry in FIELDS if entry.key not in hidden)
 
 
