@@ -93,7 +93,7 @@ MORE_FIELDS: tuple[Field, ...] = (
         help="How several devices share the work.",
     ),
     Field(
-        key="kbit_preparation", label="k-bit preparation", group=MORE, where="choices", kind="choice", none="stock",
+        key="kbit_preparation", label="k-bit preparation", group=MORE, where="choices", kind="choice", none="default",
         options=spec.KBIT_PREPARATIONS, help="What stack peft turns into fp32 beside quantised weights.",
     ),
     Field(
