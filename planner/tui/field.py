@@ -50,6 +50,8 @@ class Field:
     def parse(self, text: str) -> Any:
         """A typed text as a value; raises `InvalidInput` that names the row and what would be right."""
         text = text.strip()
+        if self.kind == "choice" and text in self.options:
+            return text
         if self.none and text.lower() in ("", self.none.lower(), "none"):
             return () if self.kind == "names" else None
         if self.kind == "switch":
