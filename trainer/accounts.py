@@ -64,12 +64,12 @@ class Accounts:
             batch_lengths=trainer.heaviest,
         )
 
-    def observe_failure(self, message: str) -> None:
-        """What is known of a failed run is kept too."""
+    def observe_failure(self, kind: str) -> None:
+        """What is known of a failed run is kept too. `kind` says why in a word: a message may quote data or paths."""
         if self.trainer is None or self.reporter is None:
             return
         with contextlib.suppress(Exception):
-            self.observe((f"failed: {message}",))
+            self.observe((f"failed: {kind}",))
 
     def out_of_memory(self, fields: dict[str, Any]) -> None:
         """An `oom` event, and an observation of the settings that did not fit, for the calibration."""

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.run_folder import PLAN
 from planner.contract.spec import TrainingChoices
-from trainer import model_files, tensors
+from trainer import model_files, portable, tensors
+from trainer.folder import earlier_plan
+from trainer.loading import local_folder
 from trainer.model_files import ADAPTER
 
 CONFIG = "adapter_config.json"
@@ -76,11 +79,23 @@ def read_config(folder: Path, what: str = "") -> dict[str, Any]:
 
 
 def base_of(folder: Path) -> str:
-    """The model that the adapter was made for, as its config names it."""
-    base = model_files.read_json(folder / CONFIG).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
+    """The model that the adapter was made for: as the plan of its run names it, else as the adapter does.
+
+    An adapter says only the name of a base that was a folder: where that stood is nobody else's affair.
+    """
+    name = model_files.read_json(folder / CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
         raise InvalidInput(f"{folder / CONFIG}: base_model_name_or_path is missing")
-    return base
+    for run_dir in (folder, folder.parent):
+        plan = earlier_plan(run_dir)
+        if plan is not None and portable.model_name(plan.model) == name:
+            return str(local_folder(plan.model) or plan.model)
+    if name.startswith("./"):
+        raise InvalidInput(
+            f"{folder}: its base is a folder named {name[2:]!r}, and nothing here says where; keep the adapter in its "
+            f"run folder, whose {PLAN} does, or put the whole path into {CONFIG} (base_model_name_or_path)"
+        )
+    return name
 
 
 def read_weights(folder: Path, what: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -37,6 +38,8 @@ class Reporter(TrainerCallback):
         self._tokens_seen = 0
         self._last_log_step = 0
         self._symptoms: Symptoms | None = None
+        self._best: str | None = None
+        """A resumed run's best checkpoint, until the training begins."""
         self._history: list[Any] = []
         """A resumed run's log, until the training begins."""
 
@@ -44,6 +47,7 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last_log_step = state.global_step
+        state.best_model_checkpoint = self._best or state.best_model_checkpoint
         state.compute_steps(args, state.max_steps)  # a resumed run has the checkpoint's until here
         trainer = self.trainer
         trainer.meter.start_training(trainer.model, trainer.optimizer, trainer.strategy.kept())
@@ -185,6 +189,7 @@ class Reporter(TrainerCallback):
     def recall(self, state: Any) -> None:
         """Takes over from a resumed run's log what the evaluations found earlier."""
         self._history = list(state.log_history)
+        self._best = state.best_model_checkpoint
         for entry in state.log_history:
             if "eval_loss" not in entry:
                 continue
@@ -193,3 +198,22 @@ class Reporter(TrainerCallback):
             else:
                 best = self.eval_loss if self.eval_loss is not None else math.inf
                 self.eval_loss = min(best, entry["eval_loss"])
+
+
+def without_paths(trainer: Any) -> None:
+    """TensorBoard's logs get the run's arguments as they are, but for those that hold a path."""
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    class Board(TensorBoardCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not state.is_world_process_zero:
+                return
+            if self.tb_writer is None:
+                self._init_summary_writer(args)
+            told = {
+                key: value for key, value in args.to_dict().items() if not (isinstance(value, str) and "/" in value)
+            }
+            self.tb_writer.add_text("args", json.dumps(told, indent=2, default=str))
+
+    if trainer.pop_callback(TensorBoardCallback) is not None:
+        trainer.add_callback(Board)

@@ -8,7 +8,7 @@ from typing import Any
 
 from planner.contract import run_folder
 from planner.contract.errors import InvalidInput
-from planner.contract.files import write_json
+from planner.contract.files import read_plain, write_json
 from trainer.files import manifest_problem, retire
 from trainer.folder import is_ours
 from trainer.model_files import refused
@@ -75,6 +75,19 @@ def recovery_state(folder: Path) -> dict[str, int]:
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def best(run_dir: Path, folder: Path, otherwise: str | None) -> str | None:
+    """The checkpoint of the run folder that was the best one when `folder` was written, if it is still there.
+
+    `otherwise`: what the state of an older release names, by a path that holds no more where the run was moved.
+    """
+    try:
+        named = json.loads(read_plain(folder / IDENTITY)).get("best", otherwise)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        named = otherwise
+    path = run_dir / Path(str(named)).name
+    return str(path) if run_folder.checkpoint_step(path.name) is not None and path.is_dir() else None
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
@@ -150,7 +163,7 @@ def rotate(run_dir: Path, limit: int | None, best: str | None) -> None:
     found = [path for _, path in steps(run_dir)]
     keep = set(found[:1])
     if best is not None:
-        keep.add(Path(best))
+        keep.add(run_dir / Path(best).name)
     for path in found:
         if len(keep) >= limit:
             break

@@ -165,12 +165,11 @@ def _check_unmarked(folder: Path, resumes: bool, plan_file: Path, plan: Plan) ->
         if not any(is_ours(path) for _, path in checkpoints(folder)):
             raise InvalidInput(f"--resume: {folder} holds no good checkpoint; start without --resume")
         return
-    given = Path(os.path.abspath(plan_file))
+    given = Path(os.path.realpath(plan_file.parent)) / plan_file.name
     other = foreign(folder, plan=given)
     if other is not None:
         raise InvalidInput(
-            f"--output {folder} holds other things ({other}) and no run of tuneplan; name a new folder, for example "
-            f"{folder / 'run'}"
+            f"--output {folder} holds other things ({other}) and no run of tuneplan; name a new or an empty folder"
         )
     own = folder / PLAN
     if os.path.lexists(own) and not os.path.samefile(own, given) and earlier_plan(folder) != plan:

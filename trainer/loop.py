@@ -17,6 +17,7 @@ from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import Hyperparameters
 from planner.contract.spec import TrainingChoices
 from trainer import checkpoints, devices, modeling, schedules
+from trainer.callbacks import without_paths
 from trainer.data.batches import EpochBatches, SequenceDataset
 from trainer.data.tokens import TokenizedData
 from trainer.distributed import strategies
@@ -136,6 +137,7 @@ class LoopTrainer(Evaluating, Saving):
             callbacks=callbacks,
         )
         self.remove_callback(transformers.PrinterCallback)
+        without_paths(self)
         self.recovery.watch(model)
 
     # ---- data ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def training_arguments(
         eval_steps=eval_steps if validates else None,
         save_strategy="steps",
         save_steps=h.save_steps or (max(1, round(h.save_epochs * steps_per_epoch)) if h.save_epochs else eval_steps),
-        save_total_limit=h.save_total_limit,
+        save_total_limit=None,  # transformers would remove every other folder called checkpoint-N, whoever made it
         metric_for_best_model="eval_loss" if validates else None,
         greater_is_better=False if validates else None,
         report_to=list(h.report_to) or "none",

@@ -1,9 +1,14 @@
-"""The observation a run leaves behind: predicted beside measured, with everything that the numbers depend on."""
+"""The observation a run leaves behind: predicted beside measured, with everything that the numbers depend on.
+
+It holds no path, name or text of the user's (`trainer.portable`).
+"""
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ from typing import Any
 from planner.contract.files import user_data_dir, write_whole
 from planner.contract.records import Observation, Plan
 from planner.contract.spec import TrainingChoices
-from trainer import devices
+from trainer import devices, portable
 
 
 def build(
@@ -27,7 +32,9 @@ def build(
     outcome: Any = "ran",
     batch_lengths: tuple[tuple[int, ...], ...] | None = None,
 ) -> Observation:
-    """`batch_lengths`: those of the heaviest micro-batch's sequences, row by row. `measured` holds
+    """An observation that holds numbers and plain words alone: it may be shared.
+
+    `batch_lengths`: those of the heaviest micro-batch's sequences, row by row. `measured` holds
     allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known.
     """
     settings = asdict(choices)
@@ -35,9 +42,9 @@ def build(
     return Observation(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         source="run",
-        hardware={"profile": plan.gpu, **devices.describe(device)},
+        hardware={"profile": portable.word(plan.gpu), **devices.describe(device)},
         versions=devices.versions(),
-        model={"id": plan.model, "config": config},
+        model={"id": portable.model_name(plan.model), "config": portable.config(config)},
         settings=settings,
         predicted=plan.predicted,
         step_seconds=[round(seconds, 6) for seconds in step_seconds],
@@ -55,9 +62,10 @@ def save(observation: Observation, run_dir: Path, *, name: str = "observation.js
     path = run_dir / name
     write_whole(path, text)
     stamp = observation.created.replace(":", "").replace("+0000", "Z")
+    run = hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]  # tells runs apart and says nothing of them
     own = name.removeprefix("observation").removesuffix(".json")
     try:
-        write_whole(user_data_dir() / "observations" / f"{stamp}-{run_dir.name}{own}.json", text)
+        write_whole(user_data_dir() / "observations" / f"{stamp}-run-{run}{own}.json", text)
     except OSError as error:
         logging.getLogger("trainer").warning("observation not copied to the user's data folder: %s", error)
     return path

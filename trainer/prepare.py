@@ -162,7 +162,7 @@ def load(
     """The model with adapters, as it is trained; `load` is metered. `loss_begins` is called at the vocabulary head."""
     import transformers
 
-    from trainer import adapter_files, fingerprints, loading, modeling
+    from trainer import adapter_files, fingerprints, loading, modeling, portable
 
     seed = plan.hyperparameters.seed
     transformers.set_seed(seed)
@@ -170,6 +170,7 @@ def load(
     # Where each device holds a part, the whole is built in host memory.
     first = "cpu" if choices.num_gpus > 1 and choices.strategy in ("fsdp", "zero3") else str(device)
     model = loading.load_model(plan, choices, config, device=first, seed=seed, task=task)
+    model.name_or_path = model.config.name_or_path = portable.model_name(plan.model)  # what adapters say of their base
     check_positions(plan, choices, model)
     model = modeling.separate_experts(model, choices)
     if choices.method == "qlora":
@@ -260,7 +261,7 @@ def read_data(
 
 def identity(plan: Plan, choices: TrainingChoices, train: Any, task: Any, tokenizer: Any) -> dict[str, Any]:
     """What a checkpoint must share with a run that goes on from it."""
-    from trainer import fingerprints
+    from trainer import fingerprints, portable
 
     c, h = choices, plan.hyperparameters
     adapters: dict[str, Any] = {}
@@ -291,7 +292,7 @@ def identity(plan: Plan, choices: TrainingChoices, train: Any, task: Any, tokeni
         "weights": fingerprints.of_model(plan.model),
         "tokenizer": fingerprints.of_tokenizer(tokenizer),
         "data": train.fingerprint(),
-        "model": plan.model,
+        "model": portable.model_name(plan.model),
     }
 
 

@@ -95,21 +95,28 @@ def run_arguments(request: Request, run_dir: Path) -> list[str]:
 def choose_run_dir(request: Request, plan: Plan) -> Path:
     """`--output`, else the folder that is resumed, else `runs/<time>-<model>`."""
     if request.output is not None:
-        return request.output.expanduser().resolve()
+        return _whole(request.output, "--output")
     if request.resume is not None:
         if request.resume == "auto":
             raise InvalidInput("--resume needs the run's folder: add --output DIR, or name a checkpoint")
-        path = Path(request.resume).expanduser().resolve()
+        path = _whole(Path(request.resume), "--resume")
         return path.parent if path.name.startswith("checkpoint-") else path
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plan.model.rstrip("/").rsplit("/", 1)[-1]).strip("-")[:80] or "model"
     return (Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}").resolve()
+
+
+def _whole(path: Path, option: str) -> Path:
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, an unknown user after ~
+        raise InvalidInput(f"{option} {path} is no path: {str(error).splitlines()[0]:.160}") from None
 
 
 def resumes_in(request: Request, run_dir: Path) -> bool:
     """Whether the run goes on in its own folder; one that begins from another run's checkpoint is a new one there."""
     if request.resume is None or request.resume == "auto":
         return request.resume is not None
-    named = Path(request.resume).expanduser().resolve()
+    named = _whole(Path(request.resume), "--resume")
     return run_dir in (named, named.parent)
 
 

@@ -88,7 +88,7 @@ def main(request: Request, events: EventStream) -> int:
         message, code = explain(error, run)
         log.info("failed: %s", message, exc_info=error)
         if run is not None and run.world.main:
-            run.observe_failure(message)
+            run.observe_failure(type(error).__name__)
         if environment.launched():
             from trainer.recovery import StartAgain
 
@@ -301,6 +301,7 @@ class Run(Accounts):
         if checkpoint is not None:
             trainer.recovery.restore(checkpoints.recovery_state(checkpoint))
             state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            state.best_model_checkpoint = checkpoints.best(self.run_dir, checkpoint, state.best_model_checkpoint)
             reporter.recall(state)
         trainer.recovery.restore(environment.rows())
         total_steps = h.max_steps or max(1, math.ceil(h.epochs * trainer.steps_per_epoch))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import shutil
 import stat
@@ -25,6 +27,7 @@ from trainer.files import disk_problem, set_aside, whole_folder, write_manifest
 from trainer.folder import is_ours
 from trainer.instants import StepMeter
 from trainer.recovery import Recovery
+from trainer.symptoms import WINDOW
 from trainer.tasks import Task
 from trainer.tasks.base import with_task_file
 
@@ -86,9 +89,19 @@ class Saving(transformers.Trainer):
                     if best.exists() or self.state.best_global_step == step:
                         self.state.best_model_checkpoint = str(best)
                 self._note_callback_states()
+                self.state.log_history = needed_history(self.state.log_history, self.hyperparameters)
+                best_so_far = self.state.best_model_checkpoint
+                self.state.best_model_checkpoint = None  # a whole path, where the folder may be moved
                 self.state.save_to_json(str(folder / "trainer_state.json"))
+                self.state.best_model_checkpoint = best_so_far
                 checkpoints.write_identity(
-                    folder, {**self.identity, "recovery": self.recovery.state(), "processes": self.world.size}
+                    folder,
+                    {
+                        **self.identity,
+                        "recovery": self.recovery.state(),
+                        "processes": self.world.size,
+                        "best": Path(best_so_far).name if best_so_far else None,
+                    },
                 )
                 write_manifest(folder)
         except Exception as error:
@@ -100,7 +113,7 @@ class Saving(transformers.Trainer):
             raise RunFailed(f"checkpoint of step {step} could not be written: {problem}; {kept}") from error
         finally:
             self.meter.end()
-        checkpoints.rotate(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        checkpoints.rotate(run_dir, self.hyperparameters.save_total_limit, self.state.best_model_checkpoint)
         self.announce("train")
 
     def _note_callback_states(self) -> None:
@@ -257,12 +270,48 @@ def save_trained(
     if hasattr(model, "peft_config"):
         # Without `False` PEFT asks the hub whether the vocabulary was resized; it never is here.
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **given)
+        _in_order(folder / "adapter_config.json")
     else:
         inner = getattr(model, "_orig_mod", model)
         inner.save_pretrained(folder, **given)
     tokenizer.save_pretrained(folder)
     if task is not None:
         with_task_file(folder, task)
+
+
+def _in_order(config: Path) -> None:
+    """PEFT writes its sets in the order of their hashes, another one in each process: equal runs write equal files."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    for key, value in content.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            content[key] = sorted(value)
+    config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+
+
+STEPS_NEEDED, EVALUATIONS_NEEDED = 200, 200
+"""Entries of the log that a checkpoint carries: what a resumed run looks back at, however long the run was."""
+
+
+def needed_history(history: list[dict[str, Any]], hyperparameters: Hyperparameters) -> list[dict[str, Any]]:
+    """What early stopping and the watch for symptoms need of the log: its beginning, its end, and the evaluations since
+    the last one that counted as better.
+
+    The whole log is in events.jsonl; in every checkpoint it would make saving slower as the run gets longer.
+    """
+    tested = [place for place, entry in enumerate(history) if "eval_loss" in entry and entry.get("step", 0) > 0]
+    before = [place for place, entry in enumerate(history) if "eval_loss" in entry and entry.get("step", 0) == 0]
+    steps = [place for place, entry in enumerate(history) if "loss" in entry]
+    rest = [place for place, entry in enumerate(history) if "loss" not in entry and "eval_loss" not in entry]
+    keep = {*before[:1], *steps[:WINDOW], *steps[-STEPS_NEEDED:], *rest[-WINDOW:]}
+    best, since = math.inf, 0
+    for number, place in enumerate(tested):
+        if history[place]["eval_loss"] < best - hyperparameters.early_stopping_threshold:
+            best, since = history[place]["eval_loss"], number
+    last = max(EVALUATIONS_NEEDED, hyperparameters.early_stopping_patience)
+    keep |= {*tested[since : since + 1], *tested[since + 1 :][-last:]}
+    if tested:
+        keep.add(min(tested, key=lambda place: history[place]["eval_loss"]))
+    return [history[place] for place in sorted(keep)]
 
 
 def copy_trained(source: Path, destination: Path) -> None:

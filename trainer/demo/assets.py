@@ -47,6 +47,9 @@ def make(destination: Path | None = None) -> dict[str, Any]:
     """
     cache = user_data_dir() / "demo" / key()
     started = time.monotonic()
+    target = cache if destination is None else destination.expanduser()
+    if target != cache and not _is_copy(target, cache):
+        files.new_folder(target, "demo-assets")  # refused before minutes are spent
     if files.manifest_problem(cache) is not None:
         try:
             _make_cache(cache)
@@ -55,12 +58,10 @@ def make(destination: Path | None = None) -> dict[str, Any]:
                 f"{cache.parent} can't be written: {error.strerror or error}; TUNEPLAN_HOME names another folder"
             ) from None
     seconds = round(time.monotonic() - started, 1)
-    folder = cache
-    if destination is not None:
-        folder = destination.expanduser().resolve()
-        if folder != cache and not _is_copy(folder, cache):
-            with files.whole_folder(files.new_folder(destination.expanduser(), "demo-assets")) as target:
-                shutil.copytree(cache, target, dirs_exist_ok=True)
+    folder = target.resolve()
+    if folder != cache.resolve() and not _is_copy(folder, cache):
+        with files.whole_folder(files.new_folder(target, "demo-assets")) as made:
+            shutil.copytree(cache, made, dirs_exist_ok=True)
     return {
         "model": str(folder / "model"),
         "train": str(folder / "train.jsonl"),
@@ -72,8 +73,9 @@ def make(destination: Path | None = None) -> dict[str, Any]:
 
 def _is_copy(folder: Path, cache: Path) -> bool:
     """Whether an earlier call has put the same files there."""
-    same = [(each / files.MANIFEST) for each in (folder, cache)]
-    return files.manifest_problem(folder) is None and same[0].read_bytes() == same[1].read_bytes()
+    if files.manifest_problem(folder) is not None or files.manifest_problem(cache) is not None:
+        return False
+    return (folder / files.MANIFEST).read_bytes() == (cache / files.MANIFEST).read_bytes()
 
 
 def _make_cache(cache: Path) -> None:
