@@ -71,6 +71,16 @@ def test_any_one_thing_of_a_users_is_enough(tmp_path: Path, plan_file: Path, nam
     assert os.listdir(where) == [name]
 
 
+def test_names_in_a_refusal_are_printable(tmp_path: Path, plan_file: Path) -> None:
+    for number, name in enumerate((b"\xff\xfe", b"a\x1b[2Jb", "\u202ea".encode())):
+        where = tmp_path / str(number)
+        where.mkdir()
+        (where / os.fsdecode(name)).write_text("mine")
+        with pytest.raises(InvalidInput) as caught:
+            claim(where, plan_file)
+        assert str(caught.value).encode().isascii()
+
+
 def test_new_empty_and_as_good_as_empty_folders_are_taken(tmp_path: Path, plan_file: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "own").mkdir()

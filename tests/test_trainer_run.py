@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -84,12 +85,15 @@ def test_the_adapter_loads_in_plain_peft_and_speaks_as_the_trainer_did(finished:
     adapter = Path(of_kind(events, "finished")[0]["adapter_path"])
     assert {path.name for path in adapter.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
     config = json.loads((adapter / "adapter_config.json").read_text())
-    base = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"])
+    place = Path(json.loads((folder / "plan.json").read_text())["model"])
+    assert config["base_model_name_or_path"] == f"./{place.name}"  # where it stands is the plan's to say
+    base = AutoModelForCausalLM.from_pretrained(place)
     ids = torch.tensor([AutoTokenizer.from_pretrained(adapter)("<|user|>say abab<|end|><|assistant|>")["input_ids"]])
     with torch.no_grad():
         untrained = base(ids).logits
         trained = PeftModel.from_pretrained(base, str(adapter)).eval()(ids).logits
-        auto = AutoPeftModelForCausalLM.from_pretrained(str(adapter))(ids).logits
+        with contextlib.chdir(place.parent):
+            auto = AutoPeftModelForCausalLM.from_pretrained(str(adapter))(ids).logits
         ours = load_trained(folder / "run", torch.device("cpu"))[0](ids).logits
     assert (trained - untrained).abs().max() > 0.1
     torch.testing.assert_close(auto, trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -172,7 +173,8 @@ def test_a_merged_model_says_what_the_adapter_said(
     told = json.loads(capsys.readouterr().out)
     assert told["logit_difference"] < 1e-4
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
-    adapted = AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
+    with contextlib.chdir(model.parent):
+        adapted = AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
     ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "merged")("<|user|>say abab<|end|>")["input_ids"]])
     options: Any = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
     assert plain.generate(ids, **options).tolist() == adapted.generate(ids, **options).tolist()

@@ -27,6 +27,7 @@ from planner.contract.run_folder import (
     owner,
     refuse_links,
 )
+from planner.contract.words import visible
 from trainer import files
 
 PATIENCE_SECONDS = 0.5
@@ -169,7 +170,8 @@ def _check_unmarked(folder: Path, resumes: bool, plan_file: Path, plan: Plan) ->
     other = foreign(folder, plan=given)
     if other is not None:
         raise InvalidInput(
-            f"--output {folder} holds other things ({other}) and no run of tuneplan; name a new or an empty folder"
+            f"--output {folder} holds other things ({visible(other)}) and no run of tuneplan; name a new or an empty "
+            "folder"
         )
     own = folder / PLAN
     if os.path.lexists(own) and not os.path.samefile(own, given) and earlier_plan(folder) != plan:

@@ -53,7 +53,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def has_mark(folder: Path) -> bool:
     """Whether this program made the folder for a run."""
     try:
-        return bool(json.loads(read_plain(folder / MARK))["schema"] == SCHEMA)
+        return bool(json.loads(read_plain(folder / MARK, limit=1 << 12))["schema"] == SCHEMA)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False
 
