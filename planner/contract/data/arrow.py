@@ -14,6 +14,8 @@ from planner.contract.errors import InvalidInput
 AT_ONCE = 32 << 20
 """Bytes of rows that are unpacked at a time."""
 MOST_ROWS = 1024
+LEAST_ROW = 8
+"""Bytes that a row counts at the least, where its cells take none."""
 
 
 def parquet_rows(file: Path, account: Account, progress: Progress | None) -> Iterator[tuple[str, Any]]:
@@ -33,9 +35,11 @@ def parquet_rows(file: Path, account: Account, progress: Progress | None) -> Ite
             names = _columns(reader.schema_arrow, account, reader.metadata.num_rows)
             groups = [reader.metadata.row_group(number) for number in range(reader.metadata.num_row_groups)]
             budget.refuse_if(sum(max(0, group.total_byte_size) for group in groups))
+            budget.refuse_if(LEAST_ROW * reader.metadata.num_rows)
             number = 0
             for place, group in enumerate(groups):
-                for batch in reader.iter_batches(_batch_rows(group), row_groups=[place], columns=names):
+                for packed in reader.iter_batches(_batch_rows(group), row_groups=[place], columns=names):
+                    batch = _dense(packed)
                     budget.take(batch)
                     for values in _rows(batch, file):
                         number += 1
@@ -74,8 +78,9 @@ def arrow_rows(file: Path, account: Account, progress: Progress | None) -> Itera
             for batch in _batches(pyarrow, stream, head):
                 batch.validate(full=True)
                 names = _columns(batch.schema, account, batch.num_rows)
+                batch = _dense(batch.select(names))
                 budget.take(batch)
-                for values in _rows(batch.select(names), file):
+                for values in _rows(batch, file):
                     number += 1
                     yield f"{file}, row {number}", values
                 if progress is not None:
@@ -106,6 +111,15 @@ def _columns(schema: Any, account: Account, count: int) -> list[str]:
     return names
 
 
+def _dense(batch: Any) -> Any:
+    """The batch with values in place of numbers that stand for them: one value may stand for millions."""
+    for place, field in enumerate(batch.schema):
+        if str(field.type).startswith("dictionary"):
+            values = batch.column(place).dictionary_decode()
+            batch = batch.set_column(place, field.name, values)
+    return batch
+
+
 def _holds_bytes(kind: Any) -> bool:
     text = str(kind)
     return text in ("binary", "large_binary", "binary_view") or text.startswith(
@@ -130,7 +144,7 @@ class _Budget:
         self.limit = max(LARGEST_PACKED, LARGEST_RATIO * size)
 
     def take(self, batch: Any) -> None:
-        self.used += max(batch.nbytes, 8 * batch.num_rows)
+        self.used += max(batch.nbytes, LEAST_ROW * batch.num_rows)
         self.refuse_if(self.used)
 
     def refuse_if(self, size: int) -> None:

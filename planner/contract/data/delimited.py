@@ -81,7 +81,7 @@ def _dialect(file: Path) -> dict[str, Any]:
     usual: dict[str, Any] = {"delimiter": "\t" if tabs else ",", "strict": True}
     best, best_score = usual, (False, 0.0)
     for delimiter in "\t,;|" if tabs else ",;\t|":
-        for quoting in _quotings(delimiter):
+        for quoting in _quotings(delimiter, sample):
             dialect = {"delimiter": delimiter, "strict": True, **quoting}
             score = _score(sample, dialect, cut)
             if score is not None and score > best_score:
@@ -89,10 +89,15 @@ def _dialect(file: Path) -> dict[str, Any]:
     return best
 
 
-def _quotings(delimiter: str) -> list[dict[str, Any]]:
-    ways: list[dict[str, Any]] = [{}, {"doublequote": False, "escapechar": "\\"}]
-    # Files of tabs are often written without any quoting; a text may then begin with a quotation mark.
-    return [*ways, {"quoting": csv.QUOTE_NONE}] if delimiter == "\t" else ways
+def _quotings(delimiter: str, sample: str) -> list[dict[str, Any]]:
+    ways: list[dict[str, Any]] = [{}]
+    if delimiter == "\t":
+        # Files of tabs are often written without any quoting; a text may then begin with a quotation mark.
+        ways.append({"quoting": csv.QUOTE_NONE})
+    if '\\"' in sample:
+        # Read so, a quotation mark inside a cell is lost unless it is escaped: only where some are.
+        ways.append({"doublequote": False, "escapechar": "\\"})
+    return ways
 
 
 def _score(sample: str, dialect: dict[str, Any], cut: bool) -> tuple[bool, float] | None:

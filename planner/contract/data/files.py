@@ -70,7 +70,8 @@ def _find(path: str, local: Path, account: Account) -> Sources:
         if not found.train:
             others = [name for name, _ in account.alone.items()]
             beside = f"; left alone: {listed(list(others), 6)}" if others else ""
-            what = "a validation split and none to train on" if found.validation else "no data file in this folder"
+            splits = found.validation or any("split" in why for why in account.alone.values())
+            what = "no split to train on in this folder" if splits else "no data file in this folder"
             raise InvalidInput(f"{local}: {what} (looked for {', '.join(KINDS)}){beside}; name a file to learn from it")
         return found
     if not local.exists() and any(sign in path for sign in "*?["):
@@ -289,7 +290,7 @@ def _sorted_splits(folder: Path, groups: dict[str, list[Path]], account: Account
     if len(training) > 1:
         raise InvalidInput(
             f"{folder}: has the splits {listed(list(training))} to train on; name one: "
-            f"--data '{folder}/**/{training[0]}*'"
+            f"--data '{groups[training[0]][0].parent}/{training[0]}*'"
         )
     found = Sources()
     for name, files in groups.items():

@@ -16,6 +16,8 @@ from planner.contract.data.streams import Invalid
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
 
+HOPELESS = 100_000
+"""So many invalid examples without a valid one before end the reading."""
 SAID_EVERY = 20_000
 """Examples between two signs of life."""
 
@@ -90,6 +92,8 @@ class Reading:
                     example = builder.build(row, where)
                 except Invalid as error:
                     invalid += 1
+                    if not count and invalid == HOPELESS:
+                        raise InvalidInput(f"{wrong[0]} (and so are the first {HOPELESS:,} examples)") from None
                     if len(wrong) < 3:
                         wrong.append(str(error))
                     continue

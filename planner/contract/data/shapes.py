@@ -190,6 +190,8 @@ class Builder:
                 value = parse_cell(value)
             except Malformed as error:
                 raise Invalid(f"{where}: {shown(name)!r} must be a list of earlier turns: {error}") from None
+        if value in EMPTY:
+            return []
         if isinstance(value, list) and isinstance(value[0], dict):
             return self.turns.read(value, name, where)
         messages = []

@@ -19,7 +19,7 @@ from planner.contract.errors import InvalidInput
 BLOCK = 1 << 20
 LONGEST_LINE = 64 << 20
 """Bytes of one line; an example of more is no example."""
-LARGEST_PACKED, LARGEST_RATIO = 256 << 20, 100
+LARGEST_PACKED, LARGEST_RATIO = 64 << 20, 100
 """A packed file may unpack to the first many bytes, or to so many times its own size: text packs 3 to 20 times."""
 
 PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstandard"}
@@ -77,7 +77,7 @@ def open_bytes(file: Path, progress: Progress | None = None) -> Iterator[bytes]:
             raise InvalidInput(f"{file}: is not {PACKED[named]}, as its name says")
         foreign = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), "")
         if foreign:
-            raise InvalidInput(f"{file}: is {foreign}, not text")
+            raise InvalidInput(f"{file}: is {foreign}")
         size = os.fstat(raw.fileno()).st_size
         budget = max(LARGEST_PACKED, LARGEST_RATIO * size) if packing else None
         source = _unpacked(raw, packing, file) if packing else raw

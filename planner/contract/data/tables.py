@@ -225,8 +225,10 @@ def _is_rows(name: str, held: Any) -> bool:
         return False
     if isinstance(held[0], list):
         return plain(name) not in NAMES["history"]
-    speaker, words = {"role", "from"} & set(held[0]), {"content", "value"} & set(held[0])
-    one_chat = speaker or words if plain(name) in NAMES["messages"] else speaker and words
+    keys = {plain(str(key)) for key in held[0]}
+    if plain(name) in NAMES["messages"]:  # messages, unless each holds what only an example does
+        return bool(keys & {*NAMES["messages"], "prompt", "completion", "instruction", "output"})
+    one_chat = keys & {"role", "from"} and keys & {"content", "value"}
     return not one_chat and plain(name) not in (*NAMES["tools"], "tool_calls", *NAMES["chosen"], *NAMES["rejected"])
 
 
