@@ -100,12 +100,13 @@ def test_bombs_and_endless_lines_end_soon(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    started = time.monotonic()
+    started = time.process_time()
     (tmp_path / "line.jsonl").write_bytes(b'{"text": "' + b"a" * (66 << 20))
     assert "a line of more than 64 MiB" in refusal(tmp_path / "line.jsonl")
-    (tmp_path / "blank.jsonl.gz").write_bytes(gzip.compress(b" \n" * (36 << 20), 1))
+    (tmp_path / "blank.jsonl.gz").write_bytes(gzip.compress((b" " * 999 + b"\n") * (70 << 10), 1))
     assert "unpack to more than 64 MiB" in refusal(tmp_path / "blank.jsonl.gz")
-    columns = {"prompt": pyarrow.array(["x" * 1_000_000] * 2000).dictionary_encode(), "completion": ["y"] * 2000}
+    one_text = pyarrow.DictionaryArray.from_arrays([0] * 2000, ["x" * 1_000_000])
+    columns = {"prompt": one_text, "completion": ["y"] * 2000}
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "one.parquet", compression="zstd")
     pyarrow.parquet.write_table(
         pyarrow.table({"text": pyarrow.nulls(9_000_000, pyarrow.string())}), tmp_path / "two.parquet"
@@ -114,7 +115,7 @@ def test_bombs_and_endless_lines_end_soon(tmp_path: Path) -> None:
         assert "unpack to more than 64 MiB" in refusal(tmp_path / f"{name}.parquet")
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert "is a pipe" in refusal(tmp_path / "pipe.jsonl")
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize(
