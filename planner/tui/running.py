@@ -196,7 +196,9 @@ class RunControl(App[int]):
             self.run_snapshot = live.fail(self.run_snapshot, message.error)
         else:
             self.run_snapshot = live.ended(self.run_snapshot, message.exit_code, message.tail)
-        self.exit_code = RunFailed.exit_code if self.run_snapshot.phase == "failed" else 0
+        code = message.exit_code or 0
+        failed = code if code > 0 else RunFailed.exit_code  # a signal's number is negative
+        self.exit_code = failed if self.run_snapshot.phase == "failed" else 0
         self._run = None
         self.look_for_runs()
         if self._quit_when_over:
