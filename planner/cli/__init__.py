@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             edge.watch_threads(say)
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # of libraries, with lines of their source; stderr is ours
         if not words and sys.stdin.isatty() and sys.stdout.isatty():
             return _wizard()
         code = _run(words)

@@ -28,7 +28,7 @@ def run(command: str, arguments: Sequence[str | None]) -> int:
     with passed_on(child) as interrupts:
         code = child.wait()
     if code >= 0:
-        return code
+        return process.exit_code(code)
     if interrupts:
         kept = (
             "finished runs are kept, the same command goes on there" if command == "grid" else "nothing of it is kept"

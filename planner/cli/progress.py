@@ -13,6 +13,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 from planner.cli.signals import handling, hanging_up
+from planner.contract import process
 from planner.contract.errors import Interrupted, RunFailed
 from planner.contract.records import Event
 from planner.contract.run_folder import checkpoints
@@ -71,8 +72,7 @@ class Follower:
         if self.stopped:
             return Interrupted.exit_code
         if self.failed is not None:
-            given = int(self.failed.get("exit_code") or 0)
-            return given if given > 0 else RunFailed.exit_code
+            return process.exit_code(int(self.failed.get("exit_code") or 0)) or RunFailed.exit_code
         return 0 if code == 0 else RunFailed.exit_code
 
     @property

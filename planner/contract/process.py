@@ -63,6 +63,11 @@ def others() -> dict[str, str]:
     return found
 
 
+def exit_code(code: int) -> int:
+    """A child's exit code as ours: what it says on purpose comes through, all else (a signal, a crash) is a failure."""
+    return code if code in (0, 2, 3, 4, 130) else RunFailed.exit_code
+
+
 def failure(code: int, message: str) -> TuneplanError:
     """The error that a child's exit code stands for: what was invalid there is invalid here."""
     return {2: InvalidInput, 3: Infeasible}.get(code, RunFailed)(message)

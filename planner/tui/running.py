@@ -13,6 +13,7 @@ from textual.app import App
 from textual.reactive import reactive
 
 from planner.commands import plan_command, trainer_command
+from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.words import one_line
 from planner.tui import history, live, messages, state
@@ -196,8 +197,7 @@ class RunControl(App[int]):
             self.run_snapshot = live.fail(self.run_snapshot, message.error)
         else:
             self.run_snapshot = live.ended(self.run_snapshot, message.exit_code, message.tail)
-        code = message.exit_code or 0
-        failed = code if code > 0 else RunFailed.exit_code  # a signal's number is negative
+        failed = process.exit_code(message.exit_code or 0) or RunFailed.exit_code
         self.exit_code = failed if self.run_snapshot.phase == "failed" else 0
         self._run = None
         self.look_for_runs()
