@@ -127,6 +127,69 @@ def test_a_full_disk_under_stdout_is_one_line() -> None:
     assert child.stderr == "plan: the output can't be written: No space left on device\n"
 
 
+@pytest.mark.parametrize("address", ["http://[bad", "ftp://anna:geheim7@hub", "anna:geheim7@hub", "http://"])
+def test_a_wrong_endpoint_is_named_without_its_password(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    said = complaint(capsys, "check", "--gpu", "a10g", "--model", "owner/model")
+    assert "HF_ENDPOINT" in said
+    assert "geheim7" not in said
+
+
+STEERS = "x[/][red]\x1b[2J\x9b31m\u202e\x07"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "--gpu", "a10g", "--model", STEERS],
+        ["trace", "--gpu", "a10g", "--model", STEERS],
+        ["check", "--gpu", STEERS],
+        ["gpus", STEERS],
+        ["models", STEERS],
+        ["train", STEERS],
+        ["train", "plan.yaml", STEERS],
+        ["train", "plan.yaml", f"--{STEERS}", "1"],
+        [f"--{STEERS}"],
+        [STEERS],
+        ["check", "--gpu", "a10g", "--lora-r", STEERS],
+        ["check", "--gpu", "a10g", "--lora-targets", STEERS],
+        ["check", "--gpu", "a10g", "--precision", STEERS],
+        ["check", "--gpu", "a10g", "--reserve", STEERS],
+        ["check", "--gpu", "a10g", "--config", STEERS],
+        ["check", "--gpu", "a10g", "--data", STEERS],
+        ["check", "--gpu", "a10g", "--data", "x", "--columns", STEERS],
+        ["trace", "--gpu", "a10g", "--timeline", STEERS],
+    ],
+)
+def test_no_complaint_steers_the_terminal(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(capsys, *words)
+    assert not set("\x1b\x9b\u202e\x07") & set(said)
+
+
+def test_columns_and_folders_with_hostile_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    """GIVEN escape sequences in a CSV's header and a folder's name THEN reports and JSON write them out."""
+    data = tmp_path / "d.csv"
+    data.write_text(f"{STEERS},b\n1,2\n", encoding="utf-8")
+    folder = tmp_path / STEERS.replace("/", "")
+    folder.mkdir()
+    (folder / "config.json").write_bytes((model / "config.json").read_bytes())
+    words = ["check", "--gpu", "cpu", "--model", str(folder), "--precision", "fp32", "--max-length", "64"]
+    assert r"\x1b[2J" in complaint(capsys, *words, "--data", str(data))
+    assert main(words) == 0
+    report = capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    content = capsys.readouterr().out
+    for said in (report, content):
+        assert not set("\x1b\x9b\u202e\x07") & set(said)
+    assert "x[][red]" in report.replace("\n", "")
+    assert json.loads(content)["model"]["id"].endswith(STEERS.replace("/", ""))
+
+
 def test_closed_streams_lead_nowhere() -> None:
     command = f"{sys.executable} -m planner.cli gpus a10g >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0

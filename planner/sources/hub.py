@@ -61,8 +61,14 @@ def cached_config(hub_id: str) -> Path | None:
 
 def endpoint() -> str:
     """The hub's address (`HF_ENDPOINT`)."""
+    from urllib.parse import urlsplit
+
     address = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    if not address.startswith(("http://", "https://")):
+    try:
+        right = address.startswith(("http://", "https://")) and bool(urlsplit(address).netloc)
+    except ValueError:
+        right = False
+    if not right:
         raise InvalidInput(f"HF_ENDPOINT {address!r} is not an http or https address")
     return address
 
