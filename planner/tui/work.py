@@ -148,12 +148,14 @@ def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[st
     if path != settings.path:  # how another file was read says nothing of this one
         settings = settings.model_copy(update={"format": "auto", "columns": {}, "skip_invalid": False})
     settings = settings.model_copy(update=dict(changes or {}))
+    # A model that has a head for labels learns labels, as the trainer has it.
+    labels = state.model is not None and state.model.task == "classification" and state.data.format == "auto"
     try:
         from planner import dataset
 
         found = dataset.profile(
             expand(path),
-            format=settings.format,
+            format="classification" if settings.format == "auto" and labels else settings.format,
             columns=settings.columns,
             skip_invalid=settings.skip_invalid,
             validation_path=settings.validation_path,
