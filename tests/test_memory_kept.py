@@ -116,9 +116,10 @@ def test_the_older_half_goes_where_too_much_is_kept(forgetful: Path, monkeypatch
     forgetful.mkdir(parents=True)
     (forgetful / "notes.txt").write_text("mine")
     for number in range(12):
-        (forgetful / f"{number}.json").write_text("1")
+        (forgetful / f"{number:040x}.json").write_text("1")
     monkeypatch.setattr(kept, "MOST_FILES", 10)
     kept._make_room.cache_clear()
     kept._write(forgetful / "new.json", 1)
-    assert len(list(forgetful.glob("*.json"))) == 7
+    assert len(list(forgetful.glob("0*.json"))) == 6
+    assert (forgetful / "new.json").exists()  # a name that isn't one of ours
     assert (forgetful / "notes.txt").read_text() == "mine"

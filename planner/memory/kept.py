@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,8 @@ SOURCES = ("memory", "lora.py", "allocator.py", "contract/spec.py")
 LARGEST_FILE = 8 * 2**20
 MOST_FILES = 4096
 """Beyond it the older half goes."""
+_OWN = re.compile(r"[0-9a-f]{40}\.(json|[0-9]+\.tmp)")
+"""Names that are made here; nothing else in the folder is removed."""
 
 
 def recall(kind: str, case: Case, further: object, make: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
@@ -139,7 +142,7 @@ def _write(path: Path, value: Any) -> None:
 @cache
 def _make_room(folder: Path) -> None:
     """Once a process: where too many files are kept, those that were written first go."""
-    names = [entry for entry in os.scandir(folder) if entry.name.endswith((".json", ".tmp"))]
+    names = [entry for entry in os.scandir(folder) if _OWN.fullmatch(entry.name)]
     if len(names) > MOST_FILES:
         for entry in sorted(names, key=lambda found: found.stat().st_mtime_ns)[: len(names) // 2]:
             with contextlib.suppress(OSError):
