@@ -7,7 +7,7 @@ are, alpaca under its usual headings, chats as `role: content` lines.
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,13 +95,15 @@ def inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     The spans are in order and don't overlap. A token that lies across a border is learned: given the prompt alone, the
     model has to say it.
     """
-    ends = [stop for _, stop in spans]
-    found = []
-    for start, end in offsets:
+    known = len(offsets)
+    while known and offsets[known - 1][1] == 0:  # special tokens that were added at the end stand nowhere in the text
+        known -= 1
+    found = [False] * len(offsets)
+    for begin, stop in spans:
+        first = bisect_right(offsets, begin, 0, known, key=lambda token: token[1])
         # Byte-level tokenizers trim blanks off the offsets, so a token of blanks alone is empty, at its end.
-        start = min(start, end - 1)
-        place = bisect_right(ends, start)
-        found.append(place < len(spans) and end > spans[place][0])
+        last = bisect_left(offsets, stop, first, known, key=lambda token: min(token[0], token[1] - 1))
+        found[first:last] = [True] * (last - first)
     return found
 
 
