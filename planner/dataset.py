@@ -222,8 +222,6 @@ def profile(
     sampled = tokenizer is not None
     training = _sized(reading.training(), sampled)
     validation = _sized(reading.validation(), sampled) if reading.has_validation else None
-    if not sum(training.completion):
-        raise InvalidInput(f"{path}: every completion is empty, so there is nothing to learn from")
     return _measured(str(path), reading, training, validation, tokenizer, vocab_size)
 
 

@@ -82,7 +82,7 @@ class Reading:
         builder = Builder(settings.format, settings.columns, account)
         wrong: list[str] = []
         count = invalid = 0
-        done = False
+        done = heard = False
         for file in paths:
             before = count
             for where, row in tables.rows(file, account, split=split):
@@ -100,6 +100,7 @@ class Reading:
                 if example is None:
                     continue
                 count += 1
+                heard = heard or _says_something(example)
                 if count % SAID_EVERY == 0 and self.progress is not None:
                     self.progress(count, file.name)
                 yield example
@@ -120,6 +121,8 @@ class Reading:
             empty = bool(paths) and all(file.stat().st_size == 0 for file in paths)
             what = "the file is empty, it" if empty else ""
             raise InvalidInput(f"{paths[0] if paths else settings.path}: {what} holds no examples".replace(":  ", ": "))
+        if not heard and split == "train":
+            raise InvalidInput(f"{paths[0]}: every completion is empty, so there is nothing to learn from")
 
     def _judge(self, wrong: list[str], invalid: int, count: int, builder: Builder) -> None:
         """Complains of invalid examples, or notes them where they are to be left out."""
@@ -135,6 +138,13 @@ class Reading:
         way = "; --skip-invalid leaves such out" if count and not self.settings.skip_invalid else ""
         ways = [(f"leave the {invalid:,} invalid out", {"skip_invalid": True})] if way else []
         raise Undecided(f"{wrong[0]} ({examples}{way})", ways)
+
+
+def _says_something(example: Example) -> bool:
+    """Whether an example has anything to learn."""
+    if example.messages is None:
+        return bool(example.text)
+    return any(message.learned and (message.content or message.extras) for message in example.messages)
 
 
 def _alike(first: Shape, second: Shape) -> bool:
