@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import unicodedata
 
 import pytest
@@ -61,6 +62,14 @@ def test_a_line_of_any_length_keeps_its_beginning_and_its_end() -> None:
     assert len(line) < 2100
     assert line.startswith("model xx")
     assert line.endswith(": unknown")
+
+
+def test_no_text_takes_long() -> None:
+    """GIVEN a megabyte made against the patterns THEN it is a line within moments (nothing quadratic)."""
+    began = time.monotonic()
+    for piece in ("\x1b", "?token", "token", "&", "://", "bearer ", "hf_", "a@", "key="):
+        one_line("?" + piece * (10**6 // len(piece)) + " = :// ")
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import RunFailed
+from planner.contract.words import shown
 
 STEPS = 2
 
@@ -180,7 +181,7 @@ def command(given: Any) -> int:
     if given.json:
         print(json.dumps({"schema": "tuneplan.dry-run/1", **dataclasses.asdict(found)}, indent=1))
         return 0 if found.fits else 3
-    print(found.message)
+    print(shown(found.message))
     if not found.fits:
         return 3
     if found.measured_bytes is None:

@@ -112,7 +112,7 @@ class _Tolerant:
         self._wrapped = stream
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # AttributeError: it was closed from the start
             self._wrapped.write(shown(text, keep=f"{LAYOUT}\r"))
         return len(text)
 

@@ -41,7 +41,10 @@ LINE = 2000
 
 def one_line(text: object) -> str:
     """Anything as one line for a person to read: white space is one blank, the rest `visible`, no secret in it."""
-    line = shown(" ".join(str(text).split()))
+    return _cut(visible(_cut(without_secrets(" ".join(str(text).split())))))
+
+
+def _cut(line: str) -> str:
     return line if len(line) <= LINE else f"{line[: LINE * 3 // 4]} … {line[-LINE // 4 :]}"
 
 
@@ -70,7 +73,7 @@ def json_safe(text: str) -> str:
 
 _USER = re.compile(r"(?<=://)[^\s/@\"'\\<>]+(?=@)")
 _QUERY = re.compile(
-    r"(?i)([?&;](?:[\w.%-]*(?:token|password|passwd|secret|signature|api_?key|credential)[\w.%-]*|key|auth|sig|pwd)=)"
+    r"(?i)([?&;](?:[\w.%-]{0,40}(?:token|password|passwd|secret|signature|api_?key|credential)[\w.%-]{0,40}|key|auth|sig|pwd)=)"
     r"[^\s&;#\"'\\<>]+"
 )
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|(?i:(?<=bearer ))[\w.~+/=-]{8,}")

@@ -64,7 +64,7 @@ def picture(timeline: Timeline, *, title: str, file_format: str) -> bytes:
     axes.set_ylim(0, total.max() / unit * 1.12)
     axes.set_xlabel("allocations and releases of one step, in order (short instants are drawn wider than long ones)")
     axes.set_ylabel(f"allocated {label}")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, parse_math=False, fontsize=10)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     buffer = io.BytesIO()
