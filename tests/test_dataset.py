@@ -54,7 +54,7 @@ def test_csv_folders_and_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "a.jsonl: holds no examples"),
+        ("a.jsonl", b"", "a.jsonl: the file is empty"),
         ("a.jsonl", b"\n\n", "holds no example"),
         ("a.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": \n', "a.jsonl:2: not valid JSON"),
         ("a.jsonl", b'{"text": "a"}\n\n[1]\n', "a.jsonl:3: an example must be an object"),
