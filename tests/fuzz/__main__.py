@@ -6,21 +6,37 @@ A case is known by kind, seed and number: `--only N` runs that one again and sho
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
+from planner.memory import kept
 from tests.fuzz import oracle
 from tests.fuzz.kinds import KINDS
 
 
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """No figures are kept on disk meanwhile: every case is computed."""
+    with patch.dict(os.environ, {"TUNEPLAN_CACHE": "off"}):
+        kept._folder.cache_clear()
+        try:
+            yield
+        finally:
+            kept._folder.cache_clear()
+
+
 def run_case(kind: str, seed: int, number: int) -> None:
     """One case; raises what it raises."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    with _nothing_kept(), tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         KINDS[kind](Random(f"{kind}-{seed}-{number}"), Path(folder))
 
 
