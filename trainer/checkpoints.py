@@ -8,7 +8,7 @@ from typing import Any
 
 from planner.contract import run_folder
 from planner.contract.errors import InvalidInput
-from planner.contract.files import read_plain, write_json
+from planner.contract.files import expanded, read_plain, write_json
 from trainer.files import manifest_problem, retire
 from trainer.folder import is_ours
 from trainer.model_files import refused
@@ -134,7 +134,7 @@ def find(run_dir: Path, resume: str) -> tuple[Path, list[str]]:
     `auto` takes the newest good one of the run folder; a path names a checkpoint or a run folder. A resume that would
     silently start from the beginning is refused.
     """
-    folder = run_dir if resume == "auto" else Path(resume).expanduser()
+    folder = run_dir if resume == "auto" else expanded(resume)
     if not folder.is_dir():
         raise InvalidInput(f"--resume {folder}: no such folder")
     if (folder / "trainer_state.json").is_file() or folder.name.startswith("checkpoint-"):

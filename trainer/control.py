@@ -75,7 +75,7 @@ class Control:
                 continue
             try:
                 command = json.loads(line)["command"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 command = None
             if command == "pause":
                 self.pause.set()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from planner.contract import process
+from planner.contract import json_text, process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 from planner.contract.files import read_plain, write_json, write_whole
 from planner.contract.records import Event, Plan
@@ -281,10 +281,10 @@ def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:
         files.new_folder(folder)
         return []
     try:
-        content = json.loads(read_plain(file))
+        content = json_text.parse(read_plain(file), str(file))
         was = content["plan"]
         found = [Outcome(**{**entry, "cell": Cell(**entry["cell"])}) for entry in content["cells"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, KeyError, TypeError, AttributeError, InvalidInput):
         raise InvalidInput(f"{file}: not the results of a grid; choose another --output") from None
     now = _key(plan, limits)
     if was != now:

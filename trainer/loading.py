@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.files import expanded
 from planner.contract.records import Plan
 from planner.contract.spec import TrainingChoices
 from trainer import model_files
@@ -29,7 +30,7 @@ DIMENSIONS = (
 
 def local_folder(model: str) -> Path | None:
     """The folder that `model` names (a folder, or a config.json inside it), absolute; None for a hub id."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.is_file() and path.name == "config.json":
         path = path.parent
     if path.is_dir():
@@ -66,7 +67,7 @@ def load_tokenizer(model: str) -> Any:
     """The tokenizer of a model's or adapter's folder or of a hub id; padding falls back to the end-of-text token."""
     from transformers import AutoTokenizer
 
-    folder = Path(model).expanduser()  # also an adapter's, which holds no config.json
+    folder = expanded(model)  # also an adapter's, which holds no config.json
     source = str(folder.resolve()) if folder.is_dir() else str(local_folder(model) or model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -17,7 +17,7 @@ from typing import Any
 
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput
-from planner.contract.files import write_json
+from planner.contract.files import expanded, write_json
 from trainer import hub, tensors
 
 SINGLE = "model.safetensors"
@@ -64,7 +64,7 @@ class ModelFiles:
 
 def find(model: str) -> ModelFiles:
     """The files of a model folder or hub id. Raises InvalidInput, naming the file, for what is missing or damaged."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     return _in_folder(model, path.resolve()) if path.is_dir() else _on_hub(model)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
+
+from planner.contract.files import expanded
 
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 """Folder of a model in the hub's cache."""
@@ -18,7 +19,7 @@ def model_name(model: str) -> str:
 
     With the dot nothing takes it for a model of the hub.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     here = path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     if not here:
         return model

@@ -13,6 +13,7 @@ from typing import Any
 
 from planner.contract.data.reader import open_data
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.files import expanded
 from planner.contract.records import Hyperparameters, Plan
 from planner.contract.spec import TrainingChoices
 from planner.contract.units import format_bytes
@@ -182,7 +183,7 @@ def load(
                 module.support_avx512bf16_for_cpu = False
     model = modeling.attach_adapters(model, choices)
     if adapter is not None:
-        start = Path(adapter).expanduser()
+        start = expanded(adapter)
         adapter_files.load(model, start, choices)
         fingerprints.check_base(start, plan.model, "--adapter ")
     if choices.method == "qlora":

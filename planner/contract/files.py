@@ -29,11 +29,16 @@ class NotAPlainFile(InvalidInput, OSError):
         return f"{self.filename}: {self.strerror}"
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with `~` and `~user` written out; an unknown user's stays as it is, where pathlib raises."""
+    return Path(os.path.expanduser(path))
+
+
 def user_data_dir() -> Path:
     """Folder of this user's observations, fits and demo weights; the variable TUNEPLAN_HOME overrides it."""
     override = os.environ.get("TUNEPLAN_HOME")
     if override:
-        return Path(override).expanduser()
+        return expanded(override)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("tuneplan", appauthor=False))

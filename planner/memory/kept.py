@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.contract.files import open_plain
+from planner.contract.files import expanded, open_plain
 
 if TYPE_CHECKING:
     from planner.memory.case import Case
@@ -96,7 +96,7 @@ def _folder() -> Path | None:
         return None
     override = os.environ.get("TUNEPLAN_HOME")
     if override:
-        base = Path(override).expanduser() / "cache"
+        base = expanded(override) / "cache"
     else:
         import platformdirs
 

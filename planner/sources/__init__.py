@@ -13,6 +13,7 @@ from typing import Any
 from planner import catalogue
 from planner.contract import text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.files import expanded
 from planner.contract.shown import shown
 from planner.contract.spec import ModelSpec
 from planner.sources import hub
@@ -50,7 +51,7 @@ def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
     text = str(name_or_path).strip()
     if not text:
         raise InvalidInput("--model is empty; give a catalogue name, a hub id or the path of a config.json")
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         file = path / "config.json"
         if not file.is_file():
@@ -90,7 +91,7 @@ def _catalogued(found: catalogue.Found) -> tuple[dict[str, Any], str, str]:
 
 def identity_notes(name: str) -> list[str]:
     """Which model of the hub a short name means, where the name itself does not say it."""
-    found = None if Path(name).expanduser().exists() else catalogue.look_up(name)
+    found = None if expanded(name).exists() else catalogue.look_up(name)
     if found is None or found.spelling.rsplit("/", 1)[-1].lower() == found.hub_id.rsplit("/", 1)[-1].lower():
         return []
     return [f"{found.spelling} is {found.hub_id}."]

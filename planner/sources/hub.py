@@ -15,6 +15,7 @@ from typing import Any
 
 from planner.contract import json_text, text_file
 from planner.contract.errors import InvalidInput
+from planner.contract.files import expanded
 
 TIMEOUT_SECONDS = 10.0
 MAX_BYTES = 4 * 1024**2
@@ -37,10 +38,10 @@ def is_hub_id(name: str) -> bool:
 def cache_folder() -> Path:
     """Where the hub's client library keeps what it downloaded."""
     if os.environ.get("HF_HUB_CACHE"):
-        return Path(os.environ["HF_HUB_CACHE"]).expanduser()
+        return expanded(os.environ["HF_HUB_CACHE"])
     if os.environ.get("HF_HOME"):
-        return Path(os.environ["HF_HOME"]).expanduser() / "hub"
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        return expanded(os.environ["HF_HOME"]) / "hub"
+    base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return base / "huggingface" / "hub"
 
 
@@ -79,7 +80,7 @@ def token() -> str | None:
     if given:
         return given
     home = Path(os.environ.get("HF_HOME") or cache_folder().parent)
-    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    file = expanded(os.environ.get("HF_TOKEN_PATH") or home / "token")
     try:
         return file.read_text(encoding="utf-8").strip()[:1000] or None
     except (OSError, UnicodeDecodeError):

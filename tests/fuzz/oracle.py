@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
-from planner.contract import edge
+from planner.contract import edge, words
 from planner.contract.errors import TuneplanError
 
 SECONDS = 10.0
@@ -46,12 +46,12 @@ def limited(seconds: float = SECONDS) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def complaint(message: str) -> None:
+def complaint(message: str, longest: int = LINE) -> None:
     """One short line without control characters."""
     short = _PATH.sub("/", message)
     if "\n" in message or not message.isprintable():
         raise Broken(f"not one plain line: {message!r:.300}")
-    if not message.strip() or len(short) > LINE:
+    if not message.strip() or len(short) > longest:
         raise Broken(f"a line of {len(short)} characters: {message[:300]!r}")
 
 
@@ -64,7 +64,7 @@ def asked(question: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, str(error)
 
 
-def command(words: list[str]) -> tuple[int, str, str]:
+def command(arguments: list[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command `plan`, in this process."""
     from planner.cli import main
 
@@ -79,7 +79,7 @@ def command(words: list[str]) -> tuple[int, str, str]:
         patch.object(edge, "account", caught),
     ):
         try:
-            code = main(words)
+            code = main(arguments)
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else 1
     said = err.getvalue()
@@ -94,7 +94,7 @@ def command(words: list[str]) -> tuple[int, str, str]:
         if not lines or not lines[-1].startswith("plan: "):
             raise Broken(f"refused without a line: {said[:300]!r}")
     for line in lines:
-        complaint(line)
+        complaint(line, words.LINE + 100)  # what was typed may be long
     return code, out.getvalue(), said
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from planner.contract.data.files import hub_snapshot, is_hub_id
 from planner.contract.data.tables import SUFFIXES
 from planner.contract.errors import InvalidInput
+from planner.contract.files import expanded
 from planner.contract.records import DataSettings
 
 
 def local_data(settings: DataSettings) -> DataSettings:
     """The settings with the files at hand: a hub id that is neither a file here nor in the cache is downloaded."""
     path = settings.path
-    if not path or Path(path).expanduser().exists() or not is_hub_id(path) or hub_snapshot(path) is not None:
+    if not path or expanded(path).exists() or not is_hub_id(path) or hub_snapshot(path) is not None:
         return settings
     import huggingface_hub
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from planner.contract import process
 from planner.contract.errors import RunFailed
-from planner.contract.files import user_data_dir, write_json, write_whole
+from planner.contract.files import expanded, user_data_dir, write_json, write_whole
 from planner.contract.records import DataSettings, Hyperparameters, Plan
 from trainer import files
 from trainer.demo import language, tokenizer
@@ -47,7 +47,7 @@ def make(destination: Path | None = None) -> dict[str, Any]:
     """
     cache = user_data_dir() / "demo" / key()
     started = time.monotonic()
-    target = cache if destination is None else destination.expanduser()
+    target = cache if destination is None else expanded(destination)
     if target != cache and not _is_copy(target, cache):
         files.new_folder(target, "demo-assets")  # refused before minutes are spent
     if files.manifest_problem(cache) is not None:

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pydantic import ValidationError
-
-from planner.contract import edge
+from planner.contract import edge, json_text, text_file
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
-from planner.contract.records import Observation, ProbeRequest
+from planner.contract.records import Observation, ProbeRequest, parse_record
 from trainer import allocator
 
 LEAK_BYTES = 1 << 20
@@ -24,15 +22,10 @@ LEAK_BYTES = 1 << 20
 def read_request(text: str, where: str) -> ProbeRequest:
     """A request from JSON; raises InvalidInput naming the key."""
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"{where}: not JSON ({error})") from None
-    try:
-        return ProbeRequest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise InvalidInput(f"{where}: {key}: {first['msg'].lower()}") from None
+        content = json_text.parse(text, where)
+    except json_text.NotJson as error:
+        raise InvalidInput(f"{where}: not JSON ({str(error).removeprefix(f'{where}: ')})") from None
+    return parse_record(ProbeRequest, content, where)
 
 
 @contextlib.contextmanager
@@ -54,10 +47,8 @@ def data_stream() -> Iterator[TextIO]:
 
 def run(settings: str) -> int:
     """Measures the request in the file `settings` (`-`: stdin) and prints the observation."""
-    try:
-        text = sys.stdin.read() if settings == "-" else Path(settings).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(f"{settings}: cannot be read ({error.strerror or error})") from None
+    named = settings != "-"
+    text = text_file.read(Path(settings), settings, max_bytes=json_text.MAX_BYTES) if named else sys.stdin.read()
     request = read_request(text, settings)
     allocator.configure(bool(request.settings.get("expandable_segments")))
     with data_stream() as out:

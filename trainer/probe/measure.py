@@ -15,6 +15,7 @@ import torch
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.records import Observation, ProbeRequest
+from planner.contract.settings import plan_choices
 from planner.contract.spec import TrainingChoices
 from trainer import devices, modeling, updates
 from trainer.meter import HostPeakMeter, PeakMeter, StorageMeter, peak_meter
@@ -25,16 +26,11 @@ from trainer.trace.step import run_step
 PADDING_TOKENS = 8
 """Tokens of padding at the end of the first sequence of a padded batch (fewer where the sequences are short)."""
 INSTANTS = ("forward", "loss", "backward", "optimizer", "eval")
-_TUPLES = ("lora_targets", "modules_to_save")
 
 
 def choices_of(request: ProbeRequest) -> TrainingChoices:
     """The request's settings, checked; raises InvalidInput for an unknown one."""
-    values: dict[str, Any] = {k: tuple(v) if k in _TUPLES and v is not None else v for k, v in request.settings.items()}
-    try:
-        return TrainingChoices(**values)
-    except TypeError as error:
-        raise InvalidInput(f"settings: {error}") from None
+    return plan_choices(request.settings, "probe")
 
 
 def make_batch(

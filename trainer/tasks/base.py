@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from planner.contract import json_text
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import DataSettings
@@ -152,29 +153,24 @@ def with_task_file(folder: Path, task: Task) -> None:
 
 def read_task_file(folder: Path) -> dict[str, Any]:
     """Content of `task.json`; a folder without one is causal, or what PEFT's task type says."""
-    import json
-
     for name in (TASK_FILE, "adapter_config.json"):
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not (folder / name).exists():
             continue
-        except (OSError, ValueError):
-            raise InvalidInput(f"{folder / name}: missing or damaged") from None
+        content = json_text.read_object(folder / name)
         if name == TASK_FILE:
             return dict(content)
         return {
-            "task": {"SEQ_CLS": "classification", "SEQ_2_SEQ_LM": "seq2seq"}.get(content.get("task_type"), "causal")
+            "task": {"SEQ_CLS": "classification", "SEQ_2_SEQ_LM": "seq2seq"}.get(
+                str(content.get("task_type")), "causal"
+            )
         }
     return _from_config(folder)
 
 
 def _from_config(folder: Path) -> dict[str, Any]:
-    import json
-
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = json_text.read_object(folder / "config.json")
+    except InvalidInput:
         return {"task": "causal"}
     return {"task": choose(config, DataSettings()).name}
 

@@ -9,13 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from planner.contract import edge
+from planner.contract import edge, json_text, text_file
 from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.settings import convert
 from planner.contract.spec import TrainingChoices
 from planner.contract.words import one_line
-
-_TUPLES = ("lora_targets", "modules_to_save")
-_INTEGERS = ("checkpoint_layers", "eval_batch_size")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,16 +46,7 @@ def choices_from(arguments: argparse.Namespace) -> TrainingChoices:
         given = getattr(arguments, field.name)
         if given is None:
             continue
-        try:
-            if field.name in _TUPLES:
-                given = tuple(part for part in given.split(",") if part)
-            elif field.name in _INTEGERS or (isinstance(field.default, int) and not isinstance(field.default, bool)):
-                given = int(given)
-            elif isinstance(field.default, float) or field.name == "lora_alpha":
-                given = float(given)
-        except ValueError:
-            raise InvalidInput(f"--{field.name.replace('_', '-')} must be a number, not {given!r}") from None
-        values[field.name] = given
+        values[field.name] = convert(field.name, given)
     return TrainingChoices(**values)
 
 
@@ -71,16 +60,13 @@ def read_lengths(text: str) -> list[tuple[int, ...]]:
 
 def read_config(where: str) -> dict[str, Any]:
     """The content of a config.json (or of a catalogue entry that holds one under `config`)."""
-    try:
-        if where == "-":
-            content = json.load(sys.stdin)
-        else:
-            path = Path(where)
-            content = json.loads((path / "config.json" if path.is_dir() else path).read_text())
-    except OSError as error:
-        raise InvalidInput(f"--config {where}: cannot be read ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"--config {where}: not JSON, line {error.lineno}: {error.msg}") from error
+    name = f"--config {where}"
+    if where == "-":
+        text = sys.stdin.read()
+    else:
+        path = Path(where)
+        text = text_file.read(path / "config.json" if path.is_dir() else path, name, max_bytes=json_text.MAX_BYTES)
+    content = json_text.parse(text, name)
     if isinstance(content, dict) and isinstance(content.get("config"), dict):
         content = content["config"]
     if not isinstance(content, dict):

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planner.contract import yaml_text
 from planner.contract.data.account import Account
 from planner.contract.data.literals import listed, shown
 from planner.contract.data.streams import PACKED, open_regular
 from planner.contract.data.tables import KINDS, SPLITS, SUFFIXES, kind_of
 from planner.contract.errors import InvalidInput
+from planner.contract.files import expanded
 
 MOST_FILES = 20_000
 DEEPEST_FOLDER = 6
@@ -55,7 +57,7 @@ class Sources:
 
 def find(path: str, account: Account) -> Sources:
     """The data's files by split. What is in the path and not read stands in the account."""
-    local = Path(path).expanduser()
+    local = expanded(path)
     try:
         return _find(path, local, account)
     except OSError as error:
@@ -332,13 +334,9 @@ def _from_card(folder: Path, account: Account) -> Sources | None:
 
 
 def _configs(text: str) -> list[dict[str, Any]]:
-    import yaml
-
-    if re.search(r"(?m)[:\-]\s+[&*]\w", text):  # anchors can name a value millions of times
-        return []
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        content = yaml_text.parse(text, "card").value
+    except InvalidInput:
         return []
     found = content.get("configs") if isinstance(content, dict) else None
     return (
