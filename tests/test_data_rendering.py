@@ -115,8 +115,7 @@ def test_remarks_are_summed_and_say_where() -> None:
     for example, rendered in zip(thinking, Rendering(template(DROPS_THOUGHTS)).render(thinking), strict=True):
         remarks.add(rendered, example.where)
     assert Remarks.of([remarks, remarks]).sentences() == [
-        "6 turns of the assistant are learned without their thoughts, which the chat template leaves out "
-        "(first: data.jsonl:1)"
+        "The chat template leaves out the thoughts of 6 turns of the assistant (first: data.jsonl:1)."
     ]
 
 

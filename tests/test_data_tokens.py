@@ -143,7 +143,7 @@ def test_templates_that_refuse_or_forget(tokenizer: Any) -> None:
     data = tokenize([chat("a", "long", "c", "d")], forgetful, max_length=99)
     assert learned(forgetful, data.sequences[0]) == "shortd"
     said, _ = data.remarks.sentences()
-    assert said.startswith("1 turns of the assistant are learned without their text")
+    assert said.startswith("The chat template leaves out the text of 1 turn of the assistant (first: ")
 
 
 # --------------------------------------------------------------------------------------------------------------------

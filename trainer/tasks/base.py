@@ -194,6 +194,8 @@ def plain_texts(example: Example) -> tuple[str, str | None]:
     if example.text is not None:
         return example.text, None
     messages = example.messages or ()
+    if any(message.extras.get("tool_calls") for message in messages):
+        raise InvalidInput(f"{example.where}: calls tools, which only a causal model with a chat template can learn")
     before = "\n".join(message.content for message in messages[:-1])
     return before, messages[-1].content
 

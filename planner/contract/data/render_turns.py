@@ -23,7 +23,8 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names that thoughts are given under; templates read the first or the second (transformers' `_REASONING_FIELDS`)."""
 
 KEPT = 4096
-"""Builds whose comparison is remembered."""
+KEPT_TURNS = 100_000
+"""Builds whose comparison is remembered, and messages in all of them."""
 
 Chat = list[dict[str, Any]]
 Build = tuple[Any, ...]
@@ -98,6 +99,7 @@ class Turns:
         self._template = template
         self._marker = _Marker(source)
         self._structures: dict[Build, _Structure | str] = {}
+        self._kept_turns = 0
         self._tails: dict[Build, str] = {}
 
     def prompt(self, messages: Chat, tools: list[Any] | None) -> str:
@@ -154,9 +156,11 @@ class Turns:
         found = self._structures.get(build)
         if found is None:
             found = self._compare(chat, tools)
-            if len(self._structures) >= KEPT:
+            if len(self._structures) >= KEPT or self._kept_turns > KEPT_TURNS:
                 self._structures.clear()
+                self._kept_turns = 0
             self._structures[build] = found
+            self._kept_turns += len(chat)
         if isinstance(found, _Structure) and found.counts["calls"]:
             raise Refused("the chat template doesn't render tool calls, so what they ask for would be lost")
         return found
@@ -412,7 +416,7 @@ def _in_form(message: Mapping[str, Any], form: Form) -> dict[str, Any]:
         elif not found["content"] and form.blank == "none":
             found["content"] = None
     if form.parts and isinstance(found.get("content"), str):
-        found["content"] = [{"type": "text", "text": found["content"]}] if found["content"] else []
+        found["content"] = [{"type": "text", "text": found["content"]}]
     return found
 
 

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 MEMORY_BYTES = 2**30
-"""Address space of the process: a hundred times what any conversation needs."""
+MEMORY_PER_BYTE = 64
+"""Address space of the process, and what a batch of requests adds to it: far more than any conversation needs."""
 CPU_SECONDS = 4
 """Processor time that one request may take, besides what its size earns it."""
 
@@ -44,7 +45,7 @@ def main() -> int:
     answer({"ready": True})
     lines = iter(sys.stdin.buffer.readline, b"")
     given = json.loads(next(lines))
-    allow(CPU_SECONDS)
+    allow(CPU_SECONDS, 0)
 
     def guarded(work: Callable[[], dict[str, Any]]) -> None:
         try:
@@ -68,8 +69,9 @@ def main() -> int:
 
     guarded(compile_all)
     for line in lines:
+        allow(CPU_SECONDS + len(line) / 2**20, len(line))
         for request in json.loads(line):
-            allow(CPU_SECONDS + request["size"] / 2**20)
+            allow(CPU_SECONDS + request["size"] / 2**20, len(line))
             name = "tool_source" if request["tools"] and "tool_source" in turns else "source"
             guarded(lambda request=request, name=name: _one(turns[name], request))  # type: ignore[misc]
     return 0
@@ -83,25 +85,24 @@ def _one(turns: Any, request: dict[str, Any]) -> dict[str, Any]:
     return {"text": found.text, "spans": found.spans, "counts": found.counts}
 
 
-def _limits() -> Callable[[float], None]:
-    """Bounds the memory for good; returns what bounds the processor time from now on, in seconds."""
+def _limits() -> Callable[[float, int], None]:
+    """What bounds, from now on, the processor time in seconds and the memory beyond the least in bytes of a batch."""
     try:
         import resource
     except ImportError:  # Windows: the parent's clock alone
-        return lambda seconds: None
-    for name, value in (("RLIMIT_CORE", 0), ("RLIMIT_AS", MEMORY_BYTES)):
+        return lambda seconds, size: None
+
+    def bound(name: str, value: int) -> None:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             kind = getattr(resource, name)
             hard = resource.getrlimit(kind)[1]
-            limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (limit, hard))
-    hard_cpu = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
-    def allow(seconds: float) -> None:
-        limit = int(time.process_time() + seconds) + 1
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, hard_cpu))
+    def allow(seconds: float, size: int) -> None:
+        bound("RLIMIT_CPU", int(time.process_time() + seconds) + 1)
+        bound("RLIMIT_AS", MEMORY_BYTES + MEMORY_PER_BYTE * size)
 
+    bound("RLIMIT_CORE", 0)
     return allow
 
 

@@ -17,6 +17,7 @@ from planner.contract.data.examples import Example, Message
 from planner.contract.data.render_process import renderer
 from planner.contract.data.template import ChatTemplate
 from planner.contract.errors import InvalidInput
+from planner.contract.units import counted
 
 Span = tuple[int, int]
 
@@ -26,17 +27,19 @@ _AT_ONCE = 4096
 _ALPACA = "### Instruction:\n{question}\n\n### Response:\n"
 
 SENTENCES = {
-    "thoughts": "{count} turns of the assistant are learned without their thoughts, which the chat template leaves out",
-    "contents": "{count} turns of the assistant are learned without their text, which the chat template leaves out",
-    "unfound": "{count} turns of the assistant are not learned: the chat template doesn't keep them recognisable "
-    "(--train-on-prompt learns all of the text)",
-    "unmarked": "{count} turns of the assistant are not learned: the chat template marks others for learning",
-    "endless": "{count} turns of the assistant are learned without an end, because the chat template writes none there",
-    "tools": "the descriptions of tools are left out of {count} examples by the chat template",
-    "unused": "{count} examples have tools, thoughts or tool calls that only a chat template could show, and the "
-    "tokenizer has none",
+    "thoughts": ("The chat template leaves out the thoughts of {}.", "turn of the assistant"),
+    "contents": ("The chat template leaves out the text of {}.", "turn of the assistant"),
+    "tools": ("The chat template leaves out the descriptions of tools of {}.", "example"),
+    "unfound": (
+        "Not learned, because the chat template doesn't keep them recognisable: {}; --train-on-prompt learns all text.",
+        "turn of the assistant",
+    ),
+    "unmarked": ("Not learned, because the chat template marks others for learning: {}.", "turn of the assistant"),
+    "endless": ("Learned without an end, because the chat template writes none there: {}.", "turn of the assistant"),
+    "unused": ("Tools or thoughts are left out, because the tokenizer has no chat template: {}.", "example"),
 }
-"""What is not as the data has it, by kind; `lost ROLE` stands for messages of a role that the template leaves out."""
+"""What is not as the data has it, by kind, with what is counted; `lost ROLE` stands for messages of a role that the
+template leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,15 @@ class Remarks:
 
     def sentences(self) -> list[str]:
         """One sentence for each kind, with its count and first place."""
-        return [
-            f"{_sentence(kind).format(count=count)} (first: {self.first[kind]})" for kind, count in self.counts.items()
-        ]
+        return [_sentence(kind, count, self.first[kind]) for kind, count in self.counts.items()]
 
 
-def _sentence(kind: str) -> str:
-    if kind.startswith("lost "):
-        return f"{{count}} messages of the role {kind[5:]} are left out by the chat template"
-    return SENTENCES[kind]
+def _sentence(kind: str, count: int, first: str) -> str:
+    role = kind[5:] if kind.startswith("lost ") else ""
+    form, noun = ("The chat template leaves out {}.", "message") if role else SENTENCES[kind]
+    what, _, owner = noun.partition(" ")
+    things = " ".join(word for word in (counted(count, what), owner, f"of the role {role}" if role else "") if word)
+    return form.format(f"{things} (first: {first})")
 
 
 def inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
