@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -339,12 +340,64 @@ def predict(
             f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.total_layers} layers "
             f"of {model.id}"
         )
+    step = _step(model, hardware, choices, lengths)
+    budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
+    held = _held(model, hardware, choices, step, budget)
+    if held.replayed:
+        held = _no_less_than_smaller(model, hardware, choices, lengths, budget, step, held)
+    total = held.reserved + hardware.context_bytes
+    components = _step_components(step, device.workspace_bytes(hardware))
+    components["fragmentation"] = held.reserved - step.allocated
+    components["context"] = hardware.context_bytes
+    lower, upper = _interval(hardware, step, held)
+    if choices.num_gpus > 1:
+        margin = int(UNMEASURED_SHARE * total)
+        lower, upper = lower - margin, upper + margin
+    report = MemoryReport(
+        allocated_peak_bytes=step.allocated,
+        reserved_peak_bytes=held.reserved,
+        device_peak_bytes=total,
+        interval_bytes=(lower, upper),
+        budget_bytes=budget,
+        binding_instant=step.binding,
+        instants=step.instants,
+        components={name: size for name, size in components.items() if size},
+        batch_lengths=step.load.rows,
+    )
+    return device.corrected_report(hardware, report, step.persistent, held.most)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Allocated bytes of a step, before any calibration."""
+
+    load: Load
+    evaluation: Load
+    instants: dict[str, int]
+    binding: str
+    waiting: int
+    """Bytes of the micro-batches that wait for their turn."""
+    earlier: int
+    """Bytes of gradients that are there in a step and not between steps."""
+    persistent: int
+
+    @property
+    def allocated(self) -> int:
+        """The peak."""
+        return self.instants[self.binding]
+
+    @property
+    def at_peak(self) -> Load:
+        """What passes through the model where the peak is."""
+        return self.evaluation if self.binding == "eval" else self.load
+
+
+def _step(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, lengths: Lengths | None) -> _Step:
     load, evaluation = loads(model, hardware, choices, lengths)
     found = envelope_of(load.case)
-    live = load.live(found)
     workspaces = device.workspace_bytes(hardware)
     instants: dict[str, int] = {}
-    for name, size in zip(found.instants, live, strict=True):
+    for name, size in zip(found.instants, load.live(found), strict=True):
         instants[name] = max(instants.get(name, 0), round(float(size)) + workspaces)
     waiting = load.handed_over * (choices.gradient_accumulation_steps - 1)
     instants = {name: size + (waiting if name != "load" else 0) for name, size in instants.items()}
@@ -356,44 +409,83 @@ def predict(
         from planner.memory.program import gathered_bytes
 
         instants["save"] += gathered_bytes(load.case)
-    allocated = max(instants.values())
     binding = max(instants, key=lambda name: instants[name])
-    at_peak = evaluation if binding == "eval" else load
-    components = _components(at_peak, "load" if binding == "save" else binding)
-    if binding == "save":
-        components["communication"] = allocated - instants["load"]
-    if binding in ("load", "save") and earlier:
-        components["gradients"] -= earlier
-    if binding not in ("load", "eval", "save"):
-        components["temporaries"] = components.get("temporaries", 0) + waiting
+    return _Step(load, evaluation, instants, binding, waiting, earlier, _persistent(found))
+
+
+def _step_components(step: _Step, workspaces: int) -> dict[str, int]:
+    """Allocated bytes by component at the peak."""
+    components = _components(step.at_peak, "load" if step.binding == "save" else step.binding)
+    if step.binding == "save":
+        components["communication"] = step.allocated - step.instants["load"]
+    if step.binding in ("load", "save") and step.earlier:
+        components["gradients"] -= step.earlier
+    if step.binding not in ("load", "eval", "save"):
+        components["temporaries"] = components.get("temporaries", 0) + step.waiting
     components["workspaces"] = workspaces
-    budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
-    persistent = np.array([_persistent(found)])
-    low = np.array([allocated])
+    return components
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the allocator holds."""
+
+    reserved: int
+    """Below the budget, with free segments given back, where that suffices."""
+    most: int
+    """With nothing in the way."""
+    replayed: bool = False
+    """Whether an allocator was replayed, whose rounding makes a larger batch hold less now and then."""
+
+
+def _held(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, step: _Step, budget: int) -> _Held:
     if hardware.kind in ("cuda", "rocm") and choices.num_gpus == 1:
-        reserved, most = _replayed(model, hardware, at_peak, allocated, budget - hardware.context_bytes)
-    else:
-        reserved = most = int(device.reserved(low, persistent)[0])
-    total = reserved + hardware.context_bytes
-    components["fragmentation"] = reserved - allocated
-    components["context"] = hardware.context_bytes
-    upper = int(device.upper(np.array([most + hardware.context_bytes]), low, persistent)[0])
-    lower = int(device.lower(np.array([total]), low, persistent)[0])
-    if choices.num_gpus > 1:
-        margin = int(UNMEASURED_SHARE * total)
-        lower, upper = lower - margin, upper + margin
-    report = MemoryReport(
-        allocated_peak_bytes=allocated,
-        reserved_peak_bytes=reserved,
-        device_peak_bytes=total,
-        interval_bytes=(lower, upper),
-        budget_bytes=budget,
-        binding_instant=binding,
-        instants=instants,
-        components={name: size for name, size in components.items() if size},
-        batch_lengths=load.rows,
-    )
-    return device.corrected_report(hardware, report, int(persistent[0]), most)
+        found = _replayed(model, hardware, step.at_peak, step.allocated, budget - hardware.context_bytes)
+        return _Held(*found, replayed=True)
+    by_rule = int(device.reserved(np.array([step.allocated]), np.array([step.persistent]))[0])
+    return _Held(by_rule, by_rule)
+
+
+def _interval(hardware: HardwareProfile, step: _Step, held: _Held) -> tuple[int, int]:
+    low, persistent = np.array([step.allocated]), np.array([step.persistent])
+    upper = int(device.upper(np.array([held.most + hardware.context_bytes]), low, persistent)[0])
+    return int(device.lower(np.array([held.reserved + hardware.context_bytes]), low, persistent)[0]), upper
+
+
+NEAR_BUDGET = 0.75
+"""From this share of the budget on, and from this share of a micro-batch on, some smaller ones are looked at."""
+
+
+def _no_less_than_smaller(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    lengths: Lengths | None,
+    budget: int,
+    step: _Step,
+    held: _Held,
+) -> _Held:
+    """What a smaller micro-batch holds is held by this one too, where the budget is near enough for that to count.
+
+    Segments are rounded, so that a larger batch may fit into them with less left over; which one has that luck hangs on
+    a few bytes, and nobody should be told that eight sequences fit where seven don't.
+    """
+    size = choices.batch_size
+    upper = _interval(hardware, step, held)[1]
+    fails = held.reserved + hardware.context_bytes > budget
+    if size == 1 or fails or upper < NEAR_BUDGET * budget:
+        return held
+    smallest = max(1, math.ceil(NEAR_BUDGET * size))
+    for batch in sorted({*range(max(smallest, size - 3), size), *_spread(smallest, size)}):
+        fewer = replace(choices, batch_size=batch)
+        other = _held(model, hardware, fewer, _step(model, hardware, fewer, lengths), budget)
+        held = _Held(max(held.reserved, other.reserved), max(held.most, other.most), replayed=True)
+    return held
+
+
+def _spread(start: int, stop: int) -> list[int]:
+    """A few numbers from `start` to below `stop`."""
+    return [start + (stop - start) * number // 5 for number in range(5)]
 
 
 def _waiting_gradients(case: Case) -> int:

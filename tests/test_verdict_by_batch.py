@@ -1,0 +1,45 @@
+"""A larger micro-batch never fits where a smaller one doesn't, whatever luck the allocator's rounding has."""
+
+from __future__ import annotations
+
+import pytest
+
+from hardware_profiles.loader import load
+from planner import memory
+from planner.check import verdict_of
+from planner.contract.spec import TrainingChoices
+from planner.sources import load_model
+
+RANK = {"fits": 0, "tight": 1, "does_not_fit": 2}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "model", "attention", "batches"),
+    [
+        ("rtx-3060-12gb", "bf16", "qwen2.5-0.5b", "eager", range(8, 12)),  # the replay alone: 9 doesn't fit, 10 does
+        ("t4", "fp16", "smollm2-135m", "eager", range(2, 9)),
+    ],
+)
+def test_verdicts_rise_with_the_batch(gpu: str, precision: str, model: str, attention: str, batches: range) -> None:
+    """GIVEN batches around the budget THEN the verdict never gets better as they grow."""
+    spec, hardware = load_model(model), load(gpu)
+    ranks = []
+    for size in batches:
+        choices = TrainingChoices(
+            stack="peft",
+            loss="full",
+            attention=attention,
+            precision=precision,
+            batch_size=size,
+            max_length=512,
+            gradient_accumulation_steps=1,
+        )
+        ranks.append(RANK[verdict_of(memory.predict(spec, hardware, choices))])
+    assert ranks == sorted(ranks)
+
+
+def test_the_components_still_sum_to_the_device_peak() -> None:
+    """GIVEN a peak that a smaller batch set THEN its components make it up."""
+    choices = TrainingChoices(stack="peft", loss="full", attention="eager", batch_size=10, max_length=512)
+    report = memory.predict(load_model("qwen2.5-0.5b"), load("rtx-3060-12gb"), choices)
+    assert sum(report.components.values()) == report.device_peak_bytes
