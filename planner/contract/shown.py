@@ -8,6 +8,7 @@ from typing import Any
 LENGTH = 60
 """Characters of a quoted value."""
 _ITEMS = 8
+_MOST_BITS = 10_000
 
 
 def shown(value: Any, length: int = LENGTH) -> str:
@@ -20,9 +21,8 @@ def _begun(value: Any, length: int, depth: int = 0) -> str:
     """The beginning of the `repr`: enough to cut from, made without walking through all of the value."""
     if isinstance(value, str):
         return repr(value[: length + 1])
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * length:
-        # `repr` refuses integers over 4,300 digits.
-        return f"{'-' if value < 0 else ''}{'9' * length}…"
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:  # `repr` refuses integers over 4,300 digits
+        return f"a number of {value.bit_length()} bits"
     if depth > 1 and isinstance(value, dict | list | tuple):
         return "{…}" if isinstance(value, dict) else "[…]"
     if isinstance(value, dict):

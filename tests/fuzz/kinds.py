@@ -3,10 +3,12 @@ that must hold does not."""
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, redirect_stderr
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -18,12 +20,11 @@ import yaml
 from planner import catalogue, memory, plans, sources
 from planner.calibration import reading, store
 from planner.contract import records, settings
-from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import Calibration, TrainingChoices
 from planner.sources import hub
 from planner.sources.configs import DEFAULTS_FOLDER
 from planner.sources.schema import ROPE, RULES
-from tests.fuzz import mutations, oracle
+from tests.fuzz import data_files, mutations, oracle
 
 Case = Callable[[Random, Path], None]
 
@@ -326,8 +327,10 @@ def calibration(random: Random, folder: Path) -> None:
     os.environ["TUNEPLAN_HOME"] = str(folder)
     reading.forget_warnings()
     try:
-        words = ["check", "--gpu", "a10g", "--model", "gpt2", "--max-length", "64", "--json"]
-        _checked(words if random.random() < 0.9 else words[1:])
+        if random.random() < 0.05:
+            _checked(["check", "--gpu", "a10g", "--model", "gpt2", "--max-length", "64", "--json"])
+            return
+        _attached()
         if random.random() < 0.1:
             _fitted()
     finally:
@@ -335,6 +338,20 @@ def calibration(random: Random, folder: Path) -> None:
             del os.environ["TUNEPLAN_HOME"]
         else:
             os.environ["TUNEPLAN_HOME"] = before
+
+
+def _attached() -> None:
+    """The device with what the data folder says of it, and a prediction for it."""
+    from planner.check import calibration_sentences
+
+    with oracle.limited(), redirect_stderr(io.StringIO()) as said:
+        device = store.attach(_profile("a10g"))
+        choices = TrainingChoices(batch_size=1, max_length=64)
+        _sane(memory.predict(sources.from_config(configs()[0], "m"), device, choices))
+        assert all(map(math.isfinite, device.calibration.errors.values())) if device.calibration else True
+        for line in (*said.getvalue().splitlines(), *calibration_sentences(device)):
+            oracle.complaint(line)
+        json.dumps(store.summary(device), allow_nan=False)
 
 
 def _fitted() -> None:
@@ -402,6 +419,11 @@ def runs(random: Random, folder: Path) -> None:
             oracle.asked(lambda run=run: history.reopen(run))
 
 
-KINDS: dict[str, Case] = {"config": config, "plan": plan, "cli": cli, "calibration": calibration, "runs": runs}
-
-REFUSALS = (InvalidInput, NotModelled)
+KINDS: dict[str, Case] = {
+    "config": config,
+    "plan": plan,
+    "cli": cli,
+    "calibration": calibration,
+    "runs": runs,
+    "data": data_files.data,
+}

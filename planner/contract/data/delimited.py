@@ -40,7 +40,9 @@ def csv_rows(file: Path, account: Account, progress: Progress | None) -> Iterato
             cells = next(reader, None)
         except csv.Error as error:
             where = f"{file}:{begins}"
-            raise InvalidInput(f"{where}: not valid CSV: {error} (the row ends at line {number})") from None
+            raise InvalidInput(
+                f"{where}: not valid CSV: {str(error).expandtabs(1)} (the row ends at line {number})"
+            ) from None
         except Invalid as error:
             raise InvalidInput(str(error)) from None
         if cells is None:
