@@ -132,7 +132,7 @@ def test_follower_tells_what_happened() -> None:
     """GIVEN events THEN each that matters is a line, and a number that is missing does not break it."""
     stream = io.StringIO()
     follower = Follower(stream)
-    follower.show(_event("step", step=1, total_steps=2, loss=float("nan"), learning_rate=1e-4, seconds_left=61))
+    follower.show(_event("step", step=1, total_steps=2, loss=None, learning_rate=1e-4, seconds_left=61))
     follower.show(_event("oom", phase="backward", batch_size=8, new_batch_size=4))
     follower.show(_event("warning", what="nan", message="the loss is NaN", advice="lower the learning rate"))
     follower.show(_event("eval", step=2, loss=1.25, best=True))
