@@ -133,6 +133,12 @@ def test_templates_that_refuse_or_forget(tokenizer: Any) -> None:
         tokenize([chat("a", "b")], strict, max_length=9)
     with pytest.raises(InvalidInput, match="no message of the assistant"):
         tokenize([chat("a")], tokenizer, max_length=9)
+    # Where no turn can be found, the way out that is suggested is one.
+    deaf = build()
+    deaf.chat_template = "{{ 'the same' }}"
+    with pytest.raises(InvalidInput, match=r"keep the assistant's turns recognisable; learn all .* --train-on-prompt"):
+        tokenize([chat("a", "b")], deaf, max_length=9)
+    assert tokenize([chat("a", "b")], deaf, max_length=9, train_on_prompt=True).lengths == [8]
     # Earlier turns are rewritten once another follows: they are learned as they stand, and that is said.
     forgetful = build()
     forgetful.chat_template = (
