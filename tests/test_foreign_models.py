@@ -160,6 +160,57 @@ def test_what_lies_beside_the_weights_is_not_found(copy: Path, tmp_path: Path, r
     assert not (tmp_path / "sprung").exists()
 
 
+def edited(file: str, change_it: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        made = change_it(content)
+        (folder / file).write_text(json.dumps(made if isinstance(made, dict) and "schema" in made else content))
+
+    return act
+
+
+def narrow(folder: Path) -> None:
+    held = tensors.read(folder / "optimizer.safetensors")
+    name = next(name for name in held if name.endswith("exp_avg_sq"))
+    tensors.write(folder / "optimizer.safetensors", {**held, name: held[name][:1].contiguous()})
+
+
+STRANGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "moments of another size": (narrow, "exp_avg_sq of base_model"),
+    "other parameters": (edited("optimizer.json", lambda c: c["state"]["parameters"].pop()), "tensors were trained"),
+    "no groups": (edited("optimizer.json", lambda c: c["state"].pop("param_groups")), "param_groups"),
+    "no tensors": (lambda folder: (folder / "optimizer.safetensors").unlink(), "optimizer.safetensors"),
+    "schedule of texts": (edited("scheduler.json", lambda c: {**c, "state": {"last_epoch": "x"}}), "doesn't fit"),
+    "schedule is a list": (edited("scheduler.json", lambda c: {**c, "state": []}), "doesn't fit"),
+    "random of texts": (edited("random.json", lambda c: c["state"].update(python="x")), "doesn't fit"),
+    "no random": (edited("random.json", lambda c: c["state"].pop("numpy")), "doesn't fit"),
+    "step is a text": (edited("trainer_state.json", lambda c: c.update(global_step="2")), "trainer_state.json"),
+    "logs are texts": (edited("trainer_state.json", lambda c: c.update(log_history="x")), "trainer_state.json"),
+    "state is a list": (lambda folder: (folder / "trainer_state.json").write_text("[]") and None, "trainer_state.json"),
+    "identity is a list": (lambda folder: (folder / "tuneplan.json").write_text("[]") and None, "tuneplan.json"),
+    "rows are texts": (edited("tuneplan.json", lambda c: c.update(recovery={"rows": "x"})), "tuneplan.json"),
+    "processes": (edited("tuneplan.json", lambda c: c.update(processes=None)), "tuneplan.json"),
+}
+
+
+@pytest.mark.slow
+def test_a_strange_checkpoint_is_one_line(run: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """GIVEN a checkpoint whose manifest holds for what is in it WHEN a run goes on from it THEN exit 2 and a line."""
+    plan = make_plan(tmp_path / "plan.json", model, data, max_steps=4, save_steps=2)
+    folder = tmp_path / "run/checkpoint-2"
+    for name, (breaks, says) in STRANGE.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(run / "run/checkpoint-2", folder)
+        breaks(folder)
+        write_manifest(folder)
+        events, failure = train(plan, tmp_path / "run", resume="auto")
+        assert failure is not None, name
+        (failed,) = of_kind(events, "failed")
+        assert says in failed["message"], (name, failed)
+        assert failed["exit_code"] == 2, (name, failed)
+        assert str(folder) in failed["message"], (name, failed)
+
+
 # ---- a config chooses no code --------------------------------------------------------------------------------------
 
 HOSTILE: dict[str, Any] = {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from planner.contract import run_folder
+from planner.contract import json_text, run_folder
 from planner.contract.errors import InvalidInput
 from planner.contract.files import expanded, read_plain, write_json
 from trainer.files import manifest_problem, retire
@@ -68,13 +67,49 @@ def write_identity(folder: Path, identity: dict[str, Any]) -> None:
     write_json(folder / IDENTITY, {"schema": "tuneplan.checkpoint/1", **identity})
 
 
+def _identity(folder: Path) -> dict[str, Any]:
+    """What the checkpoint says of itself. Raises InvalidInput where that isn't what this program writes."""
+    try:
+        was = json_text.read_object(folder / IDENTITY)
+    except InvalidInput:
+        raise InvalidInput(f"{folder}: {IDENTITY} is missing or damaged; this isn't a checkpoint of tuneplan") from None
+    rows = was.get("recovery", {})
+    counts = [was.get("processes", 1), *(rows.values() if isinstance(rows, dict) else [None])]
+    if any(type(count) is not int or count < 1 for count in counts):
+        raise InvalidInput(f"{folder}: {IDENTITY} is damaged; go on from another checkpoint")
+    return was
+
+
 def recovery_state(folder: Path) -> dict[str, int]:
     """With how many rows at once the run had come to train; empty for checkpoints that don't say."""
-    try:
-        state = json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get("recovery", {})
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
+    return dict(_identity(folder).get("recovery", {}))
+
+
+PROGRESS = "trainer_state.json"
+"""File in a checkpoint with step, epoch and logs, as transformers writes it."""
+
+
+def check_progress(folder: Path) -> None:
+    """Refuses a checkpoint whose step, epoch or logs aren't ones, before transformers takes them as they are."""
+    content = json_text.read_object(folder / PROGRESS, max_bytes=2**28, max_values=2**24)
+
+    def count(key: str, usual: Any) -> bool:
+        value = content.get(key, usual)
+        return value is None if usual is None and value is None else type(value) is int and 0 <= value < 2**53
+
+    logs = content.get("log_history", [])
+    numbers = [content.get(key) for key in ("epoch", "best_metric", "total_flos", "num_input_tokens_seen")]
+    sound = (
+        all(count(key, 0) for key in ("global_step", "max_steps", "num_train_epochs"))
+        and count("best_global_step", None)
+        and all(value is None or type(value) in (int, float) for value in numbers)
+        and isinstance(logs, list)
+        and all(isinstance(entry, dict) and type(entry.get("step", 0)) is int for entry in logs)
+        and all(type(value) in (int, float, str, bool, type(None)) for entry in logs for value in entry.values())
+        and isinstance(content.get("stateful_callbacks", {}), dict)
+    )
+    if not sound or "global_step" not in content:
+        raise InvalidInput(f"{folder / PROGRESS}: damaged; go on from another checkpoint")
 
 
 def best(run_dir: Path, folder: Path, otherwise: str | None) -> str | None:
@@ -92,10 +127,7 @@ def best(run_dir: Path, folder: Path, otherwise: str | None) -> str | None:
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """Refuses to go on from a checkpoint of another run, naming the first thing that differs."""
-    try:
-        was = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InvalidInput(f"{folder}: {IDENTITY} is missing or damaged; this isn't a checkpoint of tuneplan") from None
+    was = _identity(folder)
     for key, why in RESUMABLE.items():
         if key in identity and was.get(key) != identity[key]:
             both = f"{key} was {was.get(key)!r} and is {identity[key]!r} now"
@@ -125,7 +157,7 @@ def of_step(step: int | None, *folders: Path) -> Path | None:
 
 def processes(folder: Path) -> int:
     """How many processes wrote a checkpoint."""
-    return int(json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get("processes", 1))
+    return int(_identity(folder).get("processes", 1))
 
 
 def find(run_dir: Path, resume: str) -> tuple[Path, list[str]]:

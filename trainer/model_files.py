@@ -7,6 +7,7 @@ weights or `.metadata` of a distributed checkpoint, custom code) can't be found 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -164,6 +165,7 @@ def _link_index(source: Path, link: Path) -> None:
 # ---- on the hub ----------------------------------------------------------------------------------------------------
 
 
+@functools.cache  # a run asks several times, and without a network each costs half a minute
 def fetch(model: str, file: str, revision: str | None = None, *, optional: bool = False) -> Path | None:
     """One file of a hub model in the local cache, fetched where it isn't there yet; None where the model has none.
 

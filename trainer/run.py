@@ -248,6 +248,7 @@ class Run(Accounts):
             for message in passed_over:
                 self.events.warn("damaged checkpoint", message, "an older one is taken")
             checkpoints.check_identity(checkpoint, identity)
+            checkpoints.check_progress(checkpoint)
             wrote = checkpoints.processes(checkpoint)
             if wrote != world.size and self.choices.lora_dropout:
                 self.events.warn(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import Hyperparameters
 from planner.contract.spec import TrainingChoices
-from trainer import adapter_files, checkpoints, modeling, state_files
+from trainer import adapter_files, checkpoints, devices, modeling, state_files
 from trainer.distributed.strategies import Alone
-from trainer.distributed.world import World
+from trainer.distributed.world import World, is_lost_connection
 from trainer.files import disk_problem, set_aside, whole_folder, write_manifest
 from trainer.folder import is_ours
 from trainer.instants import StepMeter
@@ -33,6 +34,8 @@ from trainer.tasks.base import with_task_file
 
 OPTIMIZER, SCHEDULER, SCALER, RANDOM = "optimizer", "scheduler", "scaler", "random"
 """Names of `state_files` in a checkpoint; of several processes each has a `RANDOM` with its number."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "state1", "state2")
+"""What an optimizer keeps in the shape of its parameter."""
 
 
 class Saving(transformers.Trainer):
@@ -152,10 +155,13 @@ class Saving(transformers.Trainer):
         planned = [_options(group) for group in self.optimizer.param_groups]
         scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # of accelerate's wrapper
         rates = list(scheduler.base_lrs)
-        held = self._numbered(state_files.read(Path(checkpoint), OPTIMIZER), checkpoint)
-        self.strategy.load_optimizer(self.optimizer, held)
-        self.lr_scheduler.load_state_dict(state_files.read(Path(checkpoint), SCHEDULER))
-        self._plan_again(scheduler, planned, rates)
+        with _fitting(checkpoint):
+            held = self._numbered(state_files.read(Path(checkpoint), OPTIMIZER), checkpoint)
+            self.strategy.load_optimizer(self.optimizer, held)
+            was, own = state_files.read(Path(checkpoint), SCHEDULER), scheduler.state_dict()
+            # It would keep whatever it is given under any name.
+            self.lr_scheduler.load_state_dict({key: was[key] for key in own if type(was[key]) is type(own[key])})
+            self._plan_again(scheduler, planned, rates)
 
     def _trained_names(self) -> list[str]:
         """Names of the trained parameters, in the order of the optimizer's groups."""
@@ -180,13 +186,20 @@ class Saving(transformers.Trainer):
                 f"{checkpoint}: {len(was)} tensors were trained and {len(names)} are now (first that differs: {odd}); "
                 "resume with the plan that wrote it"
             )
+        shapes = {name: p.shape for name, p in self.model.named_parameters()}
+        for name, values in held["state"].items():
+            for key, value in _tensors_of(values):
+                # Kernels take it that moments are as large as their parameter.
+                if key in MOMENTS and tuple(value.shape) != tuple(shapes[name]):
+                    raise InvalidInput(f"{checkpoint}: {key} of {name} has the shape {tuple(value.shape)}")
         number = {name: index for index, name in enumerate(names)}
         return {**held, "state": {number[name]: values for name, values in held["state"].items()}}
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
         if checkpoint is not None and scaler is not None and state_files.exists(Path(checkpoint), SCALER):
-            scaler.load_state_dict(state_files.read(Path(checkpoint), SCALER))
+            with _fitting(checkpoint):
+                scaler.load_state_dict(state_files.read(Path(checkpoint), SCALER))
 
     def _plan_again(self, scheduler: Any, planned: list[dict[str, Any]], rates: list[float]) -> None:
         """The plan's rate, decay and momenta instead of the checkpoint's: a plan that was changed since then holds.
@@ -229,14 +242,15 @@ class Saving(transformers.Trainer):
             # Other processes wrote it: no state is this one's, but all must draw other numbers.
             torch.manual_seed(hash((self.hyperparameters.seed, self.state.global_step, self.world.rank)) % 2**63)
             return
-        own = state_files.read(folder, name)
-        random.setstate(own["python"])
-        kind, keys, *rest = own["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-        torch.set_rng_state(own["cpu"])
-        device = self.args.device.type
-        if device != "cpu" and device in own:
-            getattr(torch, device).set_rng_state(own[device])
+        with _fitting(checkpoint):
+            own = state_files.read(folder, name)
+            random.setstate(own["python"])
+            kind, keys, *rest = own["numpy"]
+            np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+            torch.set_rng_state(own["cpu"])
+            device = self.args.device.type
+            if device != "cpu" and device in own:
+                getattr(torch, device).set_rng_state(own[device])
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
@@ -251,6 +265,27 @@ class Saving(transformers.Trainer):
             resume_from_checkpoint,
             "holds other adapter tensors than this plan trains; resume with the plan that wrote it",
         )
+
+
+@contextlib.contextmanager
+def _fitting(checkpoint: str) -> Iterator[None]:
+    """A state that isn't what this program writes becomes one line."""
+    try:
+        yield
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        if devices.is_out_of_memory(error) or is_lost_connection(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidInput(f"{checkpoint}: its state doesn't fit this run: {reason:.200}") from error
+
+
+def _tensors_of(values: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of one parameter's state, also those that bitsandbytes wraps once more."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _tensors_of(value)
+        elif isinstance(value, torch.Tensor):
+            yield key, value
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

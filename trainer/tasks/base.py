@@ -158,13 +158,19 @@ def read_task_file(folder: Path) -> dict[str, Any]:
             continue
         content = json_text.read_object(folder / name)
         if name == TASK_FILE:
-            return dict(content)
-        return {
-            "task": {"SEQ_CLS": "classification", "SEQ_2_SEQ_LM": "seq2seq"}.get(
-                str(content.get("task_type")), "causal"
-            )
-        }
+            return _checked(content, folder / name)
+        kinds = {"SEQ_CLS": "classification", "SEQ_2_SEQ_LM": "seq2seq"}
+        return {"task": kinds.get(str(content.get("task_type")), "causal")}
     return _from_config(folder)
+
+
+def _checked(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A task file's content. Raises InvalidInput for a task or labels that aren't ones."""
+    labels = content.get("labels")
+    named = labels is None or (isinstance(labels, list) and all(isinstance(label, (str, int)) for label in labels))
+    if content.get("task", "causal") not in ("causal", "masked", "seq2seq", "classification") or not named:
+        raise InvalidInput(f"{file}: damaged; it names neither a task nor labels that this program knows")
+    return content
 
 
 def _from_config(folder: Path) -> dict[str, Any]:
