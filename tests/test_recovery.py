@@ -33,7 +33,7 @@ def norms(events: list[Event]) -> dict[int, float]:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    (file,) = folder.glob("*.safetensors")
+    (file,) = (*folder.glob("model.safetensors"), *folder.glob("adapter_model.safetensors"))
     return load_file(file)
 
 
