@@ -7,7 +7,7 @@ from typing import Any
 
 from planner.contract import json_text, run_folder
 from planner.contract.errors import InvalidInput
-from planner.contract.files import expanded, read_plain, write_json
+from planner.contract.files import expanded, write_json
 from trainer.files import manifest_problem, retire
 from trainer.folder import is_ours
 from trainer.model_files import refused
@@ -117,10 +117,7 @@ def best(run_dir: Path, folder: Path, otherwise: str | None) -> str | None:
 
     `otherwise`: what the state of an older release names, by a path that holds no more where the run was moved.
     """
-    try:
-        named = json.loads(read_plain(folder / IDENTITY)).get("best", otherwise)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        named = otherwise
+    named = _identity(folder).get("best", otherwise)
     path = run_dir / Path(str(named)).name
     return str(path) if run_folder.checkpoint_step(path.name) is not None and path.is_dir() else None
 
