@@ -17,6 +17,7 @@ from typing import IO
 from planner.contract import process
 from planner.contract.errors import RunFailed
 from planner.contract.records import Event
+from planner.contract.shown import clause
 
 STDERR_LINES = 200
 """Lines of the child's stderr that are kept for a message about its death."""
@@ -209,7 +210,7 @@ class Run:
         if code == 0:
             return "the trainer ended without a word that it had finished (exit code 0): nothing says that it trained"
         last = next((line for line in reversed(self._stderr) if line.strip()), "it wrote nothing to stderr")
-        return f"the trainer ended with exit code {code}: {last.strip()[:300]}"
+        return f"the trainer ended with exit code {code}: {clause(last, 400)}"
 
 
 def start(

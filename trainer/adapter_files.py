@@ -12,6 +12,7 @@ from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.run_folder import PLAN
+from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer import model_files, portable, tensors
 from trainer.folder import earlier_plan
@@ -123,7 +124,7 @@ def attach(model: Any, folder: Path) -> Any:
         with refusing(what):
             adapted = get_peft_model(model, LoraConfig(**config))
     except ValueError as error:
-        raise InvalidInput(f"{what}: {' '.join(str(error).split()):.200}") from None
+        raise InvalidInput(f"{what}: {clause(error)}") from None
     copy_into(adapted, weights, what, "some tensors are of no use or missing")
     adapted.requires_grad_(False)
     return adapted.eval()
@@ -159,8 +160,7 @@ def copy_into(model: Any, weights: dict[str, Any], what: str, otherwise: str) ->
     try:
         outcome: Any = set_peft_model_state_dict(model, weights)
     except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidInput(f"{what}: its tensors have other shapes or names: {reason:.200}") from None
+        raise InvalidInput(f"{what}: its tensors have other shapes or names: {clause(error)}") from None
     missing = sorted(expected & set(outcome.missing_keys))
     if outcome.unexpected_keys or missing:
         odd = (list(outcome.unexpected_keys) or missing)[0]

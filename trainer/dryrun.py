@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import RunFailed
+from planner.contract.shown import clause
 from planner.contract.words import shown
 
 STEPS = 2
@@ -161,7 +162,7 @@ def _overflow(asked: Any, plan: Any, reason: str) -> DryRun:
         predicted_bytes=promised,
         difference=None,
         fits=False,
-        message=f"does not fit: {first:.160}; plan anew with {out}",
+        message=f"does not fit: {clause(first)}; plan anew with {out}",
     )
 
 

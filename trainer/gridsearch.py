@@ -25,6 +25,7 @@ from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunF
 from planner.contract.files import read_plain, write_json, write_whole
 from planner.contract.records import Event, Plan
 from planner.contract.run_folder import EVENTS, checkpoints
+from planner.contract.shown import clause
 from trainer import files
 from trainer.interrupts import held
 
@@ -304,7 +305,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         c = outcome.cell
         loss = outcome.eval_loss
         if outcome.failure:
-            values = [f"failed: {outcome.failure:.60}", "", "", str(outcome.steps), "", ""]
+            values = [f"failed: {clause(outcome.failure, 120)}", "", "", str(outcome.steps), "", ""]
         else:
             values = [
                 _number(loss),

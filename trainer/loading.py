@@ -8,6 +8,7 @@ from typing import Any
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.files import expanded
 from planner.contract.records import Plan
+from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer import model_files
 
@@ -75,8 +76,8 @@ def load_tokenizer(model: str) -> Any:
         # A panic within the tokenizers library is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(f"{model}: its tokenizer can't be loaded: {reason:.200}") from None
+        reason = clause(str(error) or type(error).__name__)
+        raise InvalidInput(f"{model}: its tokenizer can't be loaded: {reason}") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
@@ -110,14 +111,14 @@ def load_model(
             weights=weights,
         )
     except ImportError as error:
-        raise NotModelled(f"--attention {choices.attention}: {str(error).splitlines()[0]:.200}") from None
+        raise NotModelled(f"--attention {choices.attention}: {clause(error)}") from None
     except (OSError, ValueError) as error:
         from trainer.devices import is_out_of_memory
 
         if is_out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(f"{plan.model}: can't be loaded from safetensors: {reason:.200}") from None
+        reason = clause(str(error) or type(error).__name__)
+        raise InvalidInput(f"{plan.model}: can't be loaded from safetensors: {reason}") from None
     from trainer.tasks import Task
 
     (task or Task(config)).require(model, plan.model)

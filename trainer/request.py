@@ -16,6 +16,7 @@ from planner.contract.files import read_plain, write_whole
 from planner.contract.records import Hyperparameters, Plan
 from planner.contract.run_folder import PLAN
 from planner.contract.settings import plan_choices
+from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer.folder import earlier_plan
 
@@ -109,7 +110,7 @@ def _whole(path: Path, option: str) -> Path:
     try:
         return path.expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, an unknown user after ~
-        raise InvalidInput(f"{option} {path} is no path: {str(error).splitlines()[0]:.160}") from None
+        raise InvalidInput(f"{option} {path} is no path: {clause(error)}") from None
 
 
 def resumes_in(request: Request, run_dir: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from planner.contract import edge
 from planner.contract.errors import Interrupted, NotModelled, RunFailed, TuneplanError
 from planner.contract.records import Plan
+from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer import allocator, files, folder
 from trainer.accounts import Accounts, largest
@@ -152,8 +153,7 @@ def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
         return "out of memory", RunFailed.exit_code
     if run is None:  # there is no log yet
         return edge.account(error)
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first:.300} (details in {folder / 'log.txt'})", RunFailed.exit_code
+    return f"{type(error).__name__}: {clause(error, 300)} (details in {folder / 'log.txt'})", RunFailed.exit_code
 
 
 def kept(run: Run | None) -> str:

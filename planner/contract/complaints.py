@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from planner.contract.shown import shown
+from planner.contract.shown import clause, shown
 
 Path = tuple[str | int, ...]
 
@@ -46,8 +46,8 @@ def problem(error: ValidationError) -> str:
         return f": this key is {'unknown' if kind == 'extra_forbidden' else 'missing'}{more}"
     message = first["msg"].removeprefix("Value error, ")
     if kind == "value_error":
-        return f" {message:.160}{more}"
-    return f": {message[:1].lower()}{message[1:160]}, not {shown(first['input'])}{more}"
+        return f" {clause(message)}{more}"
+    return f": {message[:1].lower()}{clause(message[1:])}, not {shown(first['input'])}{more}"
 
 
 def _number(value: Any) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
+from planner.contract.shown import clause
 from planner.contract.words import one_line, without_secrets
 
 FILES_KEPT = 20
@@ -71,7 +72,7 @@ def _homeless() -> bool:
 
 def _text(error: BaseException) -> str:
     try:
-        return " ".join(str(error).split())[:300]
+        return clause(error, 300)
     except Exception:  # a message that can't be made, as of an integer with too many digits
         return "its message can't be shown"
 

@@ -31,3 +31,13 @@ def _begun(value: Any, length: int, depth: int = 0) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_begun(item, length, depth + 1) for item in value[:_ITEMS]) + "]"
     return repr(value)
+
+
+def clause(reason: object, length: int = 200) -> str:
+    """What another library said, as part of a sentence: on one line, cut between words and marked where it is cut."""
+    text = " ".join(str(reason).split())
+    if len(text) <= length:
+        return text
+    begun = text[:length]
+    whole = begun.rpartition(" ")[0] if not text[length].isspace() else begun
+    return f"{(whole if len(whole) > length // 2 else begun).rstrip(',;:. ')} …"

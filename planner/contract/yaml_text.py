@@ -18,7 +18,7 @@ from typing import Any
 
 from planner.contract import json_text, text_file
 from planner.contract.errors import InvalidInput
-from planner.contract.shown import shown
+from planner.contract.shown import clause, shown
 
 MAX_BYTES = 8 * 1024**2
 """A plan is some kilobytes with its model's config in it, which may have 4 MiB."""
@@ -148,7 +148,7 @@ class _Reader:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark is not None else ""
             problem = getattr(error, "problem", None) or "it is neither YAML nor JSON"
-            raise InvalidInput(f"{self.where}{line}: not {self.kind}: {problem:.120}") from None
+            raise InvalidInput(f"{self.where}{line}: not {self.kind}: {clause(problem)}") from None
         except (RecursionError, ValueError, OverflowError):  # escapes that are no character
             raise InvalidInput(f"{self.where}: not {self.kind}: it is neither YAML nor JSON") from None
 

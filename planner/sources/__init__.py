@@ -14,7 +14,7 @@ from planner import catalogue
 from planner.contract import text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import expanded
-from planner.contract.shown import shown
+from planner.contract.shown import clause, shown
 from planner.contract.spec import ModelSpec
 from planner.sources import hub
 from planner.sources.configs import complete, text_part
@@ -169,7 +169,7 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
             raise
         raise type(error)(f"{place}: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {error!s:.100})") from error
+        raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {clause(error)})") from error
 
 
 def _task(raw: Mapping[str, Any], model_type: str, place: str) -> str:

@@ -7,6 +7,7 @@ from planner.contract.data.tables import SUFFIXES
 from planner.contract.errors import InvalidInput
 from planner.contract.files import expanded
 from planner.contract.records import DataSettings
+from planner.contract.shown import clause
 
 
 def local_data(settings: DataSettings) -> DataSettings:
@@ -20,8 +21,6 @@ def local_data(settings: DataSettings) -> DataSettings:
     try:
         huggingface_hub.snapshot_download(path, repo_type="dataset", allow_patterns=wanted)
     except Exception as error:  # the hub client raises a dozen kinds; each is "this data set isn't there"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(
-            f"{path}: neither a file here nor a data set that the hub hands out: {reason:.160}"
-        ) from None
+        reason = clause(str(error) or type(error).__name__)
+        raise InvalidInput(f"{path}: neither a file here nor a data set that the hub hands out: {reason}") from None
     return settings

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.shown import clause
 from trainer import model_files, tensors
 from trainer.model_files import ModelFiles
 from trainer.modeling import configs
@@ -166,7 +167,7 @@ def _generation_config(config: Any, files: ModelFiles) -> Any:
     try:
         return GenerationConfig(**configs.generation_settings(model_files.read_json(files.generation)))
     except ValueError as error:
-        raise InvalidInput(f"{files.generation}: {' '.join(str(error).split()):.200}") from None
+        raise InvalidInput(f"{files.generation}: {clause(error)}") from None
 
 
 def copy_weights(model: Any, source: str) -> None:
@@ -225,4 +226,4 @@ def refusing(what: str) -> Iterator[None]:
 
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"{what}: {' '.join(str(error).split()) or type(error).__name__:.200}") from None
+        raise InvalidInput(f"{what}: {clause(str(error) or type(error).__name__)}") from None

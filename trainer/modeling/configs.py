@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.shown import clause
 
 GENERIC = (
     *("architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
@@ -67,8 +68,8 @@ def as_config(config: Mapping[str, Any], name: str = "the model") -> Any:
     try:
         return cls(**described(config, cls))
     except Exception as error:  # each config class checks its fields in its own way and by its own errors
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidInput(f"{name}'s config.json: {model_type[:40]} can't be made of it: {reason:.200}") from None
+        reason = clause(str(error) or type(error).__name__)
+        raise InvalidInput(f"{name}'s config.json: {model_type[:40]} can't be made of it: {reason}") from None
 
 
 def described(config: Mapping[str, Any], cls: Any, depth: int = 0) -> dict[str, Any]:

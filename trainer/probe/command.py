@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from planner.contract import edge, json_text, text_file
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.records import Observation, ProbeRequest, parse_record
+from planner.contract.shown import clause
 from trainer import allocator
 
 LEAK_BYTES = 1 << 20
@@ -69,7 +70,7 @@ def answer(request: ProbeRequest, footprint: Any = None, *, fresh: bool = True) 
     except Exception as error:
         place = edge.keep(error)
         details = "" if place is None else f" (details in {place})"
-        raise RunFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{details}") from error
+        raise RunFailed(f"{type(error).__name__}: {clause(error, 300)}{details}") from error
     return observation.model_dump_json(by_alias=True)
 
 

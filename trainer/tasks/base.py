@@ -13,6 +13,7 @@ from planner.contract import json_text
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import DataSettings
+from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, tokenize
 
@@ -140,7 +141,7 @@ def load_pretrained(source: str, task: dict[str, Any], dtype: Any = "auto") -> A
     try:
         return modeling.from_files(cls, config, files, dtype=dtype)[0].eval()
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{source}: the model can't be loaded: {' '.join(str(error).split()):.160}") from None
+        raise InvalidInput(f"{source}: the model can't be loaded: {clause(error)}") from None
 
 
 def with_task_file(folder: Path, task: Task) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from planner.contract.data.account import Account
 from planner.contract.data.streams import LARGEST_PACKED, LARGEST_RATIO, LONGEST_LINE, Progress, open_regular
 from planner.contract.errors import InvalidInput
+from planner.contract.shown import clause
 
 AT_ONCE = 32 << 20
 """Bytes of rows that are unpacked at a time."""
@@ -155,5 +156,4 @@ class _Budget:
 
 
 def _damaged(file: Path, kind: str, error: BaseException) -> InvalidInput:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InvalidInput(f"{file}: not a readable {kind} file: {reason:.120}")
+    return InvalidInput(f"{file}: not a readable {kind} file: {clause(str(error) or type(error).__name__)}")

@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+from planner.contract.shown import clause
+
 DEEPEST = 64
 """Levels of lists and objects in one example; conversations with tools have ten."""
 LONGEST_LITERAL = 1 << 20
@@ -68,7 +70,7 @@ def parse_json_at(text: str, start: int) -> tuple[Any, int]:
 
 
 def _number_words(error: ValueError) -> str:
-    return "a number of thousands of digits" if "digits" in str(error) else str(error).splitlines()[0][:80]
+    return "a number of thousands of digits" if "digits" in str(error) else clause(error)
 
 
 def _refuse_depth(text: str, start: int, end: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from planner.contract.errors import InvalidInput
+from planner.contract.shown import clause
 
 BLOCK = 1 << 20
 LONGEST_LINE = 64 << 20
@@ -100,9 +101,9 @@ def _block(source: IO[bytes], file: Path, packing: str) -> bytes:
     except Exception as error:  # each packer has errors of its own
         if not packing and not isinstance(error, OSError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = clause(str(error) or type(error).__name__)
         what = f"damaged {PACKED[packing]} data" if packing else "can't be read"
-        raise InvalidInput(f"{file}: {what}: {reason:.120}") from None
+        raise InvalidInput(f"{file}: {what}: {reason}") from None
 
 
 def _unpacked(raw: IO[bytes], packing: str, file: Path) -> IO[bytes]:
