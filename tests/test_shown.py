@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
         ("exactly ten", "exactly …"),
         ("x" * 40, "x" * 10 + " …"),
         ("", ""),
-        (ValueError("as an error"), "as an …"),
+        (ValueError("failed to open"), "failed to …"),
         ("0123456789 then", "0123456789 …"),
     ],
 )
