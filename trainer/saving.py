@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import Hyperparameters
+from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer import adapter_files, checkpoints, devices, modeling, state_files
 from trainer.distributed.strategies import Alone
@@ -275,8 +276,8 @@ def _fitting(checkpoint: str) -> Iterator[None]:
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         if devices.is_out_of_memory(error) or is_lost_connection(error):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidInput(f"{checkpoint}: its state doesn't fit this run: {reason:.200}") from error
+        reason = clause(str(error) or type(error).__name__)
+        raise InvalidInput(f"{checkpoint}: its state doesn't fit this run: {reason}") from error
 
 
 def _tensors_of(values: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
