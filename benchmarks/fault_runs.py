@@ -5,6 +5,7 @@ The child is killed, its disk filled or its memory exhausted; what it said is re
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +93,23 @@ def run(
     fail_write: int = 0,
     names: Path | None = None,
     gradients: Path | None = None,
+    room: int | None = None,
+    group: Path | None = None,
 ) -> Outcome:
-    """One process. `kill_after` and `signal_after` (seconds) send SIGKILL and SIGTERM; `fail_write` fills the disk."""
+    """One process. `kill_after` and `signal_after` (seconds) send SIGKILL and SIGTERM; `fail_write` fills the disk;
+    `room` is how many bytes of address space it may map beside what it starts with; `group` a memory cgroup's folder.
+    """
     said = plan.parent / f".{output.name}-stdout"
     started = time.perf_counter()
     child = os.fork()
     if child == 0:
         code = 70
         try:
+            if group is not None:
+                # A new program: of a fork's pages most would stay on its parent's account.
+                _become_member(plan, output, said, resume, group)
+            if room is not None:
+                _limit(room)
             code = _child(plan, output, said, resume, faults, fail_write, names, gradients)
         finally:
             os._exit(code)
@@ -120,6 +131,47 @@ def run(
         except ValueError:  # a killed process's last line
             continue
     return Outcome(os.waitstatus_to_exitcode(status), time.perf_counter() - started, events)
+
+
+def _become_member(plan: Path, output: Path, said: Path, resume: bool, group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    for name, number in ((said, 1), (said.with_name(said.name + "-talk"), 2)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output), "--device", "cpu"]
+    os.chdir(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.getcwd()
+    os.execv(sys.executable, [*command, "--resume", "auto"] if resume else command)
+
+
+def _limit(room: int) -> None:
+    import resource
+
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + room, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def memory_group(limit: int) -> Iterator[Path | None]:
+    """A memory cgroup of so many bytes within our own; None where none can be made (no root, no Linux)."""
+    from trainer import limits
+
+    made: Path | None = None
+    for folder in limits.folders():
+        made = folder / f"tuneplan-{os.getpid()}"
+        try:
+            made.mkdir()
+            names = [name for name in ("memory.max", "memory.limit_in_bytes") if (made / name).exists()]
+            (made / names[0]).write_text(str(limit))
+            break
+        except (OSError, IndexError):
+            with contextlib.suppress(OSError):
+                made.rmdir()
+            made = None
+    try:
+        yield made
+    finally:
+        if made is not None:
+            made.rmdir()
 
 
 def _child(

@@ -10,6 +10,7 @@ the recovered update's gradients by 1e-6 (relative, fp32); after everything else
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -32,6 +33,7 @@ JUDGED = (
     "curve may differ by 1e-4 and the struck update's gradients by 1e-6 (relative; no dropout), after everything else "
     "the weights must be equal bit for bit (with dropout). `docs/recovery.md` says how it works."
 )
+ENDS = "ends trained, with fewer rows at a time and the same curve; or exit 4 and one line where one row doesn't fit"
 PLACES = ("forward", "loss", "backward", "optimizer")
 
 
@@ -64,6 +66,9 @@ class Bench:
         self.rng = random.Random(seed)
         self.short = short
         self.count = 0
+        self.ended: list[str] = []
+        """Exit codes of the runs of a row, a resumed run's after a slash."""
+        self._large: dict[int, float] = {}
         model, data = make_model(folder / "model"), write_pairs(folder / "pairs.jsonl", 60)
         common: dict[str, Any] = {"save_total_limit": 3, "learning_rate": 3e-3}
         self.steps = 12 if short else 24
@@ -81,6 +86,18 @@ class Bench:
         self.brief = make_plan(
             folder / "brief.json", model, data, settings={"lora_dropout": 0.1}, max_steps=4, eval_steps=2, **common
         )
+        lines = [json.dumps({"prompt": "x" * 90, "completion": "y" * (20 + n % 15)}) for n in range(96)]
+        (folder / "long.jsonl").write_text("\n".join(lines) + "\n")
+        wide = make_model(folder / "wide", width=128)
+        # A step takes some 110 MiB beside the model as planned, and 2 MiB with one row.
+        self.large, self.least = (
+            make_plan(
+                folder / f"large-{rows}.json", wide, folder / "long.jsonl", max_steps=3, save_steps=1, eval_steps=2,
+                settings={"lora_dropout": 0.0, "batch_size": rows, "gradient_accumulation_steps": 64 // rows,
+                          "max_length": 128},
+            )
+            for rows in (64, 1)
+        )  # fmt: skip
         self.reference = folder / "reference"
         self.must(fault_runs.run(self.plan, self.reference))
         # The first process pays for pages and caches that later ones find warm.
@@ -153,6 +170,71 @@ class Bench:
             f"{name}: loss off by {off:.1e}, gradients by {apart:.1e}",
         )
         shutil.rmtree(ours)
+
+    # ---- memory that really runs out -------------------------------------------------------------------------------
+
+    def limited(self) -> Row:
+        """A process whose address space ends, at 20 sizes."""
+        row = Row("address space limited (RLIMIT_AS)", ENDS)
+        if not sys.platform.startswith("linux"):
+            row.notes.append("left out: limits the address space as Linux does")
+            return row
+        sizes = [60, 140] if self.short else [*range(40, 120, 8), *range(120, 220, 10)]
+        for size in sizes:
+            self._short_of_memory(row, f"{size} MiB", room=size * 2**20)
+        self._ends(row)
+        return row
+
+    def in_group(self) -> Row:
+        """A process in a memory cgroup, whose answer to too much is SIGKILL."""
+        row = Row("memory cgroup", ENDS)
+        sizes = [640] if self.short else [360, 400, *range(440, 640, 20), *range(640, 720, 10)]
+        for size in sizes:
+            with fault_runs.memory_group(size * 2**20) as group:
+                if group is None:
+                    row.notes.append("left out: no cgroup can be made here")
+                    return row
+                self._short_of_memory(row, f"cgroup of {size} MiB", group=group)
+        self._ends(row)
+        return row
+
+    def _short_of_memory(self, row: Row, name: str, **limit: Any) -> None:
+        """Ends trained, resumed under the same limit if need be; or says that not even one row fits, and is right."""
+        reference = self.large_reference()
+        output = self.fresh("short")
+        outcome = fault_runs.run(self.large, output, **limit)
+        tries = [outcome]
+        while outcome.code < 0 and len(tries) < 8:  # killed: what a user does is to resume
+            resume = any(output.glob("checkpoint-*"))
+            outcome = fault_runs.run(self.large, output, resume=resume, **limit)
+            tries.append(outcome)
+        self.ended.append("/".join(str(each.code) for each in tries))
+        if outcome.code == 4:
+            one_line = "out of memory" in outcome.message and "\n" not in outcome.message
+            least = fault_runs.run(self.least, self.fresh("least"), **limit)
+            tries.append(fault_runs.finish(self.large, output))
+            if not one_line or least.code == 0 or tries[-1].code != 0:
+                row.judge(False, f"{name}: exit 4 {outcome.message!r}; one row: {least.code}; then {tries[-1].code}")
+                return
+        elif outcome.code != 0:
+            row.judge(False, f"{name}: exit {outcome.code}, {outcome.message}")
+            return
+        losses = {step["step"]: step["loss"] for each in tries for step in each.of("step")}
+        off = max(abs(losses.get(step, 1e9) - loss) / abs(loss) for step, loss in reference.items())
+        row.loss = max(row.loss or 0.0, off)
+        row.judge(off <= LOSS_WITHIN, f"{name}: loss off by {off:.1e}")
+
+    def large_reference(self) -> dict[int, float]:
+        """Losses of the undisturbed run of the large plan."""
+        if not self._large:
+            outcome = self.must(fault_runs.run(self.large, self.folder / "large"))
+            self._large.update({step["step"]: step["loss"] for step in outcome.of("step")})
+        return self._large
+
+    def _ends(self, row: Row) -> None:
+        counts = {code: self.ended.count(code) for code in sorted(set(self.ended))}
+        row.notes.append("exit codes " + ", ".join(f"{code}: {count}" for code, count in counts.items()))
+        self.ended.clear()
 
     # ---- killed ----------------------------------------------------------------------------------------------------
 
@@ -349,7 +431,8 @@ class Bench:
         """Every row of the table."""
         rows: list[Row] = []
         for part in (
-            self.out_of_memory, self.killed, self.killed_while_saving, self.stopped, self.corrupted, self.full_disk,
+            self.out_of_memory, self.limited, self.in_group, self.killed, self.killed_while_saving, self.stopped,
+            self.corrupted, self.full_disk,
             self.no_number, self.refused,
         ):  # fmt: skip
             found = part()

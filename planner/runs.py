@@ -205,7 +205,8 @@ class Run:
                 name = signal.Signals(-code).name
             except ValueError:
                 name = f"signal {-code}"
-            why = "; the system may have run out of memory" if name == "SIGKILL" and not self._killed else ""
+            short = name in ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS") and not self._killed
+            why = "; memory may have run out, and the next start then takes half the micro-batch" if short else ""
             return f"the trainer was ended by {name}{why}; {self._way_on()}"
         if code == 0:
             return "the trainer ended without a word that it had finished (exit code 0): nothing says that it trained"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 
 from planner.contract.records import Event, Observation
 from planner.contract.spec import TrainingChoices
-from tests.trainer_support import make_model, make_plan, of_kind, train
+from tests.trainer_support import make_plan, of_kind, train
 from trainer import devices, updates
 from trainer.faults import VARIABLE
 
@@ -271,48 +268,3 @@ def test_guarded_updates_are_the_optimizers_own(choices: dict[str, str]) -> None
     plain = trained(None)
     for strikes in ([], [1], [3, 4, 5, 6]):
         assert all(torch.equal(a, b) for a, b in zip(plain, trained(strikes), strict=True)), strikes
-
-
-# ---- memory that really runs out -----------------------------------------------------------------------------------
-
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from trainer.loop import LoopTrainer
-prepare = LoopTrainer._prepare_for_training
-def limited(self, *rest):
-    prepared = prepare(self, *rest)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[1]) * 2**20, -1))
-    return prepared
-LoopTrainer._prepare_for_training = limited
-from trainer.__main__ import main
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space as Linux does")
-def test_a_real_overflow_of_a_limited_process(tmp_path: Path) -> None:
-    """The step needs about 110 MiB beside the model; with 50 MiB it goes through in halves, to the same losses."""
-    data = tmp_path / "data.jsonl"
-    data.write_text(
-        "\n".join(json.dumps({"prompt": "x" * 90, "completion": "y" * (20 + n % 15)}) for n in range(96)) + "\n"
-    )
-    plan = make_plan(
-        tmp_path / "plan.json", make_model(tmp_path / "wide", width=128), data, max_steps=2,
-        settings={**PLAIN, "batch_size": 64, "gradient_accumulation_steps": 1, "max_length": 128},
-    )  # fmt: skip
-    curves = []
-    for room in (4000, 50):
-        output = tmp_path / f"run-{room}"
-        done = subprocess.run(
-            [sys.executable, "-c", LIMITED, str(room), "run", str(plan), "--output", str(output)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        events = [Event.model_validate_json(line) for line in done.stdout.splitlines()]
-        assert bool(of_kind(events, "oom")) == (room == 50)
-        curves.append(losses(events))
-    assert curves[1] == pytest.approx(curves[0], rel=1e-4)

@@ -14,6 +14,7 @@ from typing import NoReturn
 from planner.contract import edge, process
 from planner.contract.errors import Interrupted, RunFailed, TuneplanError
 from planner.contract.words import LAYOUT, one_line, visible
+from trainer import limits
 from trainer.events import steady_streams
 from trainer.failed import Failed
 
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     # as soon as anything else wants the processor; threads that sleep cost a few percent on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        limits.prepare()
         if given.command == "run":
             return _run(given)
         from trainer.interrupts import as_one_line

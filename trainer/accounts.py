@@ -9,7 +9,9 @@ from typing import Any
 
 from planner.contract.records import Plan
 from planner.contract.spec import TrainingChoices
+from trainer import limits
 from trainer.events import EventStream
+from trainer.lastwords import LastWords
 
 
 class Accounts:
@@ -24,6 +26,7 @@ class Accounts:
     trainer: Any
     reporter: Any
     phase: str
+    last_words: LastWords
 
     def observe(self, notes: tuple[str, ...] = (), measured: dict[str, Any] | None = None) -> tuple[Any, Path]:
         """Builds and saves the observation; of `measured` where several processes measured, else of this one's."""
@@ -76,6 +79,8 @@ class Accounts:
         from trainer import observe
 
         self.events.emit("oom", **fields)
+        recovery = self.trainer.recovery
+        self.last_words.begin(recovery.rows, recovery.eval_rows)
         if fields["phase"] == "eval":
             tried = dataclasses.replace(self.trainer.recovery.choices_now(), eval_batch_size=fields["batch_size"])
         else:
@@ -138,13 +143,27 @@ class Accounts:
             new_batch_size=None,
             gradient_accumulation_steps=c.gradient_accumulation_steps,
         )
+        where = f"out of memory on {self.device} at step {step} ({phase})"
+        if step == 0:  # no batch had any part in it
+            return f"{where}: {self.load_needs()}"
         half = max(1, c.batch_size // 2)
         way_out = (
             f"--batch-size {half} --gradient-accumulation-steps {c.gradient_accumulation_steps * 2}"
             if c.batch_size > 1
             else "a smaller --max-length, --gradient-checkpointing or --loss chunked"
         )
-        return f"out of memory on {self.device} at step {step} ({phase}); start anew with {way_out}"
+        return f"{where}; start anew with {way_out}"
+
+    def load_needs(self) -> str:
+        """What would need less than a model that didn't load, in the words of the options."""
+        c = self.choices
+        ways = ["a smaller model"]
+        if c.precision == "fp32":
+            ways.append("--precision bf16")
+        if c.method != "qlora":
+            ways.append("--method qlora")
+        limit = " (this process has a limit of its own: see `ulimit -a`)" if limits.limits() else ""
+        return f"libraries, data and weights didn't fit{limit}; start anew with {' or '.join(ways)}, or more memory"
 
 
 def largest(measured: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def add_commands(commands: Any) -> None:
 
     finder = _on_a_plan(commands, "find-lr", "trainer.finder", "learning-rate range test (weak evidence)")
     finder.add_argument("--min", type=float, default=1e-6, help="first rate (default 1e-6)")
-    finder.add_argument("--max", type=float, default=1e-1, help="last rate (default 0.1)")
-    finder.add_argument("--steps", type=int, default=100, help="optimizer steps from first to last (default 100)")
+    finder.add_argument("--max", type=float, default=1e-1, help="last rate (default 0.1); goes on if nothing broke")
+    finder.add_argument("--steps", type=int, default=100, help="optimizer steps from --min to --max (default 100)")
     finder.add_argument("--plot", type=Path, metavar="FILE", help="picture of it: .png, .svg or .pdf (plot extra)")
     finder.add_argument("--output", type=Path, metavar="FILE", help="the numbers as JSON")
     finder.add_argument("--json", action="store_true")

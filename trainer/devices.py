@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from planner.contract.errors import InvalidInput, NotModelled
+from trainer import limits
 
 OUT_OF_MEMORY_TEXTS = (
     "out of memory",  # CUDA, HIP, MPS, and cudaErrorMemoryAllocation that comes as a plain CUDA error
@@ -20,14 +21,24 @@ OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",  # DefaultCPUAllocator on Linux
     "not enough memory: you tried to allocate",  # and on Windows
     "std::bad_alloc",
-    "unable to mmap",  # a file's tensors, where the address space has no room
-    "Cannot allocate memory",  # the system's own words, from any library
+    "Cannot allocate memory",  # the C library's words, wherever a library passes them on
+    "unable to mmap",  # torch, for a file of weights
+    "can't start new thread",  # Python: a stack didn't fit
+    "ThreadPoolBuildError",  # tokenizers: likewise
+    "memory allocation of",  # Rust
     "kIOGPUCommandBufferCallbackErrorOutOfMemory",
     "Invalid buffer size",  # Metal: one tensor larger than the largest buffer
     # On a MIG slice the caching allocator asks NVML for its report of the overflow, which may be refused there; what
     # arrives is that refusal (c10/cuda/CUDACachingAllocator.cpp).
     "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
 )
+
+LIMITED_TEXTS = (
+    "could not create a primitive",  # oneDNN finds no room for a kernel's code
+    "failed to map segment from shared object",  # the loader
+    "resource temporarily unavailable",  # no thread could be made
+)
+"""Texts that mean it too, in a process whose memory is limited."""
 
 
 def choose(name: str = "auto") -> torch.device:
@@ -121,10 +132,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error means that memory ran out, on whichever device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    named = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
-    return named and any(text.lower() in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    if limits.limited() and any(part in text for part in LIMITED_TEXTS):
+        return True
+    # Of another kind than these, an error only quotes such words: a data file that holds them, say. Rust's panic
+    # reaches Python as a BaseException.
+    foreign = type(error).__name__ in ("PanicException", "SafetensorError")
+    known = foreign or isinstance(error, (RuntimeError, ImportError, OSError))
+    return known and any(part.lower() in text for part in OUT_OF_MEMORY_TEXTS)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Learning-rate range test (Smith 2017, arXiv:1506.01186): the rate rises step by step until the loss breaks away.
 
+Where it hasn't at the last rate asked for, the rates go on rising for as many steps again, since a range without its
+end says little; where it still hasn't then, the finding says so.
+
 What it says is weak evidence: a minute of training at rising rates shows where training breaks, and hints at where the
 loss falls fastest; it does not show which rate ends lowest after epochs with warm-up and decay. A grid does.
 """
@@ -18,9 +21,19 @@ from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunF
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the loss; corrected for its start."""
-DIVERGED = 3.0
-"""The test ends where the smoothed loss has risen above its lowest by this many times the fall before, or 1.5-fold."""
+DIVERGED = 1.5
+"""The test ends where the loss has lost all that it had gained and stands this many times above its lowest."""
+SETTLED = 0.05
+"""Share of its whole fall within which the loss counts as having arrived: on the plateau that follows, which rate
+has the very lowest loss is chance."""
+BEYOND = 2
+"""Times the steps asked for after which the test ends at the latest."""
 WEAK = "weak evidence: rates are compared over a few steps only; confirm with `grid` or a short run"
+
+OPEN_END = (
+    "the loss never broke away, so where training breaks is not known: the upper end is a guess from where it stopped "
+    "falling"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +47,9 @@ class Finding:
     suggested: float | None
     """Where the smoothed loss falls fastest per factor of the rate; None where it never fell."""
     upper: float | None
-    """A tenth of the rate with the lowest smoothed loss: more is risky."""
+    """A tenth of the rate at which the smoothed loss had all but arrived at its lowest: more is risky."""
     diverged_at: float | None
+    """None where the loss didn't break away: then the last of `rates` is only where the test ended."""
     note: str
     interrupted: bool = False
     """Whether Ctrl-C ended it: what is here was measured up to then."""
@@ -50,13 +64,13 @@ def smooth(losses: Sequence[float]) -> list[float]:
     return out
 
 
-def has_diverged(smoothed: Sequence[float]) -> bool:
-    """Whether the last value stands far above the lowest so far."""
-    lowest, last = min(smoothed), smoothed[-1]
-    if not math.isfinite(last):
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether the losses stand far above the lowest at last: smoothed, or each of three, which smoothing would hide."""
+    if not math.isfinite(losses[-1]):
         return True
-    fall = max(smoothed[0] - lowest, 0.0)
-    return last > lowest + max(DIVERGED * fall, 0.5 * abs(lowest)) and last > smoothed[0]
+    smoothed = smooth(losses)
+    limit = max(smoothed[0], DIVERGED * min(smoothed))
+    return smoothed[-1] > limit or min(losses[-3:]) > limit
 
 
 def judge(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) -> Finding:
@@ -75,7 +89,9 @@ def judge(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) ->
         falling = {place: slope for place, slope in slopes.items() if slope < 0}
         if falling and smoothed[0] - smoothed[lowest] > 0.02 * abs(smoothed[0]):
             suggested = kept[min(falling, key=falling.__getitem__)]
-            upper = kept[lowest] / 10
+            fall = smoothed[0] - smoothed[lowest]
+            arrived = next(n for n, value in enumerate(smoothed) if value <= smoothed[lowest] + SETTLED * fall)
+            upper = kept[arrived] / 10
             if upper < suggested:
                 suggested = upper
     note = WEAK
@@ -83,6 +99,8 @@ def judge(rates: Sequence[float], losses: Sequence[float], *, diverged: bool) ->
         note = (
             "the loss never clearly fell: widen the range, take more steps, or look at the data; no rate is suggested"
         )
+    elif not diverged:
+        note = f"{WEAK}; {OPEN_END}"
     at = kept[-1] if diverged and kept else None
     return Finding(
         rates=kept,
@@ -123,7 +141,8 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
     from trainer.loop import LoopTrainer
 
     losses: list[float] = []
-    rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
+    most = BEYOND * steps
+    rates = [low * (high / low) ** (step / (steps - 1)) for step in range(most)]
     outcome = {"diverged": False, "interrupted": False}
 
     class Sweep(LoopTrainer):
@@ -132,7 +151,7 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or self.optimizer,
-                lambda step: rates[min(step, steps - 1)] / low,
+                lambda step: rates[min(step, most - 1)] / low,
             )
             self._created_lr_scheduler = True
             return self.lr_scheduler
@@ -147,14 +166,15 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
             losses.append(float(loop._step_loss))
             if progress is not None:
-                progress(state.global_step, steps, rates[state.global_step - 1], losses[-1])
-            if len(losses) > 5 and has_diverged(smooth(losses)):
+                total = steps if state.global_step <= steps else most
+                progress(state.global_step, total, rates[state.global_step - 1], losses[-1])
+            if len(losses) > 5 and has_diverged(losses):
                 outcome["diverged"] = control.should_training_stop = True
             control.should_save = False
             return control
 
     hyper = prepared.plan.hyperparameters.model_copy(
-        update={"learning_rate": low, "max_steps": steps, "report_to": (), "logging_steps": 10**9}
+        update={"learning_rate": low, "max_steps": most, "report_to": (), "logging_steps": 10**9}
     )
     loop = preparing.make_loop(prepared, work, hyper, cls=Sweep, callbacks=[Watch()])
     try:
@@ -280,6 +300,8 @@ def command(given: Any) -> int:
         print(finding.note)
     if finding.diverged_at is not None:
         print(f"the loss broke away at {finding.diverged_at:.1e}")
+    elif finding.rates and not finding.interrupted:
+        print(f"the loss had not broken away at {finding.rates[-1]:.1e}, where the test ended")
     _draw(finding, given.plot)
     return code
 

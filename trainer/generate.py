@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from planner.contract.errors import InvalidInput
+from trainer import room
 from trainer.data.tokens import template_of
 
 
@@ -38,7 +39,7 @@ def complete(
         options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     was_training = model.training
     model.eval()
-    with torch.no_grad(), cached_generation(model):
+    with torch.no_grad(), cached_generation(model), room.asked_first(device):
         output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
     model.train(was_training)
     start = 0 if model.config.is_encoder_decoder else ids.shape[1]

@@ -8,6 +8,7 @@ the counters that a device keeps anyway, at no cost.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -309,7 +310,10 @@ class SampledPeakMeter(PeakMeter):
         raise NotImplementedError
 
     def _sample(self) -> None:
-        allocated, held = self.read()
+        try:
+            allocated, held = self.read()
+        except (MemoryError, OSError):  # a peak that goes unseen is better than a run that ends
+            return
         with self._lock:
             self._peak, self._held = max(self._peak, allocated), max(self._held, held)
 
@@ -318,8 +322,11 @@ class SampledPeakMeter(PeakMeter):
             self._peak = self._held = 0
         self._sample()
         if self._stop is None:
-            self._stop = threading.Event()
-            threading.Thread(target=self._watch, args=(self._stop,), daemon=True).start()
+            stop = threading.Event()
+            # Without room for a thread, what is read at the phases' ends has to do.
+            with contextlib.suppress(RuntimeError, MemoryError):
+                threading.Thread(target=self._watch, args=(stop,), daemon=True).start()
+                self._stop = stop
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.wait(self.interval_seconds):

@@ -19,7 +19,7 @@ import torch
 
 from planner.contract.errors import RunFailed
 from planner.contract.spec import TrainingChoices
-from trainer import checkpoints, devices
+from trainer import checkpoints, devices, limits, room
 from trainer.faults import Faults
 
 log = logging.getLogger("trainer")
@@ -252,7 +252,8 @@ class Recovery:
         if self._aside is not None:
             self._aside.take()
         try:
-            loss = attempt(piece.inputs)
+            with room.asked_first(self.device):
+                loss = attempt(piece.inputs)
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -305,7 +306,8 @@ class Recovery:
         while pending:
             piece = pending.popleft()
             try:
-                results.append(attempt(piece.inputs))
+                with room.asked_first(self.device):
+                    results.append(attempt(piece.inputs))
                 continue
             except Exception as error:
                 if not devices.is_out_of_memory(error):
@@ -377,6 +379,7 @@ class Recovery:
 def free(device: torch.device) -> None:
     """Gives back what is dead: reference cycles, then the allocator's cache."""
     gc.collect()
+    limits.trim()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from planner.contract.errors import Interrupted, NotModelled, RunFailed, Tunepla
 from planner.contract.records import Plan
 from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
-from trainer import allocator, files, folder
+from trainer import allocator, files, folder, lastwords, limits
 from trainer.accounts import Accounts, largest
 from trainer.control import Control, StopRequested
 from trainer.distributed import environment
@@ -22,6 +23,7 @@ from trainer.distributed import world as distributed
 from trainer.distributed.launch import Launch, report_failure
 from trainer.events import EventStream, log_to
 from trainer.failed import Failed
+from trainer.lastwords import LastWords
 from trainer.request import (
     Request,
     changes_since,
@@ -100,6 +102,9 @@ def main(request: Request, events: EventStream) -> int:
             events.emit("failed", message=message, exit_code=code)
         raise Failed(message, code) from None
     finally:
+        if run is not None:
+            run.last_words.end()
+            run.until_its_end.close()
         control.restore_signals()
         events.close()
         if lock is not None:
@@ -199,6 +204,8 @@ class Run(Accounts):
         self.trainer: Any = None
         self.reporter: Any = None
         self.phase = "load"
+        self.last_words = LastWords(run_dir, world.rank)
+        self.until_its_end = contextlib.ExitStack()
 
     def enter(self, phase: str, detail: str = "") -> None:
         """Announces the stage; a stop that came meanwhile takes effect here while no step has run."""
@@ -223,7 +230,7 @@ class Run(Accounts):
         transformers.logging.enable_propagation()
         transformers.logging.disable_default_handler()
         transformers.logging.disable_progress_bar()
-        from trainer import checkpoints, devices, prepare
+        from trainer import checkpoints, devices, prepare, room
         from trainer.callbacks import Reporter
         from trainer.generate import complete
         from trainer.instants import StepMeter
@@ -234,6 +241,10 @@ class Run(Accounts):
         self.device = prepare.choose_device(self.plan, self.choices, self.request.device)
         if elsewhere := prepare.device_warning(self.plan, self.device):
             self.events.warn("another device", elsewhere, "peak and speed of the plan don't hold here")
+        if self.device.type == "cpu":
+            room.make_ready()
+            # What a memory cgroup would answer with SIGKILL becomes an exception.
+            self.until_its_end.enter_context(limits.fenced(world.size))
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run_dir / "tensorboard")
 
         # -- data: cheap, and the likeliest thing to be wrong, so it goes first
@@ -305,6 +316,7 @@ class Run(Accounts):
             state.best_model_checkpoint = checkpoints.best(self.run_dir, checkpoint, state.best_model_checkpoint)
             reporter.recall(state)
         trainer.recovery.restore(environment.rows())
+        self.remember_a_crash(trainer.recovery)
         total_steps = h.max_steps or max(1, math.ceil(h.epochs * trainer.steps_per_epoch))
         parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
         self.events.emit(
@@ -323,6 +335,7 @@ class Run(Accounts):
         self.enter("train", f"{total_steps} steps")
         self.control.stepping = True
         trainer.args.eval_on_start = validation is not None and checkpoint is None
+        self.last_words.begin(trainer.recovery.rows, trainer.recovery.eval_rows)
         if checkpoint is not None and state.global_step >= total_steps:
             # Only the results were missing; transformers would make one more step before it looks at the count.
             trainer.state = state
@@ -356,6 +369,21 @@ class Run(Accounts):
             as_predicted=self.as_predicted(),
             observation_path=str(path),
         )
+
+    def remember_a_crash(self, recovery: Any) -> None:
+        """Takes half the rows where an earlier process of this run died of them without a word."""
+        fewer = lastwords.fewer(self.run_dir)
+        if fewer is None:
+            return
+        before = recovery.rows
+        recovery.restore(fewer)
+        recovery.notes.append(f"an earlier process was ended for want of memory with micro-batch {2 * fewer['rows']}")
+        if self.world.main:
+            self.events.warn(
+                "killed for want of memory",
+                f"the process that ran here before was ended by the system, with micro-batch {before}",
+                f"this one passes {recovery.rows} rows at a time, of the same effective batch",
+            )
 
     def keep_result(self, tokenizer: Any, weights: Any, resumed: Path | None) -> Path:
         """Writes the result: the best checkpoint's weights if there is one, else the last ones."""

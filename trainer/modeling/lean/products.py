@@ -3,7 +3,8 @@
 PyTorch hands fp32 products to MKL, which keeps to 256-bit instructions on processors of other makers than Intel; the
 oneDNN that PyTorch carries as well uses the 512-bit ones on all. On an AMD EPYC of family 26 one thread makes 235
 instead of 105 GFLOP/s (measured 2026-11-26 with torch 2.13). Both sum in fp32; nothing is rounded to fewer bits.
-The choice follows from the processor alone and never from a clock, so a resumed run multiplies as the first one did.
+The choice follows from the processor alone, never from a clock or from free memory, so a resumed run multiplies as the
+first one did. oneDNN doesn't survive a shortage of memory: `trainer.room` sees to it that there is none.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return"
@@ -28,6 +29,8 @@ def available() -> bool:
     try:
         x, weight = torch.ones((2, 8)), torch.arange(24.0).view(3, 8)
         made = (_onednn(x, weight, None), _onednn(x, weight.t().contiguous().t(), torch.zeros(3)))
+    except torch.OutOfMemoryError:  # says nothing about the processor
+        raise
     except (AttributeError, RuntimeError):  # an older or a differently built torch
         return False
     return all(torch.equal(out, x @ weight.t()) for out in made)
@@ -47,18 +50,14 @@ def only_blas() -> Iterator[None]:
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x (rows, in) · weight (out, in) transposed + bias (out) -> (rows, out); records no gradient."""
     if _takes(x, weight):
-        made = _unless_out_of_room(x, weight, bias)
-        if made is not None:
-            return made
+        return _onednn(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
 def matmul(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """x (rows, in) · matrix (in, out) -> (rows, out); records no gradient."""
     if _takes(x, matrix):
-        made = _unless_out_of_room(x, matrix.t(), None)
-        if made is not None:
-            return made
+        return _onednn(x, matrix.t(), None)
     return x @ matrix
 
 
@@ -74,16 +73,6 @@ def _takes(x: torch.Tensor, matrix: torch.Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and available()
     )
-
-
-def _unless_out_of_room(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
-    """The product, or None where oneDNN finds no memory to compile it into: BLAS needs less, or says that it is out."""
-    try:
-        return _onednn(x, weight, bias)
-    except RuntimeError as error:
-        if "could not create a primitive" not in str(error):
-            raise
-        return None
 
 
 def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
