@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from planner.contract.files import MARK
 from tests.trainer_support import make_plan, of_kind, train
 from trainer import devices, lastwords, limits, room
 
@@ -190,6 +192,7 @@ def test_a_run_that_memory_ended_goes_on_with_half_the_rows(model: Path, data: P
     assert failure is None
     assert not list((tmp_path / "whole").glob("last-words*"))
     (tmp_path / "halved").mkdir()
+    shutil.copy(tmp_path / "whole" / MARK, tmp_path / "halved")
     note(tmp_path / "halved", crash="Fatal Python error: Segmentation fault")
     again, failure = train(plan, tmp_path / "halved")
     assert failure is None
