@@ -94,7 +94,6 @@ def check(
     answer, not an error.
     """
     from planner import lora, memory
-    from planner.calibration import store as calibration
 
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     check_length(model, choices)
@@ -106,7 +105,7 @@ def check(
         meanwhile()
     speed = predict_speed(model, hardware, choices, tokens_per_epoch)
     verdict = verdict_of(predicted)
-    applied = calibration.summary(hardware)
+    applied = None if hardware.calibration is None else hardware.calibration.summary()
     remedies = []
     if with_remedies and verdict != "fits":
         from planner.remedies import find_remedies

@@ -16,7 +16,6 @@ from typing import Any
 
 from hardware_profiles import loader
 from hardware_profiles.host import cgroup_limit_bytes, host_memory_bytes
-from planner.calibration import store
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import Fact, HardwareProfile
 from planner.contract.units import GIB, MIB, counted, format_bytes
@@ -62,7 +61,7 @@ def find(name: str) -> HardwareProfile:
         raise InvalidInput(
             f"unknown GPU {name!r}{_suggestion(name)} (`plan gpus` lists all, `--gpu auto` is this machine)"
         )
-    return store.attach(_this_cpu() if stem == "cpu" else loader.load(stem))
+    return _this_cpu() if stem == "cpu" else loader.load(stem)
 
 
 def near_names(name: str, count: int = 3) -> tuple[str, ...]:
@@ -79,8 +78,7 @@ def detect() -> Detected:
     found = _detect_nvidia()
     if found is None and sys.platform == "darwin":
         found = _detect_mac()
-    found = found or _detect_cpu()
-    return replace(found, profile=store.attach(found.profile))
+    return found or _detect_cpu()
 
 
 def _suggestion(name: str) -> str:

@@ -15,6 +15,7 @@ from hardware_profiles import loader
 from planner import memory, sources
 from planner.calibration import features, fit, shapes, store
 from planner.calibration import run as calibration_run
+from planner.calibration.attach import find
 from planner.check import check
 from planner.cli import main
 from planner.contract.errors import InvalidInput, RunFailed
@@ -22,7 +23,6 @@ from planner.contract.records import Observation
 from planner.contract.settings import to_settings
 from planner.contract.spec import Calibration, HardwareProfile, TrainingChoices
 from planner.contract.units import MIB
-from planner.hardware import find
 from planner.memory import device
 
 CARD = "a10g"

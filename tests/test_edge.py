@@ -69,7 +69,7 @@ def test_every_kind_ends_as_one_line(
         raise error
 
     if front == "plan":
-        monkeypatch.setattr("planner.hardware.find", fail)
+        monkeypatch.setattr("planner.calibration.attach.find", fail)
         assert main(["gpus", "a10g"]) == code
     elif front == "trainer":
         monkeypatch.setattr("trainer.__main__._other", fail)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from planner import dataset, memory
+from planner.calibration.attach import find
 from planner.contract.microbatches import is_ragged
 from planner.contract.spec import TrainingChoices
-from planner.hardware import find
 from planner.memory.case import Case, flattens
 from planner.memory.peak import envelope
 from planner.memory.program import run

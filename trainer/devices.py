@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 
+from planner.contract.edge import message_of
 from planner.contract.errors import InvalidInput, NotModelled
 from trainer import limits
 
@@ -134,7 +135,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    text = str(error).lower()
+    text = message_of(error).lower()
     if limits.limited() and any(part in text for part in LIMITED_TEXTS):
         return True
     # Of another kind than these, an error only quotes such words: a data file that holds them, say. Rust's panic

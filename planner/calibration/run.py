@@ -40,17 +40,17 @@ class Outcome:
 
 def hardware_for(kind: str) -> tuple[HardwareProfile, int]:
     """(bare profile, bytes that a probe may take) of this machine's device of that kind; `auto` takes the best one."""
-    from planner import hardware
+    from planner.calibration import attach
     from planner.check import budget_of
 
     if kind not in ("auto", "cuda", "mps", "cpu"):
         raise InvalidInput(f"--device {kind!r} is unknown; choose auto, cuda, mps or cpu")
-    found = hardware.detect()
+    found = attach.detect()
     profile, used = found.profile, found.used_by_others_bytes
     if kind == "cpu" and profile.kind != "cpu":
         import psutil
 
-        profile = hardware.find("cpu")
+        profile = attach.find("cpu")
         used = max(0, profile.total_bytes - int(psutil.virtual_memory().available))
     elif kind not in ("auto", profile.kind) and not (kind == "cuda" and profile.kind == "rocm"):
         raise InvalidInput(f"--device {kind}: this machine's device is {found.title}; use --device {profile.kind}")

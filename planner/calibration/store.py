@@ -229,20 +229,3 @@ def bare(profile: HardwareProfile) -> HardwareProfile:
         context_bytes=shipped.context_bytes,
         cublas_workspace_bytes=shipped.cublas_workspace_bytes,
     )
-
-
-def summary(profile: HardwareProfile) -> dict[str, Any] | None:
-    """What a report says of the calibration in use; None where there is none."""
-    found = profile.calibration
-    if found is None:
-        return None
-    content: dict[str, Any] = {"applied": found.applied}
-    if found.reason:
-        content["reason"] = found.reason
-    if found.made:
-        content |= {"made": found.made, "versions": found.versions}
-        content |= {"observations": found.observations, "models": found.models}
-    if found.coverage is not None:
-        content["coverage"] = round(found.coverage, 3)
-    content["errors"] = {name: round(value, 5) for name, value in found.errors.items()}
-    return content

@@ -239,11 +239,11 @@ def gpus(
 ) -> int:
     """Devices that are known, with sources; NAME shows one in full."""
     from hardware_profiles import loader
-    from planner import hardware
+    from planner.calibration import attach
     from planner.report import listing
 
     if name is not None:
-        return _show(hardware.find(name), listing.gpu_record, listing.gpu_view, as_json)
+        return _show(attach.find(name), listing.gpu_record, listing.gpu_view, as_json)
     return _show(loader.all_profiles(), listing.gpu_record, listing.gpus_view, as_json)
 
 

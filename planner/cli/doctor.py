@@ -23,11 +23,11 @@ EXTRAS = {
 
 def report() -> dict[str, Any]:
     """Versions (None: not installed), the device that `--gpu auto` means, and free disk space here."""
-    from planner import hardware
+    from planner.calibration import attach
 
     device: dict[str, Any]
     try:
-        found = hardware.detect()
+        found = attach.detect()
         device = {
             "profile": found.profile.name,
             "title": found.title,

@@ -112,11 +112,11 @@ def _method_text(choices: TrainingChoices) -> str:
 
 def _device(gpu: str | None) -> tuple[HardwareProfile, int, list[str]]:
     """Profile, bytes that others hold now, and what has to be said."""
-    from planner import hardware
+    from planner.calibration import attach
 
     if gpu is not None and gpu.strip().lower() != "auto":
-        return hardware.find(gpu), 0, []
-    found = hardware.detect()
+        return attach.find(gpu), 0, []
+    found = attach.detect()
     notes = []
     if gpu is None:
         notes.append(f"No --gpu given: this machine's {found.title}.")

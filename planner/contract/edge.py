@@ -41,7 +41,7 @@ def account(error: BaseException) -> tuple[str, int]:
 
 
 def _meaning(error: BaseException) -> tuple[str, int]:
-    text = _text(error)
+    text = message_of(error)
     if isinstance(error, MemoryError):
         return "the memory of this machine, or what this process may take of it, has run out", RunFailed.exit_code
     if isinstance(error, RecursionError):
@@ -70,7 +70,8 @@ def _homeless() -> bool:
     return False
 
 
-def _text(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """The error's own words on one line, even where they can't be made."""
     try:
         return clause(error, 300)
     except Exception:  # a message that can't be made, as of an integer with too many digits

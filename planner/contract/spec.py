@@ -189,6 +189,19 @@ class Calibration:
     def __hash__(self) -> int:
         return hash((self.applied, self.made, self.observations, self.reason))
 
+    def summary(self) -> dict[str, Any]:
+        """What a report says of it."""
+        content: dict[str, Any] = {"applied": self.applied}
+        if self.reason:
+            content["reason"] = self.reason
+        if self.made:
+            content |= {"made": self.made, "versions": self.versions}
+            content |= {"observations": self.observations, "models": self.models}
+        if self.coverage is not None:
+            content["coverage"] = round(self.coverage, 3)
+        content["errors"] = {name: round(value, 5) for name, value in self.errors.items()}
+        return content
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardwareProfile:

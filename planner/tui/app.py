@@ -140,9 +140,9 @@ class TuneplanApp(RunControl, App[int]):
 
     def find_hardware(self, name: str) -> HardwareProfile:
         """A device by name or alias, `auto` for this machine's; `InvalidInput` with near names."""
-        from planner import hardware
+        from planner.calibration import attach
 
-        return hardware.find(name)
+        return attach.find(name)
 
     def model_entries(self) -> list[tuple[str, str, str]]:
         """The catalogue as (name, row, words that also match); a chosen model that is not in it stands first."""

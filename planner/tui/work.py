@@ -117,9 +117,9 @@ def error_line(error: BaseException) -> str:
 def look_at_machine() -> HardwareFound:
     """Finds this machine's device."""
     try:
-        from planner import hardware
+        from planner.calibration import attach
 
-        found = hardware.detect()
+        found = attach.detect()
     except Exception as error:
         return HardwareFound(error=error_line(error))
     return HardwareFound(

@@ -351,7 +351,7 @@ def _attached() -> None:
         assert all(map(math.isfinite, device.calibration.errors.values())) if device.calibration else True
         for line in (*said.getvalue().splitlines(), *calibration_sentences(device)):
             oracle.complaint(line)
-        json.dumps(store.summary(device), allow_nan=False)
+        json.dumps(device.calibration and device.calibration.summary(), allow_nan=False)
 
 
 def _fitted() -> None:
