@@ -139,7 +139,16 @@ def shown(value: object, limit: int = 40) -> str:
     return printable if len(text) <= limit and len(printable) <= 2 * limit else printable[:limit] + "…"
 
 
+LISTED_LENGTH = 200
+"""Characters after which no further name of a list is written out."""
+
+
 def listed(names: list[object], limit: int = 12) -> str:
-    """Names from a file in a sentence, at most `limit` of them."""
-    some = ", ".join(shown(name) for name in names[:limit])
-    return f"{some} and {len(names) - limit} more" if len(names) > limit else some or "none"
+    """Names from a file in a sentence, at most `limit` of them and no more than a line takes."""
+    some: list[str] = []
+    for name in names[:limit]:
+        some.append(shown(name))
+        if sum(map(len, some)) > LISTED_LENGTH:
+            break
+    left = len(names) - len(some)
+    return f"{', '.join(some)} and {left} more" if left else ", ".join(some) or "none"
