@@ -4,8 +4,8 @@
     python benchmarks/cpu_observe.py --out DIR --score hardware_profiles/observations/cpu.jsonl
 
 The second form measures nothing: it holds earlier measurements against today's closed form. Small models of many
-architectures on both stacks; a meter counts every tensor storage of one steady-state step (trainer/meter.py). Writes
-observations.jsonl and summary.md to DIR. Exit code 1 when the median passes 0.2 % or the worst run 1 %.
+architectures on both stacks; a meter counts every tensor storage of one steady-state step (trainer/measure/meter.py).
+Writes observations.jsonl and summary.md to DIR. Exit code 1 when the median passes 0.2 % or the worst run 1 %.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def observe(chosen: list[Point], *, source: str = "cpu_observe", talk: bool = Tr
     """Measures the points in one worker process; what isn't modelled or fails is named on stderr and left out."""
     from planner.calibration.worker import Worker
     from planner.contract.errors import TuneplanError
-    from planner.hardware import find
+    from planner.devices.hardware import find
 
     hardware = find("cpu")
     found = []
@@ -212,7 +212,7 @@ def observe(chosen: list[Point], *, source: str = "cpu_observe", talk: bool = Tr
 def score(path: Path) -> list[Observation]:
     """Earlier observations with today's predictions; what isn't modelled is named on stderr and left out."""
     from planner.contract.errors import TuneplanError
-    from planner.hardware import find
+    from planner.devices.hardware import find
 
     hardware, found = find("cpu"), []
     for item in common.read_lines(path):

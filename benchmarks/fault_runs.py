@@ -55,7 +55,7 @@ def import_slow_parts() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     import trainer.__main__
-    from trainer.events import quiet
+    from trainer.wire.events import quiet
 
     torch.set_num_threads(1)
     quiet()
@@ -153,7 +153,7 @@ def _limit(room: int) -> None:
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path | None]:
     """A memory cgroup of so many bytes within our own; None where none can be made (no root, no Linux)."""
-    from trainer import limits
+    from trainer.recovery import limits
 
     made: Path | None = None
     for folder in limits.folders():
@@ -209,7 +209,7 @@ def _keep_gradients(folder: Path) -> None:
     """Writes the gradients of each update before they are clipped."""
     import torch
 
-    from trainer.loop import LoopTrainer
+    from trainer.loop.trainer import LoopTrainer
 
     folder.mkdir(parents=True, exist_ok=True)
     original = LoopTrainer._clip_grad_norm

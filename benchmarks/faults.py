@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import fault_runs
-from trainer.files import TEMPORARY
+from trainer.wire.files import TEMPORARY
 
 LOSS_WITHIN, GRADIENTS_WITHIN = 1e-4, 1e-6
 JUDGED = (
@@ -412,7 +412,7 @@ class Bench:
     def refused(self) -> Row:
         """Two runs in one folder, and a folder that can't be written."""
         row = Row("two runs in one folder; unwritable folder", "refused with one line, exit 2; the first run goes on")
-        from trainer.folder import FolderLock
+        from trainer.wire.folder import FolderLock
 
         output = self.fresh("busy")
         shutil.copytree(self.reference, output)

@@ -10,11 +10,12 @@ from typing import Any
 
 from observe_common import Point, TrainingChoices
 
-from planner import catalogue, memory, sources
-from planner.check import verdict_of
+from planner import memory
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import GIB
+from planner.decide.check import verdict_of
+from planner.models import catalogue, sources
 
 BASE: dict[str, Any] = {
     "batch_size": 2,

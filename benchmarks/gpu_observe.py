@@ -77,9 +77,8 @@ class Session:
 
 def machine(device: str) -> HardwareProfile:
     """The bare profile of this machine's device, by NVML or, without it, by what torch says in a process of its own."""
-    from hardware_profiles import loader
-    from planner import hardware
     from planner.calibration.store import bare
+    from planner.devices import hardware, profiles
 
     if device == "cpu":
         return bare(hardware.find("cpu"))
@@ -104,12 +103,12 @@ def machine(device: str) -> HardwareProfile:
         raise RunFailed("torch sees no GPU here; --device cpu measures small models instead")
     entry = entries[0]
     total = int(entry.get("visible_bytes") or entry["total_bytes"])
-    stem = loader.resolve(f"{entry['title']} {round(total / 2**30)}GB") or loader.resolve(entry["title"])
+    stem = profiles.resolve(f"{entry['title']} {round(total / 2**30)}GB") or profiles.resolve(entry["title"])
     if stem is None:
         capability = tuple(entry.get("compute_capability", (8, 0)))
         stem = "h100-80gb" if capability >= (9, 0) else "a100-80gb"
         print(f"gpu_observe: no profile for {entry['title']}; that of {stem} stands in", file=sys.stderr)
-    return replace(loader.load(stem), total_bytes=total)
+    return replace(profiles.load(stem), total_bytes=total)
 
 
 def prepare(session: Session, points: Iterator[Point]) -> None:

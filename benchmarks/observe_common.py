@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # run from a checkout, nothing installed
     sys.path.insert(0, str(ROOT))
 
-from planner import memory, sources  # noqa: E402
+from planner import memory  # noqa: E402
 from planner.contract.records import Observation, ProbeRequest  # noqa: E402
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices  # noqa: E402
+from planner.models import sources  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from planner.memory.graph import Node, Tensor
-from planner.memory.monomials import BSS, ONE, SS, TL, WIDTH, S, T
-from planner.memory.rules import Rules
-from planner.memory.tape import Tape
-from planner.memory.values import multipliers
+from planner.memory.engine.graph import Node, Tensor
+from planner.memory.engine.monomials import BSS, ONE, SS, TL, WIDTH, S, T
+from planner.memory.engine.rules import Rules
+from planner.memory.engine.tape import Tape
+from planner.memory.engine.values import multipliers
 from trainer.trace import int8, operators
 from trainer.trace.fakes import quantization_tensors
 from trainer.trace.recorder import Recorder

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy import evaluate, grid, metrics, published
-from hardware_profiles.loader import load
 from planner import memory
 from planner.contract.errors import NotModelled
 from planner.contract.settings import to_flags
-from planner.sources import from_config
+from planner.devices.profiles import load
+from planner.models.sources import from_config
 from tests.trace_support import TINY, choices, measure
 
 CASES = {case.id: case for case in published.read()}

@@ -27,9 +27,9 @@ def test_ours_in_plain_peft(model: Path, data: Path, tmp_path: Path, variant: st
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trainer import modeling
-    from trainer.adapter_files import load as load_adapter
-    from trainer.loading import read_config
-    from trainer.request import Request, read_choices, read_plan
+    from trainer.loop.loading import read_config
+    from trainer.weights.adapter_files import load as load_adapter
+    from trainer.wire.request import Request, read_choices, read_plan
 
     file = make_plan(
         tmp_path / "plan.json", model, data, settings={"lora_variant": variant, "stack": stack}, max_steps=5

@@ -10,8 +10,8 @@ import torch
 
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import TrainingChoices
-from planner.lora import trainable_parameters
-from planner.sources import from_config
+from planner.models.lora import trainable_parameters
+from planner.models.sources import from_config
 from tests.sources_cases import CASES, build_on_meta, case_task
 from tests.test_lora_spec import TASK_TYPES, peft_trainable
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from planner import dataset, hardware, sources
-from planner.advice import SCENARIOS, advise, hyperparameters
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice
 from planner.contract.spec import TrainingChoices
+from planner.data import dataset
+from planner.decide.advice import SCENARIOS, advise, hyperparameters
+from planner.devices import hardware
+from planner.models import sources
 from planner.report.words import short_source
 
 PHI = sources.load_model("phi-2")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.allocator import CachingAllocator, OutOfMemory, replay, rounded, segment_size
 from planner.contract.units import MIB
+from planner.memory.reserved.allocator import CachingAllocator, OutOfMemory, replay, rounded, segment_size
 
 KIB = 1024
 

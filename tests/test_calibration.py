@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hardware_profiles import loader
-from planner import memory, sources
+from planner import memory
 from planner.calibration import features, fit, shapes, store
 from planner.calibration import run as calibration_run
 from planner.calibration.attach import find
-from planner.check import check
 from planner.cli import main
 from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import Observation
 from planner.contract.settings import to_settings
 from planner.contract.spec import Calibration, HardwareProfile, TrainingChoices
 from planner.contract.units import MIB
+from planner.decide.check import check
+from planner.devices import profiles
 from planner.memory import device
+from planner.models import sources
 
 CARD = "a10g"
 MODELS = ("smollm2-135m", "qwen2.5-0.5b", "pythia-410m")
@@ -41,7 +42,7 @@ def observation(
     model: str, batch: int, length: int, *, seed: int = 0, context: int = CONTEXT, moving: float = 1.0, **changes: Any
 ) -> Observation:
     """A run on a card whose context, slack and activations are known; measured with a little scatter."""
-    hardware = loader.load(CARD)
+    hardware = profiles.load(CARD)
     spec = sources.load_model(model)
     choices = TrainingChoices(
         batch_size=batch, max_length=length, gradient_accumulation_steps=1, stack="peft", **changes
@@ -80,7 +81,7 @@ def several(**changes: Any) -> list[Observation]:
 
 
 def fitted(observations: list[Observation], hardware: HardwareProfile | None = None) -> Calibration:
-    hardware = hardware or loader.load(CARD)
+    hardware = hardware or profiles.load(CARD)
     rows, left_out = features.rows(observations, hardware)
     assert not left_out
     return fit.calibrate(rows, hardware, versions=dict(observations[0].versions))
@@ -104,7 +105,7 @@ def test_known_quantities_are_found() -> None:
 
 def test_a_right_model_is_left_alone() -> None:
     """GIVEN measurements that equal the bare prediction THEN no correction beats it, and this is said."""
-    hardware = loader.load(CARD)
+    hardware = profiles.load(CARD)
     exact = []
     for item in several():
         report = item.predicted
@@ -126,7 +127,7 @@ def test_a_right_model_is_left_alone() -> None:
 
 def test_scatter_without_a_pattern_is_not_learned() -> None:
     """GIVEN contexts drawn at random around the profile's THEN the fit is dropped or changes the context little."""
-    hardware = loader.load(CARD)
+    hardware = profiles.load(CARD)
     draw = random.Random(5)
     noisy = [
         observation(m, b, 512, context=hardware.context_bytes - SLACK + draw.randint(-60, 60) * MIB)
@@ -142,8 +143,8 @@ def test_an_outlier_carries_nothing_away() -> None:
     """GIVEN one run that another process disturbed by 3 GiB THEN context and factors stay where they were."""
     items = several()
     wild = items[4].model_copy(update={"device_peak_bytes": (items[4].device_peak_bytes or 0) + 3 * 1024 * MIB})
-    rows, _ = features.rows([*items[:4], wild, *items[5:]], loader.load(CARD))
-    terms = fit.fit_terms(rows, loader.load(CARD))
+    rows, _ = features.rows([*items[:4], wild, *items[5:]], profiles.load(CARD))
+    terms = fit.fit_terms(rows, profiles.load(CARD))
     assert terms.context_bytes == pytest.approx(CONTEXT, abs=40 * MIB)
     assert terms.moving_factor == pytest.approx(1.0, abs=0.003)
 
@@ -151,7 +152,7 @@ def test_an_outlier_carries_nothing_away() -> None:
 def test_priors_hold_where_little_is_known() -> None:
     """GIVEN one observation THEN the terms move towards it, and nothing is applied that could not be checked."""
     one = [observation(MODELS[0], 4, 512)]
-    hardware = loader.load(CARD)
+    hardware = profiles.load(CARD)
     rows, _ = features.rows(one, hardware)
     terms = fit.fit_terms(rows, hardware)
     bare = abs(hardware.context_bytes - CONTEXT)
@@ -163,7 +164,7 @@ def test_priors_hold_where_little_is_known() -> None:
 
 
 def test_no_rows_is_the_bare_model() -> None:
-    hardware = loader.load(CARD)
+    hardware = profiles.load(CARD)
     terms = fit.fit_terms([], hardware)
     assert terms.context_bytes == pytest.approx(hardware.context_bytes)
     assert (terms.persistent_factor, terms.moving_factor, terms.fragmentation_factor) == pytest.approx((1, 1, 1))
@@ -174,7 +175,7 @@ def test_runs_that_failed_or_ran_elsewhere_are_left_out() -> None:
     over = items[0].model_copy(update={"outcome": "out_of_memory"})
     elsewhere = items[1].model_copy(update={"hardware": {"profile": "h200"}})
     failed = items[2].model_copy(update={"notes": ["failed: loss became nan"]})
-    rows, left_out = features.rows([over, elsewhere, failed, items[3]], loader.load(CARD))
+    rows, left_out = features.rows([over, elsewhere, failed, items[3]], profiles.load(CARD))
     assert [row.label for row in rows] == [items[3].probe["label"]]
     assert left_out == []
 
@@ -198,7 +199,7 @@ def test_speed_factors_are_found() -> None:
     """GIVEN a card at half the expected arithmetic and bandwidth THEN the fit says so and predictions follow."""
     from planner.calibration.fit_speed import fit_speed, predicted_seconds
 
-    hardware = loader.load(CARD)
+    hardware = profiles.load(CARD)
     rows, _ = features.rows(several(), hardware)
     truth = {"arithmetic": 0.5, "bandwidth": 0.5, "launch": 2.0}
     slow = [replace(row, step_seconds=predicted_seconds(row, hardware, truth)) for row in rows]
@@ -240,13 +241,13 @@ def test_a_damaged_file_is_as_good_as_none(text: str) -> None:
     path = store.fit_path(CARD)
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    found = store.attach(loader.load(CARD)).calibration
+    found = store.attach(profiles.load(CARD)).calibration
     assert found is None
 
 
 def test_predictions_pick_it_up() -> None:
     """GIVEN a stored fit THEN `find` carries it, single and grid predictions agree, and components still sum."""
-    bare = loader.load(CARD)
+    bare = profiles.load(CARD)
     spec = sources.load_model(MODELS[0])
     choices = TrainingChoices(batch_size=4, max_length=512, gradient_accumulation_steps=1)
     before = memory.predict(spec, bare, choices)
@@ -287,7 +288,7 @@ def test_predictions_pick_it_up() -> None:
 
 
 def test_nothing_observed_changes_nothing() -> None:
-    assert find(CARD) == loader.load(CARD)
+    assert find(CARD) == profiles.load(CARD)
     spec = sources.load_model(MODELS[0])
     assert check(spec, find(CARD), TrainingChoices(), with_remedies=False).calibration is None
 
@@ -305,7 +306,7 @@ def test_runs_tell_how_far_off_predictions_were() -> None:
     assert not hardware.calibration.applied
     assert hardware.calibration.errors["runs_worst"] == pytest.approx(0.04, abs=1e-4)
     assert memory.predict(sources.load_model(MODELS[0]), hardware, TrainingChoices()) == memory.predict(
-        sources.load_model(MODELS[0]), loader.load(CARD), TrainingChoices()
+        sources.load_model(MODELS[0]), profiles.load(CARD), TrainingChoices()
     )
 
 
@@ -314,7 +315,7 @@ def test_runs_tell_how_far_off_predictions_were() -> None:
 
 def test_shapes_separate_the_unknowns() -> None:
     """GIVEN a card THEN the chosen shapes fit it, cover several models, and tell the terms apart."""
-    hardware = loader.load(CARD)
+    hardware = profiles.load(CARD)
     pool = shapes.candidates(hardware, budget_bytes=hardware.budget_bytes)
     chosen = shapes.choose(pool, hardware, count=10, seconds=150)
     assert len(chosen) == 10
@@ -365,7 +366,7 @@ def test_fit_only_uses_what_is_there(capsys: pytest.CaptureFixture[str], monkeyp
     for index, item in enumerate(several()):
         store.save_observation(item, f"calibrate-{index:02d}")
     monkeypatch.setattr(
-        calibration_run, "hardware_for", lambda kind: (loader.load(CARD), loader.load(CARD).budget_bytes)
+        calibration_run, "hardware_for", lambda kind: (profiles.load(CARD), profiles.load(CARD).budget_bytes)
     )
     assert main(["calibrate", "--fit-only", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)

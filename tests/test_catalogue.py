@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from planner import catalogue
-from planner.sources import load_model, parameter_shapes
-from planner.sources.families.registry import supported
+from planner.models import catalogue
+from planner.models.sources import load_model, parameter_shapes
+from planner.models.sources.families.registry import supported
 from tests.sources_cases import build_on_meta, case_task
 from tests.test_sources_parity import assert_same_parameters
 
@@ -88,7 +88,7 @@ def test_one_model_loads_fast_and_without_the_others() -> None:
         "read = pathlib.Path.read_text\n"
         "seen = []\n"
         "pathlib.Path.read_text = lambda self, *a, **k: (seen.append(self), read(self, *a, **k))[1]\n"
-        "from planner.sources import load_model\n"
+        "from planner.models.sources import load_model\n"
         "best = 9.0\n"
         "start = time.perf_counter(); load_model('llama-3.1-8b'); first = time.perf_counter() - start\n"
         "print(first, sum(p.parent.name == 'models' for p in seen))\n"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hardware_profiles.loader import load
-from planner import catalogue, plans
 from planner.cli import main
 from planner.contract.errors import InvalidInput
-from planner.handover import loadable, tokenizer_folder
-from planner.sources import identity_notes, load_model
+from planner.devices.profiles import load
+from planner.handover import plans
+from planner.handover.making import loadable, tokenizer_folder
+from planner.models import catalogue
+from planner.models.sources import identity_notes, load_model
 from planner.tui import state, work
 from planner.tui.screens.model import details_text
 from planner.tui.widgets.filter_list import FilterList

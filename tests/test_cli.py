@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from planner import plans, sources
 from planner.cli import main
+from planner.handover import plans
+from planner.models import sources
 
 PLAN = [sys.executable, "-m", "planner.cli"]
 SHORT = ["--model", "qwen2.5-0.5b", "--max-length", "512"]

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from planner import dataset, sources
 from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
 from planner.contract.data.reader import read_examples
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_named
 from planner.contract.records import DataSettings, Event
-from trainer.request import Request, changes_since, read_plan, write_plan
+from planner.data import dataset
+from planner.models import sources
+from trainer.wire.request import Request, changes_since, read_plan, write_plan
 
 PLAN = [sys.executable, "-m", "planner.cli"]
 PAIR = '{"prompt": "say", "completion": "ab"}\n'

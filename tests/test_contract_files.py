@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from planner import plans
 from planner.contract.errors import InvalidInput
 from planner.contract.files import (
     MARK,
@@ -23,6 +22,7 @@ from planner.contract.files import (
     write_named,
     write_whole,
 )
+from planner.handover import plans
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])

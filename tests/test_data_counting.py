@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from planner import dataset
 from planner.contract.data.counting import TokenCounter
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput
+from planner.data import dataset
 from tests.template_kinds import CHATML, EXPECTED, THINKING_LAST
 from trainer.data.tokens import IGNORED, tokenize
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from planner import dataset
 from planner.contract.data.examples import Example
 from planner.contract.data.reader import Reading, open_data
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
-from planner.ragged import lengths_of
+from planner.data import dataset
+from planner.data.lengths import lengths_of
 from tests.data_fuzz import try_one
 
 PAIRS = "".join(json.dumps({"prompt": f"q{n}", "completion": f"a{n}"}) + "\n" for n in range(4))

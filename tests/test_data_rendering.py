@@ -136,8 +136,8 @@ def test_the_template_is_found_where_transformers_finds_it(tmp_path: Path, form:
 
     from transformers import AutoTokenizer
 
+    from trainer.commands.demo.tokenizer import build
     from trainer.data.tokens import template_of
-    from trainer.demo.tokenizer import build
 
     tokenizer = build()
     tokenizer.chat_template = None

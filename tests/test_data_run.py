@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from planner import dataset
 from planner.contract.records import DataSettings, Plan
 from planner.contract.spec import TrainingChoices
-from planner.ragged import lengths_of
+from planner.data import dataset
+from planner.data.lengths import lengths_of
 
 
 class Told:
@@ -26,8 +26,8 @@ class Told:
 
 
 def test_splits_weights_and_invalid_examples_reach_the_run(tmp_path: Path) -> None:
-    from trainer.demo.tokenizer import build
-    from trainer.prepare import read_data
+    from trainer.commands.demo.tokenizer import build
+    from trainer.loop.prepare import read_data
     from trainer.tasks import Task
 
     data = tmp_path / "data"

@@ -19,7 +19,7 @@ from trainer.data.tokens import IGNORED, Tokens, render_prompt, tokenize
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    from trainer.demo.tokenizer import build
+    from trainer.commands.demo.tokenizer import build
 
     return build()
 
@@ -27,7 +27,7 @@ def tokenizer() -> Any:
 @pytest.fixture
 def plain(tokenizer: Any) -> Any:
     """The same tokenizer without a chat template."""
-    from trainer.demo.tokenizer import build
+    from trainer.commands.demo.tokenizer import build
 
     made = build()
     made.chat_template = None
@@ -125,7 +125,7 @@ def test_cutting_splitting_and_leaving_out_are_counted(tokenizer: Any) -> None:
 
 
 def test_templates_that_refuse_or_forget(tokenizer: Any) -> None:
-    from trainer.demo.tokenizer import build
+    from trainer.commands.demo.tokenizer import build
 
     strict = build()
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"

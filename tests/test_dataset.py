@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner import dataset
 from planner.contract.errors import InvalidInput
+from planner.data import dataset
 
 SHAPES = {
     "prompt-completion": {"prompt": "2 + 2 =", "completion": " 4"},

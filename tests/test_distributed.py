@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from planner import runs
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import Event
 from planner.contract.spec import TrainingChoices
+from planner.handover import trainer_process
 from tests.trainer_support import SETTINGS, make_model, make_plan, of_kind, train, write_pairs
-from trainer.accounts import largest
+from trainer.commands.accounts import largest
 from trainer.data.batches import EpochBatches
 from trainer.distributed import environment, supported
 from trainer.distributed.batches import RankBatches
-from trainer.request import Request, run_arguments
+from trainer.wire.request import Request, run_arguments
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -62,13 +62,13 @@ def plan(assets: Path, path: Path, settings: dict[str, Any], **hyper: Any) -> Pa
     return make_plan(path, assets / "model", assets / "data.jsonl", settings=settings, **hyper)
 
 
-def finish(run: runs.Run) -> list[Event]:
+def finish(run: trainer_process.Run) -> list[Event]:
     events = list(run)
     assert run.wait(60) == 0, (events[-1:], run.stderr_tail)
     return events
 
 
-def until(run: runs.Run, wanted: Callable[[Event], bool]) -> Event:
+def until(run: trainer_process.Run, wanted: Callable[[Event], bool]) -> Event:
     for event in run:
         if wanted(event):
             return event
@@ -106,7 +106,7 @@ def test_two_ddp_processes_make_the_run_of_one(assets: Path, alone: Path, tmp_pa
     path = plan(assets, tmp_path / "plan.json", TWO)
     os.environ["TUNEPLAN_FAULTS"] = "1:backward@2,1:eval@3"
     try:
-        events = finish(runs.start(path, output=tmp_path / "run"))
+        events = finish(trainer_process.start(path, output=tmp_path / "run"))
     finally:
         del os.environ["TUNEPLAN_FAULTS"]
     assert_same(tmp_path / "run", alone)
@@ -142,7 +142,7 @@ def test_two_fsdp_processes_start_again_with_fewer_rows(
     """
     path = plan(assets, tmp_path / "plan.json", {**TWO, "strategy": "fsdp"})
     monkeypatch.setenv("TUNEPLAN_FAULTS", "1:backward@5")
-    events = finish(runs.start(path, output=tmp_path / "run"))
+    events = finish(trainer_process.start(path, output=tmp_path / "run"))
     assert_same(tmp_path / "run", alone)
     (told,) = of_kind(events, "oom")
     assert (told["rank"], told["phase"], told["step"], told["new_batch_size"]) == (1, "backward", 5, 2)
@@ -157,7 +157,7 @@ def test_a_killed_process_ends_the_run_and_another_strategy_goes_on(assets: Path
     checkpoint to the result of one device.
     """
     path = plan(assets, tmp_path / "plan.json", TWO, save_steps=1)
-    run = runs.start(path, output=tmp_path / "run")
+    run = trainer_process.start(path, output=tmp_path / "run")
     until(run, lambda event: event.kind == "checkpoint" and event.data["step"] == 2)
     run.pause()
     until(run, lambda event: event.kind == "paused")
@@ -174,13 +174,13 @@ def test_a_killed_process_ends_the_run_and_another_strategy_goes_on(assets: Path
     assert kept[-1] == "failed"
 
     again = plan(assets, tmp_path / "again.json", {**TWO, "strategy": "fsdp"}, save_steps=1)
-    finish(runs.start(again, output=tmp_path / "run", resume="auto"))
+    finish(trainer_process.start(again, output=tmp_path / "run", resume="auto"))
     assert_same(tmp_path / "run", alone)
 
 
 def test_a_stop_is_agreed_on_and_leaves_a_checkpoint(assets: Path, tmp_path: Path) -> None:
     path = plan(assets, tmp_path / "plan.json", TWO, epochs=500.0, eval_steps=1000)
-    run = runs.start(path, output=tmp_path / "run")
+    run = trainer_process.start(path, output=tmp_path / "run")
     until(run, lambda event: event.kind == "step" and event.data["step"] >= 2)
     run.stop()
     end = until(run, lambda event: event.kind == "finished")
@@ -256,7 +256,7 @@ def test_a_wrong_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_processes_get_the_request(tmp_path: Path) -> None:
     """What the launcher hands on is parsed to the same request."""
     from trainer.__main__ import parser
-    from trainer.arguments import given_hyperparameters
+    from trainer.commands.arguments import given_hyperparameters
 
     asked = Request(
         plan=tmp_path / "plan.yaml",

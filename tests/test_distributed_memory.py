@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from planner import memory, sources
+from planner import memory
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
-from planner.hardware import find
-from planner.memory.sharding import ZERO_LIVE, per_rank, units
+from planner.devices.hardware import find
+from planner.memory.step.sharding import ZERO_LIVE, per_rank, units
+from planner.models import sources
 from tests.trainer_support import SETTINGS, make_model, make_plan
 
 COMMON: dict[str, Any] = {
@@ -47,7 +48,7 @@ def test_ranks_hold_what_is_planned(
     """GIVEN two processes WHEN they take real steps THEN the most that either holds is what the closed form says."""
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    from planner import runs
+    from planner.handover import trainer_process
 
     settings = {**COMMON, "strategy": strategy, "method": method, "gradient_accumulation_steps": accumulation}
     plan = make_plan(
@@ -58,7 +59,7 @@ def test_ranks_hold_what_is_planned(
         data_settings={"validation_split": 0.0},
         max_steps=3,
     )
-    run = runs.start(plan, output=tmp_path / "run")
+    run = trainer_process.start(plan, output=tmp_path / "run")
     assert list(run)
     assert run.wait(60) == 0, run.stderr_tail
     measured = json.loads((tmp_path / "run/observation.json").read_text())["instants"]

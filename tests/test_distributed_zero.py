@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from planner import memory, runs, sources
+from planner import memory
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import ZERO_BUCKET, TrainingChoices
-from planner.hardware import find
-from planner.memory.exchange import Reduction
-from planner.memory.optimizers import TrainedTensor
-from planner.memory.sharding import zero_saved, zero_update
-from planner.memory.tape import Tape
+from planner.devices.hardware import find
+from planner.handover import trainer_process
+from planner.memory.engine.tape import Tape
+from planner.memory.step.exchange import Reduction
+from planner.memory.step.optimizers import TrainedTensor
+from planner.memory.step.sharding import zero_saved, zero_update
+from planner.models import sources
 from tests.test_distributed import ONE, TWO, assert_same, finish, losses
 from tests.test_distributed_memory import COMMON
 from tests.trainer_support import SETTINGS, make_model, make_plan, of_kind, train, write_pairs
@@ -57,7 +59,7 @@ def run_both(assets: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, faults
     _, failure = train(one, folder / "one")
     assert failure is None
     monkeypatch.setenv("TUNEPLAN_FAULTS", faults)
-    return finish(runs.start(two, output=folder / "run"))
+    return finish(trainer_process.start(two, output=folder / "run"))
 
 
 class TestRuns:
@@ -109,7 +111,7 @@ class TestRuns:
             data_settings={"validation_split": 0.0},
             max_steps=3,
         )
-        finish(runs.start(plan, output=tmp_path / "run"))
+        finish(trainer_process.start(plan, output=tmp_path / "run"))
         measured = json.loads((tmp_path / "run/observation.json").read_text())["instants"]
         choices = TrainingChoices(**{**SETTINGS, **given, "lora_targets": ("all-linear",)})
         found = memory.predict(sources.load_model(str(assets / "wide")), find("cpu"), choices).instants

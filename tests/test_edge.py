@@ -153,7 +153,7 @@ def test_a_thin_memory_limit_is_a_line(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     script = (
         "import resource, sys\n"
-        "import planner.cli, planner.cli.app, planner.plans, planner.contract.settings, yaml\n"
+        "import planner.cli, planner.cli.app, planner.handover.plans, planner.contract.settings, yaml\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 24 * 2**20,) * 2)\n"
         "sys.exit(planner.cli.main(['check', '--gpu', 'a10g', '--config', sys.argv[1]]))\n"

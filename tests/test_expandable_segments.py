@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from planner import memory, sources
-from planner.check import check
+from planner import memory
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
-from planner.hardware import find
-from trainer.allocator import configure
+from planner.decide.check import check
+from planner.devices.hardware import find
+from planner.models import sources
+from trainer.measure.allocator import configure
 
 TIGHT = TrainingChoices(stack="peft", batch_size=8, max_length=2048, lora_dropout=0.05)
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from planner import runs
 from planner.calibration import worker
 from planner.cli import demo, handoff
 from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import ProbeRequest
+from planner.handover import trainer_process
 from tests.trainer_support import make_plan
-from trainer import gridsearch
-from trainer.demo import assets
+from trainer.commands import gridsearch
+from trainer.commands.demo import assets
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("trainer", "planner", "hardware_profiles", "yaml", "torch", "numpy", "pydantic", "rich", "typer", "psutil")
@@ -64,7 +64,7 @@ def test_what_starts_children_ends_with_the_childs_own_refusal(
     hostile: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Runner, hand-off, demo, grid, demo assets and calibration worker, each with its own real child."""
-    run = runs.start("missing.yaml", output=tmp_path / "run")
+    run = trainer_process.start("missing.yaml", output=tmp_path / "run")
     (failed,) = [event for event in run if event.kind == "failed"]
     assert failed.data["exit_code"] == 2
     assert handoff.run("find-lr", ["missing.yaml"]) == 2
@@ -162,7 +162,7 @@ def test_a_run_that_ends_well_without_its_last_word_has_failed(
     from planner.tui import live
 
     monkeypatch.setattr(process, "command", lambda *words: [sys.executable, "-c", "print('hello')"])
-    run = runs.start(tmp_path / "plan.yaml")
+    run = trainer_process.start(tmp_path / "plan.yaml")
     assert Follower().follow(run) == RunFailed.exit_code
     assert "nothing says that it trained" in capsys.readouterr().err
     snapshot = live.RunSnapshot()
@@ -189,5 +189,5 @@ def test_no_child_is_started_in_another_spelling() -> None:
                 if start or (isinstance(node, ast.Constant) and node.value == "-m"):
                     found.add(str(file.relative_to(ROOT)))
     # Beside it: how a package knows that it was typed, where the command `plan` lies, the fault bench's second start.
-    known = {"planner/__init__.py", "trainer/__init__.py", "planner/commands.py", "benchmarks/faults.py"}
+    known = {"planner/__init__.py", "trainer/__init__.py", "planner/handover/commands.py", "benchmarks/faults.py"}
     assert found == {"planner/contract/process.py", *known}

@@ -14,8 +14,11 @@ import torch
 
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
-from trainer import adapter_files, checkpoints, fingerprints, loading, model_files, modeling, tensors
-from trainer.files import manifest_problem, write_manifest
+from trainer import modeling
+from trainer.loop import loading
+from trainer.recovery import checkpoints
+from trainer.weights import adapter_files, fingerprints, model_files, tensors
+from trainer.wire.files import manifest_problem, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -549,8 +552,8 @@ def test_a_copy_of_the_base_goes_on(run: Path, copy: Path, data: Path, tmp_path:
 
 
 def test_an_adapter_is_used_over_its_own_base(run: Path, model: Path, copy: Path, data: Path, tmp_path: Path) -> None:
-    from trainer.generate import load_trained
-    from trainer.merge import merge
+    from trainer.commands.generate import load_trained
+    from trainer.commands.merge import merge
 
     folder = Path(shutil.copytree(run / "run/adapter", tmp_path / "adapter"))
     change(folder / "adapter_config.json", base_model_name_or_path=str(copy))

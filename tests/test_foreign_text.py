@@ -17,9 +17,9 @@ from planner.contract import json_text, text_file, yaml_text
 from planner.contract.errors import InvalidInput
 from planner.contract.records import read_plan
 from planner.contract.shown import shown
-from planner.plans import load
-from trainer.request import Request, read_choices
-from trainer.request import read_plan as trainer_plan
+from planner.handover.plans import load
+from trainer.wire.request import Request, read_choices
+from trainer.wire.request import read_plan as trainer_plan
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(8)

@@ -39,7 +39,7 @@ def test_it_runs(model: Path, data: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_cosine_restarts_rise_again() -> None:
-    from trainer.schedules import multiplier
+    from trainer.loop.schedules import multiplier
 
     h = Hyperparameters(scheduler="cosine-restarts", scheduler_cycles=2, warmup_ratio=0.0, min_learning_rate_ratio=0.1)
     rates = [multiplier(step, hyperparameters=h, total_steps=101, steps_per_epoch=10) for step in range(101)]
@@ -93,8 +93,8 @@ def test_generation_with_temperature_top_p_and_top_k(model: Path, capsys: pytest
 def test_flags_override_the_plan_file(model: Path, data: Path, tmp_path: Path) -> None:
     """As the guides write them, with underscores or hyphens."""
     from trainer.__main__ import parser
-    from trainer.arguments import given_hyperparameters
-    from trainer.request import Request, read_plan
+    from trainer.commands.arguments import given_hyperparameters
+    from trainer.wire.request import Request, read_plan
 
     plan = make_plan(tmp_path / "plan.json", model, data)
     words = "--learning_rate 1e-4 --epochs 20 --warmup-ratio 0.03 --weight-decay 0.01 --torch-compile --seed 3"

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hardware_profiles import loader
-from hardware_profiles.host import cgroup_limit_bytes
-from planner import hardware
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import GIB, MIB
+from planner.devices import hardware, profiles
+from planner.devices.host import cgroup_limit_bytes
 
-PROFILES = {profile.name: profile for profile in loader.all_profiles()}
+PROFILES = {profile.name: profile for profile in profiles.all_profiles()}
 
 PROMISED = """
     a10g l4 t4 v100-16gb v100-32gb a100-40gb a100-80gb l40s h100-80gb h200 b200 rtx-3060-12gb rtx-3070 rtx-3090
@@ -30,12 +29,12 @@ def test_every_promised_device_is_there():
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES.keys())
 def test_profile_is_complete_and_plausible(profile: HardwareProfile):
-    file = tomllib.loads((loader.FOLDER / f"{profile.name}.toml").read_text())
+    file = tomllib.loads((profiles.FOLDER / f"{profile.name}.toml").read_text())
     assert file["name"] == profile.name
     for fact in profile.facts.values():
         assert fact.source
         assert fact.date
-        assert fact.unit in loader.UNIT_FACTORS
+        assert fact.unit in profiles.UNIT_FACTORS
     assert 0 < profile.budget_bytes <= profile.total_bytes
     assert set(profile.dtypes) <= set(profile.flops_per_second)
     if profile.kind == "cuda":
@@ -48,13 +47,13 @@ def test_profile_is_complete_and_plausible(profile: HardwareProfile):
         assert profile.cublas_workspace_bytes == (32 * MIB if major >= 9 else 4096 * 1024 * 2 + 16 * 1024 * 8)
         assert 0.09 * GIB < profile.context_bytes <= 0.75 * GIB
         if "nvidia_smi_total" in profile.facts:
-            assert profile.total_bytes <= loader.amount(profile.facts["nvidia_smi_total"])
+            assert profile.total_bytes <= profiles.amount(profile.facts["nvidia_smi_total"])
         # dense tensor rate over plain fp32 never exceeds what an architecture's multiprocessor can do
         assert profile.flops_per_second["fp16"] / profile.flops_per_second["fp32"] < 30
 
 
 def test_facts_of_an_a10g_by_hand():
-    card = loader.load("a10g")
+    card = profiles.load("a10g")
     assert card.total_bytes == 22587 * MIB
     assert card.context_bytes == round(0.30 * GIB)
     assert card.bandwidth_bytes_per_second == 600e9
@@ -64,7 +63,7 @@ def test_facts_of_an_a10g_by_hand():
 
 
 def test_m3_with_18_gb_leaves_4_for_the_system():
-    mac = loader.load("m3-18gb")
+    mac = profiles.load("m3-18gb")
     assert mac.kind == "mps"
     assert mac.unified_memory
     assert mac.total_bytes == pytest.approx(12 * GIB, rel=1e-4)  # two thirds of 18
@@ -72,9 +71,9 @@ def test_m3_with_18_gb_leaves_4_for_the_system():
 
 
 def test_working_set_leaves_the_system_its_share():
-    total, reserve = loader.working_set(8 * GIB, 2 / 3, 4 * GIB)
+    total, reserve = profiles.working_set(8 * GIB, 2 / 3, 4 * GIB)
     assert total - reserve == 4 * GIB  # RAM - 4 GiB binds, not the working set of 5.33 GiB
-    total, reserve = loader.working_set(64 * GIB, 0.75, 4 * GIB)
+    total, reserve = profiles.working_set(64 * GIB, 0.75, 4 * GIB)
     assert (total, reserve) == (48 * GIB, 0)
 
 
@@ -114,9 +113,9 @@ def test_aliases_as_people_write_them(written: str, name: str):
 
 def test_no_alias_means_two_devices():
     owner: dict[str, str] = {}
-    for name in loader.names():
+    for name in profiles.names():
         for alias in (name, *PROFILES[name].aliases):
-            key = loader.normalise(alias)
+            key = profiles.normalise(alias)
             assert owner.setdefault(key, name) == name, f"{alias} names {owner[key]} and {name}"
 
 
@@ -140,17 +139,17 @@ def test_unknown_name_without_neighbours_is_still_clear(wrong: str):
 
 def test_one_profile_costs_less_than_20_ms():
     def cold(name: str) -> float:
-        loader.load.cache_clear()
-        loader._alias_index.cache_clear()
+        profiles.load.cache_clear()
+        profiles._alias_index.cache_clear()
         start = time.perf_counter()
-        loader.load(name)
+        profiles.load(name)
         return time.perf_counter() - start
 
     assert min(cold("a10g") for _ in range(5)) < 0.020
     assert min(cold("NVIDIA A100-SXM4-80GB") for _ in range(5)) < 0.020
 
 
-GOOD = (loader.FOLDER / "a10g.toml").read_text()
+GOOD = (profiles.FOLDER / "a10g.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -172,19 +171,19 @@ def test_a_broken_profile_says_which_key(tmp_path: Path, old: str, new: str, com
     file = tmp_path / "broken.toml"
     file.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(InvalidInput, match=complaint):
-        loader.read(file)
+        profiles.read(file)
 
 
 def test_a_fact_without_a_source_is_refused(tmp_path: Path):
     lines = [line for line in GOOD.splitlines() if not line.startswith("source")]
     (tmp_path / "x.toml").write_text("\n".join(lines))
     with pytest.raises(InvalidInput, match="exactly value, unit, source and date"):
-        loader.read(tmp_path / "x.toml")
+        profiles.read(tmp_path / "x.toml")
 
 
 def test_a_missing_file_is_an_error_of_ours(tmp_path: Path):
     with pytest.raises(TuneplanError, match="cannot be read"):
-        loader.read(tmp_path / "none.toml")
+        profiles.read(tmp_path / "none.toml")
 
 
 def test_the_containers_limit_counts(tmp_path: Path):

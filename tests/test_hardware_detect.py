@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from planner import hardware
 from planner.contract.errors import NotModelled
 from planner.contract.units import GIB, MIB
+from planner.devices import hardware
 
 
 class FakeNvml(SimpleNamespace):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from planner import plans
 from planner.cli import main
 from planner.contract.errors import InvalidInput
-from planner.sources import hub as client
-from planner.sources import load_model
+from planner.handover import plans
+from planner.models.sources import hub as client
+from planner.models.sources import load_model
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
@@ -194,8 +194,8 @@ async def test_a_catalogues_instruct_of_true_size_by_its_hub_id(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from planner import catalogue
-    from trainer.demo import tokenizer
+    from planner.models import catalogue
+    from trainer.commands.demo import tokenizer
 
     name = "HuggingFaceTB/SmolLM2-135M-Instruct"
     folder = tmp_path_factory.mktemp("large")

@@ -18,10 +18,10 @@ from planner.cli.progress import Follower, kept_line, summary_lines
 from planner.contract.errors import Interrupted
 from planner.contract.records import Event
 from tests.trainer_support import make_model, make_plan, write_pairs
-from trainer import gridsearch
-from trainer.control import Control, StopRequested
-from trainer.events import EventStream
-from trainer.request import Request, read_plan
+from trainer.commands import gridsearch
+from trainer.wire.control import Control, StopRequested
+from trainer.wire.events import EventStream
+from trainer.wire.request import Request, read_plan
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +208,8 @@ def test_a_forked_worker_does_not_wait_for_the_thread_that_listens() -> None:
     """GIVEN a thread that waits for commands on stdin THEN a forked process, which closes its own first, still runs."""
     script = """
 import io, multiprocessing, time
-from trainer.control import Control
-from trainer.events import EventStream
+from trainer.wire.control import Control
+from trainer.wire.events import EventStream
 Control(EventStream(io.StringIO())).listen()
 time.sleep(0.3)
 worker = multiprocessing.get_context("fork").Process(target=int)

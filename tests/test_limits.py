@@ -15,7 +15,8 @@ import torch
 
 from planner.contract.files import MARK
 from tests.trainer_support import make_plan, of_kind, train
-from trainer import devices, lastwords, limits, room
+from trainer.measure import devices
+from trainer.recovery import lastwords, limits, room
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 
@@ -175,7 +176,7 @@ def test_only_a_crash_or_the_kernel_takes_rows_away(tmp_path: Path, monkeypatch:
 @LINUX
 def test_a_process_that_crashes_leaves_its_note_and_one_that_ends_does_not(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from trainer.lastwords import LastWords;"
+        "import os, sys; from pathlib import Path; from trainer.recovery.lastwords import LastWords;"
         "words = LastWords(Path(sys.argv[1])); words.begin(8, 8); words.begin(4, 8);"
         "words.end() if sys.argv[2] == '0' else os.kill(os.getpid(), int(sys.argv[2]))"
     )

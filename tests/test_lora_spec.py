@@ -9,8 +9,8 @@ import pytest
 
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.lora import adapter_modules, resolve_targets, trainable_parameters
-from planner.sources import from_config, load_model
+from planner.models.lora import adapter_modules, resolve_targets, trainable_parameters
+from planner.models.sources import from_config, load_model
 from tests.sources_cases import CASES, build_on_meta, case_task
 
 pytestmark = pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")

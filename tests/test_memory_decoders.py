@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from planner.contract.spec import TrainingChoices
-from planner.memory.case import Case
-from planner.memory.peak import envelope
-from planner.memory.program import run
-from planner.memory.values import multipliers
-from planner.sources import from_config
+from planner.memory.engine.peak import envelope
+from planner.memory.engine.values import multipliers
+from planner.memory.step.case import Case
+from planner.memory.step.program import run
+from planner.models.sources import from_config
 
 pytest.importorskip("torch")
 
@@ -209,7 +209,7 @@ def test_what_has_no_program_is_refused_by_name() -> None:
 @pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 4}, {"precision": "bf16-mixed"}])
 def test_an_evaluation_holds_no_gradients_but_autocast_s_casts_of_trained_weights(changes: dict[str, Any]) -> None:
     from planner import memory
-    from planner.hardware import find
+    from planner.devices.hardware import find
     from trainer.trace.run import trace
 
     options = {"method": "full", "stack": "peft", "gradient_accumulation_steps": 1, **changes}

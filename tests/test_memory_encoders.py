@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.memory.case import Case
-from planner.memory.peak import envelope
-from planner.memory.program import run
-from planner.memory.values import chunk_rows, multipliers
-from planner.sources import from_config
+from planner.memory.engine.peak import envelope
+from planner.memory.engine.values import chunk_rows, multipliers
+from planner.memory.step.case import Case
+from planner.memory.step.program import run
+from planner.models.sources import from_config
 
 pytest.importorskip("torch")
 

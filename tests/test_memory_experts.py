@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from planner.contract.spec import TrainingChoices
-from planner.memory.case import Case
-from planner.memory.program import run
-from planner.sources import from_config
+from planner.memory.step.case import Case
+from planner.memory.step.program import run
+from planner.models.sources import from_config
 from tests.test_memory_encoders import compare
 
 SHARED: dict[str, Any] = {

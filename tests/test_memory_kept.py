@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hardware_profiles.loader import load
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.memory import estimate, kept, predict, program
-from planner.sources import from_config, load_model
+from planner.devices.profiles import load
+from planner.memory import estimate, predict
+from planner.memory.step import kept, program
+from planner.models.sources import from_config, load_model
 
 CHOICES = TrainingChoices(batch_size=3, max_length=640, gradient_accumulation_steps=2)
 

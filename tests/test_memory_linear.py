@@ -17,13 +17,13 @@ torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from planner.contract.spec import TrainingChoices  # noqa: E402
-from planner.memory import layers, lean, loss  # noqa: E402
-from planner.memory.blocks import llama  # noqa: E402
-from planner.memory.graph import Tensor  # noqa: E402
-from planner.memory.net import Net  # noqa: E402
-from planner.memory.rules import Rules  # noqa: E402
-from planner.memory.tape import Tape  # noqa: E402
-from planner.sources import from_config  # noqa: E402
+from planner.memory.engine.graph import Tensor  # noqa: E402
+from planner.memory.engine.rules import Rules  # noqa: E402
+from planner.memory.engine.tape import Tape  # noqa: E402
+from planner.memory.network import layers, lean, loss  # noqa: E402
+from planner.memory.network.blocks import llama  # noqa: E402
+from planner.memory.network.net import Net  # noqa: E402
+from planner.models.sources import from_config  # noqa: E402
 from tests.memory_ops_support import Input, Op, agrees  # noqa: E402
 from trainer import modeling  # noqa: E402
 from trainer.modeling.checkpointing import base_model  # noqa: E402

@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional  # noqa: E402
 
-from planner.memory import attention, loss, ops  # noqa: E402
-from planner.memory.attention import Heads, Style  # noqa: E402
-from planner.memory.graph import Tensor  # noqa: E402
-from planner.memory.ops import Weight  # noqa: E402
-from planner.memory.tape import Tape  # noqa: E402
+from planner.memory.engine import ops  # noqa: E402
+from planner.memory.engine.graph import Tensor  # noqa: E402
+from planner.memory.engine.ops import Weight  # noqa: E402
+from planner.memory.engine.tape import Tape  # noqa: E402
+from planner.memory.network import attention, loss  # noqa: E402
+from planner.memory.network.attention import Heads, Style  # noqa: E402
 from tests.memory_ops_support import BATCH, LENGTH, Input, Op, agrees  # noqa: E402
 
 W, H, D, K, V = 96, 4, 32, 2, 640

@@ -13,9 +13,9 @@ import pytest
 
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
-from planner.hardware import find
+from planner.devices.hardware import find
 from planner.memory.explain import explain
-from planner.sources import from_config, load_model
+from planner.models.sources import from_config, load_model
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 def test_every_function_that_is_named_exists() -> None:
-    modules = {path.stem for path in (ROOT / "planner" / "memory").glob("*.py")}
+    modules = {path.stem: path for path in (ROOT / "planner" / "memory").rglob("*.py")}
     found = {
         (module, name)
         for module, name in re.findall(r"`(\w+)\.([a-zA-Z_]\w*)`", TEXT)
@@ -38,7 +38,8 @@ def test_every_function_that_is_named_exists() -> None:
     }
     assert len(found) > 25
     for module, name in found:
-        assert hasattr(importlib.import_module(f"planner.memory.{module}"), name), (module, name)
+        dotted = ".".join(modules[module].relative_to(ROOT).with_suffix("").parts)
+        assert hasattr(importlib.import_module(dotted), name), (module, name)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from planner.contract.spec import TrainingChoices  # noqa: E402
-from planner.memory.monomials import WIDTH  # noqa: E402
-from planner.memory.optimizers import TrainedTensor, state_bytes, step_bytes, trained_tensors  # noqa: E402
-from planner.sources import from_config, load_model  # noqa: E402
+from planner.memory.engine.monomials import WIDTH  # noqa: E402
+from planner.memory.step.optimizers import TrainedTensor, state_bytes, step_bytes, trained_tensors  # noqa: E402
+from planner.models.sources import from_config, load_model  # noqa: E402
 from trainer import modeling  # noqa: E402
-from trainer.meter import StorageMeter  # noqa: E402
+from trainer.measure.meter import StorageMeter  # noqa: E402
 from trainer.modeling.optimizers import parameter_groups  # noqa: E402
 
 SHAPES = ((96, 64), (64, 96), (256, 128), (96,), (128,))
@@ -133,9 +133,9 @@ def _contains(sequence: list[Any], run: list[Any]) -> bool:
 
 def test_a_multi_tensor_update_is_replayed_tensor_by_tensor() -> None:
     """GIVEN full training on stack `peft` WHEN its step is logged THEN no temporary of the update exceeds a tensor."""
-    from planner.memory.case import Case
-    from planner.memory.program import run
-    from planner.memory.values import multipliers
+    from planner.memory.engine.values import multipliers
+    from planner.memory.step.case import Case
+    from planner.memory.step.program import run
 
     spec = load_model("gpt2")
     choices = TrainingChoices(method="full", stack="peft", batch_size=2, max_length=128)

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.memory import ops
-from planner.memory.case import Case
-from planner.memory.graph import Node, Parameter, Tensor
-from planner.memory.layout import Stretch, layout, period, stacked, symbolic_range
-from planner.memory.monomials import ONE, SS, WIDTH, T, Vector, add
-from planner.memory.peak import envelope, evaluate
-from planner.memory.program import layer_kind, run
-from planner.memory.reserved import step_log
-from planner.memory.tape import Tape
-from planner.memory.values import multipliers
-from planner.sources import from_config
+from planner.memory.engine import ops
+from planner.memory.engine.graph import Node, Parameter, Tensor
+from planner.memory.engine.layout import Stretch, layout, period, stacked, symbolic_range
+from planner.memory.engine.monomials import ONE, SS, WIDTH, T, Vector, add
+from planner.memory.engine.peak import envelope, evaluate
+from planner.memory.engine.tape import Tape
+from planner.memory.engine.values import multipliers
+from planner.memory.reserved.replay import step_log
+from planner.memory.step.case import Case
+from planner.memory.step.program import layer_kind, run
+from planner.models.sources import from_config
 
 
 def leaf(tape: Tape, elements: int = 100) -> Tensor:
@@ -465,8 +465,8 @@ def test_symbolic_stretches_count_all_layers() -> None:
 
 
 def test_layers_with_and_without_adapters_are_of_different_kinds() -> None:
-    from planner.memory.blocks import registry
-    from planner.memory.net import Net
+    from planner.memory.network.blocks import registry
+    from planner.memory.network.net import Net
 
     spec = spec_of("llama")
     chosen = choices_of(lora_targets=("layers.2.self_attn.q_proj",))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from planner.contract.spec import TrainingChoices
-from planner.hardware import find
+from planner.devices.hardware import find
 from planner.memory import predict
 from planner.memory.explain import explain, lines
-from planner.sources import load_model
+from planner.models.sources import load_model
 
 CASES: dict[str, dict[str, Any]] = {
     "checkpointed": {},

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from planner.contract.spec import TrainingChoices
-from planner.memory import updates as planned
-from planner.memory.optimizers import TrainedTensor
-from trainer import modeling, updates
-from trainer.meter import StorageMeter
+from planner.memory.step import updates as planned
+from planner.memory.step.optimizers import TrainedTensor
+from trainer import modeling
+from trainer.measure.meter import StorageMeter
+from trainer.recovery import updates
 
 LAYERS = 6
 

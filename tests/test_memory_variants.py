@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 
-from hardware_profiles.loader import load
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import TrainingChoices
+from planner.devices.profiles import load
 from planner.memory import predict
-from planner.sources import from_config
+from planner.models.sources import from_config
 from tests.test_memory_decoders import CONFIGS
 from tests.test_memory_encoders import compare
 from tests.trace_support import TINY, choices, measure

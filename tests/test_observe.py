@@ -99,13 +99,13 @@ def test_time_that_is_up_ends_the_harness(tmp_path: Path) -> None:
 
 def test_the_grid_is_large_and_balanced() -> None:
     """GIVEN an H200 THEN there are at least 120 points besides the verdicts, and each kind is among the first ten."""
-    from hardware_profiles import loader
+    from planner.devices import profiles
 
     points = [*gpu_grid.architecture_points(), *gpu_grid.setting_points(), *gpu_grid.shape_points()]
     assert len(points) >= 120
     assert len({point.label for point in points}) == len(points)
     assert len({point.config["model_type"] for point in points}) >= 18
-    first = list(itertools.islice(gpu_grid.full_grid(loader.load("h200")), 10))
+    first = list(itertools.islice(gpu_grid.full_grid(profiles.load("h200")), 10))
     assert {point.group for point in first} == {"architecture", "settings", "shapes", "verdict"}
     limited = [point for point in first if point.memory_limit_bytes is not None]
     assert {point.expected for point in limited} == {"ran", "out_of_memory"}

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from planner import plans
 from planner.cli import main
 from planner.contract.records import MemoryReport, Plan
 from planner.contract.spec import TrainingChoices
+from planner.handover import plans
 from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
-from trainer import devices, prepare
+from trainer.loop import prepare
+from trainer.measure import devices
 
 GIB = 2**30
 PROMISED = MemoryReport(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from planner import plans
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice, DataSettings, Hyperparameters, Plan
+from planner.handover import plans
 
 
 def plan() -> Plan:

@@ -14,9 +14,10 @@ import pytest
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Hyperparameters
 from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
-from trainer import checkpoints, portable
-from trainer.saving import _in_order, needed_history
-from trainer.symptoms import Symptoms
+from trainer.loop.saving import _in_order, needed_history
+from trainer.recovery import checkpoints
+from trainer.recovery.symptoms import Symptoms
+from trainer.wire import portable
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,8 @@ def test_nothing_that_is_passed_on_names_a_folder_or_quotes_data(ran: tuple[Path
 
 
 def test_the_base_is_found_by_the_runs_plan(ran: tuple[Path, Path], tmp_path: Path) -> None:
-    from trainer.adapter_files import base_of
-    from trainer.merge import merge
+    from trainer.commands.merge import merge
+    from trainer.weights.adapter_files import base_of
 
     folder, _ = ran
     run = folder / "secret-run"

@@ -16,8 +16,8 @@ from planner.calibration.worker import Worker, probe
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.records import ProbeRequest
 from tests.trace_support import TINY, choices, measure
-from trainer.probe.command import read_request
-from trainer.probe.measure import measure as run_probe
+from trainer.commands.probe.command import read_request
+from trainer.commands.probe.measure import measure as run_probe
 
 ROOT = Path(__file__).parent.parent
 

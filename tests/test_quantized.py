@@ -12,7 +12,7 @@ pytest.importorskip("bitsandbytes")
 
 from planner.contract.spec import TrainingChoices  # noqa: E402
 from planner.memory import predict  # noqa: E402
-from planner.sources import from_config  # noqa: E402
+from planner.models.sources import from_config  # noqa: E402
 from tests.test_lean_parity import RELATIVE, assert_parity, batch_of, choices, plain, step, worst  # noqa: E402
 from tests.test_memory_decoders import _FALCON, _GPT, _GROUPED  # noqa: E402
 from tests.trace_support import TINY  # noqa: E402
@@ -155,7 +155,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "changes"), SETTINGS, ids=lambda value: value if isinstance(value, str) else None)
 def test_the_closed_form_is_the_trace(name: str, changes: dict[str, Any]) -> None:
-    from hardware_profiles.loader import load
+    from planner.devices.profiles import load
     from trainer.trace import trace
 
     values = {"stack": "peft", "gradient_accumulation_steps": 1, "lora_dropout": 0.05, **LONG, **changes}

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner import dataset, memory
+from planner import memory
 from planner.calibration.attach import find
 from planner.contract.microbatches import is_ragged
 from planner.contract.spec import TrainingChoices
-from planner.memory.case import Case, flattens
-from planner.memory.peak import envelope
-from planner.memory.program import run
-from planner.memory.values import chunk_rows, row_multipliers
-from planner.ragged import DataLengths, OneBatch, lengths_of
-from planner.sources import from_config
+from planner.data import dataset
+from planner.data.lengths import DataLengths, OneBatch, lengths_of
+from planner.memory.engine.peak import envelope
+from planner.memory.engine.values import chunk_rows, row_multipliers
+from planner.memory.step.case import Case, flattens
+from planner.memory.step.program import run
+from planner.models.sources import from_config
 
 pytest.importorskip("torch")
 
@@ -224,10 +225,10 @@ def test_full_rows_are_the_upper_end() -> None:
 def test_a_run_on_ragged_data_takes_what_was_planned(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from planner import plans
     from planner.calibration.store import recent_errors
     from planner.cli import main
     from planner.contract.records import Observation
+    from planner.handover import plans
     from tests.trainer_support import make_model, of_kind, train
 
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path / "home"))

@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
-from hardware_profiles import loader
-from planner import catalogue, memory, sources
+from planner import memory
 from planner.calibration import reading, store
-from planner.candidates import MOST_COUNTS, layer_counts
 from planner.cli import main
 from planner.contract import records, settings
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import TrainingChoices
+from planner.decide.candidates import MOST_COUNTS, layer_counts
+from planner.devices import profiles
+from planner.models import catalogue, sources
 from planner.tui import history
-from trainer.control import Control
-from trainer.events import EventStream
-from trainer.probe.command import read_request
-from trainer.probe.measure import choices_of
+from trainer.commands.probe.command import read_request
+from trainer.commands.probe.measure import choices_of
+from trainer.wire.control import Control
+from trainer.wire.events import EventStream
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
 FIT: dict[str, Any] = {"applied": True, "versions": {}, "interval": [1.0, 2.0], "context_bytes": 10**9}
@@ -83,7 +84,7 @@ def test_a_fit_that_no_fit_would_write_is_set_aside_by_name(
 )
 def test_files_that_are_no_fits_are_set_aside(content: bytes, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(store.fit_path("a10g"), content)
-    assert store.attach(loader.load("a10g")).calibration is None
+    assert store.attach(profiles.load("a10g")).calibration is None
     assert capsys.readouterr().err.count("set aside") == 1
 
 
@@ -91,7 +92,7 @@ def observed(**changes: Any) -> dict[str, Any]:
     """A run of gpt2 on an A10G, measured 1 % above its prediction."""
     config = dict(catalogue.entry("gpt2").config)
     choices = TrainingChoices(batch_size=1, max_length=64)
-    report = memory.predict(sources.from_config(config, "gpt2"), loader.load("a10g"), choices)
+    report = memory.predict(sources.from_config(config, "gpt2"), profiles.load("a10g"), choices)
     found = records.Observation(
         created="2026-01-01T00:00:00+00:00",
         source="run",
@@ -128,7 +129,7 @@ def test_a_bad_observation_is_set_aside_and_the_others_count(
 ) -> None:
     file = put(home / "observations/2026-02.json", observed(**bad) if isinstance(bad, dict) else bad)
     put(home / "observations/2026-01.json", observed())
-    device = store.attach(loader.load("a10g"))
+    device = store.attach(profiles.load("a10g"))
     assert device.calibration is not None
     assert device.calibration.errors["runs"] == 1
     assert device.calibration.errors["runs_worst"] == pytest.approx(-0.01 / 1.01, rel=1e-3)
@@ -142,7 +143,7 @@ def test_a_bad_observation_is_set_aside_and_the_others_count(
 def test_an_observed_model_that_is_refused_today_is_passed_over(home: Path) -> None:
     wild = observed(model={"id": "x", "config": {"model_type": "llama", "sliding_window": "abc"}}, batch_lengths=[[8]])
     put(home / "observations/1.json", wild)
-    assert store.recent_errors(loader.load("a10g")) == []
+    assert store.recent_errors(profiles.load("a10g")) == []
 
 
 # ---- configs
@@ -215,7 +216,7 @@ def test_a_decoder_with_a_head_for_labels_is_no_traceback(tmp_path: Path) -> Non
     spec = sources.from_config(LLAMA, "x", task="classification")
     for loss in ("full", "chunked"):
         with pytest.raises(NotModelled, match="classification"):
-            memory.predict(spec, loader.load("a10g"), TrainingChoices(batch_size=1, max_length=16, loss=loss))
+            memory.predict(spec, profiles.load("a10g"), TrainingChoices(batch_size=1, max_length=16, loss=loss))
 
 
 # ---- runs, control lines, requests

@@ -13,8 +13,9 @@ import torch
 from planner.contract.records import Event, Observation
 from planner.contract.spec import TrainingChoices
 from tests.trainer_support import make_plan, of_kind, train
-from trainer import devices, updates
-from trainer.faults import VARIABLE
+from trainer.measure import devices
+from trainer.recovery import updates
+from trainer.recovery.faults import VARIABLE
 
 PLAIN = {"lora_dropout": 0.0}
 
@@ -107,7 +108,7 @@ def test_an_update_that_failed_half_way_is_undone_bit_for_bit(
 
 def gradients_with(model: Path, data: Path, folder: Path, faults: str, **settings: Any) -> dict[str, torch.Tensor]:
     """Gradients of the first update, before clipping."""
-    from trainer.loop import LoopTrainer
+    from trainer.loop.trainer import LoopTrainer
 
     found: dict[str, torch.Tensor] = {}
     original = LoopTrainer._clip_grad_norm

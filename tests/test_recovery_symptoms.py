@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer_support import make_model, make_plan, of_kind, train, write_pairs
-from trainer import files
-from trainer.faults import VARIABLE
-from trainer.symptoms import Symptoms
+from trainer.recovery.faults import VARIABLE
+from trainer.recovery.symptoms import Symptoms
+from trainer.wire import files
 
 
 def told(losses: list[float], norms: list[float] | None = None, *, clip: float = 1.0) -> list[str]:

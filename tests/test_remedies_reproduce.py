@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from planner.check import check
 from planner.cli.request import resolve
 from planner.contract.records import CheckReport
+from planner.decide.check import check
 
 CASES = [
     ("t4", {"method": "full", "batch_size": 8, "max_length": 512}),

@@ -14,8 +14,9 @@ from planner.contract.errors import InvalidInput
 from planner.contract.files import MARK
 from planner.contract.records import DataSettings, Plan
 from planner.tui import history
-from trainer import checkpoints, folder
-from trainer.request import Request, resumes_in, write_plan
+from trainer.recovery import checkpoints
+from trainer.wire import folder
+from trainer.wire.request import Request, resumes_in, write_plan
 
 PLAN = Plan(model="phi-2", gpu="cpu", settings={}, data=DataSettings(path="/x.jsonl"))
 
@@ -97,7 +98,7 @@ def test_new_empty_and_as_good_as_empty_folders_are_taken(tmp_path: Path, plan_f
 
 
 def test_files_of_a_user_in_a_run_folder_stay(tmp_path: Path, plan_file: Path) -> None:
-    from trainer import files
+    from trainer.wire import files
 
     where = marked(tmp_path / "run")
     for name in (".bashrc.old", ".notes.tmp", "notes.md"):

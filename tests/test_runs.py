@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from planner import runs
 from planner.contract.records import Event
+from planner.handover import trainer_process
 from tests.trainer_support import make_model, make_plan, of_kind, write_pairs
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
@@ -37,7 +37,7 @@ def plan(assets: Path, path: Path, **hyper: object) -> Path:
     return make_plan(path, assets / "model", assets / "data.jsonl", **{"epochs": 500.0, "eval_steps": 100, **hyper})
 
 
-def until(run: runs.Run, wanted: Callable[[Event], bool]) -> Event:
+def until(run: trainer_process.Run, wanted: Callable[[Event], bool]) -> Event:
     for event in run:
         if wanted(event):
             return event
@@ -52,7 +52,7 @@ def test_pause_resume_stop_then_kill_and_resume(assets: Path, tmp_path: Path) ->
     """One run's life: paused, gone on, stopped with a checkpoint, resumed, killed, resumed to its end."""
     path = plan(assets, tmp_path / "plan.json", save_steps=5)
     output = tmp_path / "run"
-    first = runs.start(path, output=output)
+    first = trainer_process.start(path, output=output)
     until(first, at_step(2))
     first.pause()
     paused = until(first, lambda event: event.kind == "paused")
@@ -71,14 +71,14 @@ def test_pause_resume_stop_then_kill_and_resume(assets: Path, tmp_path: Path) ->
     assert (output / f"checkpoint-{end.data['steps']}/manifest.json").exists()
     assert list(first) == []
 
-    second = runs.start(path, output=output, resume="auto")
+    second = trainer_process.start(path, output=output, resume="auto")
     event = until(second, at_step(end.data["steps"] + 7))
     second.kill()
     (failed,) = [event for event in second if event.kind == "failed"]
     assert "ended by SIGKILL" in failed.data["message"]
     assert second.exit_code == failed.data["exit_code"] == -signal.SIGKILL
 
-    third = runs.start(path, output=output, resume="auto")
+    third = trainer_process.start(path, output=output, resume="auto")
     again = until(third, lambda event: event.kind == "step")
     # The first step after the kill follows a checkpoint written every five steps, never the beginning.
     assert end.data["steps"] < again.data["step"] <= event.data["step"] + 10
@@ -89,7 +89,7 @@ def test_pause_resume_stop_then_kill_and_resume(assets: Path, tmp_path: Path) ->
 
 def test_a_run_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text("model: m\n")
-    run = runs.start(tmp_path / "plan.yaml", output=tmp_path / "run")
+    run = trainer_process.start(tmp_path / "plan.yaml", output=tmp_path / "run")
     (failed,) = list(run)
     assert failed.kind == "failed"
     assert failed.data["exit_code"] == run.wait(10) == 2
@@ -98,7 +98,7 @@ def test_a_run_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_a_stop_while_loading_ends_at_once(assets: Path, tmp_path: Path) -> None:
-    run = runs.start(plan(assets, tmp_path / "plan.json"), output=tmp_path / "run")
+    run = trainer_process.start(plan(assets, tmp_path / "plan.json"), output=tmp_path / "run")
     until(run, lambda event: event.kind == "phase")
     run.stop()
     end = until(run, lambda event: event.kind == "finished")

@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from planner import runs
 from planner.contract import process
 from planner.contract.records import Event
+from planner.handover import trainer_process
 from planner.tui import history
 from tests.trainer_support import make_plan
-from trainer import gridsearch
-from trainer.events import EventStream
+from trainer.commands import gridsearch
+from trainer.wire.events import EventStream
 
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r"
 
 
-def said_by(child: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> runs.Run:
+def said_by(child: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trainer_process.Run:
     """A runner whose trainer is this script."""
     file = tmp_path / "child.py"
     file.write_text(child)
     monkeypatch.setattr(process, "command", lambda *words: [sys.executable, str(file)])
-    return runs.start(tmp_path / "plan.yaml")
+    return trainer_process.start(tmp_path / "plan.yaml")
 
 
 def test_a_hundred_thousand_steps_stay_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -50,12 +50,12 @@ def test_a_hundred_thousand_steps_stay_small(monkeypatch: pytest.MonkeyPatch, tm
         tracemalloc.stop()
     assert kept < 32 * 2**20
     kinds = [event.kind for event in run.events]
-    assert len(kinds) <= runs.EVENTS_KEPT + len(runs.KEPT_KINDS)
+    assert len(kinds) <= trainer_process.EVENTS_KEPT + len(trainer_process.KEPT_KINDS)
     assert kinds[:2] == ["started", "checkpoint"]
     assert kinds[-1] == "finished"
     assert run.events[-2].data["step"] == 99_999
     waiting = list(run)
-    assert len(waiting) <= 2 * runs.EVENTS_KEPT + 1
+    assert len(waiting) <= 2 * trainer_process.EVENTS_KEPT + 1
     assert [event.kind for event in waiting if event.kind != "step"] == ["started", "warning", "checkpoint", "finished"]
     steps = [event.data["step"] for event in waiting if event.kind == "step"]
     assert steps == sorted(steps)

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from planner import candidates, hardware, search, sources, tiers
-from planner.check import check, verdict_of
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.settings import choices_from
 from planner.contract.spec import TrainingChoices
 from planner.contract.units import GIB
+from planner.decide import candidates, search, tiers
+from planner.decide.check import check, verdict_of
+from planner.devices import hardware
+from planner.models import sources
 
 PHI = sources.load_model("phi-2")
 LLAMA = sources.load_model("llama-3.2-1b")

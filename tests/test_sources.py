@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from planner import catalogue
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
-from planner.sources import from_config, load_model
+from planner.models import catalogue
+from planner.models.sources import from_config, load_model
 from tests.sources_cases import CASES
 
 CONFIGS = dict(CASES)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(str(importlib.resources.files("planner.sources"))) / "defaults"
+FOLDER = Path(str(importlib.resources.files("planner.models.sources"))) / "defaults"
 MODEL_TYPES = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from planner.contract.errors import NotModelled
-from planner.sources import from_config, parameter_shapes
-from planner.sources.families.registry import supported
+from planner.models.sources import from_config, parameter_shapes
+from planner.models.sources.families.registry import supported
 from tests.sources_cases import CASES, LABELS, build_on_meta, case_task
 
 

@@ -11,9 +11,9 @@ import pytest
 from planner import speed
 from planner.contract.errors import NotModelled
 from planner.contract.spec import HardwareProfile, ModelSpec, Module, TrainingChoices
-from planner.hardware import find
-from planner.lora import trainable_parameters
-from planner.sources import from_config, load_model
+from planner.devices.hardware import find
+from planner.models.lora import trainable_parameters
+from planner.models.sources import from_config, load_model
 from planner.speed import roofline, work
 
 SMALL = ModelSpec(

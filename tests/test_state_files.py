@@ -18,12 +18,15 @@ import torch
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Hyperparameters
 from planner.contract.spec import TrainingChoices
-from trainer import modeling, state_files, tensors
-from trainer.tensors import read_header
+from trainer import modeling
+from trainer.recovery import state_files
+from trainer.weights import tensors
+from trainer.weights.tensors import read_header
 
-SOURCES = sorted([*Path("planner").rglob("*.py"), *Path("trainer").rglob("*.py")])
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "planner").rglob("*.py"), *(ROOT / "trainer").rglob("*.py")])
 PICKLING = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
-EXPORT = Path("planner/export/memory_viewer.py")
+EXPORT = ROOT / "planner" / "export" / "memory_viewer.py"
 """Writes the format of PyTorch's viewer, which is a pickle; it reads none."""
 
 

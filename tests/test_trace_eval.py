@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from hardware_profiles.loader import load
 from planner import memory
+from planner.devices.profiles import load
 from planner.memory import device
-from planner.sources import from_config
+from planner.models.sources import from_config
 from tests.trace_support import TINY, choices
 from trainer.trace import trace
 

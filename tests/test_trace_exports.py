@@ -11,7 +11,7 @@ import pytest
 
 from planner.cli import main
 from planner.export.memory_viewer import snapshot
-from planner.timeline import Timeline
+from planner.export.timeline import Timeline
 from tests.trace_support import TINY, choices
 from trainer.trace import trace
 

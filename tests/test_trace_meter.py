@@ -7,7 +7,7 @@ import gc
 import torch
 
 from planner.contract.units import MIB
-from trainer.meter import HostPeakMeter, StorageMeter, peak_meter
+from trainer.measure.meter import HostPeakMeter, StorageMeter, peak_meter
 
 BYTES = 1000 * 4
 

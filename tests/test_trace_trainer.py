@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from planner.contract.spec import TrainingChoices
 from tests.trace_support import TINY, choices
 from trainer import modeling
-from trainer.meter import StorageMeter
+from trainer.measure.meter import StorageMeter
 from trainer.trace import trace
 
 

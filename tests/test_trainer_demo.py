@@ -9,7 +9,7 @@ import pytest
 
 from planner.contract.records import DataSettings, Hyperparameters, Plan
 from tests.trainer_support import of_kind, train
-from trainer.demo import language
+from trainer.commands.demo import language
 
 
 def test_the_language() -> None:
@@ -27,8 +27,8 @@ def test_the_language() -> None:
 def test_lora_learns_the_rule_and_the_adapter_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from trainer.demo import assets
-    from trainer.demo.score import exact_match
+    from trainer.commands.demo import assets
+    from trainer.commands.demo.score import exact_match
 
     # The pre-trained model is the one in the user's data folder where it has been made before.
     made = assets.make()

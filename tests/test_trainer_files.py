@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from planner.contract.errors import InvalidInput
-from trainer import checkpoints, files
+from trainer.recovery import checkpoints
+from trainer.wire import files
 
 
 def fill(folder: Path, text: str) -> None:

@@ -39,7 +39,7 @@ def test_only_metered_steps_count_as_measured() -> None:
     """GIVEN a cpu's meter THEN it counts from the start of the training to the end of its metered steps."""
     import torch
 
-    from trainer.instants import METERED_STEPS, StepMeter
+    from trainer.measure.instants import METERED_STEPS, StepMeter
 
     meter, model = StepMeter(torch.device("cpu")), torch.nn.Linear(2, 2)
     assert not meter.counting

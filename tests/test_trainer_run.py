@@ -79,7 +79,7 @@ def test_the_adapter_loads_in_plain_peft_and_speaks_as_the_trainer_did(finished:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trainer.__main__ import main
-    from trainer.generate import load_trained
+    from trainer.commands.generate import load_trained
 
     folder, events = finished
     adapter = Path(of_kind(events, "finished")[0]["adapter_path"])
@@ -138,7 +138,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     finished: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     """Stopped within an epoch and at its end: the same losses and, bit for bit, the same weights."""
-    from trainer.callbacks import Reporter
+    from trainer.loop.callbacks import Reporter
 
     folder, whole = finished
     original = Reporter.on_step_end
@@ -406,7 +406,7 @@ def test_wrong_requests_are_one_line_with_exit_code_2(model: Path, data: Path, t
 
 
 def test_weights_of_other_dimensions_than_planned_are_refused(model: Path, data: Path, tmp_path: Path) -> None:
-    from planner.plans import load, save
+    from planner.handover.plans import load, save
 
     plan = load(make_plan(tmp_path / "plan.json", model, data))
     config = json.loads((model / "config.json").read_text()) | {"hidden_size": 2560}
@@ -416,7 +416,7 @@ def test_weights_of_other_dimensions_than_planned_are_refused(model: Path, data:
 
 
 def test_one_run_per_folder(finished: tuple[Path, list[Event]], tmp_path: Path) -> None:
-    from trainer.folder import FolderLock
+    from trainer.wire.folder import FolderLock
 
     folder, _ = finished
     _, failure = train(folder / "plan.json", folder / "run")

@@ -6,8 +6,8 @@ import pytest
 
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Hyperparameters
-from trainer import presets
-from trainer.schedules import multiplier, warmup_steps
+from trainer.commands import presets
+from trainer.loop.schedules import multiplier, warmup_steps
 
 
 def curve(total: int, per_epoch: int = 10, **settings: object) -> list[float]:

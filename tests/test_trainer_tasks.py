@@ -99,7 +99,7 @@ def test_t5_learns_answers_and_says_them(tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSeq2SeqLM
 
-    from trainer.generate import complete, load_trained
+    from trainer.commands.generate import complete, load_trained
 
     model, data = support.t5_folder(tmp_path / "t5"), support.questions(tmp_path / "questions.jsonl")
     events, adapter = learn(
@@ -130,7 +130,7 @@ def test_classifiers_learn_their_labels(tmp_path: Path, family: str) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    from trainer.generate import load_trained
+    from trainer.commands.generate import load_trained
 
     data = support.labelled(tmp_path / "labelled.jsonl")
     if family == "llama":
@@ -196,7 +196,7 @@ def test_micro_batches_add_up_to_the_whole_batch(tmp_path: Path, family: str) ->
     data = support.labelled(tmp_path / "d.jsonl", 6) if family != "t5" else support.questions(tmp_path / "d.jsonl", 6)
     format: Any = {"classifier": "classification", "t5": "auto"}.get(family, "text")
     settings = DataSettings(path=str(data), format=format)
-    from trainer.loading import read_config
+    from trainer.loop.loading import read_config
 
     config = read_config(str(folder))
     task: Any = choose(config, settings)

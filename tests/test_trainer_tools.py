@@ -20,7 +20,7 @@ from trainer.__main__ import main
 
 def test_the_suggestion_lies_where_the_loss_falls_fastest() -> None:
     """A curve made by hand: flat, steepest at 1e-3, lowest at 1e-2, then away."""
-    from trainer.finder import judge
+    from trainer.commands.finder import judge
 
     rates = [10 ** (-6 + 6 * step / 99) for step in range(100)]
     losses = [4 - 2 / (1 + math.exp(-4 * (math.log10(rate) + 3))) for rate in rates]
@@ -36,7 +36,7 @@ def test_the_suggestion_lies_where_the_loss_falls_fastest() -> None:
 
 
 def test_a_curve_that_never_breaks_away_has_no_end_and_says_so() -> None:
-    from trainer.finder import OPEN_END, has_diverged, judge
+    from trainer.commands.finder import OPEN_END, has_diverged, judge
 
     rates = [10 ** (-6 + 6 * step / 99) for step in range(100)]
     falls = [4 - 2 / (1 + math.exp(-4 * (math.log10(rate) + 3))) for rate in rates]
@@ -98,8 +98,8 @@ def in_process(plan: Path, output: Path) -> Any:
 
 
 def test_a_grid_compares_rates_ranks_and_batches(model: Path, data: Path, tmp_path: Path) -> None:
-    from trainer.gridsearch import cell_plan, cells, search, table
-    from trainer.request import Request, read_plan
+    from trainer.commands.gridsearch import cell_plan, cells, search, table
+    from trainer.wire.request import Request, read_plan
 
     plan = read_plan(Request(plan=make_plan(tmp_path / "plan.json", model, data)))
     wanted = cells([1e-4, 3e-2], [2, 4], [4])
@@ -129,8 +129,8 @@ def test_a_grid_compares_rates_ranks_and_batches(model: Path, data: Path, tmp_pa
 
 
 def test_a_failed_cell_is_shown_and_the_rest_goes_on(model: Path, data: Path, tmp_path: Path) -> None:
-    from trainer.gridsearch import cells, search, table
-    from trainer.request import Request, read_plan
+    from trainer.commands.gridsearch import cells, search, table
+    from trainer.wire.request import Request, read_plan
 
     plan = read_plan(Request(plan=make_plan(tmp_path / "plan.json", model, data)))
     found = search(plan, cells([1e-3, 1e38], [2], [4]), tmp_path / "grid", runner=in_process, max_steps=3)
@@ -141,8 +141,8 @@ def test_a_failed_cell_is_shown_and_the_rest_goes_on(model: Path, data: Path, tm
 
 def test_optuna_proposes_within_the_ranges(model: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    from trainer.gridsearch import cells, search
-    from trainer.request import Request, read_plan
+    from trainer.commands.gridsearch import cells, search
+    from trainer.wire.request import Request, read_plan
 
     plan = read_plan(Request(plan=make_plan(tmp_path / "plan.json", model, data)))
     found = search(plan, cells([1e-4, 1e-2], [2, 4], [4]), tmp_path / "o", trials=2, runner=in_process, max_steps=2)
@@ -167,9 +167,9 @@ def test_dry_run_measures_the_longest_batch(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from planner import memory
-    from planner.hardware import find
-    from planner.sources import load_model
-    from trainer.request import Request, read_choices, read_plan
+    from planner.devices.hardware import find
+    from planner.models.sources import load_model
+    from trainer.wire.request import Request, read_choices, read_plan
 
     file = make_plan(tmp_path / "plan.json", model, data, settings={"stack": "peft", "max_length": 64})
     plan: Plan = read_plan(Request(plan=file))
@@ -222,8 +222,8 @@ def test_a_merged_model_says_what_the_adapter_said(
 
 
 def test_presets_have_the_guides_sizes() -> None:
-    from trainer import presets
-    from trainer.scratch import parameters
+    from trainer.commands import presets
+    from trainer.commands.scratch import parameters
 
     made = {name: presets.config(name, vocab_size=261) for name in ("small", "medium", "large")}
     assert [
@@ -243,7 +243,7 @@ def test_a_preset_is_trained_on_a_persons_own_text(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from trainer.scratch import parameters
+    from trainer.commands.scratch import parameters
 
     text = tmp_path / "mine.txt"
     text.write_text("\n\n".join(f"the cat {n % 7} sat on the mat {n % 5} and slept." for n in range(300)))
@@ -300,7 +300,7 @@ def test_a_device_that_is_unknown_is_refused_though_the_plan_is_for_a_cpu() -> N
     from planner.contract.errors import InvalidInput
     from planner.contract.records import Plan
     from planner.contract.spec import TrainingChoices
-    from trainer.prepare import choose_device
+    from trainer.loop.prepare import choose_device
 
     plan = Plan(model="any", gpu="cpu", settings={})
     with pytest.raises(InvalidInput, match="tpu"):

@@ -47,7 +47,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TuneplanApp:
     """A plan for a card that this machine claims to be: one sequence fits, 64 do not."""
-    from hardware_profiles.loader import load
+    from planner.devices.profiles import load
 
     monkeypatch.setattr(
         work, "look_at_machine", lambda: work.HardwareFound(profile=load("a10g"), title="A10G", note="")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from planner import plans
 from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import DataSettings, Plan
+from planner.handover import plans
 from planner.tui import history
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.end import EndScreen

@@ -235,7 +235,7 @@ async def test_tiers_views_and_remedies(pairs: Path) -> None:
 
 
 async def test_save_writes_a_plan(pairs: Path, tmp_path: Path) -> None:
-    from planner import plans
+    from planner.handover import plans
 
     app = planned(pairs, output=tmp_path)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -476,7 +476,7 @@ async def test_undo_takes_back_values_tiers_and_remedies(pairs: Path) -> None:
 async def test_a_model_by_path_stays_chosen_and_its_data_is_counted_again(pairs: Path, tmp_path: Path) -> None:
     """GIVEN a model that the catalogue does not hold WHEN one goes back and on THEN it is still the one; with another
     model the data is counted again."""
-    from planner.sources import load_model
+    from planner.models.sources import load_model
 
     folder = tmp_path / ("a-folder-with-a-name-that-is-far-too-long-for-its-pane-" + "x" * 60)
     folder.mkdir()

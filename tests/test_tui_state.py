@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hardware_profiles.loader import load
-from planner import plans
-from planner.check import COMPONENT_TEXT
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings, Event, Hyperparameters, MemoryReport
 from planner.contract.spec import TrainingChoices
-from planner.sources import load_model
+from planner.decide.check import COMPONENT_TEXT
+from planner.devices.profiles import load
+from planner.handover import plans
+from planner.models.sources import load_model
 from planner.tui import figures, live, state, work
 from planner.tui.fields import BY_KEY, FIELDS
 from planner.tui.state import WizardState
@@ -116,7 +116,7 @@ def test_hardware_decides_the_precision(start) -> None:
 
 
 def test_evaluation_equals_check(start) -> None:
-    from planner.check import check
+    from planner.decide.check import check
 
     report = work.evaluate(start).report
     assert report is not None
@@ -284,7 +284,7 @@ def test_worker_errors_are_one_line(start) -> None:
 
 
 def test_plan_holds_what_was_chosen(start, tmp_path: Path) -> None:
-    from planner import plans
+    from planner.handover import plans
 
     wizard = state.change(start, "learning_rate", 1e-4)
     plan = work.make_plan(wizard, work.evaluate(wizard))

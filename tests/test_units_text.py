@@ -8,8 +8,6 @@ import re
 
 import pytest
 
-from hardware_profiles.loader import all_profiles
-from planner import catalogue
 from planner.contract.units import (
     counted,
     format_bytes,
@@ -19,7 +17,9 @@ from planner.contract.units import (
     format_quantity,
     format_rate,
 )
-from planner.sources import load_model
+from planner.devices.profiles import all_profiles
+from planner.models import catalogue
+from planner.models.sources import load_model
 
 PLAIN = re.compile(r"^[-+]?[\d,]+(\.\d+)?( [A-Za-zµ/0-9]+)*$")
 

@@ -8,7 +8,7 @@ import pytest
 
 from planner.cli import main
 from planner.contract.spec import TrainingChoices
-from planner.hardware import find
+from planner.devices.hardware import find
 from planner.tui.state import change, preset, with_hardware
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hardware_profiles.loader import load
 from planner import memory
-from planner.check import verdict_of
 from planner.contract.spec import TrainingChoices
-from planner.sources import load_model
+from planner.decide.check import verdict_of
+from planner.devices.profiles import load
+from planner.models.sources import load_model
 
 RANK = {"fits": 0, "tight": 1, "does_not_fit": 2}
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from planner.contract.spec import TrainingChoices
-from trainer import modeling, updates
+from trainer import modeling
 from trainer.data.batches import Collator
 from trainer.data.tokens import Tokens
-from trainer.meter import StorageMeter
+from trainer.measure.meter import StorageMeter
+from trainer.recovery import updates
 from trainer.trace.step import make_optimizer_state, run_step
 
 SIZES: dict[str, Any] = {

@@ -33,7 +33,7 @@ def make_model(folder: Path, *, layers: int = 2, width: int = 32, weights: bool 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from trainer.demo import tokenizer
+    from trainer.commands.demo import tokenizer
 
     made = tokenizer.build()
     made.save_pretrained(folder)
@@ -81,9 +81,9 @@ def make_plan(
 
 def train(plan: Path, output: Path, **request: Any) -> tuple[list[Event], Exception | None]:
     """Runs a plan in this process; returns its events and the failure, if there was one."""
-    from trainer.events import EventStream
-    from trainer.request import Request
-    from trainer.run import Failed, main
+    from trainer.commands.run import Failed, main
+    from trainer.wire.events import EventStream
+    from trainer.wire.request import Request
 
     stream = io.StringIO()
     failure: Exception | None = None

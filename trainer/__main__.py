@@ -14,9 +14,9 @@ from typing import NoReturn
 from planner.contract import edge, process
 from planner.contract.errors import Interrupted, RunFailed, TuneplanError
 from planner.contract.words import LAYOUT, one_line, visible
-from trainer import limits
-from trainer.events import steady_streams
-from trainer.failed import Failed
+from trainer.recovery import limits
+from trainer.wire.events import steady_streams
+from trainer.wire.failed import Failed
 
 
 def complain(message: object, code: int) -> int:
@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from trainer.arguments import add_commands, add_hyperparameters
+    from trainer.commands.arguments import add_commands, add_hyperparameters
 
     root = _Parser(prog="python -m trainer", description="Trains what tuneplan has planned.")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         limits.prepare()
         if given.command == "run":
             return _run(given)
-        from trainer.interrupts import as_one_line
+        from trainer.wire.interrupts import as_one_line
 
         with as_one_line():
             return _other(given)
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _unforeseen(error: Exception, given: argparse.Namespace) -> tuple[str, int]:
     """What to say of it and the exit code: a full disk and a lack of memory have words of their own."""
-    from trainer.files import disk_problem
+    from trainer.wire.files import disk_problem
 
     problem = None
     with contextlib.suppress(Exception):  # a message that can't be made
@@ -111,7 +111,7 @@ def _unforeseen(error: Exception, given: argparse.Namespace) -> tuple[str, int]:
     if problem is not None and not isinstance(error, (PermissionError, ImportError)):
         return problem, RunFailed.exit_code
     if "torch" in sys.modules:
-        from trainer.devices import is_out_of_memory
+        from trainer.measure.devices import is_out_of_memory
 
         if is_out_of_memory(error):
             return f"out of memory in {given.command}", RunFailed.exit_code
@@ -123,7 +123,7 @@ def _other(given: argparse.Namespace) -> int:
     if given.command == "generate":
         return _generate(given)
     if given.command == "probe":
-        from trainer.probe import command
+        from trainer.commands.probe import command
 
         if given.serve == (given.settings is not None):
             parser().error("probe takes either a settings file or --serve")
@@ -131,22 +131,22 @@ def _other(given: argparse.Namespace) -> int:
     if hasattr(given, "module"):
         return _tool(given)
     if given.command == "demo-assets":
-        from trainer.demo import assets
+        from trainer.commands.demo import assets
 
         print(json.dumps(assets.make(given.folder), indent=1))
         return 0
-    from trainer.doctor import report
+    from trainer.commands.doctor import report
 
     print(json.dumps(report(), indent=1))
     return 0
 
 
 def _run(given: argparse.Namespace) -> int:
-    from trainer.arguments import given_hyperparameters
+    from trainer.commands.arguments import given_hyperparameters
+    from trainer.commands.run import main as run_plan
     from trainer.distributed import environment
-    from trainer.events import EventStream, Muted
-    from trainer.request import Request
-    from trainer.run import main as run_plan
+    from trainer.wire.events import EventStream, Muted
+    from trainer.wire.request import Request
 
     events = EventStream()  # also keeps the libraries' prints away from stdout
     if environment.rank() > 0:
@@ -187,16 +187,16 @@ def _generate(given: argparse.Namespace) -> int:
         raise InvalidInput(
             "--top-p and --top-k choose among tokens that are drawn; at --temperature 0 none is: add --temperature 0.7"
         )
-    from trainer.events import quiet
+    from trainer.wire.events import quiet
 
     quiet()
     import transformers
 
     transformers.logging.disable_progress_bar()
     from planner.contract.data.examples import Message
-    from trainer import devices
+    from trainer.commands.generate import complete, load_trained
     from trainer.data.tokens import render_prompt
-    from trainer.generate import complete, load_trained
+    from trainer.measure import devices
 
     prompt = sys.stdin.read() if given.prompt == "-" else given.prompt
     model, tokenizer = load_trained(given.run_dir, devices.choose(given.device))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.grid import HARDWARE, Configuration
-from hardware_profiles.loader import load
 from planner import memory
 from planner.contract.errors import NotModelled, TuneplanError
 from planner.contract.settings import to_settings
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.ragged import Batch, OneBatch
+from planner.data.lengths import Batch, OneBatch
+from planner.devices.profiles import load
 
 INSTANTS = ("forward", "loss", "backward", "optimizer")
 """The instants that a trace of a training step has."""
@@ -45,8 +45,8 @@ def trace_code() -> str:
         [
             *ROOT.glob("trainer/trace/*.py"),
             *ROOT.glob("trainer/modeling/**/*.py"),
-            ROOT / "trainer/meter.py",
-            ROOT / "trainer/updates.py",
+            ROOT / "trainer/measure/meter.py",
+            ROOT / "trainer/recovery/updates.py",
         ]
     )
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.lora import trainable_parameters
+from planner.models.lora import trainable_parameters
 
 
 @dataclass(frozen=True, slots=True)

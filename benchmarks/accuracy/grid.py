@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from planner import catalogue
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.lora import resolve_targets, trainable_parameters
-from planner.memory.case import flattens
-from planner.ragged import Batch
-from planner.sources import from_config, load_model
+from planner.data.lengths import Batch
+from planner.memory.step.case import flattens
+from planner.models import catalogue
+from planner.models.lora import resolve_targets, trainable_parameters
+from planner.models.sources import from_config, load_model
 
 HARDWARE = "a100-80gb"
 FULL_SIZE_SHARE = 0.02

@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardware_profiles.loader import load
 from planner import memory
 from planner.contract.errors import TuneplanError
 from planner.contract.records import Observation
 from planner.contract.settings import choices_from
 from planner.contract.spec import ModelSpec, TrainingChoices
-from planner.sources import from_config
+from planner.devices.profiles import load
+from planner.models.sources import from_config
 
 FOLDER = Path(__file__).parents[2] / "hardware_profiles" / "observations"
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from benchmarks.accuracy import evaluate
 from benchmarks.accuracy.store import RESULTS
-from planner import check, hardware
 from planner.contract.errors import TuneplanError
 from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
-from planner.sources import from_config
+from planner.decide import check
+from planner.devices import hardware
+from planner.models.sources import from_config
 
 CASES = Path(__file__).parents[2] / "tests" / "cases"
 COLLECTED = Path(__file__).parent / "collected.json"

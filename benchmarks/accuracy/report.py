@@ -13,7 +13,7 @@ from benchmarks.accuracy import coverage, evaluate, metrics, observed, plot, pub
 from benchmarks.accuracy.formulas import FORMULAS, GUIDES
 from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.contract.units import GIB
-from planner.ragged import Batch
+from planner.data.lengths import Batch
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -196,7 +196,11 @@ def _observed_section(runs: list[observed.Run], refused: list[str], cuda: bool) 
     lines += [
         f"{len(chosen)} runs over {len(architectures)} architectures on "
         f"{', '.join(sorted({run.device for run in chosen}))}; the true figure is "
-        + ("the device's own counter." if cuda else "the storage meter's (trainer/meter.py), not the process's memory.")
+        + (
+            "the device's own counter."
+            if cuda
+            else "the storage meter's (trainer/measure/meter.py), not the process's memory."
+        )
     ]
     groups: dict[str, list[float]] = {"all": [run.error for run in chosen]}
     for stack in ("builtin", "peft"):
@@ -321,9 +325,9 @@ def _formulas_section(grid: Grid, cases: list[published.Case]) -> list[str]:
 
 
 def _guides() -> list[str]:
-    from hardware_profiles.loader import load
     from planner import memory
-    from planner.sources import load_model
+    from planner.devices.profiles import load
+    from planner.models.sources import load_model
 
     spec, profile = load_model("phi-2"), load("a10g")
     rows = []

@@ -14,8 +14,8 @@ from benchmarks.accuracy.grid import Configuration, reduced
 from planner.contract.errors import TuneplanError
 from planner.contract.settings import choices_from
 from planner.contract.spec import TrainingChoices
-from planner.ragged import as_batch
-from planner.sources import from_config, load_model
+from planner.data.lengths import as_batch
+from planner.models.sources import from_config, load_model
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -40,7 +40,7 @@ class Clock(transformers.TrainerCallback):
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         elif self.metered:
-            from trainer.meter import StorageMeter
+            from trainer.measure.meter import StorageMeter
 
             self._meter = StorageMeter()
             self._meter.adopt_training(given["model"], given["optimizer"])

@@ -77,10 +77,10 @@ def ours(
 ) -> dict[str, Any]:
     """A run of the product from a plan file to the adapter, with its meters, events and checkpoint."""
     from planner.contract.records import DataSettings, Hyperparameters, Plan
-    from trainer.events import EventStream
-    from trainer.loop import LoopTrainer
-    from trainer.request import Request
-    from trainer.run import main
+    from trainer.commands.run import main
+    from trainer.loop.trainer import LoopTrainer
+    from trainer.wire.events import EventStream
+    from trainer.wire.request import Request
 
     texts, plan = scratch / "train.jsonl", scratch / "plan.json"
     workload.write_text(texts, load.sequences_of(data, metered=clock.metered))

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.throughput.workload import RAGGED, Workload
-from planner import memory, sources
+from planner import memory
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
-from planner.hardware import find
-from planner.lora import trainable_parameters
-from planner.ragged import DataLengths
+from planner.data.lengths import DataLengths
+from planner.devices.hardware import find
+from planner.models import sources
+from planner.models.lora import trainable_parameters
 
 
 def flops(load: Workload, lengths: list[int]) -> float:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner import hardware
 from planner.calibration.store import attach
 from planner.contract.spec import HardwareProfile
-from planner.hardware import Detected
+from planner.devices import hardware
+from planner.devices.hardware import Detected
 
 
 def find(name: str) -> HardwareProfile:
-    """As `planner.hardware.find`, corrected by this machine's observations."""
+    """As `planner.devices.hardware.find`, corrected by this machine's observations."""
     return attach(hardware.find(name))
 
 
 def detect() -> Detected:
-    """As `planner.hardware.detect`, corrected by this machine's observations."""
+    """As `planner.devices.hardware.detect`, corrected by this machine's observations."""
     found = hardware.detect()
     return replace(found, profile=attach(found.profile))

@@ -74,9 +74,10 @@ def rows(observations: Iterable[Observation], hardware: HardwareProfile) -> tupl
 
 def row(item: Observation, hardware: HardwareProfile) -> Row:
     """One observation beside the bare prediction of the running version; raises NotModelled where that has none."""
-    from planner import memory, sources
+    from planner import memory
     from planner.contract import settings
-    from planner.ragged import OneBatch, as_batch
+    from planner.data.lengths import OneBatch, as_batch
+    from planner.models import sources
 
     name = str(item.model.get("id"))
     spec = sources.from_config(item.model["config"], name)

@@ -91,7 +91,8 @@ def precision_of(hardware: HardwareProfile) -> str:
 
 def candidates(hardware: HardwareProfile, *, budget_bytes: int) -> list[Shape]:
     """Every candidate that is modelled and fits; `hardware` is a bare profile."""
-    from planner import catalogue, memory, sources
+    from planner import memory
+    from planner.models import catalogue, sources
 
     pool = "cpu" if hardware.kind == "cpu" else "gpu"
     most = min(BUDGET_SHARE * budget_bytes, LARGEST_BYTES[hardware.kind])

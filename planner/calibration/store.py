@@ -158,9 +158,10 @@ def _error(found: Observation, hardware: HardwareProfile) -> float | None:
 
 def _predicted_again(found: Observation, hardware: HardwareProfile) -> int:
     """Allocated peak of an observed run's heaviest micro-batch."""
-    from planner import memory, sources
+    from planner import memory
     from planner.contract import settings
-    from planner.ragged import OneBatch, as_batch
+    from planner.data.lengths import OneBatch, as_batch
+    from planner.models import sources
 
     spec = sources.from_config(found.model["config"], found.model["id"])
     choices = settings.choices_from(found.settings)
@@ -217,10 +218,10 @@ def bare(profile: HardwareProfile) -> HardwareProfile:
     """The profile as it is shipped, whatever this machine has taught; its memory stays this machine's."""
     if profile.calibration is None:
         return profile
-    from hardware_profiles import loader
+    from planner.devices import profiles
 
     try:
-        shipped = loader.load(profile.name)
+        shipped = profiles.load(profile.name)
     except Exception:  # a card without a profile: its context is an estimate already
         return replace(profile, calibration=None)
     return replace(

@@ -238,13 +238,13 @@ def gpus(
     as_json: AsJson = False,
 ) -> int:
     """Devices that are known, with sources; NAME shows one in full."""
-    from hardware_profiles import loader
     from planner.calibration import attach
+    from planner.devices import profiles
     from planner.report import listing
 
     if name is not None:
         return _show(attach.find(name), listing.gpu_record, listing.gpu_view, as_json)
-    return _show(loader.all_profiles(), listing.gpu_record, listing.gpus_view, as_json)
+    return _show(profiles.all_profiles(), listing.gpu_record, listing.gpus_view, as_json)
 
 
 @app.command()
@@ -253,7 +253,7 @@ def models(
     as_json: AsJson = False,
 ) -> int:
     """Models whose dimensions are known, with sources; NAME shows one in full. Any other config.json works too."""
-    from planner import catalogue
+    from planner.models import catalogue
     from planner.report import listing
 
     if name is not None:

@@ -31,8 +31,8 @@ def run_train(
     extra: Sequence[str] = (),
 ) -> int:
     """Starts the trainer on a plan file and shows it to its end."""
-    from planner import plans, runs
     from planner.cli.progress import Follower, kept_line, summary_lines
+    from planner.handover import plans, trainer_process
 
     plan = plans.load(plan_file)
     if data is None and plan.data.path is None:
@@ -40,7 +40,7 @@ def run_train(
     if resume and output is None:
         raise InvalidInput("--resume needs --output, the run folder to go on in")
     require_train_extra("train")
-    run = runs.start(
+    run = trainer_process.start(
         plan_file,
         data=data,
         output=output,

@@ -27,8 +27,9 @@ SHOWN_EXAMPLES = 3
 
 def run(*, output: str | None, epochs: float | None) -> int:
     """Makes the assets, plans for this machine, trains, and prints predicted beside measured."""
-    from planner import plans, runs, search
-    from planner.advice import validation_share
+    from planner.decide import search
+    from planner.decide.advice import validation_share
+    from planner.handover import plans, trainer_process
     from planner.report.plan_view import plan_view
     from planner.report.words import make_console
 
@@ -64,7 +65,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
     print()
     sys.stdout.flush()
     follower = Follower()
-    code = follower.follow(runs.start(plan_file, output=folder / "run"))
+    code = follower.follow(trainer_process.start(plan_file, output=folder / "run"))
     for line in summary_lines(follower.finished) if follower.finished else ():
         print(shown(line))
     if follower.stopped:

@@ -37,14 +37,14 @@ def _converted(parameter: Any, convert: Callable[[Any, Any], Any], context: Any,
 
 def complete_gpu(incomplete: str) -> list[str]:
     """Profile names for shell completion."""
-    from hardware_profiles import loader
+    from planner.devices import profiles
 
-    return [name for name in ("auto", *sorted(set(loader.known_names().values()))) if name.startswith(incomplete)]
+    return [name for name in ("auto", *sorted(set(profiles.known_names().values()))) if name.startswith(incomplete)]
 
 
 def complete_model(incomplete: str) -> list[str]:
     """Catalogue names for shell completion."""
-    from planner import catalogue
+    from planner.models import catalogue
 
     return [name for name in catalogue.names() if name.startswith(incomplete)]
 

@@ -21,7 +21,7 @@ from planner.contract.units import format_bytes, format_duration
 from planner.contract.words import json_safe, shown
 
 if TYPE_CHECKING:
-    from planner.runs import Run
+    from planner.handover.trainer_process import Run
 
 LINE_SECONDS = 10.0
 """Outside a terminal a step is reported so often at most."""

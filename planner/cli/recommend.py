@@ -7,18 +7,18 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from planner.check import check
 from planner.cli.request import Request, load_data, parse_columns, resolve
 from planner.cli.talk import print_json, say
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice, CheckReport
+from planner.decide.check import check
 
 if TYPE_CHECKING:
     from planner.contract.records import Plan
     from planner.contract.spec import TrainingChoices
-    from planner.dataset import DatasetProfile
+    from planner.data.dataset import DatasetProfile
+    from planner.data.lengths import Lengths
     from planner.memory.explain import Explanation
-    from planner.ragged import Lengths
 
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
 
@@ -42,8 +42,9 @@ def run(
     settings: Mapping[str, Any],
 ) -> int:
     """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits."""
-    from planner import plans, search
-    from planner.advice import validation_share
+    from planner.decide import search
+    from planner.decide.advice import validation_share
+    from planner.handover import plans
 
     _check_split(validation_split)
     request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings, task=_task(format))
@@ -105,10 +106,10 @@ def run_check(
     explain: str | None = None,
 ) -> int:
     """Judges one configuration; `explain` adds the terms of the `binding` instant, or of `all`."""
-    from planner import plans
-    from planner.advice import advise, validation_share
-    from planner.ragged import lengths_of
-    from planner.search import data_notes
+    from planner.data.lengths import lengths_of
+    from planner.decide.advice import advise, validation_share
+    from planner.decide.search import data_notes
+    from planner.handover import plans
 
     _check_split(validation_split)
     values = dict(settings)
@@ -165,7 +166,7 @@ def _with_effective_batch(request: Request, effective: int | None) -> Any:
     """The choices with the accumulation that makes the effective batch, where one was asked for."""
     from dataclasses import replace
 
-    from planner.candidates import batch_pairs
+    from planner.decide.candidates import batch_pairs
 
     if effective is None:
         return request.choices
@@ -266,11 +267,11 @@ def make_plan(
     overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a judged request; `overrides` are hyperparameters that win over the advice."""
-    from planner import handover
-    from planner.advice import hyperparameters
     from planner.contract.records import DataSettings
+    from planner.decide.advice import hyperparameters
+    from planner.handover import making
 
-    return handover.make_plan(
+    return making.make_plan(
         model=request.model,
         model_name=request.model_name,
         gpu=request.gpu_name,

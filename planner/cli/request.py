@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from planner.check import budget_of
 from planner.contract import settings
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import format_bytes
-from planner.handover import loadable, tokenizer_folder
+from planner.decide.check import budget_of
+from planner.handover.making import loadable, tokenizer_folder
 
 if TYPE_CHECKING:
-    from planner.dataset import DatasetProfile
+    from planner.data.dataset import DatasetProfile
 
 DEFAULT_MODEL = "phi-2"
 """The guides' workload: phi-2 with LoRA r8, alpha 32, dropout 0.05 on q, k, v, dense, fc1, fc2 (all linear layers)."""
@@ -42,7 +42,7 @@ def resolve(
     *, gpu: str | None, model: str | None, reserve: str | None, values: Mapping[str, Any], task: str | None = None
 ) -> Request:
     """The request behind the options; every default that was taken is in `notes`. `task` replaces the model's head."""
-    from planner import sources
+    from planner.models import sources
 
     notes: list[str] = []
     given = {name: value for name, value in values.items() if value is not None and name in settings.BY_NAME}
@@ -136,7 +136,7 @@ def load_data(
     skip_invalid: bool = False,
 ) -> DatasetProfile:
     """The data set's profile, counted with the model's tokenizer where one is at hand; long reading is told."""
-    from planner import dataset
+    from planner.data import dataset
 
     if not path.strip():
         raise InvalidInput("--data is empty; name a file, or a folder of them")

@@ -73,8 +73,8 @@ def passed_on(child: subprocess.Popen[Any]) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Starts a child whose SIGINT and SIGTERM wait until it lets them in (`trainer.interrupts`): one that comes while
-    it is still importing isn't lost and prints no traceback.
+    """Starts a child whose SIGINT and SIGTERM wait until it lets them in (`trainer.wire.interrupts`): one that comes
+    while it is still importing isn't lost and prints no traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

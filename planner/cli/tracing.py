@@ -18,7 +18,7 @@ from planner.contract.settings import check_length, fit_to_hardware, to_flags
 if TYPE_CHECKING:
     from planner.cli.request import Request
     from planner.contract.records import MemoryReport
-    from planner.timeline import Timeline
+    from planner.export.timeline import Timeline
 
 
 def run_trace(
@@ -32,8 +32,8 @@ def run_trace(
     memory_viewer: str | None = None,
 ) -> int:
     """Traces one configuration and judges it; exit code 3 when it does not fit."""
-    from planner.check import explain, verdict_of
     from planner.cli.request import resolve
+    from planner.decide.check import explain, verdict_of
 
     require_train_extra("trace")
     picture_format = None
@@ -78,7 +78,7 @@ def run_trace(
 
 def trace(request: Request) -> tuple[MemoryReport, Timeline]:
     """The memory of one traced step, and its course: reserved bytes are the step's own events, replayed."""
-    from planner.timeline import Timeline
+    from planner.export.timeline import Timeline
 
     choices, notes = fit_to_hardware(request.choices, request.hardware, fixed=request.fixed)
     for note in notes:
@@ -131,7 +131,7 @@ def _complete(found: Mapping[str, Any], course: Timeline, request: Request) -> M
     peak = int(found["allocated_peak_bytes"])
     allocated, persistent = np.array([peak]), np.array([found["instants"]["load"]])
     if hardware.kind in ("cuda", "rocm"):
-        from planner.memory.reserved import held
+        from planner.memory.reserved.replay import held
 
         limit = request.budget_bytes - hardware.context_bytes
         first = [hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES

@@ -10,8 +10,8 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from planner.allocator import CachingAllocator
-from planner.timeline import Storage, Timeline
+from planner.export.timeline import Storage, Timeline
+from planner.memory.reserved.allocator import CachingAllocator
 
 STEPS = 2
 """The second step shows what the allocator does with the pools that the first one left."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from planner.contract.errors import InvalidInput
 from planner.contract.units import GIB, MIB
-from planner.timeline import Timeline
+from planner.export.timeline import Timeline
 
 Columns = npt.NDArray[np.int64]
 Places = npt.NDArray[np.float64]

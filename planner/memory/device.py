@@ -17,7 +17,7 @@ import numpy as np
 from planner.contract.records import MemoryReport
 from planner.contract.spec import Calibration, HardwareProfile
 from planner.contract.units import MIB
-from planner.memory.values import Array
+from planner.memory.engine.values import Array
 
 CUBLAS_HANDLES = 2
 """cuBLAS and cuBLASLt make a workspace each in a training step; both count as allocated."""

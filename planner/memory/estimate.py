@@ -14,16 +14,16 @@ from planner.contract.microbatches import is_ragged
 from planner.contract.records import MemoryReport
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.memory import device
-from planner.memory.case import Case, flattens
-from planner.memory.kept import recall
-from planner.memory.monomials import WIDTH, is_vector
-from planner.memory.peak import Envelope, envelope, evaluate
-from planner.memory.reserved import replayed
-from planner.memory.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
-from planner.memory.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
+from planner.memory.engine.monomials import WIDTH, is_vector
+from planner.memory.engine.peak import Envelope, envelope, evaluate
+from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
+from planner.memory.reserved.replay import replayed
+from planner.memory.step.case import Case, flattens
+from planner.memory.step.kept import recall
+from planner.memory.step.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
 
 if TYPE_CHECKING:
-    from planner.ragged import Batch, Lengths
+    from planner.data.lengths import Batch, Lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def envelope_of(case: Case) -> Envelope:
 
 
 def _made(case: Case) -> Any:
-    from planner.memory.program import run
+    from planner.memory.step.program import run
 
     return envelope(run(case).ledger).content()
 
@@ -111,7 +111,7 @@ def _symbolic(spec: ModelSpec, choices: TrainingChoices) -> range:
     case = Case(spec, replace(choices, batch_size=1, max_length=1, gradient_accumulation_steps=1, lora_alpha=1), None)
 
     def made() -> list[int]:
-        from planner.memory.program import covered
+        from planner.memory.step.program import covered
 
         found = covered(spec, choices)
         return [found.start, found.stop]
@@ -406,7 +406,7 @@ def _step(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices,
     instants["load"] -= earlier
     instants["save"] = instants["load"]
     if (exchanges(choices) or zero2(choices)) and hardware.kind == "cpu":
-        from planner.memory.program import gathered_bytes
+        from planner.memory.step.program import gathered_bytes
 
         instants["save"] += gathered_bytes(load.case)
     binding = max(instants, key=lambda name: instants[name])
@@ -494,7 +494,7 @@ def _waiting_gradients(case: Case) -> int:
         return 0
 
     def made() -> int:
-        from planner.memory.program import waiting_gradients
+        from planner.memory.step.program import waiting_gradients
 
         return waiting_gradients(case)
 
@@ -545,7 +545,7 @@ def _components(load: Load, binding: str) -> dict[str, int]:
 
 def _watched(case: Case, segment: int, event: int, offset: int) -> list[tuple[str, list[int]]]:
     """Coefficients by component at an event, and those of the copies of its stretch."""
-    from planner.memory.program import run
+    from planner.memory.step.program import run
 
     ledger = run(case, (segment, event)).ledger
     assert ledger.watched is not None

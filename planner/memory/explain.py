@@ -9,10 +9,10 @@ import numpy as np
 
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import format_bytes
+from planner.data.lengths import Lengths
 from planner.memory import device, estimate
-from planner.memory.monomials import BASIS, WIDTH
-from planner.memory.program import run, waiting_gradients
-from planner.ragged import Lengths
+from planner.memory.engine.monomials import BASIS, WIDTH
+from planner.memory.step.program import run, waiting_gradients
 
 MEANING = {
     "1": "1",

@@ -12,7 +12,7 @@ from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_count, format_quantity
 
 if TYPE_CHECKING:
-    from planner.catalogue import Entry
+    from planner.models.catalogue import Entry
 
 
 def gpu_record(profile: HardwareProfile) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from planner.check import runs_inside
 from planner.contract.records import CheckReport
 from planner.contract.units import format_bytes, format_count, format_duration
+from planner.decide.check import runs_inside
+from planner.decide.search import Recommendation
 from planner.report import words
 from planner.report.memory_view import breakdown, instants_line, speed_line
-from planner.search import Recommendation
 
 BAR_WIDTH = 12
 

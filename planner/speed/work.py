@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.contract.units import DTYPE_BYTES
-from planner.lora import adapter_modules, adapter_rank, saved_modules, trainable_parameters
+from planner.models.lora import adapter_modules, adapter_rank, saved_modules, trainable_parameters
 
 Array = NDArray[np.float64]
 

@@ -117,7 +117,7 @@ class TuneplanApp(RunControl, App[int]):
     # ------------------------------------------------------------------------------------------------------- start
 
     def on_mount(self) -> None:
-        from hardware_profiles.loader import all_profiles
+        from planner.devices.profiles import all_profiles
 
         self.profiles = all_profiles()
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
@@ -146,7 +146,7 @@ class TuneplanApp(RunControl, App[int]):
 
     def model_entries(self) -> list[tuple[str, str, str]]:
         """The catalogue as (name, row, words that also match); a chosen model that is not in it stands first."""
-        from planner import catalogue
+        from planner.models import catalogue
 
         sizes = {entry.name: entry.published_parameters for entry in catalogue.entries()}
         rows = []

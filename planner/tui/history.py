@@ -115,7 +115,7 @@ def replay(folder: Path) -> tuple[RunSnapshot, int]:
 
     Raises `TuneplanError` where the plan or the events can't be read.
     """
-    from planner import plans
+    from planner.handover import plans
 
     run = live.begin(plans.load(folder / PLAN, links=False))
     try:
@@ -138,7 +138,7 @@ def replay(folder: Path) -> tuple[RunSnapshot, int]:
 
 
 class FollowedRun:
-    """A trainer that someone else started, followed by the events it writes; the same calls as `planner.runs.Run`.
+    """A trainer that someone else started, followed by the events it writes; the same calls as `trainer_process.Run`.
 
     It can be stopped by a signal. It listens to whoever started it, so it can't be paused from here.
     """

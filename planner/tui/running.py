@@ -12,10 +12,10 @@ from textual import work
 from textual.app import App
 from textual.reactive import reactive
 
-from planner.commands import plan_command, trainer_command
 from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.words import one_line
+from planner.handover.commands import plan_command, trainer_command
 from planner.tui import history, live, messages, state
 from planner.tui import work as questions
 from planner.tui.history import FollowedRun, PastRun
@@ -24,7 +24,7 @@ from planner.tui.state import Act, Doubt, WizardState
 
 if TYPE_CHECKING:
     from planner.contract.records import Plan
-    from planner.runs import Run
+    from planner.handover.trainer_process import Run
     from planner.tui.work import Evaluation, Recommendation
 
 
@@ -70,14 +70,14 @@ class RunControl(App[int]):
 
     def save_plan(self) -> Path:
         """Writes the plan file beside the runs, without starting anything."""
-        from planner import plans
+        from planner.handover import plans
 
         name = questions.run_folder(self.wizard, self.output).name
         return plans.save(self._plan(), self.output / f"{name}.yaml")
 
     def start_training(self) -> None:
         """Writes the plan into a folder of its own and starts the trainer on it."""
-        from planner import plans
+        from planner.handover import plans
 
         if self.running:
             return
@@ -89,18 +89,18 @@ class RunControl(App[int]):
 
     def resume_run(self) -> None:
         """Starts the trainer again on the same plan and folder, from its last checkpoint."""
-        from planner import plans
+        from planner.handover import plans
 
         if self._plan_path is not None and not self.running:
             self._begin(plans.load(self._plan_path), resume=True)
 
     def _begin(self, plan: Plan, *, resume: bool) -> None:
-        from planner import runs
+        from planner.handover import trainer_process
 
         assert self._plan_path is not None
         self.exit_code = 0
         self.run_snapshot = live.begin(plan, self.run_snapshot if resume else None)
-        self._run = runs.start(
+        self._run = trainer_process.start(
             self._plan_path, output=self.run_folder, resume="auto" if resume else None, device=self._device(plan)
         )
         self.switch_screen("live")
@@ -112,7 +112,7 @@ class RunControl(App[int]):
 
     def _device_words(self) -> tuple[str, ...]:
         """The same for a command line that goes on with the run."""
-        from planner import plans
+        from planner.handover import plans
 
         if self._plan_path is None:
             return ()

@@ -18,8 +18,8 @@ from planner.tui.field import Field
 from planner.tui.fields import BY_KEY, FIELDS
 
 if TYPE_CHECKING:
-    from planner.dataset import DatasetProfile
-    from planner.ragged import Lengths
+    from planner.data.dataset import DatasetProfile
+    from planner.data.lengths import Lengths
 
 BATCH = "effective_batch_size"
 OF_SCHEDULER = {
@@ -87,7 +87,7 @@ class WizardState:
     @property
     def budget_bytes(self) -> int:
         """Device bytes that a run may use."""
-        from planner.check import budget_of
+        from planner.decide.check import budget_of
 
         if self.hardware is None:
             return 0
@@ -113,7 +113,7 @@ class WizardState:
         """Lengths of the training and validation sequences; None without data."""
         if self.dataset is None:
             return None
-        from planner.ragged import lengths_of
+        from planner.data.lengths import lengths_of
 
         return lengths_of(self.dataset, validation_split=self.data.validation_split, seed=self.hyperparameters.seed)
 
@@ -317,7 +317,7 @@ def take_remedy(state: WizardState, change_: dict[str, Any]) -> WizardState:
     choices = replace(state.choices, **values)
     state = replace(state, choices=choices, effective_target=None, edited=state.edited | values.keys())
     if "gpu" in change_:
-        from hardware_profiles.loader import load
+        from planner.devices.profiles import load
 
         state = with_hardware(state, load(str(change_["gpu"])))
     return state

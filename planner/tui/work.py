@@ -18,13 +18,13 @@ from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, DataSettings, Hyperparameters, Plan
 from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec
-from planner.handover import expand, loadable, tokenizer_folder
+from planner.handover.making import expand, loadable, tokenizer_folder
 from planner.tui import figures
 from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
-    from planner import search
-    from planner.dataset import DatasetProfile
+    from planner.data.dataset import DatasetProfile
+    from planner.decide import search
 
 NEEDS_BOTH = "choose hardware and a model first"
 
@@ -133,7 +133,7 @@ def look_at_machine() -> HardwareFound:
 def read_model(name: str, *, final: bool) -> ModelFound:
     """Reads a catalogue name, hub id, config.json or folder."""
     try:
-        from planner.sources import load_model
+        from planner.models.sources import load_model
 
         return ModelFound(name=name, model=load_model(expand(name)), final=final)
     except Exception as error:
@@ -151,7 +151,7 @@ def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[st
     # A model that has a head for labels learns labels, as the trainer has it.
     labels = state.model is not None and state.model.task == "classification" and state.data.format == "auto"
     try:
-        from planner import dataset
+        from planner.data import dataset
 
         found = dataset.profile(
             expand(path),
@@ -178,7 +178,7 @@ def _other_head(state: WizardState, settings: DataSettings) -> ModelSpec | None:
     labels = "classification"
     if not state.model_name or labels not in (settings.format, state.data.format):
         return None
-    from planner.sources import load_model
+    from planner.models.sources import load_model
 
     return load_model(expand(state.model_name), task=labels if settings.format == labels else None)
 
@@ -188,7 +188,7 @@ def evaluate(state: WizardState) -> Evaluation:
     if state.hardware is None or state.model is None:
         return Evaluation(error=NEEDS_BOTH)
     try:
-        from planner.check import check
+        from planner.decide.check import check
 
         report = check(
             state.model,
@@ -246,7 +246,7 @@ def recommend(state: WizardState) -> Recommendation:
 
 def _nothing_fits(state: WizardState, error: Infeasible) -> Recommendation:
     """The least that was tried, and how to learn with it all the same."""
-    from planner.advice import advise
+    from planner.decide.advice import advise
 
     assert state.model is not None
     assert state.hardware is not None
@@ -264,7 +264,7 @@ def _nothing_fits(state: WizardState, error: Infeasible) -> Recommendation:
 
 
 def _search(state: WizardState, fixed: frozenset[str], effective: int | None) -> search.Recommendation:
-    from planner import search
+    from planner.decide import search
 
     assert state.model is not None
     assert state.hardware is not None
@@ -324,8 +324,8 @@ def adopt(state: WizardState, found: Recommendation) -> WizardState:
 
 def make_plan(state: WizardState, evaluation: Evaluation) -> Plan:
     """The plan of what was chosen and judged, with the advice for it."""
-    from planner import handover
-    from planner.advice import advise
+    from planner.decide.advice import advise
+    from planner.handover import making
 
     report = evaluation.report
     if state.hardware is None or state.model is None or report is None:
@@ -338,7 +338,7 @@ def make_plan(state: WizardState, evaluation: Evaluation) -> Plan:
         validation_split=state.data.validation_split if "validation_split" in state.edited else None,
         step_seconds=None if report.speed is None else report.speed.step_seconds,
     )
-    return handover.make_plan(
+    return making.make_plan(
         model=state.model,
         model_name=state.model_name,
         gpu=state.hardware.name,

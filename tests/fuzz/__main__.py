@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
-from planner.memory import kept
+from planner.memory.step import kept
 from tests.fuzz import oracle
 from tests.fuzz.kinds import KINDS
 

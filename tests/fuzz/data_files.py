@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from planner import dataset
 from planner.contract import records
 from planner.contract.data import reader
+from planner.data import dataset
 from tests.fuzz import mutations, oracle
 
 ROWS: tuple[tuple[dict[str, Any], ...], ...] = (

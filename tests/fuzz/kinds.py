@@ -17,13 +17,15 @@ from typing import Any
 
 import yaml
 
-from planner import catalogue, memory, plans, sources
+from planner import memory
 from planner.calibration import reading, store
 from planner.contract import records, settings
 from planner.contract.spec import Calibration, TrainingChoices
-from planner.sources import hub
-from planner.sources.configs import DEFAULTS_FOLDER
-from planner.sources.schema import ROPE, RULES
+from planner.handover import plans
+from planner.models import catalogue, sources
+from planner.models.sources import hub
+from planner.models.sources.configs import DEFAULTS_FOLDER
+from planner.models.sources.schema import ROPE, RULES
 from tests.fuzz import data_files, mutations, oracle
 
 Case = Callable[[Random, Path], None]
@@ -87,9 +89,9 @@ def config(random: Random, folder: Path) -> None:
 
 @cache
 def _profile(name: str) -> Any:
-    from hardware_profiles import loader
+    from planner.devices import profiles
 
-    return loader.load(name)
+    return profiles.load(name)
 
 
 def _sane(found: records.MemoryReport) -> None:
@@ -139,8 +141,8 @@ PLAN_KEYS = (
 
 def plan(random: Random, folder: Path) -> None:
     """A plan file with wrong values: planner and trainer refuse it in the same words, or take the same of it."""
-    from trainer.request import Request, read_choices, write_plan
-    from trainer.request import read_plan as trainer_plan
+    from trainer.wire.request import Request, read_choices, write_plan
+    from trainer.wire.request import read_plan as trainer_plan
 
     base = plan_content()
     content = dict(base)
@@ -342,7 +344,7 @@ def calibration(random: Random, folder: Path) -> None:
 
 def _attached() -> None:
     """The device with what the data folder says of it, and a prediction for it."""
-    from planner.check import calibration_sentences
+    from planner.decide.check import calibration_sentences
 
     with oracle.limited(), redirect_stderr(io.StringIO()) as said:
         device = store.attach(_profile("a10g"))

@@ -21,9 +21,10 @@ import torch
 
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ZERO_BUCKET, TrainingChoices
-from trainer import devices, modeling
+from trainer import modeling
 from trainer.distributed.strategies import Alone
 from trainer.distributed.world import World
+from trainer.measure import devices
 
 MASTER = "master"
 """Key of a checkpoint's optimizer file: fp32 copies of trained weights that are held in 16 bits."""

@@ -24,7 +24,7 @@ from planner.contract import process
 from planner.contract.errors import RunFailed
 from planner.contract.run_folder import checkpoints
 from trainer.distributed.environment import FAILURES, LAUNCHER, ROWS
-from trainer.events import EventStream
+from trainer.wire.events import EventStream
 
 GRACE_SECONDS = 10.0
 """How long the others may take to end by themselves after the first failure."""

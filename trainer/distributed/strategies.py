@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from planner.contract.spec import TrainingChoices
-from trainer import updates
 from trainer.distributed import supported
 from trainer.distributed.world import World
+from trainer.recovery import updates
 
 
 class Alone:

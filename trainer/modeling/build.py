@@ -11,9 +11,9 @@ import torch
 
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.shown import clause
-from trainer import model_files, tensors
-from trainer.model_files import ModelFiles
 from trainer.modeling import configs
+from trainer.weights import model_files, tensors
+from trainer.weights.model_files import ModelFiles
 
 WEIGHT_DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -222,7 +222,7 @@ def refusing(what: str) -> Iterator[None]:
         AssertionError,
         SafetensorError,
     ) as error:
-        from trainer.devices import is_out_of_memory
+        from trainer.measure.devices import is_out_of_memory
 
         if is_out_of_memory(error):
             raise

@@ -287,7 +287,7 @@ def _varlen_attention(
 class _CpuSequences(torch.autograd.Function):
     """torch's CPU flash kernel sequence by sequence, into one output: saves q, k, v, the output and its log-sum-exp.
 
-    One sequence's pieces live at a time; planner.memory.flat counts those of the longest.
+    One sequence's pieces live at a time; planner.memory.network.flat counts those of the longest.
     """
 
     @staticmethod

@@ -123,7 +123,9 @@ def load_pretrained(source: str, task: dict[str, Any], dtype: Any = "auto") -> A
     """The base network of a finished run, with the head of its task; safetensors only, no code that comes with them."""
     import transformers
 
-    from trainer import loading, model_files, modeling
+    from trainer import modeling
+    from trainer.loop import loading
+    from trainer.weights import model_files
 
     cls: Any = {
         "masked": transformers.AutoModelForMaskedLM,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from planner.contract import process
-from trainer.events import steady_streams
 from trainer.trace.cli import main
+from trainer.wire.events import steady_streams
 
 if __name__ == "__main__":
     process.shut_out_working_folder()

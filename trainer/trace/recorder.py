@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer.meter import StorageMeter
+from trainer.measure.meter import StorageMeter
 
 NEVER = 1 << 62
 

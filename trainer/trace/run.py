@@ -16,8 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from planner.contract.errors import NotModelled
 from planner.contract.records import Hyperparameters
 from planner.contract.spec import TrainingChoices
-from trainer import modeling, updates
+from trainer import modeling
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
+from trainer.recovery import updates
 from trainer.trace import int8, operators, ragged
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors

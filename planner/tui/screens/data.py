@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from planner.dataset import DatasetProfile
+from planner.data.dataset import DatasetProfile
 from planner.tui import figures
 from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.data_tree import DataTree

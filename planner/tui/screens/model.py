@@ -9,9 +9,9 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
-from planner import catalogue
 from planner.contract.spec import ModelSpec
 from planner.contract.units import format_count
+from planner.models import catalogue
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.state import leaf_names
 from planner.tui.widgets.filter_list import FilterList

@@ -9,8 +9,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from planner.commands import plan_command
 from planner.contract.errors import TuneplanError
+from planner.handover.commands import plan_command
 from planner.tui import figures, live
 from planner.tui import state as states
 from planner.tui.fields import BY_KEY

@@ -7,8 +7,8 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from planner.check import runs_inside
 from planner.contract.units import format_bytes
+from planner.decide.check import runs_inside
 from planner.tui import figures
 from planner.tui.work import Evaluation
 

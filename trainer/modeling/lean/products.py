@@ -4,7 +4,7 @@ PyTorch hands fp32 products to MKL, which keeps to 256-bit instructions on proce
 oneDNN that PyTorch carries as well uses the 512-bit ones on all. On an AMD EPYC of family 26 one thread makes 235
 instead of 105 GFLOP/s (measured 2026-11-26 with torch 2.13). Both sum in fp32; nothing is rounded to fewer bits.
 The choice follows from the processor alone, never from a clock or from free memory, so a resumed run multiplies as the
-first one did. oneDNN doesn't survive a shortage of memory: `trainer.room` sees to it that there is none.
+first one did. oneDNN doesn't survive a shortage of memory: `trainer.recovery.room` sees to it that there is none.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return"

@@ -1,0 +1,1 @@
+"""A name or this machine becomes a `HardwareProfile`."""

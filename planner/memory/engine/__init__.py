@@ -1,0 +1,1 @@
+"""Bookkeeping of one step: storages, lifetimes, operators, layout, peak."""

@@ -1,0 +1,496 @@
+"""What each PyTorch operator allocates, saves for backward and allocates in backward; one small function per operator.
+
+Formulas follow PyTorch's tools/autograd/derivatives.yaml and torch/csrc/autograd/FunctionsManual.cpp (read 2026-11).
+`n` is the number of elements of the tensor in question, `w` its bytes per element. Backward temporaries of one C++
+expression live until the expression ends. Backward rules hold sizes only, never tensors: what they need is `saved`.
+A backward gradient takes the dtype of the forward input: where an operator computes it in another, a cast follows.
+"""
+
+from __future__ import annotations
+
+from planner.memory.engine.graph import Gradients, Parameter, Raw, Tensor
+from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, ONE, C, S, T
+from planner.memory.engine.tape import Tape
+
+
+class Weight:
+    """A parameter: the tensor the forward reads and, where it is trained, the leaf that collects its gradient."""
+
+    __slots__ = ("parameter", "tensor")
+
+    def __init__(
+        self, tape: Tape, elements: int, itemsize: int, *, trainable: bool, component: str = "weights"
+    ) -> None:
+        with tape.scope(component):
+            self.tensor = tape.new(ONE, elements, itemsize)
+        self.parameter: Parameter | None = None
+        if trainable:
+            self.parameter = Parameter(elements, itemsize)
+            self.tensor.node = self.parameter
+
+
+def _cast(tape: Tape, gradient: Tensor, itemsize: int) -> Tensor:
+    """The gradient in the input's dtype: itself, or a copy of n·itemsize bytes."""
+    return gradient if gradient.itemsize == itemsize else tape.like(gradient, itemsize)
+
+
+def to(tape: Tape, x: Tensor, itemsize: int) -> Tensor:
+    """Cast: output n·itemsize; saves nothing; backward a cast of the gradient back. The same dtype is the same
+    tensor.
+    """
+    if x.itemsize == itemsize:
+        return x.same()
+    back = x.itemsize
+    return tape.record(tape.like(x, itemsize), (x,), (), lambda g, s: (tape.like(_first(g), back),))
+
+
+def recast(tape: Tape, x: Tensor) -> Tensor:
+    """Cast between fp16 and bf16: output n·w; backward the same."""
+    return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(_first(g)),))
+
+
+def contiguous(tape: Tape, x: Tensor) -> Tensor:
+    """A copy that changes the layout: output n·w; backward passes the gradient on as a view."""
+    return tape.record(tape.like(x), (x,), (), lambda g, s: (_first(g).alias(),))
+
+
+def _first(gradients: Gradients) -> Tensor:
+    gradient = gradients[0]
+    assert gradient is not None
+    return gradient
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.monomial, x.elements
+
+
+def add(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
+    """a + b: output in the wider dtype, or of `wide` bytes (fp16 and bf16 make fp32); backward hands the same gradient
+    to both, cast where a dtype differs.
+    """
+    wide = max(a.itemsize, b.itemsize, wide)
+    wa, wb = a.itemsize, b.itemsize
+    full = a if _covers(a, b) else b
+    out = tape.new(full.monomial, full.elements, wide)
+    needs_a, needs_b = a.requires_grad, b.requires_grad
+    size_a, size_b = _size(a), _size(b)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        grad = _first(g)
+        result: list[Tensor | None] = [None, None]
+        for index, (needed, size, width) in enumerate(((needs_a, size_a, wa), (needs_b, size_b, wb))):
+            if not needed:
+                continue
+            if size != (grad.monomial, grad.elements):
+                result[index] = tape.new(size[0], size[1], width)  # summed over the broadcast dimensions
+            elif grad.itemsize != width:
+                result[index] = tape.like(grad, width)
+            else:
+                result[index] = grad.alias()
+        return result
+
+    return tape.record(out, (a, b), (), backward)
+
+
+def _covers(a: Tensor, b: Tensor) -> bool:
+    """Whether `a` has the broadcast shape (monomials in the order of growth)."""
+    order = {ONE: 0, S: 1, C: 2, T: 3, 3: 4, BSS: 5, 6: 1}
+    if a.monomial != b.monomial:
+        return order[a.monomial] > order[b.monomial]
+    return a.elements >= b.elements
+
+
+def add_(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
+    """a += b: no new bytes; backward as `add`."""
+    out = a.alias()
+    needs_a, needs_b, wb = a.requires_grad, b.requires_grad, b.itemsize
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        grad = _first(g)
+        return [grad.alias() if needs_a else None, _cast(tape, grad, wb).alias() if needs_b else None]
+
+    return tape.record(out, (a, b), (), backward)
+
+
+def mul(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
+    """a·b: output n·w in the wider dtype (or `wide`, as in `add`); saves each factor that the other's gradient needs;
+    backward one product each.
+
+    A factor that was broadcast gets its product at full size first, then the sum.
+    """
+    wide = max(a.itemsize, b.itemsize, wide)
+    full = a if _covers(a, b) else b
+    needs = (a.requires_grad, b.requires_grad)
+    sizes = (_size(a), _size(b))
+    widths = (a.itemsize, b.itemsize)
+    saved: list[Tensor] = []
+    if needs[0]:
+        saved.append(b)
+    if needs[1]:
+        saved.append(a)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | Raw | None]:
+        grad = _first(g)
+        made = [tape.like(grad, wide) if needed else None for needed in needs]
+        return [
+            None if product is None else Raw(product, size, width)
+            for product, size, width in zip(made, sizes, widths, strict=True)
+        ]
+
+    tape.saves((a, b), saved, backward)
+    out = tape.new(full.monomial, full.elements, wide)
+    return tape.record(out, (a, b), saved, backward)
+
+
+def scale(tape: Tape, x: Tensor) -> Tensor:
+    """x times a number: output n·w; saves nothing; backward n·w."""
+    return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(_first(g)),))
+
+
+def shift(tape: Tape, x: Tensor, other_itemsize: int = 0) -> Tensor:
+    """x plus a number, or a frozen vector of `other_itemsize`: output n·w in the wider dtype; saves nothing; backward
+    passes the gradient on."""
+    narrow = x.itemsize
+    out = tape.like(x, max(narrow, other_itemsize))
+    return tape.record(out, (x,), (), lambda g, s: (_cast(tape, _first(g), narrow).alias(),))
+
+
+def neg(tape: Tape, x: Tensor) -> Tensor:
+    """-x: output n·w; backward n·w."""
+    return scale(tape, x)
+
+
+def power(tape: Tape, x: Tensor) -> Tensor:
+    """x**k: output n·w; saves x; backward `grad · (k · x**(k-1))`, three tensors of n·w in one expression.
+
+    Autocast computes powers in fp32.
+    """
+    if tape.rules.autocast:
+        x = to(tape, x, FP32)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        lower = tape.like(s[0])
+        scaled = tape.like(s[0])
+        result = tape.like(s[0])
+        del lower, scaled
+        return [result]
+
+    return tape.record(tape.like(x), (x,), (x,), backward)
+
+
+def mean_last(tape: Tape, x: Tensor, width: int) -> Tensor:
+    """Mean over the last dimension of `width`: output n/width·w; backward the expanded gradient divided: n·w."""
+    size = _size(x)
+    out = tape.new(x.monomial, x.elements // width, x.itemsize)
+    return tape.record(out, (x,), (), lambda g, s: (tape.new(size[0], size[1], _first(g).itemsize),))
+
+
+def rsqrt(tape: Tape, x: Tensor) -> Tensor:
+    """1/sqrt(x): output n·w, saved; backward `-0.5 · grad · result**3`: three small tensors."""
+    out = tape.like(x)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        first = tape.like(s[0])
+        cube = tape.like(s[0])
+        result = tape.like(s[0])
+        del first, cube
+        return [result]
+
+    return tape.record(out, (x,), (out.alias(),), backward)
+
+
+def pointwise(tape: Tape, x: Tensor, *, save: str = "input") -> Tensor:
+    """One fused activation kernel (silu, gelu save their input; tanh, sigmoid, relu their result): output and
+    backward n·w.
+    """
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (tape.like(_first(g)),)
+
+    if save == "input":
+        tape.saves((x,), (x,), backward)
+    out = tape.like(x)
+    return tape.record(out, (x,), (x,) if save == "input" else (out.alias(),), backward)
+
+
+def concat(tape: Tape, *parts: Tensor) -> Tensor:
+    """cat: output the sum of n·w; backward narrow views of the gradient."""
+    out = tape.new(parts[0].monomial, sum(part.elements for part in parts), max(part.itemsize for part in parts))
+    sizes = [part.elements for part in parts]
+    return tape.record(out, parts, (), lambda g, s: [_first(g).alias(size) for size in sizes])
+
+
+def part(tape: Tape, x: Tensor, elements: int) -> Tensor:
+    """A slice: a view; backward zeros of the whole, filled: n_whole·w."""
+    size = _size(x)
+    out = x.alias(elements)
+    return tape.record(out, (x,), (), lambda g, s: (tape.new(size[0], size[1], _first(g).itemsize),))
+
+
+def split(tape: Tape, x: Tensor, *elements: int) -> list[Tensor]:
+    """split/chunk/unbind: views; backward one concatenation of the gradients: n_whole·w (zeros where none came)."""
+    size, width = _size(x), x.itemsize
+    outs = [x.alias(count) for count in elements]
+    tape.record_many(outs, (x,), (), lambda g, s: (tape.new(size[0], size[1], width),))
+    return outs
+
+
+def dropout(tape: Tape, x: Tensor, probability: float) -> Tensor:
+    """Dropout in training: output n·w and a mask, saved; backward n·w. Probability 0 is the same tensor.
+
+    CUDA's fused kernel keeps a mask of 1 byte per element; the CPU's composite keeps one in the tensor's dtype.
+    """
+    if probability <= 0 or not tape.rules.training:
+        return x.same()
+    out = tape.like(x)
+    mask = tape.like(x, BYTE) if tape.rules.target == "cuda" else tape.like(x)
+    return tape.record(out, (x,), (mask,), lambda g, s: (tape.like(_first(g)),))
+
+
+def linear(
+    tape: Tape,
+    x: Tensor,
+    weight: Weight,
+    out_features: int,
+    in_features: int,
+    bias: Weight | None = None,
+    *,
+    transposed: bool = False,
+) -> Tensor:
+    """x·Wᵀ + b: output tokens·out·w; saves W where x needs a gradient and x where W does; backward dX then dW.
+
+    `x` has elements = tokens-coefficient · in_features. Under autocast x and W are cast to 16 bit first; a cast of a
+    trained W is kept until autocast ends, one of a frozen W, or of its transpose (`transposed`: code that writes
+    x @ W.T), as long as backward needs it.
+    """
+    if tape.rules.autocast:
+        weight = _cast_weight(tape, weight, cached=not transposed)  # gcc evaluates arguments from the last to the first
+        x = _cast_input(tape, x)
+    outputs = x.elements * out_features // in_features
+    needs_x, parameter = x.requires_grad, weight.parameter
+    saved: list[Tensor] = []
+    if parameter is not None:
+        saved.append(x)
+    if needs_x:
+        saved.append(weight.tensor)
+    size, width = _size(x), x.itemsize
+    count, weight_width = weight.tensor.elements, weight.tensor.itemsize
+    bias_size = bias.tensor.elements if bias is not None and bias.parameter is not None else 0
+    bias_width = bias.tensor.itemsize if bias is not None else 0
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        result: list[Tensor | None] = [None, None, None]
+        if needs_x:
+            result[0] = tape.new(size[0], size[1], width)
+        if parameter is not None:
+            result[1] = tape.new(ONE, count, weight_width)
+        if bias_size:
+            result[2] = tape.new(ONE, bias_size, bias_width)
+        return result
+
+    inputs = (x, weight.tensor, bias.tensor if bias is not None else None)
+    tape.saves(inputs, saved, backward)
+    out = tape.new(x.monomial, outputs, x.itemsize)
+    return tape.record(out, inputs, saved, backward)
+
+
+def _cast_input(tape: Tape, x: Tensor) -> Tensor:
+    """The 16-bit copy that autocast makes of an activation: n·2. That of a leaf (embeddings which ask for a gradient)
+    is kept until autocast ends (ATen/autocast_mode.cpp, cached_cast), and the leaf with it (measured, torch 2.13).
+    """
+    if x.itemsize == HALF or not x.storage.leaf:
+        return to(tape, x, HALF)
+    key = id(x.storage)
+    found = tape.autocast_cache.get(key)
+    if found is None:
+        found = tape.autocast_cache[key] = (to(tape, x, HALF), tape.ledger.layer)
+        tape.autocast_cache[-key] = (x.alias(), tape.ledger.layer)
+    return found[0].same()
+
+
+def _cast_weight(tape: Tape, weight: Weight, *, cached: bool) -> Weight:
+    """The 16-bit copy that autocast makes of an fp32 weight: n·2, and its gradient cast back to fp32.
+
+    Those of trained weights are `cached` until autocast ends, in an evaluation too, but where a view of the weight is
+    cast.
+    """
+    if weight.tensor.itemsize == HALF:
+        return weight
+    key = id(weight.parameter)
+    found = tape.autocast_cache.get(key) if weight.parameter is not None else None
+    held = found[0] if found is not None else None
+    del found
+    copy = Weight.__new__(Weight)
+    if held is None:
+        source = weight.tensor
+        held = tape.new(ONE, source.elements, HALF)
+        count, width = source.elements, source.itemsize
+        tape.record(held, (source,), (), lambda g, s: (tape.new(ONE, count, width),))
+        if cached and weight.parameter is not None and (tape.grad_enabled or not tape.rules.training):
+            tape.autocast_cache[key] = (held.same(), tape.ledger.layer)
+    copy.tensor = held.same()
+    copy.parameter = weight.parameter
+    return copy
+
+
+def matmul(
+    tape: Tape, a: Tensor, b: Tensor, out_monomial: int, out_elements: int, *, copy_a: bool, copy_b: bool
+) -> Tensor:
+    """Batched matrix product. Operands whose batch and head dimensions cannot be merged are copied first, and it is the
+    copies that backward keeps; with one sequence they always can. Backward one tensor of each operand's size."""
+    if tape.rules.autocast:
+        a, b = to(tape, a, HALF), to(tape, b, HALF)
+    left = contiguous(tape, a) if copy_a and not tape.rules.single_sequence else a
+    right = contiguous(tape, b) if copy_b and not tape.rules.single_sequence else b
+    out = tape.new(out_monomial, out_elements, a.itemsize)
+    needs = (left.requires_grad, right.requires_grad)
+    sizes = (_size(left), _size(right))
+    width = a.itemsize
+    saved: list[Tensor] = []
+    if needs[0]:
+        saved.append(right)
+    if needs[1]:
+        saved.append(left)
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        return [tape.new(sizes[i][0], sizes[i][1], width) if needs[i] else None for i in range(2)]
+
+    return tape.record(out, (left, right), saved, backward)
+
+
+def softmax_fp32(tape: Tape, x: Tensor, *, back: int = 0) -> Tensor:
+    """softmax(x, dtype=fp32), then cast to `back` bytes, or x's own: bf16 input is converted first (4n), the result
+    (4n) is saved.
+
+    CUDA converts fp16 as it goes, without that copy, and its gradient is fp16 at once.
+    """
+    if tape.rules.fused_half_softmax and x.itemsize == HALF:
+        size, narrow = _size(x), x.itemsize
+        out = tape.like(x, FP32)
+        out = tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.new(size[0], size[1], narrow),))
+        return to(tape, out, back or x.itemsize)
+    wide = to(tape, x, FP32)
+    out = tape.like(wide)
+    out = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
+    del wide
+    return to(tape, out, back or x.itemsize)
+
+
+def softmax(tape: Tape, x: Tensor) -> Tensor:
+    """softmax in x's own dtype: output n·w, saved; backward n·w. Autocast computes it in fp32 and leaves it so."""
+    if tape.rules.autocast and x.itemsize == HALF:
+        return softmax_fp32(tape, x, back=FP32)
+    out = tape.like(x)
+    return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
+
+
+def layer_norm(tape: Tape, x: Tensor, weight: Weight | None, bias: Weight | None, width: int) -> Tensor:
+    """native_layer_norm: output n·w, mean and rstd 4 B per row each; saves input, mean, rstd; backward n·w + dW, db."""
+    if tape.rules.autocast:
+        x = to(tape, x, FP32)
+    out = tape.like(x)
+    rows = x.elements // width
+    mean = tape.new(x.monomial, rows, FP32)
+    rstd = tape.new(x.monomial, rows, FP32)
+    needs_x = x.requires_grad
+    count = weight.tensor.elements if weight is not None and weight.parameter is not None else 0
+    weight_width = weight.tensor.itemsize if weight is not None else 0
+    has_bias = bias is not None and bias.parameter is not None
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        result: list[Tensor | None] = [tape.like(_first(g)) if needs_x else None, None, None]
+        if count:
+            result[1] = tape.new(ONE, count, weight_width)
+        if has_bias:
+            result[2] = tape.new(ONE, count, weight_width)
+        return result
+
+    inputs = (x, weight.tensor if weight is not None else None, bias.tensor if bias is not None else None)
+    saved = (x, mean, rstd) if weight is None else (x, mean, rstd, weight.tensor)
+    return tape.record(out, inputs, saved, backward)
+
+
+def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, style: str = "llama") -> Tensor:
+    """Root-mean-square norm as transformers writes it, operator by operator.
+
+    `llama`: weight · (fp32 norm cast back); `gemma`: fp32 norm · (1 + weight) in fp32, cast at the end;
+    `olmo2`: (weight · fp32 norm) cast at the end. The fp32 copy of x is saved twice over (power and product), the
+    normalised x once where the weight trains.
+    """
+    narrow = x.itemsize
+    if style == "gemma":
+        wide = to(tape, x, FP32)
+        normed = _gemma_norm(tape, wide, width)
+        del wide
+        gain = to(tape, weight.tensor, FP32)
+        gain = shift(tape, gain)
+        out = mul(tape, normed, gain)
+        del normed, gain
+        return to(tape, out, narrow)
+    hidden = to(tape, x, FP32)
+    variance = mean_last(tape, power(tape, hidden), width)
+    hidden = mul(tape, hidden, rsqrt(tape, shift(tape, variance)))
+    # The fp32 tensor keeps its name while the rest is computed.
+    if style == "olmo2":
+        return to(tape, mul(tape, weight.tensor, hidden), narrow)
+    return mul(tape, weight.tensor, to(tape, hidden, narrow))
+
+
+def _gemma_norm(tape: Tape, x: Tensor, width: int) -> Tensor:
+    variance = mean_last(tape, power(tape, x), width)
+    return mul(tape, x, rsqrt(tape, shift(tape, variance)))
+
+
+def embedding(tape: Tape, weight: Weight, width: int, monomial: int = T) -> Tensor:
+    """Row lookup: output tokens·width·w; backward a dense gradient of the whole table."""
+    out = tape.new(monomial, width, weight.tensor.itemsize)
+    count, itemsize = weight.tensor.elements, weight.tensor.itemsize
+    return tape.record(out, (weight.tensor,), (), lambda g, s: (tape.new(ONE, count, itemsize),))
+
+
+def rotary(tape: Tape, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x·cos + rotate_half(x)·sin with transformers' operators: two products, a negation, a concatenation, a sum.
+
+    Backward of the two half slices makes zeros of the whole, twice.
+    """
+    first = mul(tape, x, cos)
+    second = mul(tape, rotate_half(tape, x), sin)
+    return add(tape, first, second)
+
+
+def rotate_half(tape: Tape, x: Tensor) -> Tensor:
+    """cat(-x2, x1) of the two halves."""
+    left = part(tape, x, x.elements // 2)
+    right = part(tape, x, x.elements // 2)
+    return concat(tape, neg(tape, right), left)
+
+
+def activation(tape: Tape, x: Tensor, name: str) -> Tensor:
+    """The activation functions of transformers' ACT2FN: fused kernels, or several operators where it writes them
+    out.
+    """
+    # Nested as the original expressions are, so that operands die when theirs do.
+    if name == "gelu_new":
+        return mul(
+            tape,
+            scale(tape, x),
+            shift(tape, pointwise(tape, scale(tape, add(tape, x, scale(tape, power(tape, x)))), save="output")),
+        )
+    if name == "gelu_fast":
+        return mul(
+            tape,
+            scale(tape, x),
+            shift(
+                tape,
+                pointwise(tape, mul(tape, scale(tape, x), shift(tape, mul(tape, scale(tape, x), x))), save="output"),
+            ),
+        )
+    if name == "quick_gelu":
+        return mul(tape, x, pointwise(tape, scale(tape, x), save="output"))
+    if name in ("relu", "sigmoid", "tanh"):
+        return pointwise(tape, x, save="output")
+    if name in ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_accurate", "gelu_10"):
+        return pointwise(tape, x)
+    from planner.contract.errors import NotModelled
+
+    raise NotModelled(f"activation function {name!r} is not modelled")

@@ -1,0 +1,93 @@
+"""From the books of a step to peaks: the upper envelope of all events, evaluated for many configurations at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.memory.engine.ledger import Ledger
+from planner.memory.engine.monomials import Vector, add, is_vector
+from planner.memory.engine.values import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Events that can be the largest somewhere, with the instant each belongs to.
+
+    `coefficients` is (events, 2·WIDTH); `where` names (segment, event, offset) on the tape for each row.
+    """
+
+    coefficients: npt.NDArray[np.int64]
+    instants: tuple[str, ...]
+    where: tuple[tuple[int, int, int], ...]
+
+    def content(self) -> list[Any]:
+        """The envelope as JSON holds it."""
+        return [self.coefficients.tolist(), list(self.instants), [list(place) for place in self.where]]
+
+    @staticmethod
+    def is_content(value: object) -> bool:
+        """Whether a value that was read is an envelope's content."""
+        if not (isinstance(value, list) and len(value) == 3 and all(isinstance(part, list) for part in value)):
+            return False
+        vectors, instants, where = value
+        return (
+            len(vectors) == len(instants) == len(where) > 0
+            and all(is_vector(vector) for vector in vectors)
+            and all(isinstance(name, str) for name in instants)
+            and all(isinstance(place, list) and [type(x) for x in place] == [int] * 3 for place in where)
+        )
+
+    @classmethod
+    def of_content(cls, value: Any) -> Envelope:
+        """What `content` made, read back or not."""
+        vectors, instants, where = value
+        return cls(np.array(vectors, dtype=np.int64), tuple(instants), tuple((a, b, c) for a, b, c in where))
+
+
+def envelope(ledger: Ledger) -> Envelope:
+    """All events of a step, those that another of the same instant dominates everywhere left out."""
+    rows: dict[str, dict[Vector, tuple[int, int, int]]] = {}
+    for index, segment in enumerate(ledger.segments):
+        found = rows.setdefault(segment.name, {})
+        for number, offset in enumerate(segment.offsets):
+            for position, event in enumerate(segment.events):
+                vector = add(event, offset) if number else event
+                found.setdefault(vector, (index, position, number))
+    coefficients, instants, where = [], [], []
+    for instant, found in rows.items():
+        if not found:
+            continue
+        vectors = np.array(list(found), dtype=np.int64)
+        places = list(found.values())
+        for row in _skyline(vectors):
+            coefficients.append(vectors[row])
+            instants.append(instant)
+            where.append(places[row])
+    return Envelope(np.array(coefficients), tuple(instants), tuple(where))
+
+
+def _skyline(vectors: Array) -> list[int]:
+    """Rows that no other row dominates in every coefficient (all multipliers are non-negative)."""
+    order = np.argsort(-vectors.sum(axis=1, dtype=np.float64), kind="stable")
+    kept: list[int] = []
+    ranked = vectors[order]
+    held = np.empty_like(vectors)
+    for position, row in enumerate(ranked):
+        count = len(kept)
+        if count and np.any(np.all(held[:count] >= row, axis=1)):
+            continue
+        held[count] = row
+        kept.append(int(order[position]))
+    return kept
+
+
+def evaluate(found: Envelope, values: npt.NDArray[np.float64]) -> tuple[Array, Array]:
+    """Largest live bytes and the row that sets it, for every configuration."""
+    live = values @ found.coefficients.T.astype(np.float64)
+    binding = live.argmax(axis=-1)
+    peak = np.take_along_axis(live, binding[..., None], axis=-1)[..., 0]
+    return np.rint(peak).astype(np.int64), binding.astype(np.int64)

@@ -1,0 +1,196 @@
+"""bert, roberta (also XLM) and distilbert: encoders with norms after each half layer and attention in both directions.
+
+Source: transformers 5.23 models/{bert,roberta,distilbert}/modeling_*.py (read 2026-11).
+"""
+
+from __future__ import annotations
+
+from planner.memory.engine import ops
+from planner.memory.engine.graph import Tensor
+from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, S, T
+from planner.memory.network import layers
+from planner.memory.network.attention import Style
+from planner.memory.network.loss_heads import classification, first_token, head_linear, vocabulary
+from planner.memory.network.net import Net
+
+
+def embed(net: Net) -> Tensor:
+    """BertEmbeddings, RobertaEmbeddings and DistilBERT's; then the mask, where the batch is padded."""
+    x = _embeddings(net)
+    # What enters the encoder stays named in the model's forward until that returns.
+    net.named.append(x.alias())
+    two_way_mask(net)
+    return x
+
+
+def _embeddings(net: Net) -> Tensor:
+    tape, family = net.tape, net.spec.architecture
+    prefix = f"{'roberta' if family == 'xlm-roberta' else family}.embeddings"
+    positions = _roberta_positions(net) if family in ("roberta", "xlm-roberta") else None
+    spread = S if positions is None else T
+    segments = None if family == "distilbert" else tape.new(spread, 1, INT64)
+    words = net.require_grad_of_inputs(layers.embed(net, f"{prefix}.word_embeddings"))
+    if segments is not None:
+        types = _lookup(net, f"{prefix}.token_type_embeddings", segments, T)
+        x = ops.add(tape, words, types)
+        places = _lookup(net, f"{prefix}.position_embeddings", positions, spread)
+        x = ops.add(tape, x, places)
+    else:
+        places = _lookup(net, f"{prefix}.position_embeddings", None, S)
+        x = ops.add(tape, words, places)
+    x = layers.norm(net, f"{prefix}.LayerNorm", x)
+    return layers.dropout(tape, x, net.spec.embedding_dropout)
+
+
+def _roberta_positions(net: Net) -> Tensor:
+    """Positions counted from the tokens that are not padding: a mask, its running sum and the product, in int32."""
+    tape = net.tape
+    mask = tape.new(T, 1, FP32)
+    running = tape.new(T, 1, INT64)
+    del running
+    counted = tape.like(mask)
+    wide = tape.new(T, 1, INT64)
+    positions = tape.new(T, 1, INT64)
+    del mask, counted, wide
+    return positions
+
+
+def _lookup(net: Net, path: str, indices: Tensor | None, monomial: int) -> Tensor:
+    """Rows of a table for `indices`, which backward keeps where the table trains."""
+    module = net.by_path[path]
+    tape, count, width = net.tape, module.shape[0] * module.shape[1], net.itemsize
+    weight = net.shared_weight(path, count)
+    saved = () if indices is None else (indices.alias(),)
+    out = tape.new(monomial, module.shape[1], width)
+    return tape.record(out, (weight.tensor,), saved, lambda g, s: (tape.new(ONE, count, width),))
+
+
+def two_way_mask(net: Net) -> None:
+    """The mask of a padded batch: (batch, 1, length, length), boolean under sdpa, additive under eager; else none."""
+    if not net.padded:
+        return
+    with net.tape.scope("attention"):
+        net.mask = net.tape.new(BSS, 1, BYTE)
+        if net.choices.attention == "eager":
+            net.mask = net.tape.new(BSS, 1, net.itemsize)
+
+
+def layer(net: Net, x: Tensor, index: int) -> Tensor:
+    """BertLayer: attention, dense, add and norm; feed forward, add and norm."""
+    attended, _weights = _attention_block(net, x)
+    hidden = layers.linear(net, "intermediate.dense", attended)
+    hidden = ops.activation(net.tape, hidden, net.spec.activation)
+    return _add_norm(net, "output", hidden, attended)
+
+
+def _attention_block(net: Net, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    attended, weights = _mix(net, x, ("attention.self.query", "attention.self.key", "attention.self.value"))
+    attended = _add_norm(net, "attention.output", attended, x)
+    return attended, weights
+
+
+def _add_norm(net: Net, path: str, hidden: Tensor, residual: Tensor) -> Tensor:
+    hidden = layers.linear(net, f"{path}.dense", hidden)
+    hidden = layers.dropout(net.tape, hidden, net.spec.hidden_dropout)
+    return layers.norm(net, f"{path}.LayerNorm", ops.add(net.tape, hidden, residual))
+
+
+def _mix(net: Net, x: Tensor, names: tuple[str, str, str], out: str | None = None) -> tuple[Tensor, Tensor | None]:
+    """Projections and attention (and, for distilbert, the output projection); the weights too, where they are named."""
+    with net.tape.scope("attention"):
+        query = layers.linear(net, names[0], x)
+        key = layers.linear(net, names[1], x)
+        value = layers.linear(net, names[2], x)
+        weights = None
+        if net.choices.attention == "eager":
+            mixed, weights = two_way_eager(net, query, key, value, net.mask, net.spec.attention_dropout)
+        else:
+            mixed = layers.attend(net, query, key, value, style=Style(causal=False))
+        if out is not None:
+            mixed = layers.linear(net, out, mixed)
+        return mixed, weights
+
+
+def two_way_eager(
+    net: Net, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention written out as BERT and T5 have it: softmax in the tensors' own dtype; returns the weights as well."""
+    tape, heads = net.tape, net.spec.num_heads
+    weights = ops.scale(tape, ops.matmul(tape, query, key, BSS, heads, copy_a=True, copy_b=True))
+    if bias is not None:
+        weights = ops.add(tape, weights, bias)
+    if mask is not None:
+        weights = ops.add(tape, weights, mask)
+    weights = ops.softmax(tape, weights)
+    weights = ops.dropout(tape, weights, dropout)
+    out = ops.matmul(tape, weights, value, T, heads * net.spec.head_dim, copy_a=False, copy_b=True)
+    return ops.contiguous(tape, out), weights
+
+
+def masked_head(net: Net, x: Tensor) -> Tensor:
+    """The transform in front of the output layer: dense, activation, norm."""
+    dense, norm, activation = {
+        "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", net.spec.activation),
+        "distilbert": ("vocab_transform", "vocab_layer_norm", net.spec.activation),
+    }.get(net.spec.architecture, ("lm_head.dense", "lm_head.layer_norm", "gelu"))
+    net.named[:] = [x]  # the encoder's output stays named while the head and the loss run
+    hidden = layers.linear(net, dense, x)
+    hidden = ops.activation(net.tape, hidden, activation)
+    return layers.norm(net, norm, hidden)
+
+
+def classifier_head(net: Net, x: Tensor) -> Tensor:
+    """From the first token of every sequence to what the classifier's last layer reads."""
+    tape, family = net.tape, net.spec.architecture
+    net.named[:] = [x]
+    hidden = first_token(net, x)
+    if family == "bert":
+        hidden = ops.pointwise(tape, layers.linear(net, "bert.pooler.dense", hidden), save="output")
+    elif family == "distilbert":
+        hidden = ops.pointwise(tape, head_linear(net, "pre_classifier", hidden), save="output")
+    else:
+        hidden = layers.dropout(tape, hidden, _classifier_dropout(net))
+        hidden = ops.pointwise(tape, head_linear(net, "classifier.dense", hidden), save="output")
+    return layers.dropout(tape, hidden, _classifier_dropout(net))
+
+
+def _classifier_dropout(net: Net) -> float:
+    if net.spec.architecture == "distilbert":
+        return float(str(net.config("seq_classif_dropout", 0.0)))
+    own = net.config("classifier_dropout")
+    return net.spec.hidden_dropout if own is None else float(str(own))
+
+
+def final(net: Net, x: Tensor) -> Tensor:
+    """What follows the encoder up to the last layer of the head."""
+    net.release()
+    return classifier_head(net, x) if net.spec.task == "classification" else masked_head(net, x)
+
+
+def distil_layer(net: Net, x: Tensor, index: int) -> Tensor:
+    """DistilBERT's TransformerBlock."""
+    tape = net.tape
+    attended, _weights = _mix(net, x, ("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin")
+    attended = layers.norm(net, "sa_layer_norm", ops.add(tape, attended, x))
+    hidden = _distil_feed_forward(net, attended)
+    return layers.norm(net, "output_layer_norm", ops.add(tape, hidden, attended))
+
+
+def _distil_feed_forward(net: Net, x: Tensor) -> Tensor:
+    hidden = layers.linear(net, "ffn.lin1", x)
+    hidden = ops.activation(net.tape, hidden, net.spec.activation)
+    hidden = layers.linear(net, "ffn.lin2", hidden)
+    return layers.dropout(net.tape, hidden, net.spec.hidden_dropout)
+
+
+def finish(net: Net, inputs: list[Tensor], keep: list[Tensor]) -> Tensor:
+    """The head's last layer and the loss."""
+    family = net.spec.architecture
+    if net.spec.task == "classification":
+        path = "classifier" if family in ("bert", "distilbert") else "classifier.out_proj"
+        return classification(net, inputs, keep, path=path)
+    path, bias = {
+        "bert": ("cls.predictions.decoder", "cls.predictions.bias"),
+        "distilbert": ("vocab_projector", None),
+    }.get(family, ("lm_head.decoder", "lm_head.bias"))
+    return vocabulary(net, inputs, keep, path=path, bias=bias)

@@ -1,0 +1,1 @@
+"""From the step's allocations to the bytes that the caching allocator holds."""

@@ -1,0 +1,1 @@
+"""One optimizer step: forward, loss, backward, update, several devices."""

@@ -1,0 +1,149 @@
+"""What a run of the step's program found, kept on disk from one start to the next.
+
+The same case gives the same figures as long as the code is the same, and most starts ask for cases that were asked for
+before. A file's name is the hash of everything that its content depends on: the case, the model's config, and the size
+and date of every source file of the memory model; its first line is the hash of the rest. What can't be read, or
+isn't what it should be, is computed anew.
+`TUNEPLAN_CACHE=off` keeps nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.contract.files import expanded, open_plain
+
+if TYPE_CHECKING:
+    from planner.memory.step.case import Case
+
+PLANNER = Path(__file__).parents[2]
+SOURCES = ("memory", "models/lora.py", "contract/spec.py")
+"""Files and folders of the planner on which figures depend."""
+LARGEST_FILE = 8 * 2**20
+MOST_FILES = 4096
+"""Beyond it the older half goes."""
+_OWN = re.compile(r"[0-9a-f]{40}\.(json|[0-9]+\.tmp)")
+"""Names that are made here; nothing else in the folder is removed."""
+
+
+def recall(kind: str, case: Case, further: object, make: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
+    """The JSON value of `make()`, from disk where it was kept.
+
+    `kind` names the computation, `further` what it depends on beside the case; `right` says whether a value that was
+    read has the right form.
+    """
+    folder = _folder()
+    if folder is None:
+        return make()
+    key = hashlib.sha256(repr((kind, code(), _named(case), further)).encode()).hexdigest()[:40]
+    path = folder / f"{key}.json"
+    found = _read(path)
+    if found is not None and right(found):
+        return found
+    made = make()
+    _write(path, made)
+    return made
+
+
+def _named(case: Case) -> str:
+    """All that the case says; the config, which a spec's text leaves out, by its hash."""
+    return f"{case!r}{_config_hash(id(case.spec), case)}"
+
+
+_HASHES: dict[int, tuple[object, str]] = {}
+
+
+def _config_hash(number: int, case: Case) -> str:
+    known = _HASHES.get(number)
+    if known is None or known[0] is not case.spec:
+        text = json.dumps(case.spec.config, sort_keys=True, default=repr)
+        known = _HASHES[number] = (case.spec, hashlib.sha256(text.encode()).hexdigest())
+    return known[1]
+
+
+@cache
+def code() -> str:
+    """A fingerprint of the memory model's source files."""
+    entries: list[tuple[str, int, int]] = []
+    for name in SOURCES:
+        _collect(PLANNER / name, entries)
+    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()
+
+
+def _collect(path: Path, entries: list[tuple[str, int, int]]) -> None:
+    if path.suffix == ".py":
+        found = path.stat()
+        entries.append((str(path), found.st_size, found.st_mtime_ns))
+        return
+    with os.scandir(path) as inside:
+        for entry in inside:
+            if entry.name.endswith(".py") or (entry.is_dir() and entry.name != "__pycache__"):
+                _collect(Path(entry.path), entries)
+
+
+@cache
+def _folder() -> Path | None:
+    """The folder that files are kept in; None where nothing is kept."""
+    if os.environ.get("TUNEPLAN_CACHE") == "off":
+        return None
+    override = os.environ.get("TUNEPLAN_HOME")
+    if override:
+        base = expanded(override) / "cache"
+    else:
+        import platformdirs
+
+        base = Path(platformdirs.user_cache_dir("tuneplan", appauthor=False))
+    folder = base / "steps"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder
+
+
+def _read(path: Path) -> Any:
+    try:
+        with os.fdopen(open_plain(path), "rb") as stream:
+            content = stream.read(LARGEST_FILE + 1)
+        digest, _, text = content.partition(b"\n")
+        return json.loads(text) if len(content) <= LARGEST_FILE and digest == _digest(text) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _digest(text: bytes) -> bytes:
+    """First line of a file, by which a damaged one is known."""
+    return hashlib.sha256(text).hexdigest().encode()
+
+
+def _write(path: Path, value: Any) -> None:
+    """Under a name of its own first; not synced, since a lost file costs a few milliseconds."""
+    text = json.dumps(value, separators=(",", ":")).encode()
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        _make_room(path.parent)
+        handle = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(_digest(text) + b"\n" + text)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@cache
+def _make_room(folder: Path) -> None:
+    """Once a process: where too many files are kept, those that were written first go."""
+    names = [entry for entry in os.scandir(folder) if _OWN.fullmatch(entry.name)]
+    if len(names) > MOST_FILES:
+        for entry in sorted(names, key=lambda found: found.stat().st_mtime_ns)[: len(names) // 2]:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)

@@ -1,0 +1,1 @@
+"""A name, a hub id or a config.json becomes a `ModelSpec`."""

@@ -1,0 +1,72 @@
+"""The observation a run leaves behind: predicted beside measured, with everything that the numbers depend on.
+
+It holds no path, name or text of the user's (`trainer.wire.portable`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from planner.contract.files import user_data_dir, write_whole
+from planner.contract.records import Observation, Plan
+from planner.contract.spec import TrainingChoices
+from trainer.measure import devices
+from trainer.wire import portable
+
+
+def build(
+    *,
+    plan: Plan,
+    choices: TrainingChoices,
+    config: dict[str, Any],
+    device: Any,
+    measured: dict[str, Any],
+    step_seconds: list[float],
+    tokens_per_second: float | None,
+    notes: list[str],
+    outcome: Any = "ran",
+    batch_lengths: tuple[tuple[int, ...], ...] | None = None,
+) -> Observation:
+    """An observation that holds numbers and plain words alone: it may be shared.
+
+    `batch_lengths`: those of the heaviest micro-batch's sequences, row by row. `measured` holds
+    allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known.
+    """
+    settings = asdict(choices)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    return Observation(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        source="run",
+        hardware={"profile": portable.word(plan.gpu), **devices.describe(device)},
+        versions=devices.versions(),
+        model={"id": portable.model_name(plan.model), "config": portable.config(config)},
+        settings=settings,
+        predicted=plan.predicted,
+        step_seconds=[round(seconds, 6) for seconds in step_seconds],
+        tokens_per_second=tokens_per_second,
+        notes=notes,
+        outcome=outcome,
+        batch_lengths=batch_lengths,
+        **measured,
+    )
+
+
+def save(observation: Observation, run_dir: Path, *, name: str = "observation.json") -> Path:
+    """Writes the observation into the run folder and a copy for the calibration into the user's data folder."""
+    text = (observation.model_dump_json(by_alias=True, indent=1) + "\n").encode()
+    path = run_dir / name
+    write_whole(path, text)
+    stamp = observation.created.replace(":", "").replace("+0000", "Z")
+    run = hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]  # tells runs apart and says nothing of them
+    own = name.removeprefix("observation").removesuffix(".json")
+    try:
+        write_whole(user_data_dir() / "observations" / f"{stamp}-run-{run}{own}.json", text)
+    except OSError as error:
+        logging.getLogger("trainer").warning("observation not copied to the user's data folder: %s", error)
+    return path

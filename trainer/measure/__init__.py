@@ -1,0 +1,1 @@
+"""Devices, and the meters of their memory."""

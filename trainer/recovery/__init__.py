@@ -1,0 +1,1 @@
+"""What a run survives: overflows, kills, damaged checkpoints, full disks."""

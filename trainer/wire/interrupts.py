@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM in the commands beside `run`, which has its own way to stop (`trainer.wire.control`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from planner.contract.errors import Interrupted
+
+
+@contextlib.contextmanager
+def as_one_line() -> Iterator[None]:
+    """The first SIGINT or SIGTERM raises KeyboardInterrupt, which ends as `Interrupted`; a second one ends at once.
+
+    What a command writes takes its name when it is whole, so neither leaves half a result.
+    """
+    came: list[int] = []
+
+    def hand(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            os._exit(Interrupted.exit_code)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, hand) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        try:
+            let_in()
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; nothing was written, start it again") from None
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous if previous is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Starts a child of `python -m trainer` whose SIGINT and SIGTERM wait until it can handle them (`let_in`)."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_in() -> None:
+    """Signals that the starting side held back until there was somebody to handle them."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
