@@ -188,6 +188,16 @@ def test_every_key_that_is_read_has_a_range(keys: dict[str, Any], said: str) -> 
     assert len(str(refused.value)) < 300
 
 
+def test_falcons_second_norm_needs_what_calls_it() -> None:
+    falcon = dict(catalogue.entry("falcon-7b").config)
+    for keys in (
+        {"num_ln_in_parallel_attn": 2},
+        {"new_decoder_architecture": True, "parallel_attn": False, "num_kv_heads": 71},
+    ):
+        with pytest.raises(InvalidInput, match="num_ln_in_parallel_attn is 2, but must be 1 but with parallel_attn"):
+            sources.from_config(falcon | keys, "x")
+
+
 def test_a_model_that_is_too_large_for_any_number_is_refused() -> None:
     wide = {"hidden_size": 2**20, "intermediate_size": 2**20, "num_hidden_layers": 512, "vocab_size": 10**8}
     with pytest.raises(InvalidInput, match="parameters, but more than"):

@@ -174,6 +174,9 @@ def falcon(reading: Reading, identity: str) -> ModelSpec:
     layout.embedding("transformer.word_embeddings", vocabulary, hidden)
     layout.repeat(layers)
     base, parallel = "transformer.h.{}", reading.flag("parallel_attn")
+    if config["num_ln_in_parallel_attn"] == 2 and not (parallel and new_layout):
+        # transformers makes either norms that its forward doesn't call, or calls norms that it hasn't made.
+        raise reading.fail("num_ln_in_parallel_attn", "1 but with parallel_attn and new_decoder_architecture")
     if parallel and config["num_ln_in_parallel_attn"] == 2:
         layout.norm(f"{base}.ln_attn", hidden, bias=True)
         layout.norm(f"{base}.ln_mlp", hidden, bias=True)
