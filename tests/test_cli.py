@@ -56,6 +56,15 @@ def test_check_json_has_the_contract_shape(capsys: pytest.CaptureFixture[str]) -
     assert low <= found["memory"]["device_peak_bytes"] <= high
 
 
+def test_equal_tiers_are_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN a batch of one that fits with room THEN one line stands for all tiers, in text and not in JSON."""
+    words = ["--gpu", "a10g", "--model", "qwen2.5-0.5b", "--max-length", "64", "--effective-batch-size", "1"]
+    _, out, _ = run(capsys, *words)
+    assert [line.split()[1:3] for line in out.splitlines() if line.startswith("› ")] == [["all", "tiers"]]
+    assert "safe" not in out.split("Memory of")[0]
+    assert len(run_json(capsys, *words)["options"]) == 4
+
+
 def test_plan_json_has_recommended_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     """GIVEN plan --json THEN recommended is one of the four options, tier by tier, at one effective batch."""
     found = run_json(capsys, "--gpu", "a10g", "--max-length", "2048")

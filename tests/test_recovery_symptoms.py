@@ -35,6 +35,15 @@ def test_ordinary_curves_are_left_alone() -> None:
     assert told(falling(8)) == []
 
 
+def test_batches_of_another_kind_are_no_spikes() -> None:
+    """Every ninth to thirtieth batch holds examples that are harder, as length grouping makes them."""
+    for every in (9, 17, 30):
+        curve = [loss + (1.2 + 0.1 * (step % 4) if step % every == 5 else 0) for step, loss in enumerate(falling(400))]
+        assert told(curve) == [], every
+        curve[222] = 12.0
+        assert told(curve) == ["loss spike"], every
+
+
 def test_a_spike_is_told_once_per_outbreak() -> None:
     curve = falling(400)
     curve[150], curve[151], curve[300] = 9.0, 8.0, 7.0

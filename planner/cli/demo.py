@@ -38,7 +38,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
         raise InvalidInput(f"--epochs must be above 0, not {epochs:g}")
     folder = Path(output) if output else Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     _claim(folder)
-    say("making the demonstration's model and data (once; later runs reuse them)")
+    say("a small model learns a rule that it has never seen: planned, trained, and measured on this machine")
     assets = _child(["demo-assets"])
     # fp32: the model is small, and the figures then show what training does, not what rounding does.
     request = resolve(gpu=None, model=assets["model"], reserve=None, values={"precision": "fp32"})
@@ -61,7 +61,9 @@ def run(*, output: str | None, epochs: float | None) -> int:
         overrides={"epochs": epochs},
     )
     plan_file = plans.save(plan, folder / "plan.yaml")
-    plan_view(make_console(), answer, [f"plan train {plan_file}"], details=False)
+    plan_view(make_console(), answer, [], details=False)
+    print()
+    print(shown(f"This plan is {plan_file}; it is trained now, as `plan train` would."))
     print()
     sys.stdout.flush()
     follower = Follower()
@@ -80,6 +82,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
             print(f"  {prompt!r} → {said!r} (held-out answer: {wanted!r})", flush=True)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; what was trained is kept in {folder / 'run'}") from None
+    print("Next: `plan` asks for your model, device and data; `plan --gpu a10g --model phi-2` answers at once.")
     return code
 
 

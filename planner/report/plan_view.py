@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +19,7 @@ BAR_WIDTH = 12
 
 
 def plan_view(console: Console, answer: Recommendation, start: list[str], *, details: bool = True) -> None:
-    """Prints a recommendation; `start` are the command lines that begin the run."""
+    """Prints a recommendation; `start` are the command lines that begin the run, none where it begins by itself."""
     best = answer.recommended
     _heading(console, answer)
     console.print()
@@ -38,8 +40,9 @@ def plan_view(console: Console, answer: Recommendation, start: list[str], *, det
         console.print(Text("Advice", style="bold"))
         console.print(advice_table(answer))
         console.print("Sources with addresses: --json, docs/advice.md", style="dim")
-    console.print()
-    console.print(Text("Start it", style="bold"))
+    if start:
+        console.print()
+        console.print(Text("Start it", style="bold"))
     for line in start:
         # Not wrapped: a command must survive copying.
         console.print(Text(f"  {line}", style="cyan"), soft_wrap=True)
@@ -73,7 +76,7 @@ def _same(answer: Recommendation, name: str) -> bool:
 
 
 def tiers_table(console: Console, answer: Recommendation) -> Table:
-    """One line per tier; what all share stands in the heading instead."""
+    """One line per tier, equal ones on one; what all share stands in the heading instead."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     with_length, with_loss = not _same(answer, "max_length"), not _same(answer, "loss")
     with_epoch = any(option.speed is not None and option.speed.epoch_seconds is not None for option in answer.options)
@@ -89,9 +92,10 @@ def tiers_table(console: Console, answer: Recommendation) -> Table:
     table.add_column("tok/s", justify="right", no_wrap=True)
     table.add_column("epoch" if with_epoch else "step", justify="right", no_wrap=True)
     bar_width = BAR_WIDTH - 4 * (with_length or with_loss)
-    for option in answer.options:
-        marked = option.tier == answer.recommended.tier
-        cells: list[str | Text] = [_tier_name(console, option, marked), words.batch_text(option.settings)]
+    for option, names in _distinct(answer.options):
+        marked = answer.recommended.tier in names
+        name = "all tiers" if len(names) == len(answer.options) > 1 else " = ".join(names)
+        cells: list[str | Text] = [_tier_name(console, name, marked), words.batch_text(option.settings)]
         if with_length:
             cells.append(str(option.settings["max_length"]))
         cells.append(words.checkpoint_text(option.settings))
@@ -102,9 +106,21 @@ def tiers_table(console: Console, answer: Recommendation) -> Table:
     return table
 
 
-def _tier_name(console: Console, option: CheckReport, marked: bool) -> str:
+def _distinct(options: Sequence[CheckReport]) -> list[tuple[CheckReport, list[str]]]:
+    """Each configuration once, in order, with the names of the tiers that it is."""
+    found: list[tuple[CheckReport, list[str]]] = []
+    for option in options:
+        same = next((names for known, names in found if known.settings == option.settings), None)
+        if same is None:
+            found.append((option, [str(option.tier)]))
+        else:
+            same.append(str(option.tier))
+    return found
+
+
+def _tier_name(console: Console, name: str, marked: bool) -> str:
     mark = "›" if words.blocks(console)[0] != "#" else ">"
-    return f"{mark if marked else ' '} {option.tier}"
+    return f"{mark if marked else ' '} {name}"
 
 
 def _peak(console: Console, option: CheckReport, width: int) -> Text:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 WINDOW = 20
 """Steps that the next one is held against."""
+TAIL = 2 * WINDOW
+"""Steps above all of whose losses a spike must stand as well. Where batches are grouped by length, one in ten or thirty
+may hold examples of another kind, with a loss several times the others': that is the data, not the training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +31,7 @@ class Symptoms:
         self.warmup_steps = warmup_steps
         self.clips = max_grad_norm > 0
         self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._tail: deque[float] = deque(maxlen=TAIL)
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._first: list[float] = []
         """The first losses, against which later ones are held."""
@@ -42,6 +46,7 @@ class Symptoms:
         if len(self._losses) >= WINDOW // 2 and step >= self._quiet_until:
             found += self._spikes(step, loss, grad_norm)
         self._losses.append(loss)
+        self._tail.append(loss)
         if grad_norm is not None and math.isfinite(grad_norm):
             self._norms.append(grad_norm)
         if len(self._first) < WINDOW:
@@ -52,7 +57,8 @@ class Symptoms:
     def _spikes(self, step: int, loss: float, grad_norm: float | None) -> list[Symptom]:
         usual = statistics.median(self._losses)
         spread = statistics.median(abs(value - usual) for value in self._losses)
-        if loss > 1.5 * usual and loss > usual + 8 * spread and loss > usual + 0.5:
+        apart = loss > 1.5 * usual and loss > usual + 8 * spread and loss > usual + 0.5
+        if apart and loss > 1.5 * max(self._tail):
             self._quiet_until = step + WINDOW // 2
             more = "lower the learning rate" + ("" if self.clips else " or clip gradients (--max-grad-norm 1)")
             return [

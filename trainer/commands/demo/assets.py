@@ -127,7 +127,7 @@ def _run(plan: Path, output: Path) -> None:
     """Pre-trains by the same command that trains everything else; progress goes to stderr."""
     command = process.command("trainer", "run", str(plan), "--output", str(output))
     environment = process.environment(TUNEPLAN_HOME=str(output.parent / "home"))  # its observation is of no use later
-    print("making the demonstration model (once, less than a minute)", file=sys.stderr)
+    print("making the demonstration's model from nothing (once, about a minute; later runs reuse it)", file=sys.stderr)
     with held():
         started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment)
     with started as child:
