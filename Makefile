@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test fuzz check lint types contracts accuracy clean
+.PHONY: demo test nightly fuzz check lint types contracts accuracy clean
 
 # torch comes first, by exact pin: a looser pin, or another package pulling it in, would fetch gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt
@@ -20,6 +20,10 @@ demo: $(STAMP)
 # One thread a worker, and threads that wait don't spin: two workers share two cores.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# What is too slow for every change: as many tests again in time, few in number.
+nightly: $(STAMP)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal -m nightly
 
 # Hostile inputs of every kind for an hour; another seed looks elsewhere.
 fuzz: $(STAMP)
