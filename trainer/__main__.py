@@ -161,6 +161,7 @@ def _run(given: argparse.Namespace) -> int:
         device=given.device,
         adapter=given.adapter,
         overrides=given_hyperparameters(given),
+        alone=True,
     )
     try:
         return run_plan(request, events)

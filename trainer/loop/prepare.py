@@ -47,8 +47,11 @@ def prepare(plan_file: Path, *, data: str | None, device: str, skip_invalid: boo
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     from trainer.measure.instants import StepMeter
+    from trainer.recovery import room
 
     chosen = choose_device(plan, choices, device)
+    if chosen.type == "cpu":
+        room.make_ready()
     config, tokenizer, task = read_model(plan, choices)
     train, _, _ = read_data(plan, choices, task, tokenizer, Muted())
     meter = StepMeter(chosen)

@@ -38,6 +38,8 @@ class Request:
     """An adapter in PEFT's format that the training starts from; None starts from a new one."""
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters given on the command line, as text; they take precedence over the plan's."""
+    alone: bool = False
+    """Whether the process does nothing else than this run, so that libraries it doesn't need can be left out."""
 
 
 def read_plan(request: Request) -> Plan:
