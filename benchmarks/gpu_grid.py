@@ -14,7 +14,7 @@ from planner import memory
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import GIB
-from planner.decide.check import verdict_of
+from planner.decide.verdict import verdict_of
 from planner.models import catalogue, sources
 
 BASE: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 import textwrap
@@ -82,3 +83,45 @@ def test_the_trainer_imports_only_the_contract() -> None:
 def is_contract(name: str) -> bool:
     """Whether the module stands in `planner.contract`."""
     return name == "planner.contract" or name.startswith("planner.contract.")
+
+
+def own_imports() -> dict[str, set[str]]:
+    """Modules of ours by module of ours, lazy and type-only imports included."""
+    files = {}
+    for top in ("planner", "trainer", "hardware_profiles"):
+        for path in (ROOT / top).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            files[name.removesuffix(".__init__")] = path
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        named: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {name if name in files else node.module for name in whole}
+        found[module] = (named & files.keys()) - {module}
+    return found
+
+
+def test_no_two_files_import_each_other_in_a_loop() -> None:
+    """GIVEN every import, lazy and type-only ones included, THEN modules can be put in an order."""
+    sorter = graphlib.TopologicalSorter(own_imports())
+    sorter.prepare()  # raises CycleError, which names the loop
+
+
+def test_hardware_profiles_hold_data_only() -> None:
+    """GIVEN the package of device facts THEN its only module is the one that says what it is."""
+    assert [path.name for path in (ROOT / "hardware_profiles").rglob("*.py")] == ["__init__.py"]
+
+
+def test_screens_ask_nothing_of_the_app_that_it_lacks() -> None:
+    """GIVEN what the screens may use of the app THEN it has all of it."""
+    from planner.tui.app import TuneplanApp
+    from planner.tui.wizard import Wizard
+
+    asked = {name for name in vars(Wizard) if not name.startswith("_")} | set(Wizard.__annotations__)
+    assert len(asked) > 20
+    app = TuneplanApp()
+    assert not {name for name in asked if not hasattr(app, name)}

@@ -12,7 +12,8 @@ from planner.contract.settings import choices_from
 from planner.contract.spec import TrainingChoices
 from planner.contract.units import GIB
 from planner.decide import candidates, search, tiers
-from planner.decide.check import check, verdict_of
+from planner.decide.check import check
+from planner.decide.verdict import verdict_of
 from planner.devices import hardware
 from planner.models import sources
 from tests.clock import reference_seconds

@@ -13,7 +13,7 @@ import pytest
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings, Event, Hyperparameters, MemoryReport
 from planner.contract.spec import TrainingChoices
-from planner.decide.check import COMPONENT_TEXT
+from planner.decide.reasons import COMPONENT_TEXT
 from planner.devices.profiles import load
 from planner.handover import plans
 from planner.models.sources import load_model

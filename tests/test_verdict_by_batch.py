@@ -6,7 +6,7 @@ import pytest
 
 from planner import memory
 from planner.contract.spec import TrainingChoices
-from planner.decide.check import verdict_of
+from planner.decide.verdict import verdict_of
 from planner.devices.profiles import load
 from planner.models.sources import load_model
 

@@ -41,7 +41,7 @@ class Outcome:
 def hardware_for(kind: str) -> tuple[HardwareProfile, int]:
     """(bare profile, bytes that a probe may take) of this machine's device of that kind; `auto` takes the best one."""
     from planner.calibration import attach
-    from planner.decide.check import budget_of
+    from planner.decide.verdict import budget_of
 
     if kind not in ("auto", "cuda", "mps", "cpu"):
         raise InvalidInput(f"--device {kind!r} is unknown; choose auto, cuda, mps or cpu")

@@ -12,7 +12,7 @@ from planner.contract import settings
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import format_bytes
-from planner.decide.check import budget_of
+from planner.decide.verdict import budget_of
 from planner.handover.making import loadable, tokenizer_folder
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ def run_trace(
 ) -> int:
     """Traces one configuration and judges it; exit code 3 when it does not fit."""
     from planner.cli.request import resolve
-    from planner.decide.check import explain, verdict_of
+    from planner.decide.reasons import explain
+    from planner.decide.verdict import verdict_of
 
     require_train_extra("trace")
     picture_format = None

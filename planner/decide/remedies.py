@@ -172,7 +172,7 @@ def _predict(
 
 
 def _remedy(question: _Question, change: Change, saves: int, after: MemoryReport) -> Remedy:
-    from planner.decide.check import predict_speed, verdict_of
+    from planner.decide.verdict import predict_speed, verdict_of
 
     cost = None
     if question.speed is not None:
@@ -337,7 +337,7 @@ def _largest_batch(question: _Question, total: Change, single: MemoryReport) -> 
 
 def _other_devices(question: _Question, memory: MemoryReport) -> list[Remedy]:
     """The smallest other devices of the same make on which the configuration fits unchanged."""
-    from planner.decide.check import predict_speed, verdict_of
+    from planner.decide.verdict import predict_speed, verdict_of
     from planner.devices.profiles import all_profiles
 
     hardware, speed = question.hardware, question.speed

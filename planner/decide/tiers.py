@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from planner.contract.records import CheckReport
 from planner.decide.candidates import Candidates
-from planner.decide.check import TIGHT_SHARE
+from planner.decide.verdict import TIGHT_SHARE
 
 SAME_SPEED = 0.01
 """Candidates within this share of the fastest step count as equally fast; the one with the least memory is taken."""

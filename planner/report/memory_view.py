@@ -8,7 +8,7 @@ from rich.text import Text
 
 from planner.contract.records import CheckReport, MemoryReport, Remedy
 from planner.contract.units import format_bytes, format_count, format_duration
-from planner.decide.check import component_text
+from planner.decide.reasons import component_text
 from planner.report import words
 
 THEN = {"fits": ("fits", "green"), "tight": ("tight", "yellow"), "does_not_fit": ("too large", "red")}

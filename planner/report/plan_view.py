@@ -10,7 +10,7 @@ from rich.text import Text
 
 from planner.contract.records import CheckReport
 from planner.contract.units import format_bytes, format_count, format_duration
-from planner.decide.check import runs_inside
+from planner.decide.reasons import runs_inside
 from planner.decide.search import Recommendation
 from planner.report import words
 from planner.report.memory_view import breakdown, instants_line, speed_line

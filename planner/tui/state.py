@@ -87,7 +87,7 @@ class WizardState:
     @property
     def budget_bytes(self) -> int:
         """Device bytes that a run may use."""
-        from planner.decide.check import budget_of
+        from planner.decide.verdict import budget_of
 
         if self.hardware is None:
             return 0

@@ -345,7 +345,7 @@ def calibration(random: Random, folder: Path) -> None:
 
 def _attached() -> None:
     """The device with what the data folder says of it, and a prediction for it."""
-    from planner.decide.check import calibration_sentences
+    from planner.decide.reasons import calibration_sentences
 
     with oracle.limited(), redirect_stderr(io.StringIO()) as said:
         device = store.attach(_profile("a10g"))

@@ -59,8 +59,7 @@ def trained_folder(run_dir: Path) -> Path:
 def load_trained(run_dir: Path, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) of a finished run, adapters attached by plain PEFT."""
     from trainer.loop import loading
-    from trainer.tasks import load_pretrained
-    from trainer.tasks.base import read_task_file
+    from trainer.tasks.result import load_pretrained, read_task_file
     from trainer.weights import adapter_files, fingerprints
 
     folder = trained_folder(run_dir)

@@ -29,8 +29,8 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto") -> dict[str, Any]
     transformers.logging.disable_progress_bar()
     from trainer.commands.generate import trained_folder
     from trainer.loop import loading
-    from trainer.tasks import load_pretrained
-    from trainer.tasks.base import TASK_FILE, read_task_file
+    from trainer.tasks.base import TASK_FILE
+    from trainer.tasks.result import load_pretrained, read_task_file
     from trainer.weights import adapter_files, fingerprints
     from trainer.wire.files import new_folder, whole_folder, write_manifest
 

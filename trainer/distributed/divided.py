@@ -22,7 +22,7 @@ import torch
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ZERO_BUCKET, TrainingChoices
 from trainer import modeling
-from trainer.distributed.strategies import Alone
+from trainer.distributed.alone import Alone
 from trainer.distributed.world import World
 from trainer.measure import devices
 

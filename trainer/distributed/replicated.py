@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trainer.distributed.strategies import Alone
+from trainer.distributed.alone import Alone
 
 
 class _Touch(torch.autograd.Function):

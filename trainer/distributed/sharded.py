@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from trainer import modeling
+from trainer.distributed.alone import Alone
 from trainer.distributed.gloo import prompt_exchanges
 from trainer.distributed.replicated import calling
-from trainer.distributed.strategies import Alone
 
 
 class Sharded(Alone):

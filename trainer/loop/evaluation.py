@@ -13,8 +13,8 @@ import transformers
 
 from planner.contract.spec import TrainingChoices
 from trainer import modeling
+from trainer.distributed.alone import Alone
 from trainer.distributed.batches import RankBatches
-from trainer.distributed.strategies import Alone
 from trainer.distributed.world import World
 from trainer.measure import devices
 from trainer.measure.instants import StepMeter

@@ -23,7 +23,7 @@ from planner.contract.records import Hyperparameters
 from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer import modeling
-from trainer.distributed.strategies import Alone
+from trainer.distributed.alone import Alone
 from trainer.distributed.world import World, is_lost_connection
 from trainer.measure import devices
 from trainer.measure.instants import StepMeter

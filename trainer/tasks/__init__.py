@@ -2,6 +2,7 @@
 (classification).
 """
 
-from trainer.tasks.base import Task, choose, load_pretrained
+from trainer.tasks.base import Task
+from trainer.tasks.choice import choose
 
-__all__ = ["Task", "choose", "load_pretrained"]
+__all__ = ["Task", "choose"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,9 +13,7 @@ from textual.widgets import Footer, Static
 
 from planner.tui.widgets.filter_list import FilterList
 from planner.tui.widgets.steps import StepBar
-
-if TYPE_CHECKING:
-    from planner.tui.app import TuneplanApp
+from planner.tui.wizard import Wizard
 
 
 class WizardScreen(Screen[None]):
@@ -32,9 +30,9 @@ class WizardScreen(Screen[None]):
     ]
 
     @property
-    def wizard_app(self) -> TuneplanApp:
+    def wizard_app(self) -> Wizard:
         """The app, typed."""
-        return cast("TuneplanApp", self.app)
+        return cast(Wizard, self.app)
 
     def compose(self) -> ComposeResult:
         yield StepBar(self.PLACE)

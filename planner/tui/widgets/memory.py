@@ -8,7 +8,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from planner.contract.units import format_bytes
-from planner.decide.check import runs_inside
+from planner.decide.reasons import runs_inside
 from planner.tui import figures
 from planner.tui.work import Evaluation
 
