@@ -23,7 +23,8 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits 
 SQUEEZED = """
 import json, os, resource, sys
 import torch
-from trainer import devices, limits, room
+from trainer.measure import devices
+from trainer.recovery import room
 from trainer.modeling.lean import products
 
 torch.set_num_threads(1)

@@ -386,7 +386,8 @@ class Run(Accounts):
 
     def remember_a_crash(self, recovery: Any) -> None:
         """Takes half the rows where an earlier process of this run died of them without a word."""
-        fewer = lastwords.fewer(self.run_dir)
+        # One process reads the notes for all: each removes its own soon after.
+        fewer = self.world.share(lastwords.fewer(self.run_dir) if self.world.main else None)
         if fewer is None:
             return
         before = recovery.rows
