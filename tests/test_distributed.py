@@ -152,10 +152,22 @@ def test_two_fsdp_processes_start_again_with_fewer_rows(
     assert of_kind(events, "eval")[-1]["sample"] is not None
 
 
-def test_a_killed_process_ends_the_run_and_another_strategy_goes_on(assets: Path, alone: Path, tmp_path: Path) -> None:
-    """GIVEN two DDP processes WHEN the second is killed THEN one line says so and nothing hangs; FSDP goes on from the
-    checkpoint to the result of one device.
-    """
+def test_a_killed_process_ends_the_run(assets: Path, tmp_path: Path) -> None:
+    """GIVEN two DDP processes WHEN the second is killed THEN one line says so and nothing hangs."""
+    kill_one(assets, tmp_path)
+
+
+@pytest.mark.nightly
+def test_after_a_kill_another_strategy_goes_on(assets: Path, alone: Path, tmp_path: Path) -> None:
+    """GIVEN a DDP run that lost a process THEN FSDP goes on from its checkpoint to the result of one device."""
+    kill_one(assets, tmp_path)
+    again = plan(assets, tmp_path / "again.json", {**TWO, "strategy": "fsdp"}, save_steps=1)
+    finish(trainer_process.start(again, output=tmp_path / "run", resume="auto"))
+    assert_same(tmp_path / "run", alone)
+
+
+def kill_one(assets: Path, tmp_path: Path) -> None:
+    """Kills the second process of a run and looks at what is told."""
     path = plan(assets, tmp_path / "plan.json", TWO, save_steps=1)
     run = trainer_process.start(path, output=tmp_path / "run")
     until(run, lambda event: event.kind == "checkpoint" and event.data["step"] == 2)
@@ -172,10 +184,6 @@ def test_a_killed_process_ends_the_run_and_another_strategy_goes_on(assets: Path
     assert children(run.pid) == []
     kept = [json.loads(line)["kind"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert kept[-1] == "failed"
-
-    again = plan(assets, tmp_path / "again.json", {**TWO, "strategy": "fsdp"}, save_steps=1)
-    finish(trainer_process.start(again, output=tmp_path / "run", resume="auto"))
-    assert_same(tmp_path / "run", alone)
 
 
 def test_a_stop_is_agreed_on_and_leaves_a_checkpoint(assets: Path, tmp_path: Path) -> None:

@@ -40,7 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("strategy", "method", "accumulation"),
-    [("ddp", "lora", 1), ("ddp", "full", 1), ("fsdp", "lora", 1), ("fsdp", "full", 1), ("fsdp", "full", 2)],
+    [
+        ("ddp", "lora", 1),
+        pytest.param("ddp", "full", 1, marks=pytest.mark.nightly),
+        pytest.param("fsdp", "lora", 1, marks=pytest.mark.nightly),
+        pytest.param("fsdp", "full", 1, marks=pytest.mark.nightly),
+        ("fsdp", "full", 2),
+    ],
 )
 def test_ranks_hold_what_is_planned(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, method: str, accumulation: int

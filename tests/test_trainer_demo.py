@@ -23,7 +23,7 @@ def test_the_language() -> None:
     assert not any("velsh" in prompt or completion.endswith(("sh", "nk")) for prompt, completion in shown)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lora_learns_the_rule_and_the_adapter_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
