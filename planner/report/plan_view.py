@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -76,7 +74,7 @@ def _same(answer: Recommendation, name: str) -> bool:
 
 
 def tiers_table(console: Console, answer: Recommendation) -> Table:
-    """One line per tier, equal ones on one; what all share stands in the heading instead."""
+    """One line per tier, one for all where they are equal; what all share stands in the heading instead."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     with_length, with_loss = not _same(answer, "max_length"), not _same(answer, "loss")
     with_epoch = any(option.speed is not None and option.speed.epoch_seconds is not None for option in answer.options)
@@ -92,9 +90,10 @@ def tiers_table(console: Console, answer: Recommendation) -> Table:
     table.add_column("tok/s", justify="right", no_wrap=True)
     table.add_column("epoch" if with_epoch else "step", justify="right", no_wrap=True)
     bar_width = BAR_WIDTH - 4 * (with_length or with_loss)
-    for option, names in _distinct(answer.options):
-        marked = answer.recommended.tier in names
-        name = "all tiers" if len(names) == len(answer.options) > 1 else " = ".join(names)
+    one = all(option.settings == answer.options[0].settings for option in answer.options)
+    for option in answer.options[:1] if one else answer.options:
+        marked = one or option.tier == answer.recommended.tier
+        name = "all tiers" if one else str(option.tier)
         cells: list[str | Text] = [_tier_name(console, name, marked), words.batch_text(option.settings)]
         if with_length:
             cells.append(str(option.settings["max_length"]))
@@ -104,18 +103,6 @@ def tiers_table(console: Console, answer: Recommendation) -> Table:
         cells += [_peak(console, option, bar_width), option.memory.binding_instant, *_speed(option, with_epoch)]
         table.add_row(*cells, style="bold" if marked else None)
     return table
-
-
-def _distinct(options: Sequence[CheckReport]) -> list[tuple[CheckReport, list[str]]]:
-    """Each configuration once, in order, with the names of the tiers that it is."""
-    found: list[tuple[CheckReport, list[str]]] = []
-    for option in options:
-        same = next((names for known, names in found if known.settings == option.settings), None)
-        if same is None:
-            found.append((option, [str(option.tier)]))
-        else:
-            same.append(str(option.tier))
-    return found
 
 
 def _tier_name(console: Console, name: str, marked: bool) -> str:
