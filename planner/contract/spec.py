@@ -402,7 +402,7 @@ class TrainingChoices:
         names = getattr(self, name)
         if not isinstance(names, tuple) or not all(isinstance(item, str) for item in names):
             raise InvalidInput(f"{_flag(name)} must be a list of names, not {shown(names)}")
-        if not names and name == "lora_targets":
+        if not names and name == "lora_targets" and self.method != "full":
             raise InvalidInput(f"{_flag(name)} is empty; name modules, or 'attention', or 'all-linear'")
         if len(names) > MOST_NAMES:
             raise InvalidInput(f"{_flag(name)} holds {len(names)} names, more than {MOST_NAMES}")
