@@ -120,7 +120,10 @@ def observed(**changes: Any) -> dict[str, Any]:
         ({"predicted": [1]}, "predicted: input should be"),
         ({"notes": "failed"}, "notes: input should be"),
         ({"step_seconds": [math.nan]}, "step_seconds.0 must be a number, not nan"),
-        ({"batch_lengths": [[-5]]}, "batch_lengths.0.0 must be at least 0, not -5"),
+        ({"batch_lengths": [[-5]]}, "batch_lengths.0.0 must be at least 1, not -5"),
+        ({"batch_lengths": [[2**31]]}, "batch_lengths.0.0 must be at most 16777216"),
+        ({"batch_lengths": []}, "batch_lengths: "),
+        ({"batch_lengths": [[]]}, "batch_lengths.0: "),
         ({"surprise": 1}, "surprise: this key is unknown"),
     ],
 )

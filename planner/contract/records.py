@@ -38,7 +38,9 @@ def _number(value: Any) -> Any:
 
 _Number = BeforeValidator(_number)
 Bytes = Annotated[int, Field(ge=0, lt=2**63), _Number]
-Count = Annotated[int, Field(ge=0, lt=2**31), _Number]
+_Row = Annotated[tuple[Annotated[int, Field(ge=1, le=2**24), _Number], ...], Field(min_length=1)]
+BatchLengths = Annotated[tuple[_Row, ...], Field(min_length=1, max_length=65_536)]
+"""Row by row the lengths of its sequences, in tokens."""
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 """Tokens per second, or a share."""
@@ -80,7 +82,7 @@ class MemoryReport(Record):
     """Allocated bytes at the peak within each instant of the step."""
     components: dict[str, Annotated[int, Field(gt=-(2**63), lt=2**63)]]
     """Additive parts of the device peak at the binding instant; they sum to `device_peak_bytes`."""
-    batch_lengths: tuple[tuple[Count, ...], ...] | None = None
+    batch_lengths: BatchLengths | None = None
     """Row by row the lengths of the sequences in the micro-batch that sets the peak; left out where no data was given
     and every row has max_length."""
 
@@ -335,7 +337,7 @@ class Observation(Record):
     """What the device shows for the process; on CPU the process's peak RSS."""
     instants: dict[str, Bytes] = {}
     """Measured allocated peak by instant."""
-    batch_lengths: tuple[tuple[Count, ...], ...] | None = None
+    batch_lengths: BatchLengths | None = None
     """Row by row the lengths of the sequences in the heaviest micro-batch that ran; None where rows had one length."""
     step_seconds: list[Seconds] = []
     tokens_per_second: Rate | None = None
