@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import json
 import os
 import shutil
@@ -185,6 +187,17 @@ def test_a_process_that_crashes_leaves_its_note_and_one_that_ends_does_not(tmp_p
         done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(int(number))], capture_output=True)
         assert done.returncode == -int(number)
         assert lastwords.fewer(tmp_path) == left, number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stderr_without_a_file_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook, or in a test that captures what is said."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "__stderr__", io.StringIO())
+    monkeypatch.setattr(faulthandler, "is_enabled", lambda: True)
+    words = lastwords.LastWords(tmp_path)
+    words.begin(2, 2)
+    words.end()
     assert list(tmp_path.iterdir()) == []
 
 

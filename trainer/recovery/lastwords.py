@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TextIO
 
@@ -49,7 +50,8 @@ class LastWords:
             return
         faulthandler.disable()
         if self._watched:
-            faulthandler.enable()
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # no stderr
+                faulthandler.enable(sys.__stderr__ or sys.stderr)
         with contextlib.suppress(OSError):
             self._file.close()
         self._file = None
