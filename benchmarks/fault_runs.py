@@ -23,6 +23,9 @@ from typing import Any
 PRELOADED = "TUNEPLAN_FULL_DISK"
 """Environment variable with the path of the preloaded library, where there is one."""
 
+SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""What a limited process sets for itself when it starts (`trainer.recovery.limits`), which is too late after a fork."""
+
 
 def compile_full_disk(folder: Path) -> Path | None:
     """The library that makes writes fail; None where no C compiler is at hand or the system isn't Linux."""

@@ -179,7 +179,7 @@ class Bench:
         if not sys.platform.startswith("linux"):
             row.notes.append("left out: limits the address space as Linux does")
             return row
-        sizes = [60, 140] if self.short else [*range(40, 120, 8), *range(120, 220, 10)]
+        sizes = [60, 150] if self.short else [40, 80, *range(110, 200, 5)]
         for size in sizes:
             self._short_of_memory(row, f"{size} MiB", room=size * 2**20)
         self._ends(row)
@@ -507,7 +507,8 @@ def main(arguments: list[str] | None = None) -> int:
                 # The loader reads LD_PRELOAD only at a program's start.
                 import subprocess
 
-                environment = {**os.environ, "LD_PRELOAD": str(library), fault_runs.PRELOADED: str(library)}
+                environment = {**os.environ, **fault_runs.SPARING}
+                environment |= {"LD_PRELOAD": str(library), fault_runs.PRELOADED: str(library)}
                 return subprocess.run(
                     [sys.executable, __file__, *(arguments if arguments is not None else sys.argv[1:])], env=environment
                 ).returncode

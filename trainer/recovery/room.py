@@ -28,8 +28,8 @@ LIKE_INPUT = ("gelu", "gelu_backward", "_scaled_dot_product_flash_attention_for_
 
 
 def ask(count: int) -> None:
-    """Raises torch.OutOfMemoryError unless `count` bytes can be mapped."""
-    if not limits.has(count):
+    """Raises torch.OutOfMemoryError unless there are `count` bytes for a tensor and the libraries' share beside it."""
+    if not limits.has(count, beside=LIBRARIES):
         raise torch.OutOfMemoryError(f"can't allocate memory: {count} bytes aren't free under this process's limit")
 
 
@@ -37,26 +37,27 @@ class _Asking(TorchDispatchMode):
     """Asks for an operator's result and the libraries' share before the operator runs."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        needed = needs(func.overloadpacket.__name__, args)
-        if needed:
+        needed = result_bytes(func.overloadpacket.__name__, args)
+        if needed is not None:
             ask(needed)
         return func(*args, **(kwargs or {}))
 
 
-def needs(name: str, args: tuple[Any, ...]) -> int:
-    """Bytes to ask for before the operator `name` runs on `args`; 0 where it compiles nothing."""
+def result_bytes(name: str, args: tuple[Any, ...]) -> int | None:
+    """Bytes that the operator `name` takes for its result on `args`; None where it compiles nothing."""
     plain = name.rstrip("_")
     if plain in LIKE_INPUT:
-        return 2 * int(args[0].numel()) * args[0].element_size() + LIBRARIES
+        return 2 * int(args[0].numel()) * int(args[0].element_size())
     if plain not in PRODUCTS:
+        return None
+    if name.endswith("_"):
         return 0
     if plain == "_linear_pointwise":
         rows, columns = args[0].numel() // max(args[0].shape[-1], 1), args[1].shape[0]
     else:
         first, second = args[-2:] if plain in ("addmm", "baddbmm") and len(args) < 4 else args[:2]
         rows, columns = first.numel() // max(first.shape[-1], 1), second.shape[-1]
-    result = 0 if name.endswith("_") else int(rows * columns) * args[0].element_size()
-    return result + LIBRARIES
+    return int(rows * columns) * int(args[0].element_size())
 
 
 @contextlib.contextmanager
