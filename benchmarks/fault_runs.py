@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.contract import process
+
 PRELOADED = "TUNEPLAN_FULL_DISK"
 """Environment variable with the path of the preloaded library, where there is one."""
 
@@ -140,10 +142,10 @@ def _become_member(plan: Path, output: Path, said: Path, resume: bool, group: Pa
     (group / "cgroup.procs").write_text(str(os.getpid()))
     for name, number in ((said, 1), (said.with_name(said.name + "-talk"), 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    command = [sys.executable, "-m", "trainer", "run", str(plan), "--output", str(output), "--device", "cpu"]
+    command = process.command("trainer", "run", str(plan), "--output", str(output), "--device", "cpu")
     os.chdir(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.getcwd()
-    os.execv(sys.executable, [*command, "--resume", "auto"] if resume else command)
+    os.execv(command[0], [*command, "--resume", "auto"] if resume else command)
 
 
 def _limit(room: int) -> None:
