@@ -60,7 +60,7 @@ class Bench:
     """The folders, the undisturbed runs, and one method per kind of failure."""
 
     def __init__(self, folder: Path, *, seed: int, short: bool) -> None:
-        from tests.trainer_support import make_model, make_plan, write_pairs
+        from tests.support.trainer_support import make_model, make_plan, write_pairs
 
         self.folder = folder
         self.rng = random.Random(seed)

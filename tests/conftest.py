@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer_support import make_model, write_pairs
+from tests.support.trainer_support import make_model, write_pairs
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ Sources, read 2026-11: PyTorch 2.13 torch/nn/parallel/distributed.py (gradients 
 torch/distributed/fsdp/_fully_shard (units, gathered buffers, reduce-scatter inputs; `planner.memory.step.exchange`);
 DeepSpeed 0.19.8 runtime/zero/stage_1_and_2.py, stage3.py, config.py (fp32 master weights, bucket sizes);
 Rajbhandari et al. 2020 (ZeRO), https://arxiv.org/abs/1910.02054.
-DDP, FSDP and ZeRO-2 are held against runs of two processes on a CPU (tests/test_distributed_memory.py,
-tests/test_distributed_zero.py); ZeRO-3 against none, and no run on several GPUs was seen, so the interval is widened.
+DDP, FSDP and ZeRO-2 are held against runs of two processes on a CPU (tests/planner/memory/test_distributed_memory.py,
+tests/trainer/distributed/test_distributed_zero.py); ZeRO-3 against none, and no run on several GPUs was seen, so the
+interval is widened.
 """
 
 from __future__ import annotations

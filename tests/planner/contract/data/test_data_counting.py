@@ -1,0 +1,233 @@
+"""The plan counts the tokens that the trainer makes: same text, same borders, same tokens learned."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from planner.contract.data.counting import TokenCounter
+from planner.contract.data.examples import Example, Message
+from planner.contract.errors import InvalidInput
+from planner.data import dataset
+from tests.support.template_kinds import CHATML, EXPECTED, THINKING_LAST
+from trainer.data.tokens import IGNORED, tokenize
+
+MARKS = ["<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>"]
+PROSE = "The plan says what fits. It said so: 1234 bytes\tand   more;\n\n  def f(x):\n    return x**2  # é 世界 🙂\n"
+WORDS = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def closed(form: str) -> Any:
+    """A post-processor that adds special tokens."""
+    return processors.TemplateProcessing(form, special_tokens=[("<s>", 0), ("</s>", 1)])
+
+
+def make(kind: str) -> Tokenizer:
+    """A small tokenizer of a kind in use."""
+    rng = random.Random(1)
+    syllables = [
+        "user",
+        "assistant",
+        "the",
+        "plan",
+        "ing",
+        "mem",
+        "ory",
+        "abc",
+        "def",
+        "gh",
+        "ij",
+        "word",
+        "some",
+        "and",
+    ]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(3000)]
+    texts = [PROSE, " ".join(words)]
+    if kind in ("gpt2", "llama3"):
+        made = Tokenizer(models.BPE())
+        made.decoder = decoders.ByteLevel()
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if kind == "llama3":
+            split = pre_tokenizers.Split(Regex(WORDS), "isolated")
+            bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            made.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])
+            made.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), closed("<s> $A")])
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        teacher: Any = trainers.BpeTrainer(
+            vocab_size=600, special_tokens=MARKS, initial_alphabet=alphabet, show_progress=False
+        )
+    elif kind == "llama2":
+        made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        made.pre_tokenizer = pre_tokenizers.Metaspace()
+        marks = MARKS + [f"<0x{number:02X}>" for number in range(256)]
+        teacher = trainers.BpeTrainer(vocab_size=800, special_tokens=marks, show_progress=False)
+    elif kind == "unigram":
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer, made.normalizer = pre_tokenizers.Metaspace(), normalizers.NFKC()
+        made.post_processor = closed("$A </s>")
+        teacher = trainers.UnigramTrainer(vocab_size=400, special_tokens=MARKS, unk_token="<unk>", show_progress=False)
+    else:
+        made = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        made.pre_tokenizer, made.normalizer = pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer()
+        made.post_processor = closed("<s> $A </s>")
+        teacher = trainers.WordPieceTrainer(vocab_size=600, special_tokens=MARKS, show_progress=False)
+    made.train_from_iterator(texts, teacher)
+    if kind == "llama2":  # as its files have it: blanks by a normalizer, no borders of words
+        content = json.loads(made.to_str()) | {"pre_tokenizer": None}
+        made = Tokenizer.from_str(json.dumps(content))
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        made.post_processor = closed("<s> $A")
+    return made
+
+
+KINDS = ["gpt2", "llama3", "llama2", "unigram", "wordpiece"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes a tokenizer's folder of a kind, with a template or without."""
+    made: dict[str, Tokenizer] = {}
+
+    def write(kind: str, template: str | None = None, **more: Any) -> Path:
+        place = tmp_path_factory.mktemp(kind)
+        made.setdefault(kind, make(kind)).save(str(place / "tokenizer.json"))
+        config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"} | more
+        config["tokenizer_class"] = "LlamaTokenizer" if kind == "llama2" else "PreTrainedTokenizerFast"
+        (place / "tokenizer_config.json").write_text(json.dumps(config))
+        if template is not None:
+            (place / "chat_template.jinja").write_text(template)
+        return place
+
+    return write
+
+
+def load(place: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(place)
+
+
+def conversation(*texts: str, shape: Any = "messages", **extras: Any) -> Example:
+    messages = [
+        Message(("user", "assistant")[place % 2], text, learned=place % 2 == 1) for place, text in enumerate(texts)
+    ]
+    if extras:
+        messages[-1] = Message("assistant", texts[-1], learned=True, extras=extras)
+    return Example(tuple(messages), None, "d:1", shape)
+
+
+EXAMPLES = [
+    conversation("Hello", "there"),
+    conversation(" two  blanks \n", PROSE, "and <|im_end|>?", "<think>\nwhy\n</think>\n\nyes", "more", " é世界 🙂"),
+    conversation("2+2=", "4", shape="prompt-completion"),
+    conversation("Add", "4", shape="alpaca"),
+    conversation("why", "so", reasoning_content="because"),
+    Example(None, PROSE * 3, "d:2", "text"),
+    Example(None, "ends </s>", "d:3", "text"),
+    conversation("nothing is", ""),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", [None, CHATML, THINKING_LAST], ids=["plain", "chatml", "thinking"])
+def test_planner_and_trainer_count_the_same(folder: Any, kind: str, template: str | None) -> None:
+    place = folder(kind, template)
+    counter, tokenizer = TokenCounter.read(place), load(place)
+    assert counter is not None
+    counted, trained = counter.count(EXAMPLES), tokenize(EXAMPLES, tokenizer, max_length=10**6)
+    assert [length for length in counted.lengths if length] == trained.lengths
+    assert counted.learned == sum(label != IGNORED for sequence in trained.sequences for label in sequence.labels)
+    assert counted.remarks.counts == trained.remarks.counts
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_is_learned_in_tokens_is_what_is_learned_in_text(folder: Any, name: str) -> None:
+    source, expected = EXPECTED[name]
+    tokenizer = load(folder("gpt2", source))
+    (sequence,) = tokenize([conversation("Q1", "A1", "Q2", "A2", "Q3", "A3")], tokenizer, max_length=999).sequences
+    said = tokenizer.decode([label for label in sequence.labels if label != IGNORED])
+    # A token across the border is learned whole, such as a blank and the letter behind it.
+    assert said.replace(" ", "") == "".join(expected).replace(" ", "")
+
+
+def test_tokens_that_only_the_config_adds_count(folder: Any) -> None:
+    more = {"6000": {"content": "<|extra|>", "special": True, "normalized": False}}
+    place = folder("gpt2", CHATML.replace("<|im_end|>", "<|extra|>"), added_tokens_decoder=more)
+    counter = TokenCounter.read(place)
+    assert counter is not None
+    assert counter.count(EXAMPLES[:2]).lengths == tokenize(EXAMPLES[:2], load(place), max_length=9999).lengths
+
+
+def test_a_profile_says_what_the_template_leaves_out_and_refuses_as_the_trainer_does(
+    folder: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "data.jsonl"
+    answer = {"role": "assistant", "content": "A", "reasoning_content": "T"}
+    file.write_text("".join(json.dumps({"messages": [{"role": "user", "content": "Q"}, answer]}) + "\n" for _ in "ab"))
+    found = dataset.profile(file, tokenizer=folder("gpt2", CHATML))
+    assert any("leaves out the thoughts of 2 turns of the assistant" in said for said in found.said)
+    assert found.exact
+    with pytest.raises(InvalidInput, match=r"data\.jsonl:1: the chat template refuses these messages: no"):
+        dataset.profile(file, tokenizer=folder("gpt2", "{{ raise_exception('no') }}"))
+
+
+def test_a_sample_speaks_for_many(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths beyond the sample follow from bytes and turns: of 400 conversations 100 are counted."""
+    place = folder("gpt2", CHATML)
+    file = tmp_path / "data.jsonl"
+    turns = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hi " * 5}]
+    rows = [{"messages": turns * (number % 5 + 1)} for number in range(400)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    exact = dataset.profile(file, tokenizer=place)
+    monkeypatch.setattr(dataset, "EXACT_EXAMPLES", 100)
+    sampled = dataset.profile(file, tokenizer=place)
+    assert (exact.exact, sampled.exact) == (True, False)
+    assert abs(sampled.tokens / exact.tokens - 1) < 0.01
+    assert abs(sampled.completion_tokens / exact.completion_tokens - 1) < 0.15
+    assert max(abs(sampled.lengths - exact.lengths)) <= 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("long", ["prose", "one word", "blanks"])
+def test_the_beginning_of_a_long_answer_has_the_tokens_of_the_whole(folder: Any, kind: str, long: str) -> None:
+    """What lies far beyond max_length is not tokenized, and nothing that is kept changes by that."""
+    text = {"prose": PROSE * 900, "one word": "abcdefghij" * 8000, "blanks": " " * 80_000}[long]
+    tokenizer = load(folder(kind, CHATML))
+    example = conversation("Q", text)
+    calls = []
+
+    class Watched:
+        def __call__(self, text: str, **options: Any) -> Any:
+            calls.append(len(text))
+            return tokenizer(text, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+    for length in (48, 96):
+        (whole,) = tokenize([example], tokenizer, max_length=10**7).sequences
+        data = tokenize([example], Watched(), max_length=length)
+        if len(whole) <= length:
+            continue
+        assert data.truncated == 1
+        assert list(data.sequences[0].ids) == list(whole.ids)[:length]
+        assert list(data.sequences[0].labels) == list(whole.labels)[:length]
+    if long == "prose":
+        assert max(calls) < len(text) / 2
+
+
+def test_many_turns_take_time_by_their_length(folder: Any) -> None:
+    place = folder("gpt2", CHATML)
+    example = conversation(*("some words " * 4 for _ in range(4000)))
+    begin = time.perf_counter()
+    counter = TokenCounter.read(place)
+    assert counter is not None
+    counter.count([example])
+    tokenize([example], load(place), max_length=10**6)
+    assert time.perf_counter() - begin < 15

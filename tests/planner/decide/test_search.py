@@ -1,0 +1,190 @@
+"""Tiers: same effective batch, memory that never grows from tier to tier, and speed over many candidates."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.settings import choices_from
+from planner.contract.spec import TrainingChoices
+from planner.contract.units import GIB
+from planner.decide import candidates, search, tiers
+from planner.decide.check import check
+from planner.decide.verdict import verdict_of
+from planner.devices import hardware
+from planner.models import sources
+from tests.support.clock import reference_seconds
+
+PHI = sources.load_model("phi-2")
+LLAMA = sources.load_model("llama-3.2-1b")
+QWEN = sources.load_model("qwen2.5-0.5b")
+A10G = hardware.find("a10g")
+DEVICES = ("gtx-1050-ti", "rtx-3060", "t4", "a10g", "m3-18gb", "a100-80gb", "h200", "cpu")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", [PHI, LLAMA, QWEN], ids=lambda model: model.id)
+@pytest.mark.parametrize("stack", ["builtin", "peft"])
+def test_tiers_keep_the_effective_batch_and_never_grow(device: str, model, stack: str) -> None:
+    """GIVEN any device, model and stack THEN tiers share batch and length and shrink, or it is said what lacks."""
+    profile = hardware.find(device)
+    choices = TrainingChoices(max_length=512, stack=stack)
+    loss = "chunked" if stack == "builtin" else "full"
+    smallest = check(model, profile, replace(choices, batch_size=1, loss=loss), with_remedies=False)
+    if smallest.verdict == "does_not_fit":
+        with pytest.raises(search.NothingFits) as caught:
+            search.recommend(model, profile, choices=choices, fixed={"max_length", "stack"})
+        assert caught.value.report.verdict == "does_not_fit"
+        assert caught.value.report.settings["batch_size"] == 1
+        assert caught.value.exit_code == 3
+        return
+    answer = search.recommend(model, profile, choices=choices, fixed={"max_length", "stack"})
+    peaks = [option.memory.device_peak_bytes for option in answer.options]
+    assert [option.tier for option in answer.options] == ["high", "balanced", "low", "safe"]
+    assert all(later <= earlier * 1.001 for earlier, later in itertools.pairwise(peaks)), peaks
+    for option in answer.options:
+        taken = choices_from(option.settings)
+        assert taken.effective_batch_size == 32
+        assert taken.max_length == 512
+        assert option.memory.device_peak_bytes <= option.memory.budget_bytes
+    assert answer.recommended.tier == "balanced"
+
+
+def test_the_fast_tier_is_the_fastest_of_all_that_fit() -> None:
+    """GIVEN every candidate THEN none inside the budget is more than a percent faster than the high tier."""
+    base = TrainingChoices(max_length=2048, loss="chunked")
+    pairs, _, _ = candidates.batch_pairs(base, set(), 32)
+    layers = candidates.layer_counts(PHI, base, set())
+    found = candidates.evaluate(PHI, A10G, base, pairs=pairs, lengths=[2048], layers=layers)
+    picks = tiers.pick_tiers(found, A10G.budget_bytes, open_length=False)
+    assert picks is not None
+    inside = (found.upper <= A10G.budget_bytes) & (found.device <= 0.95 * A10G.budget_bytes)
+    assert found.seconds[picks[0]] <= found.seconds[inside].min() * (1 + tiers.SAME_SPEED)
+    assert found.upper[picks[1]] <= 0.8 * A10G.budget_bytes
+
+
+def test_grid_and_single_prediction_agree() -> None:
+    """GIVEN a picked candidate THEN judging it alone gives the peak the search saw."""
+    base = TrainingChoices(max_length=1024, loss="chunked")
+    pairs, _, _ = candidates.batch_pairs(base, set(), 32)
+    found = candidates.evaluate(LLAMA, A10G, base, pairs=pairs, lengths=[1024], layers=[0, 5, LLAMA.total_layers])
+    for index in range(0, len(found), 4):
+        alone = check(LLAMA, A10G, found.choices(index, LLAMA), with_remedies=False).memory
+        assert alone.allocated_peak_bytes == pytest.approx(int(found.device[index]) - A10G.context_bytes, rel=0.06)
+
+
+def test_fifty_thousand_candidates_in_a_tenth_of_a_second() -> None:
+    """GIVEN 50,688 candidates after import THEN evaluating and picking takes under 100 ms of CPU (best of three)."""
+    base = TrainingChoices(loss="chunked")
+    pairs, _, _ = candidates.batch_pairs(base, set(), 32)
+    layers = candidates.layer_counts(PHI, base, set())
+    lengths = list(range(8, 2049, 8))
+    assert len(pairs) * len(layers) * len(lengths) >= 50_000
+
+    def work() -> None:
+        found = candidates.evaluate(PHI, A10G, base, pairs=pairs, lengths=lengths, layers=layers)
+        assert tiers.pick_tiers(found, A10G.budget_bytes, open_length=True)
+
+    assert reference_seconds(work) < 0.1
+
+
+def test_goal_picks_the_tier() -> None:
+    """GIVEN a goal THEN the recommended option is the tier that the goal names."""
+    for goal, tier in search.GOALS.items():
+        answer = search.recommend(QWEN, A10G, choices=TrainingChoices(max_length=256), fixed={"max_length"}, goal=goal)
+        assert answer.recommended.tier == tier
+    with pytest.raises(InvalidInput, match="--goal 'cheap'"):
+        search.recommend(QWEN, A10G, goal="cheap")
+
+
+def test_open_length_follows_the_guides() -> None:
+    """GIVEN no length and no data THEN no tier is longer than the guides' and the notes say so."""
+    answer = search.recommend(PHI, A10G)
+    lengths = [option.settings["max_length"] for option in answer.options]
+    assert lengths == [2048, 1024, 768, 768]
+    assert any("No data and no --max-length" in note for note in answer.notes)
+
+
+def test_precision_follows_the_card() -> None:
+    """GIVEN a card without bf16 THEN the search takes fp16 and says why, and a demand for bf16 is refused."""
+    t4 = hardware.find("t4")
+    choices = TrainingChoices(max_length=512)
+    answer = search.recommend(PHI, t4, choices=choices, fixed={"max_length"})
+    assert answer.recommended.settings["precision"] == "fp16"
+    assert any("fp16 instead of bf16" in note for note in answer.notes)
+    with pytest.raises(NotModelled, match="--precision bf16 does not run natively on NVIDIA T4"):
+        search.recommend(PHI, t4, choices=choices, fixed={"max_length", "precision"})
+    full = search.fit_to_hardware(replace(choices, method="full"), t4)[0]
+    assert full.precision == "fp16-mixed"
+
+
+def test_effective_batch_must_be_reachable() -> None:
+    """GIVEN fixed parts of the batch THEN the rest follows, and a contradiction is refused."""
+    base = TrainingChoices(batch_size=3)
+    pairs, effective, said = candidates.batch_pairs(base, {"batch_size"}, None)
+    assert (pairs, effective) == ([(3, 11)], 33)
+    assert said
+    assert "3" in said[0]
+    pairs, effective, _ = candidates.batch_pairs(replace(base, num_gpus=4), set(), 32)
+    assert effective == 32
+    assert all(size * steps * 4 == 32 for size, steps in pairs)
+    with pytest.raises(InvalidInput, match="cannot be shared evenly by 3 devices"):
+        candidates.batch_pairs(replace(base, num_gpus=3), set(), 32)
+    with pytest.raises(InvalidInput, match="contradicts"):
+        candidates.batch_pairs(base, {"batch_size", "gradient_accumulation_steps"}, 32)
+
+
+def test_remedies_are_computed_and_true() -> None:
+    """GIVEN a configuration that does not fit THEN each remedy, judged again, does what it says."""
+    choices = TrainingChoices(max_length=2048, gradient_checkpointing=False, stack="peft")
+    report = check(PHI, A10G, choices)
+    assert report.verdict == "does_not_fit"
+    kinds = {tuple(sorted(remedy.change)) for remedy in report.remedies}
+    assert ("batch_size", "gradient_accumulation_steps") in kinds
+    assert ("gpu",) in kinds
+    assert any(remedy.fits for remedy in report.remedies)
+    for remedy in report.remedies:
+        if "gpu" in remedy.change:
+            there = check(PHI, hardware.find(remedy.change["gpu"]), choices, with_remedies=False)
+            assert there.verdict in ("fits", "tight")
+            continue
+        changed = choices_from(remedy.change, base=choices)
+        if "checkpoint_layers" in remedy.change:
+            changed = replace(changed, checkpoint_layers=remedy.change["checkpoint_layers"])
+        assert changed.effective_batch_size == choices.effective_batch_size
+        after = check(PHI, A10G, changed, with_remedies=False).memory
+        assert report.memory.device_peak_bytes - after.device_peak_bytes == remedy.saves_bytes
+        assert remedy.fits == (after.interval_bytes[1] <= after.budget_bytes)
+        assert remedy.verdict == verdict_of(after)
+    changes = [str(remedy.change) for remedy in report.remedies]
+    assert len(set(changes)) == len(changes)
+
+
+def test_verdicts_at_their_edges() -> None:
+    """GIVEN one peak and budgets around it THEN fits, tight and does_not_fit change where they should."""
+    memory = check(QWEN, A10G, TrainingChoices(max_length=512), with_remedies=False).memory
+    peak, upper = memory.device_peak_bytes, memory.interval_bytes[1]
+    assert verdict_of(memory.model_copy(update={"budget_bytes": peak - 1})) == "does_not_fit"
+    assert verdict_of(memory.model_copy(update={"budget_bytes": peak})) == "tight"
+    assert verdict_of(memory.model_copy(update={"budget_bytes": upper - 1})) == "tight"
+    assert verdict_of(memory.model_copy(update={"budget_bytes": max(upper, int(peak / 0.95) + 1)})) == "fits"
+
+
+def test_guides_workload() -> None:
+    """GIVEN phi-2 as the guides train it THEN the peaks are those that a trace of the real step gives."""
+    choices = TrainingChoices(max_length=2048, stack="peft")
+    report = check(PHI, A10G, choices)
+    assert report.memory.allocated_peak_bytes / GIB == pytest.approx(17.3, abs=0.1)
+    assert report.verdict in ("fits", "tight")
+    assert sum(report.memory.components.values()) == report.memory.device_peak_bytes
+    without = check(PHI, A10G, replace(choices, gradient_checkpointing=False), with_remedies=False)
+    assert without.memory.allocated_peak_bytes / GIB == pytest.approx(126.0, abs=0.5)
+
+
+def test_length_beyond_the_positions_names_both() -> None:
+    """GIVEN a length over the model's positions THEN the refusal names both numbers."""
+    with pytest.raises(InvalidInput, match="4096 is beyond the 2048 positions of phi-2"):
+        check(PHI, A10G, TrainingChoices(max_length=4096))

@@ -1,0 +1,98 @@
+"""The catalogue: every entry matches transformers and the published total, and is found fast by any spelling."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from planner.models import catalogue
+from planner.models.sources import load_model, parameter_shapes
+from planner.models.sources.families.registry import supported
+from tests.planner.models.test_sources_parity import assert_same_parameters
+from tests.support.sources_cases import build_on_meta, case_task
+
+ENTRIES = catalogue.entries()
+
+PUBLISHED = {
+    "phi-2": 2_779_683_840,
+    "llama-3.2-1b": 1_235_814_400,
+    "qwen2.5-0.5b": 494_032_768,
+    "mistral-7b-v0.1": 7_241_732_096,
+    "llama-2-7b": 6_738_415_616,
+    "tinyllama-1.1b": 1_100_048_384,
+    "gpt2": 124_439_808,
+    "gemma-2-9b": 9_241_705_984,
+    "mixtral-8x7b": 46_702_792_704,
+    "pythia-6.9b": 6_857_302_016,
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_entry_equals_transformers_at_true_size(entry: catalogue.Entry) -> None:
+    """Every parameter of the true-size network, built without weights, has our name and shape."""
+    spec = load_model(entry.name)
+    model = build_on_meta(dict(entry.config), case_task(entry.config))
+    assert_same_parameters(parameter_shapes(spec), model)
+    assert spec.parameters == sum(value.numel() for value in model.parameters())
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_entry_equals_the_published_total(entry: catalogue.Entry) -> None:
+    if entry.published_parameters is None:
+        pytest.skip("no published total known")
+    spec = load_model(entry.name)
+    expected = entry.published_parameters
+    if spec.architecture == "t5" and spec.config["is_gated_act"]:
+        # The checkpoint brings an output layer of its own, which the config says nothing of.
+        expected -= spec.vocab_size * spec.hidden_size
+    assert spec.parameters == expected
+
+
+def test_published_totals_stand_as_they_were_looked_up() -> None:
+    assert {name: load_model(name).parameters for name in PUBLISHED} == PUBLISHED
+
+
+def test_there_are_at_least_sixty_and_every_architecture_is_among_them() -> None:
+    assert len(ENTRIES) >= 60
+    assert {entry.config["model_type"] for entry in ENTRIES} == set(supported())
+
+
+def test_entries_carry_source_date_and_check() -> None:
+    for entry in ENTRIES:
+        assert entry.source == f"https://huggingface.co/{entry.hub_id}/blob/main/config.json"
+        assert len(entry.date) == 10
+        assert entry.checked
+        assert entry.name == entry.name.lower()
+        assert " " not in entry.name
+
+
+def test_index_is_what_the_files_say() -> None:
+    assert catalogue.build_index() == json.loads((catalogue.FOLDER / "index.json").read_text())
+
+
+@pytest.mark.parametrize("spelling", ["phi-2", "PHI-2", "microsoft/phi-2", "Microsoft/Phi-2", " phi-2 "])
+def test_spellings_find_the_same_model(spelling: str) -> None:
+    """The name stays the one that was asked for, as the hub and the catalogue write it."""
+    assert load_model(spelling).id == ("microsoft/phi-2" if "/" in spelling else "phi-2")
+    assert load_model(spelling).parameters == PUBLISHED["phi-2"]
+
+
+def test_one_model_loads_fast_and_without_the_others() -> None:
+    """GIVEN a fresh process WHEN one model is loaded THEN one file is read and it takes under 30 ms."""
+    code = (
+        "import pathlib\n"
+        "read = pathlib.Path.read_text\n"
+        "seen = []\n"
+        "pathlib.Path.read_text = lambda self, *a, **k: (seen.append(self), read(self, *a, **k))[1]\n"
+        "from planner.models.sources import load_model\n"
+        "from tests.support.clock import reference_seconds\n"
+        "first = reference_seconds(lambda: load_model('llama-3.1-8b'), repeats=1)\n"
+        "print(first, sum(p.parent.name == 'models' for p in seen))\n"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    times = [float(run.stdout.split()[0]) for run in runs]
+    assert {run.stdout.split()[1] for run in runs} == {"1"}
+    assert min(times) < 0.03
