@@ -34,7 +34,8 @@ MORE_FIELDS: tuple[Field, ...] = (
     ),
     Field(
         key="beta2", label="Adam beta2", group=MORE, where="hyperparameters", kind="number", low=0, high=0.999999,
-        ladder=(0.95, 0.98, 0.99, 0.999), help="How long the optimizer remembers their squares.",
+        ladder=(0.95, 0.98, 0.99, 0.999, 0.9999),
+        help="How long the optimizer remembers their squares.",
     ),
     Field(
         key="epsilon", label="Adam epsilon", group=MORE, where="hyperparameters", kind="number", low=1e-12, high=1,

@@ -10,12 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import textual.app
+import textual.pilot
 from textual.pilot import Pilot
 
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.end import EndScreen
 
 SIZES = [(80, 24), (120, 40)]
+
+
+async def _all_handled(min_sleep: float = 0.0, max_sleep: float = 0.0) -> None:
+    """Lets the event loop handle what follows from a key: each message that makes another takes a turn of it.
+
+    Textual waits instead until the whole process computes nothing, for a second at most and twice a key: while the
+    wizard's threads answer a question that is a second each time, and how much is answered by then is the machine's.
+    """
+    for _ in range(3):
+        await asyncio.sleep(0.001)  # what threads and the driver hand over
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+textual.app.wait_for_idle = textual.pilot.wait_for_idle = _all_handled
 
 
 def write_pairs(path: Path, count: int = 200) -> Path:
@@ -49,8 +66,7 @@ async def settle(app: TuneplanApp, pilot: Pilot[Any], seconds: float = 20) -> st
         assert time.monotonic() < end, "the wizard did not come to rest"
         await asyncio.sleep(0.01)
         await pilot.pause()
-    await pilot.pause()
-    return screen_text(app)
+    return await drawn(app, pilot)
 
 
 async def until(app: TuneplanApp, pilot: Pilot[Any], true: Callable[[], bool], seconds: float = 60) -> str:
@@ -64,8 +80,17 @@ async def until(app: TuneplanApp, pilot: Pilot[Any], true: Callable[[], bool], s
             raise AssertionError(f"it never came to hold; the screen shows:\n{screen_text(app)}")
         await asyncio.sleep(0.05)
         await pilot.pause()
-    await pilot.pause()
-    return screen_text(app)
+    return await drawn(app, pilot)
+
+
+async def drawn(app: TuneplanApp, pilot: Pilot[Any]) -> str:
+    """The screen once it stays as it is: a footer follows its screen, widgets follow what they hold."""
+    shown = None
+    while shown != (now := screen_text(app)):
+        shown = now
+        await asyncio.sleep(0.02)
+        await pilot.pause()
+    return shown
 
 
 async def type_text(pilot: Pilot[Any], text: str) -> None:

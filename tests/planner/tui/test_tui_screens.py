@@ -177,7 +177,8 @@ async def test_every_setting_can_be_reached_and_moved() -> None:
             reached.append(key)
             before = app.wizard
             await pilot.press("right")
-            if key not in ("sample_prompt", "max_length", "checkpoint_layers"):
+            typed_only = state.BY_KEY[key].kind in ("text", "names")
+            if not typed_only and key not in ("max_length", "checkpoint_layers"):
                 assert app.wizard != before, key
             await pilot.press("down")
         assert set(reached) == {field.key for field in state.visible_fields(app.wizard)}
