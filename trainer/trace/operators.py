@@ -214,6 +214,11 @@ def efficient_backward_scratch(args: Any, out: Any) -> list[int]:
     return sizes
 
 
+def softmax_backward_scratch(args: Any, out: Any) -> list[int]:
+    """The product of gradient and result, made before the kernel runs."""
+    return [args[1].numel() * args[1].element_size()]
+
+
 def safe_softmax_scratch(args: Any, out: Any) -> list[int]:
     """The softmax before rows without any key are set to zero, and which scores are minus infinity."""
     return [out.numel() * out.element_size(), out.numel()]
@@ -254,6 +259,7 @@ def cuda_scratch() -> dict[Any, Any]:
         aten._scaled_dot_product_flash_attention_backward.default: flash_backward_scratch,
         aten._scaled_dot_product_efficient_attention_backward.default: efficient_backward_scratch,
         aten._safe_softmax.default: safe_softmax_scratch,
+        aten._softmax_backward_data.default: softmax_backward_scratch,
     }
     try:
         import bitsandbytes  # noqa: F401

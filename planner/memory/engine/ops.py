@@ -365,13 +365,13 @@ def softmax_fp32(tape: Tape, x: Tensor, *, back: int = 0) -> Tensor:
     CUDA converts fp16 as it goes, without that copy, and its gradient is fp16 at once.
     """
     if tape.rules.fused_half_softmax and x.itemsize == HALF:
-        size, narrow = _size(x), x.itemsize
+        narrow = x.itemsize
         out = tape.like(x, FP32)
-        out = tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.new(size[0], size[1], narrow),))
+        out = tape.record(out, (x,), (out.alias(),), lambda g, s: (softmax_gradient(tape, s[0], narrow),))
         return to(tape, out, back or x.itemsize)
     wide = to(tape, x, FP32)
     out = tape.like(wide)
-    out = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
+    out = tape.record(out, (wide,), (out.alias(),), lambda g, s: (softmax_gradient(tape, s[0]),))
     del wide
     return to(tape, out, back or x.itemsize)
 
@@ -381,7 +381,18 @@ def softmax(tape: Tape, x: Tensor) -> Tensor:
     if tape.rules.autocast and x.itemsize == HALF:
         return softmax_fp32(tape, x, back=FP32)
     out = tape.like(x)
-    return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(_first(g)),))
+    return tape.record(out, (x,), (out.alias(),), lambda g, s: (softmax_gradient(tape, s[0]),))
+
+
+def softmax_gradient(tape: Tape, result: Tensor, itemsize: int = 0) -> Tensor:
+    """softmax's backward: n·w, or n·`itemsize`; on CUDA the product of gradient and result, n·w, beside it while the
+    kernel runs (softmax_backward_cuda_out in PyTorch's native/cuda/SoftMax.cu, 2.13).
+    """
+    made = tape.like(result, itemsize)
+    if tape.rules.target == "cuda":
+        product = tape.like(result)
+        del product
+    return made
 
 
 def layer_norm(tape: Tape, x: Tensor, weight: Weight | None, bias: Weight | None, width: int) -> Tensor:

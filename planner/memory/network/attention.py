@@ -228,4 +228,4 @@ def safe_softmax(tape: Tape, x: Tensor) -> Tensor:
         first, masked = tape.like(x), tape.like(x, BYTE)
         out = tape.like(x)
         del first, masked
-    return tape.record(out, (x,), (out.alias(),), lambda g, s: (tape.like(s[0]),))
+    return tape.record(out, (x,), (out.alias(),), lambda g, s: (ops.softmax_gradient(tape, s[0]),))

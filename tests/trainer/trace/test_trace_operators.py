@@ -195,3 +195,13 @@ def test_layer_indices_become_a_pattern() -> None:
 def test_unknown_targets_are_refused() -> None:
     with pytest.raises(NotModelled, match="tpu"):
         traced(target="tpu")
+
+
+def test_softmax_backward_holds_a_product_of_its_own_on_cuda_alone() -> None:
+    cuda, cpu = (traced(attention="eager", target=target, events=True) for target in ("cuda", "cpu"))
+    products = [
+        e["bytes"] for e in cuda.events if "softmax" in e["op"] and "scratch" in e["op"] and e["kind"] == "alloc"
+    ]
+    assert set(products) == {BATCH * HEADS * LENGTH * LENGTH * 4}
+    assert len(products) == LAYERS
+    assert not [e for e in cpu.events if "scratch" in e["op"]]
