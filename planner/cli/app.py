@@ -173,6 +173,19 @@ def check(
         Optional[str],  # noqa: UP045
         typer.Option("--save", help="Write this configuration as a plan file.", metavar="FILE"),
     ] = None,
+    from_file: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--from",
+            help="Another trainer's file (Axolotl, LLaMA-Factory, TRL, Unsloth, LitGPT, torchtune, mlx-lm); again for "
+            "accelerate's or DeepSpeed's config beside it.",
+            metavar="FILE",
+        ),
+    ] = None,
+    from_tool: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--from-tool", help="Whose file it is, where its keys don't tell."),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="The binding event as a polynomial, component by component.")
     ] = False,
@@ -182,6 +195,13 @@ def check(
     """One configuration: does it fit, how tightly, why, and what to change."""
     from planner.cli.recommend import run_check
 
+    foreign = None
+    if from_file:
+        from planner.cli.foreign import asked
+
+        foreign, model, settings = asked(from_file, from_tool, model=model, settings=settings)
+    elif from_tool is not None:
+        raise InvalidInput("--from-tool says whose file --from names, which is not given")
     return run_check(
         gpu=gpu,
         model=model,
@@ -196,6 +216,7 @@ def check(
         save=save,
         explain="all" if explain_all else "binding" if explain else None,
         settings=settings,
+        foreign=foreign,
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from planner.contract.spec import TrainingChoices
     from planner.data.dataset import DatasetProfile
     from planner.data.lengths import Lengths
+    from planner.exchange.foreign import Foreign
     from planner.memory.explain import Explanation
 
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
@@ -104,8 +105,12 @@ def run_check(
     save: str | None,
     settings: Mapping[str, Any],
     explain: str | None = None,
+    foreign: Foreign | None = None,
 ) -> int:
-    """Judges one configuration; `explain` adds the terms of the `binding` instant, or of `all`."""
+    """Judges one configuration; `explain` adds the terms of the `binding` instant, or of `all`.
+
+    `foreign`: the other trainer's file that the settings come from.
+    """
     from planner.data.lengths import lengths_of
     from planner.decide.advice import advise, validation_share
     from planner.decide.search import data_notes
@@ -114,6 +119,10 @@ def run_check(
     _check_split(validation_split)
     values = dict(settings)
     request = resolve(gpu=gpu, model=model, reserve=reserve, values=values, task=_task(format))
+    if foreign is not None:
+        from planner.cli.foreign import in_model_words
+
+        request = in_model_words(request, foreign)
     choices = _with_effective_batch(request, effective_batch_size)
     profile = _profile(data, request, format, columns, skip_invalid)
     split = validation_share(profile) if validation_split is None else validation_split
@@ -155,10 +164,11 @@ def run_check(
             columns=parse_columns(columns),
             skip_invalid=skip_invalid,
             split=split,
+            overrides=None if foreign is None else foreign.hyperparameters,
         )
         path = plans.save(plan, save)
         say(f"wrote {path}")
-    _print_check(report, as_json, _explained(request, choices, explain, lengths))
+    _print_check(report, as_json, _explained(request, choices, explain, lengths), foreign)
     return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
 
 
@@ -223,9 +233,16 @@ def _explained(
     return explain(request.model, request.hardware, fitted, every_instant=wanted == "all", lengths=lengths)
 
 
-def _print_check(report: CheckReport, as_json: bool, explained: tuple[Explanation, ...] = ()) -> None:
+def _print_check(
+    report: CheckReport,
+    as_json: bool,
+    explained: tuple[Explanation, ...] = (),
+    foreign: Foreign | None = None,
+) -> None:
     if as_json:
         content = report.model_dump(mode="json", by_alias=True)
+        if foreign is not None:
+            content["from"] = foreign.record()
         if explained:
             content["explanation"] = [item.record() for item in explained]
         print_json(content)
@@ -234,6 +251,10 @@ def _print_check(report: CheckReport, as_json: bool, explained: tuple[Explanatio
     from planner.report.words import make_console
 
     check_view(make_console(), report)
+    if foreign is not None:
+        from planner.report.foreign_view import foreign_view
+
+        foreign_view(make_console(), foreign)
     if explained:
         from planner.memory.explain import lines
 

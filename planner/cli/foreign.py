@@ -1,0 +1,65 @@
+"""`plan check --from FILE`: another trainer's file as a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from planner.cli.request import Request
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.exchange import recognise, targets
+from planner.exchange.foreign import Foreign, Note
+
+
+def asked(
+    files: list[str], tool: str | None, *, model: str | None, settings: Mapping[str, Any]
+) -> tuple[Foreign, str, dict[str, Any]]:
+    """What the files say, the model, and the settings: theirs, under those of the command line."""
+    if not all(name.strip() for name in files):
+        raise InvalidInput("--from is empty; name a trainer's file")
+    foreign = recognise.read([Path(name) for name in files], tool=tool)
+    if foreign.no_figure:
+        raise NotModelled(foreign.no_figure)
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = model or foreign.model
+    if chosen is None:
+        raise InvalidInput(f"{foreign.where}: names no model; add --model")
+    if model is None and (original := mirrored(chosen)) is not None:
+        said = Note(key="model", how="assumed", text=f"{original}, which {chosen} republishes")
+        foreign, chosen = replace(foreign, notes=(*foreign.notes, said)), original
+    if foreign.several is not None and "num_gpus" not in given:
+        raise InvalidInput(
+            f"{foreign.where}: {foreign.several} divides the run over devices, and how many isn't in the file; "
+            "add --num-gpus N"
+        )
+    values = {**settings, **foreign.values, **given}
+    if values.get("gradient_checkpointing") is False:
+        values["checkpoint_reentrant"] = None
+    return foreign, chosen, values
+
+
+MIRRORS = ("nousresearch", "unsloth", "mlx-community", "casperhansen", "alpindale")
+"""Accounts of the hub that republish others' models under the same name, with or without a quantisation in it."""
+_QUANTISED = re.compile(r"(-unsloth)?(-bnb)?-(4bit|8bit|bf16|fp16)(-mlx)?$", re.IGNORECASE)
+
+
+def mirrored(model: str) -> str | None:
+    """The hub id of the original that a well-known mirror republishes, where the catalogue has it."""
+    from planner.models import catalogue
+
+    account, _, name = model.partition("/")
+    if account.lower() not in MIRRORS or catalogue.look_up(model) is not None:
+        return None
+    found = catalogue.look_up(_QUANTISED.sub("", name))
+    return None if found is None else found.hub_id
+
+
+def in_model_words(request: Request, foreign: Foreign) -> Request:
+    """The request with the file's targets as the model calls them."""
+    if request.choices.lora_targets != foreign.values.get("lora_targets"):
+        return request
+    found = targets.in_words_of(request.model, request.choices.lora_targets)
+    return replace(request, choices=replace(request.choices, lora_targets=found))
