@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,7 @@ def load_fit(profile: str) -> Calibration | None:
     )
 
 
+@cache
 def _installed(package: str) -> str | None:
     from importlib import metadata
 

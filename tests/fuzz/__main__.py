@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
@@ -23,20 +23,23 @@ from tests.fuzz import oracle
 from tests.fuzz.kinds import KINDS
 
 
+@cache
+def _steps() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="fuzz-steps-")
+
+
 @contextlib.contextmanager
-def _nothing_kept() -> Iterator[None]:
-    """No figures are kept on disk meanwhile: every case is computed."""
-    with patch.dict(os.environ, {"TUNEPLAN_CACHE": "off"}):
-        kept._folder.cache_clear()
-        try:
-            yield
-        finally:
-            kept._folder.cache_clear()
+def _kept(kind: str) -> Iterator[None]:
+    """Where the model is drawn, no figures are kept: every case is computed. Where it is always the same and only what
+    a machine taught changes, its step is kept as from one start to the next."""
+    folder = Path(_steps().name) if kind == "calibration" else None
+    with patch.object(kept, "_folder", lambda: folder):
+        yield
 
 
 def run_case(kind: str, seed: int, number: int) -> None:
     """One case; raises what it raises."""
-    with _nothing_kept(), tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    with _kept(kind), tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         KINDS[kind](Random(f"{kind}-{seed}-{number}"), Path(folder))
 
 

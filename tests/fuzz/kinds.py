@@ -224,15 +224,38 @@ WORDS = (
 )
 
 
+@cache
 def _options(command: str) -> tuple[str, ...]:
-    import click
-    import typer
-
-    from planner.cli.app import app
-
-    root: Any = typer.main.get_command(app)
-    found: click.Command = root.commands[command] if command else root
+    root = oracle.parser()
+    found = root.commands[command] if command else root
     return tuple(flag for parameter in found.params for flag in (*parameter.opts, *parameter.secondary_opts))
+
+
+FITTING = {
+    int: ("1", "2", "3", "8", "64", "1000", "65536", "16777216"),
+    float: ("0", "0.1", "0.5", "1", "16", "1e-9", "1e9"),
+    tuple: ("attention", "all-linear", "q_proj,v_proj", "c_attn", "lm_head", "embed_tokens"),
+    bool: (None,),
+}
+"""Words that an option takes, so that what several of them ask for together is reached as well."""
+OTHERS = {
+    "--data": ("train.jsonl", "."),
+    "--validation-split": FITTING[float],
+    "--effective-batch-size": FITTING[int],
+    "--reserve": ("1GiB", "512MiB", "0GiB"),
+    "--columns": ("prompt=a", "completion=b"),
+    "--skip-invalid": (None,),
+    "--brief": (None,),
+    "--explain-all": (None,),
+}
+
+
+def _fitting(flag: str, random: Random) -> str | None:
+    """A word that the option takes; None where it takes none, any word where nothing is known of it."""
+    setting = settings.BY_NAME.get(flag.removeprefix("--").removeprefix("no-").replace("-", "_"))
+    if setting is None:
+        return random.choice(OTHERS.get(flag, WORDS))
+    return random.choice(setting.allowed or FITTING.get(setting.kind, WORDS))
 
 
 SAFE = ("", "check", "gpus", "models", "train", "ui")
@@ -254,7 +277,10 @@ def cli(random: Random, folder: Path) -> None:
         flag = random.choice(flags)
         if flag in ("--install-completion", "--show-completion", "--save", "--dry-run"):
             continue
-        value = random.choice(WORDS)
+        value = random.choice(WORDS) if random.random() < 0.4 else _fitting(flag, random)
+        if value is None:
+            words.append(flag)
+            continue
         words += [f"{flag}={value}"] if random.random() < 0.5 else [flag, value] if random.random() < 0.7 else [flag]
     if command in ("gpus", "models", "train", "nothing") and random.random() < 0.7:
         words.append(random.choice([word for word in WORDS if word != "plan.yaml"]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import math
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -64,6 +66,23 @@ def asked(question: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, str(error)
 
 
+@cache
+def parser() -> Any:
+    """The parser of the command `plan`: made once, as no input has a part in it."""
+    import typer
+
+    from planner.cli.app import app
+
+    return typer.main.get_command(app)
+
+
+def _fresh(app: Any) -> Any:
+    """The parser as a start makes it: what a start puts on it stays its own."""
+    made = copy.copy(parser())
+    made.params = [copy.copy(parameter) for parameter in made.params]
+    return made
+
+
 def command(arguments: list[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command `plan`, in this process."""
     from planner.cli import main
@@ -71,12 +90,14 @@ def command(arguments: list[str]) -> tuple[int, str, str]:
     def caught(error: BaseException) -> tuple[str, int]:
         raise error
 
+    parser()
     out, err = io.StringIO(), io.StringIO()
     # What the edge would catch is what is looked for here.
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         patch.object(edge, "account", caught),
+        patch("typer.main.get_command", _fresh),
     ):
         try:
             code = main(arguments)
