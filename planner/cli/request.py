@@ -142,8 +142,8 @@ def load_data(
         raise InvalidInput("--data is empty; name a file, or a folder of them")
     return dataset.profile(
         path,
-        # A model that has a head for labels learns labels, as the trainer has it.
-        format="classification" if format == "auto" and request.model.task == "classification" else format,
+        format=format,
+        task=request.model.task,
         columns=columns,
         skip_invalid=skip_invalid,
         progress=_SignOfLife(),

@@ -6,11 +6,8 @@ Token counts are estimated from bytes, with an interval, or exact where the mode
 
 from __future__ import annotations
 
-import json
 import math
-import random
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,14 @@ from numpy.typing import NDArray
 
 from planner.contract.data.columns import FORMATS
 from planner.contract.data.counting import Counted, TokenCounter
-from planner.contract.data.examples import Example
 from planner.contract.data.literals import shown
 from planner.contract.data.reader import Progress, Reading, open_data
 from planner.contract.data.rendering import Remarks
+from planner.contract.data.tasks import check_labels
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
+from planner.data import sizes as measured
+from planner.data.sizes import Sizes, sized
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
 """UTF-8 bytes per token of a sub-word vocabulary: estimate, low, high.
@@ -37,11 +36,11 @@ vocabulary of 100,000 and more makes longer ones. A tokenizer.json beside the mo
 TEMPLATE_TOKENS_PER_TURN = 4
 """What a chat template puts around one message: ChatML's <|im_start|>, role, newline, <|im_end|>."""
 
+MASKED_MARKS = 2
+"""Special tokens around a masked model's text: BERT's [CLS] and [SEP]."""
+
 BYTE_LEVEL_VOCABULARY = 512
 """A vocabulary this small can hold little more than the 256 bytes, so one byte is one token."""
-
-EXACT_EXAMPLES = 20_000
-"""Up to so many examples every one is tokenised; beyond, a seeded sample of this size gives the ratio."""
 
 GROUP_BATCHES = 50
 """Length grouping sorts within so many batches at a time (transformers' group_by_length does the same)."""
@@ -71,6 +70,10 @@ class DatasetProfile:
     validation_lengths: Lengths | None = None
     """Tokens of the examples that the data itself, or a file beside it, gives for validation; None where it gives none
     and a share of the examples is held out."""
+    continued: bool = False
+    """Whether what exceeds the maximal length goes on in further sequences, instead of being cut."""
+    marks: int = 0
+    """Special tokens that each of those has anew."""
     said: tuple[str, ...] = ()
     """What the data holds and is not used, or is used otherwise than it stands there: a sentence each."""
     account: Mapping[str, Any] = field(default_factory=dict)
@@ -199,15 +202,21 @@ def profile(
     max_examples: int | None = None,
     validation_path: str | None = None,
     skip_invalid: bool = False,
+    task: str = "causal",
     progress: Progress | None = None,
 ) -> DatasetProfile:
     """Reads a data set and measures its lengths.
 
     `tokenizer`: a `tokenizer.json`, or a folder that may hold one (the model's); used where `tokenizers` is installed.
     `vocab_size`: the model's; a byte-level one makes counts exact without a tokenizer.
+    `task`: the model's; by it the trainer makes sequences of the examples.
     `progress` is told from time to time how many examples have been read.
     Raises `InvalidInput` naming file and line for anything that cannot be read.
     """
+    if task == "classification" and format == "auto":
+        format = "classification"  # a model that has a head for labels learns labels, as the trainer has it
+    if format == "classification":
+        task = format
     if format not in FORMATS:
         raise InvalidInput(f"--format {shown(format)} is unknown; choose one of {', '.join(FORMATS)}")
     settings = DataSettings(
@@ -220,99 +229,34 @@ def profile(
     )
     reading = open_data(settings, progress)
     sampled = tokenizer is not None
-    training = _sized(reading.training(), sampled)
-    validation = _sized(reading.validation(), sampled) if reading.has_validation else None
+    training = sized(reading.training(), task, sampled)
+    if task == "classification":
+        check_labels(training.labels, training.first)
+    known = training.labels if task == "classification" else None
+    validation = sized(reading.validation(), task, sampled, known) if reading.has_validation else None
     return _measured(str(path), reading, training, validation, tokenizer, vocab_size)
-
-
-@dataclass(slots=True)
-class _Sizes:
-    """Examples reduced to bytes, so that millions of them stand in little room."""
-
-    prompt: array[int] = field(default_factory=lambda: array("q"))
-    """UTF-8 bytes of what is not learned."""
-    completion: array[int] = field(default_factory=lambda: array("q"))
-    turns: array[int] = field(default_factory=lambda: array("q"))
-    """Messages in it; each costs a few template tokens."""
-    plain: bool = False
-    """Whether these are texts, which no template touches."""
-    picked: list[Example] = field(default_factory=list)
-    """Every example in order, or where there are too many a seeded sample of them."""
-
-    def __len__(self) -> int:
-        return len(self.prompt)
-
-    @property
-    def total(self) -> Lengths:
-        """Bytes of each example."""
-        return np.frombuffer(self.prompt, np.int64) + np.frombuffer(self.completion, np.int64)
-
-
-def _sized(examples: Iterable[Example], sampled: bool) -> _Sizes:
-    sizes = _Sizes()
-    pick = random.Random(42)
-    for number, example in enumerate(examples):
-        prompt, completion, turns = _bytes_of(example)
-        sizes.prompt.append(prompt)
-        sizes.completion.append(completion)
-        sizes.turns.append(turns)
-        sizes.plain = example.messages is None
-        if sampled:
-            if number < EXACT_EXAMPLES:
-                sizes.picked.append(example)
-            elif (place := int(pick.random() * (number + 1))) < EXACT_EXAMPLES:
-                sizes.picked[place] = example
-    return sizes
-
-
-def _bytes_of(example: Example) -> tuple[int, int, int]:
-    """(bytes not learned, bytes learned, turns)."""
-    if example.messages is None:
-        return 0, _size(example.text or ""), 0
-    prompt = completion = 0
-    for message in example.messages:
-        size = _size(message.content)
-        if message.extras:
-            size += sum(_size(_as_text(value)) for value in message.extras.values())
-        if message.learned:
-            completion += size
-        else:
-            prompt += size
-    count = len(example.messages)
-    if example.tools:
-        prompt += _size(_as_text(example.tools))
-    return prompt, completion, 0 if count == 2 and example.shape == "prompt-completion" else count
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _measured(
     path: str,
     reading: Reading,
-    training: _Sizes,
-    validation: _Sizes | None,
+    training: Sizes,
+    validation: Sizes | None,
     tokenizer: str | Path | None,
     vocab_size: int | None,
 ) -> DatasetProfile:
     """Bytes as tokens: counted, measured on a sample, or estimated."""
     assert reading.shape is not None
     counter = TokenCounter.read(Path(tokenizer)) if tokenizer is not None else None
-    counted = counter.count(training.picked) if counter is not None else None
-    total = training.total
+    counted = counter.count(training.picked, training.task) if counter is not None else None
     exact = False
     if counter is not None and counted is not None:
-        ratio = _content_bytes(training) / max(1, sum(counted.lengths))
+        ratio = training.picked_bytes() / max(1, sum(counted.lengths))
         exact = len(training.picked) == len(training)
         interval = (ratio, ratio) if exact else (ratio * 0.95, ratio * 1.05)
         basis = f"counted with {counter.name}"
         if not exact:
-            basis = f"{ratio:.2f} bytes per token, measured with {counter.name} on {EXACT_EXAMPLES} examples"
+            basis = f"{ratio:.2f} bytes per token, measured with {counter.name} on {measured.EXACT_EXAMPLES} examples"
     elif vocab_size is not None and vocab_size <= BYTE_LEVEL_VOCABULARY:
         ratio, interval, exact = 1.0, (1.0, 1.0), True
         basis = f"one byte is one token in a vocabulary of {vocab_size}"
@@ -320,14 +264,14 @@ def _measured(
         ratio, low, high = BYTES_PER_TOKEN
         interval = (low, high)
         basis = f"estimated at {ratio:g} bytes per token ({low:g} to {high:g}); exact with the model's tokenizer.json"
-    validated = counter.count(validation.picked) if counter is not None and validation is not None else None
+    validated = counter.count(validation.picked, validation.task) if counter and validation else None
     remarks = Remarks.of(found.remarks for found in (counted, validated) if found is not None)
     share = len(training) / max(1, len(training.picked))
     return DatasetProfile(
         path=path,
         format=reading.shape,
         examples=len(training),
-        text_bytes=int(total.sum()),
+        text_bytes=training.text_bytes,
         lengths=_lengths(training, ratio, counted),
         completion_tokens=(
             round(counted.learned * share) if counted else int(sum(training.completion) / ratio) + len(training)
@@ -336,35 +280,33 @@ def _measured(
         bytes_per_token_interval=interval,
         exact=exact,
         basis=basis,
+        continued=training.task == "masked" or reading.shape == "text",
+        marks=(counter.marks if counter else MASKED_MARKS) if training.task == "masked" else 0,
         validation_lengths=None if validation is None else _lengths(validation, ratio, validated),
         said=(*reading.account.sentences(), *remarks.sentences()),
         account=reading.account.summary(),
     )
 
 
-def _lengths(sizes: _Sizes, ratio: float, counted: Counted | None) -> Lengths:
+def _lengths(sizes: Sizes, ratio: float, counted: Counted | None) -> Lengths:
     """Tokens of each example: counted, as a sample of them teaches, or estimated."""
     if counted is not None and len(sizes.picked) == len(sizes):
         return np.array(counted.lengths, np.int64)
     turns = np.frombuffer(sizes.turns, np.int64)
     if counted is None:
         # One more for the end-of-text token that every example is closed with.
-        return np.ceil(sizes.total / ratio).astype(np.int64) + turns * TEMPLATE_TOKENS_PER_TURN + 1
+        marks = MASKED_MARKS if sizes.task == "masked" else 1
+        return np.ceil(sizes.total / ratio).astype(np.int64) + turns * TEMPLATE_TOKENS_PER_TURN + marks
     by_byte, by_turn, fixed = _fitted(sizes, counted)
     return np.maximum(1, np.rint(by_byte * sizes.total + by_turn * turns + fixed)).astype(np.int64)
 
 
-def _fitted(sizes: _Sizes, counted: Counted) -> tuple[float, float, float]:
+def _fitted(sizes: Sizes, counted: Counted) -> tuple[float, float, float]:
     """Tokens per byte, turn and example in the sample, by least squares; by bytes alone where those are absurd."""
-    known = np.array([_bytes_of(example) for example in sizes.picked], float)
-    known_bytes, tokens = known[:, 0] + known[:, 1], np.array(counted.lengths, float)
-    table = np.stack([known_bytes, known[:, 2], np.ones(len(known))], axis=1)
+    known = sized(sizes.picked, sizes.task, sampled=False)
+    known_bytes, tokens = known.total.astype(float), np.array(counted.lengths, float)
+    table = np.stack([known_bytes, np.array(known.turns, float), np.ones(len(known))], axis=1)
     found = np.linalg.lstsq(table, tokens, rcond=None)[0]
     if (found >= 0).all():
         return float(found[0]), float(found[1]), float(found[2])
     return float(tokens.sum() / max(1.0, known_bytes.sum())), 0.0, 0.0
-
-
-def _content_bytes(sizes: _Sizes) -> int:
-    """Bytes of the examples that were counted."""
-    return sum(sum(_bytes_of(example)[:2]) for example in sizes.picked)

@@ -45,6 +45,8 @@ class DataLengths:
     validation: NDArray[np.int64]
     continued: bool
     """Whether what exceeds the maximal length goes on in further sequences (plain text) instead of being cut."""
+    marks: int = 0
+    """Special tokens that each of those has anew."""
     _cut: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     _packed: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
 
@@ -80,7 +82,10 @@ class DataLengths:
         """Longest first, as they are trained on."""
         if not self.continued:
             return np.minimum(lengths, max_length)
-        whole, rest = np.divmod(lengths, max_length)
+        if max_length <= self.marks:
+            return np.minimum(lengths, max_length)
+        whole, rest = np.divmod(np.maximum(lengths - self.marks, 0), max_length - self.marks)
+        rest = rest[rest > 0] + self.marks
         pieces = np.concatenate([np.full(int(whole.sum()), max_length), rest[rest >= 2]])
         return -np.sort(-pieces)
 
@@ -129,7 +134,10 @@ def lengths_of(profile: DatasetProfile, *, validation_split: float, seed: int = 
         training = lengths
         validation = upper(profile.validation_lengths) if validation_split > 0 else lengths[:0]
     return DataLengths(
-        training=-np.sort(-training), validation=-np.sort(-validation), continued=profile.format == "text"
+        training=-np.sort(-training),
+        validation=-np.sort(-validation),
+        continued=profile.continued,
+        marks=profile.marks,
     )
 
 

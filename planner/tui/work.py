@@ -148,14 +148,15 @@ def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[st
     if path != settings.path:  # how another file was read says nothing of this one
         settings = settings.model_copy(update={"format": "auto", "columns": {}, "skip_invalid": False})
     settings = settings.model_copy(update=dict(changes or {}))
-    # A model that has a head for labels learns labels, as the trainer has it.
-    labels = state.model is not None and state.model.task == "classification" and state.data.format == "auto"
     try:
         from planner.data import dataset
 
+        model = _other_head(state, settings)
+        head = model or state.model
         found = dataset.profile(
             expand(path),
-            format="classification" if settings.format == "auto" and labels else settings.format,
+            format=settings.format,
+            task=head.task if head else "causal",
             columns=settings.columns,
             skip_invalid=settings.skip_invalid,
             validation_path=settings.validation_path,
@@ -163,7 +164,6 @@ def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[st
             vocab_size=state.model.vocab_size if state.model else None,
             max_examples=settings.max_examples,
         )
-        model = _other_head(state, settings)
     except Undecided as error:
         return DataFound(
             path=path, final=final, error=error_line(error), settings=settings, ways=error.ways, names=error.names

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from planner.contract.data.examples import Example, Message
-from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.errors import NotModelled
 from planner.contract.records import DataSettings
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, tokenize
@@ -119,17 +119,6 @@ def pad(rows: Sequence[Sequence[int]], value: int, length: int | None = None) ->
 def mask_of(rows: Sequence[Sequence[int]], width: int) -> torch.Tensor:
     """1 on tokens, 0 on padding: int64 (rows, width)."""
     return pad([[1] * len(row) for row in rows], 0, width)
-
-
-def plain_texts(example: Example) -> tuple[str, str | None]:
-    """(text before the last answer, that answer or None); chats become lines without a template."""
-    if example.text is not None:
-        return example.text, None
-    messages = example.messages or ()
-    if any(message.extras.get("tool_calls") for message in messages):
-        raise InvalidInput(f"{example.where}: calls tools, which only a causal model with a chat template can learn")
-    before = "\n".join(message.content for message in messages[:-1])
-    return before, messages[-1].content
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

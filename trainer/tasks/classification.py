@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import torch
 
 from planner.contract.data.examples import Example
-from planner.contract.errors import InvalidInput
+from planner.contract.data.tasks import check_label, check_labels
 from planner.contract.records import DataSettings
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
+
+NUMBER = re.compile(r"-?[0-9]{1,18}")
+"""A label that is sorted as a number."""
 
 
 class Classification(Unpacked):
@@ -32,13 +36,13 @@ class Classification(Unpacked):
 
     def prepare(self, examples: Sequence[Example], tokenizer: Any) -> None:
         """Takes the labels from the data, or the order of the model's own names where they are the same ones."""
-        found = {str(example.label) for example in examples}
-        if len(found) < 2:
-            raise InvalidInput(f"{examples[0].where}: only the label {found.pop()!r} occurs; a classifier needs two")
+        found = check_labels((example.label for example in examples), examples[0].where)
         own = self.config.get("id2label") or {}
         names = [str(own[key]) for key in sorted(own, key=int)]
-        numbers = all(label.lstrip("-").isdigit() for label in found)
-        self.labels = names if found <= set(names) else sorted(found, key=int if numbers else None)
+        numbers = all(NUMBER.fullmatch(label) for label in found)
+        self.labels = (
+            names if found <= set(names) else sorted(found, key=lambda name: (int(name) if numbers else 0, name))
+        )
         head = (self.config.get("architectures") or [""])[0]
         if not head.endswith("ForSequenceClassification"):
             self.config["architectures"] = [f"{self.config.get('model_type', '')}ForSequenceClassification"]
@@ -55,9 +59,7 @@ class Classification(Unpacked):
         data = TokenizedData()
         numbers = {label: number for number, label in enumerate(self.labels)}
         for example in examples:
-            label = str(example.label)
-            if label not in numbers:
-                raise InvalidInput(f"{example.where}: the label {label!r} does not occur in the training data")
+            label = check_label(example.label, numbers, example.where)
             cut = encode(tokenizer, example.text or "", max_length)
             ids = cut.ids
             if self.config.get("model_type") == "t5" and (not ids or ids[-1] != tokenizer.eos_token_id):

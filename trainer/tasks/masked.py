@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from planner.contract.data.examples import Example
+from planner.contract.data.tasks import running_text
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
-from trainer.tasks.base import Unpacked, encode, mask_of, pad, plain_texts
+from trainer.tasks.base import Unpacked, encode, mask_of, pad
 
 SHARE = 0.15
 """Tokens that are learned."""
@@ -38,9 +39,8 @@ class Masked(Unpacked):
         """Every token may be hidden, so that `train_on_prompt` makes no difference. Long texts go on in a next row."""
         data = TokenizedData()
         for example in examples:
-            before, answer = plain_texts(example)
-            text = before if answer is None else f"{before} {answer}"
-            if not text.strip():
+            text = running_text(example)
+            if not text:
                 data.skipped += 1
                 continue
             rows = _rows(tokenizer, text, max_length)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from planner.contract.data.examples import Example
-from planner.contract.errors import InvalidInput
+from planner.contract.data.tasks import pair, plain_texts
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
-from trainer.tasks.base import Unpacked, encode, mask_of, pad, plain_texts
+from trainer.tasks.base import Unpacked, encode, mask_of, pad
 
 
 class Pair(Tokens):
@@ -34,12 +34,7 @@ class SequenceToSequence(Unpacked):
         """Source and target each keep their closing token and are cut to `max_length`."""
         data = TokenizedData()
         for example in examples:
-            before, answer = plain_texts(example)
-            if answer is None:
-                raise InvalidInput(
-                    f"{example.where}: an encoder-decoder model learns answers; use data of the shape "
-                    "prompt+completion, alpaca or messages"
-                )
+            before, answer = pair(example)
             source = encode(tokenizer, before, max_length)
             target = encode(tokenizer, answer, max_length)
             if not source.ids or not answer:

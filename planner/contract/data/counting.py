@@ -14,6 +14,7 @@ from typing import Any
 
 from planner.contract.data.examples import Example
 from planner.contract.data.rendering import Remarks, Rendered, Rendering, inside
+from planner.contract.data.tasks import texts
 from planner.contract.data.template import ChatTemplate, read_config, read_template, special_tokens
 from planner.contract.errors import InvalidInput
 
@@ -40,11 +41,14 @@ class Counted:
 class TokenCounter:
     """A model's tokenizer and its chat template."""
 
-    def __init__(self, tokenizer: Any, eos: int | None, template: ChatTemplate | None, name: str) -> None:
+    def __init__(
+        self, tokenizer: Any, eos: int | None, template: ChatTemplate | None, name: str, model_type: str = ""
+    ) -> None:
         self._tokenizer = tokenizer
         self._eos = eos
         self.template = template
         self.name = name
+        self._model_type = model_type
 
     @classmethod
     def read(cls, place: Path) -> TokenCounter | None:
@@ -68,11 +72,19 @@ class TokenCounter:
         if eos is not None and tokenizer.token_to_id(eos) is None:
             tokenizer.add_special_tokens([eos])
         number = tokenizer.token_to_id(eos) if eos is not None else None
-        return cls(tokenizer, number, read_template(file.parent), file.name)
+        return cls(tokenizer, number, read_template(file.parent), file.name, _model_type(file.parent))
 
-    def count(self, examples: Sequence[Example]) -> Counted:
-        """Tokens of the examples. Raises `InvalidInput` for one that the template refuses."""
+    @property
+    def marks(self) -> int:
+        """Special tokens that the tokenizer puts around a text by itself."""
+        return int(self._tokenizer.num_special_tokens_to_add(False))
+
+    def count(self, examples: Sequence[Example], task: str = "causal") -> Counted:
+        """Tokens of the examples. Raises `InvalidInput` for one that the task or the template refuses."""
         counted = Counted()
+        if task != "causal":
+            self._count_texts(examples, task, counted)
+            return counted
         for batch in _batches(zip(examples, Rendering(self.template).render(examples), strict=True)):
             lengths = [0] * len(batch)
             for templated in (True, False):
@@ -88,6 +100,24 @@ class TokenCounter:
                 counted.text_bytes += len(found.text.encode("utf-8", "replace"))
                 counted.remarks.add(found, example.where)
         return counted
+
+    def _count_texts(self, examples: Sequence[Example], task: str, counted: Counted) -> None:
+        """Each text by itself, with the tokenizer's own special tokens; source and target stand side by side."""
+        for start in range(0, len(examples), 1024):
+            plain = [found for example in examples[start : start + 1024] if (found := texts(example, task)) is not None]
+            width = len(plain[0])
+            encoded = self._tokenizer.encode_batch([text for found in plain for text in found])
+            for number, found in enumerate(plain):
+                sizes = [len(each) for each in encoded[number * width : (number + 1) * width]]
+                last = encoded[(number + 1) * width - 1]
+                # The head of a T5 classifier reads the closing token.
+                if task == "classification" and self._model_type == "t5" and last.ids[-1:] != [self._eos]:
+                    sizes[-1] += 1
+                # What has nothing to learn is left out.
+                counts = bool(sizes[0] and found[-1]) if task == "seq2seq" else task != "masked" or bool(found[0])
+                counted.lengths.append(max(sizes) if counts else 0)
+                counted.learned += sizes[-1] if counts else 0
+                counted.text_bytes += sum(len(text.encode("utf-8", "replace")) for text in found)
 
     def _of_one(self, example: Example, found: Rendered, encoding: Any) -> tuple[int, int]:
         """(tokens, learned tokens) of one example; of a conversation without an answer none."""

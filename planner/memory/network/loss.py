@@ -6,6 +6,7 @@ log_softmax (its result is saved) and nll_loss, whose backward makes zeros of th
 
 from __future__ import annotations
 
+from planner.contract.errors import NotModelled
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import FP32, HALF, INT64, ONE, TL, C, T
@@ -115,8 +116,10 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
 
     Both gradients are made in the forward pass and saved: of the hidden states, tokens·hidden·w, and of the head where
     it trains. Per chunk of C tokens: the hidden states, C·V·w of logits and C·V·4 of their fp32 copy, then C·V·4 and
-    C·V·w of the gradient. Soft caps keep their slope, C·V·4 more.
+    C·V·w of the gradient. Soft caps keep their slope, C·V·4 more. With adapters on the head it isn't made.
     """
+    if head in net.targeted:
+        raise NotModelled("--loss chunked with adapters on the vocabulary head; use --loss full")
     tape, spec = net.tape, net.spec
     width = hidden.elements
     if tape.rules.autocast:

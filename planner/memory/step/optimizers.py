@@ -62,8 +62,10 @@ def registered(spec: ModelSpec) -> list[Module]:
     else whatever their place.
     """
     found = list(spec.modules)
-    if spec.architecture in _MADE_AFTER:
-        late, early = ([m.path.endswith(end) for m in found].index(True) for end in _MADE_AFTER[spec.architecture])
+    ends = _MADE_AFTER.get(spec.architecture, ())
+    places = [next((number for number, m in enumerate(found) if m.path.endswith(end)), -1) for end in ends]
+    if places and min(places) >= 0:  # a network without a sparse layer has no router
+        late, early = places
         found.insert(early, found.pop(late))
     if spec.architecture == "xlm-roberta":
         found.sort(key=lambda module: not module.path.startswith("lm_head"))

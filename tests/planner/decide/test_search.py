@@ -184,6 +184,15 @@ def test_guides_workload() -> None:
     assert without.memory.allocated_peak_bytes / GIB == pytest.approx(126.0, abs=0.5)
 
 
+def test_adapters_on_the_vocabulary_head_take_the_whole_loss() -> None:
+    """The trainer makes no chunked loss of them: it is refused where asked for, and never recommended."""
+    choices = TrainingChoices(max_length=64, lora_targets=("lm_head",))
+    with pytest.raises(NotModelled, match="--loss chunked with adapters on the vocabulary head; use --loss full"):
+        check(QWEN, A10G, replace(choices, loss="chunked"))
+    answer = search.recommend(QWEN, A10G, choices=choices, fixed={"max_length", "lora_targets"})
+    assert {option.settings["loss"] for option in answer.options} == {"full"}
+
+
 def test_length_beyond_the_positions_names_both() -> None:
     """GIVEN a length over the model's positions THEN the refusal names both numbers."""
     with pytest.raises(InvalidInput, match="4096 is beyond the 2048 positions of phi-2"):

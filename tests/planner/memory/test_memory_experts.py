@@ -50,6 +50,11 @@ def test_agrees_with_the_trace(config: str, case: str, monkeypatch: pytest.Monke
     compare(CONFIGS[config], monkeypatch, **CASES[case])
 
 
+def test_a_mixture_without_a_sparse_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer dense by the config: there is no router that could be made out of its turn."""
+    compare({**CONFIGS["qwen3_moe"], "mlp_only_layers": [0, 1, 2, 3]}, monkeypatch, method="full")
+
+
 def test_an_adapter_on_experts_keeps_the_whole_tensor_in_every_layer() -> None:
     """PEFT folds it into the weight, and the product keeps the sum: experts · out · in · w, twice a layer."""
     spec = from_config(CONFIGS["mixtral"], "tested")

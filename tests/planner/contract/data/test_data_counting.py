@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from planner.contract.data.counting import TokenCounter
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput
-from planner.data import dataset
+from planner.data import dataset, sizes
 from tests.support.template_kinds import CHATML, EXPECTED, THINKING_LAST
 from trainer.data.tokens import IGNORED, tokenize
 
@@ -185,7 +185,7 @@ def test_a_sample_speaks_for_many(folder: Any, tmp_path: Path, monkeypatch: pyte
     rows = [{"messages": turns * (number % 5 + 1)} for number in range(400)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     exact = dataset.profile(file, tokenizer=place)
-    monkeypatch.setattr(dataset, "EXACT_EXAMPLES", 100)
+    monkeypatch.setattr(sizes, "EXACT_EXAMPLES", 100)
     sampled = dataset.profile(file, tokenizer=place)
     assert (exact.exact, sampled.exact) == (True, False)
     assert abs(sampled.tokens / exact.tokens - 1) < 0.01
