@@ -34,8 +34,12 @@ def _begun(value: Any, length: int, depth: int = 0) -> str:
 
 
 def clause(reason: object, length: int = 200) -> str:
-    """What another library said, as part of a sentence: on one line, cut between words and marked where it is cut."""
+    """What another library said, as part of a sentence: on one line, cut between words and marked where it is cut.
+    What can't be printed stands as its escape.
+    """
     text = " ".join(str(reason).split())
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
     if len(text) <= length:
         return text
     begun = text[:length]

@@ -455,4 +455,5 @@ KINDS: dict[str, Case] = {
     "calibration": calibration,
     "runs": runs,
     "data": data_files.data,
+    "tokens": data_files.tokens,
 }

@@ -16,7 +16,7 @@ from tests.fuzz.kinds import KINDS
 
 SECONDS = 10.0
 """Of each kind."""
-CASES = {"config": 300, "plan": 250, "cli": 60, "calibration": 80, "runs": 250, "data": 250}
+CASES = {"config": 300, "plan": 250, "cli": 60, "calibration": 80, "runs": 250, "data": 250, "tokens": 60}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from planner.contract.errors import RunFailed
+from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer.measure import devices
 from trainer.recovery import checkpoints, limits, room
@@ -259,7 +260,7 @@ class Recovery:
             if not devices.is_out_of_memory(error):
                 raise
             failed_in = self.phase()
-            log.info("out of memory: %s", str(error).splitlines()[0][:300])
+            log.info("out of memory: %s", clause(error, 300))
         else:
             if self._aside is not None:
                 self._aside.merge()
@@ -313,7 +314,7 @@ class Recovery:
             except Exception as error:
                 if not devices.is_out_of_memory(error):
                     raise
-                log.info("out of memory: %s", str(error).splitlines()[0][:300])
+                log.info("out of memory: %s", clause(error, 300))
             free(self.device)
             old = self.eval_rows
             if piece.rows == 1 and piece.retried:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from planner.contract.shown import clause
 from planner.contract.spec import UPDATE_PARTS, TrainingChoices
 from trainer.measure import devices
 
@@ -65,7 +66,7 @@ def guard(
             except Exception as error:
                 if not devices.is_out_of_memory(error):
                     raise
-                log.info("out of memory: %s", str(error).splitlines()[0][:300])
+                log.info("out of memory: %s", clause(error, 300))
             if saved is not None:
                 saved.restore()
             failed(len(part) > 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from planner.contract.shown import clause
+
 
 def why(error: BaseException, model: str) -> str:
     """What stands in the way, from whichever exception of the hub's client lies at the bottom of `error`."""
@@ -37,4 +39,4 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return clause((str(error).strip().splitlines() or [type(error).__name__])[0])

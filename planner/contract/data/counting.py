@@ -17,6 +17,7 @@ from planner.contract.data.rendering import Remarks, Rendered, Rendering, inside
 from planner.contract.data.tasks import texts
 from planner.contract.data.template import ChatTemplate, read_config, read_template, special_tokens
 from planner.contract.errors import InvalidInput
+from planner.contract.shown import clause
 
 AT_ONCE = 2**22
 """Characters that are tokenized at a time: what the tokenizer returns is a hundred times as large."""
@@ -63,7 +64,7 @@ class TokenCounter:
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the package raises bare Exception
-            raise InvalidInput(f"{file}: not a readable tokenizer ({str(error).splitlines()[0]})") from None
+            raise InvalidInput(f"{file}: not a readable tokenizer ({clause(error)})") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = read_config(file.parent)

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[3]
         ("", ""),
         (ValueError("failed to open"), "failed to …"),
         ("0123456789 then", "0123456789 …"),
+        ("type: \x0f", "type: \\x0f"),
+        ("a\u202e", "a\\u202e"),
     ],
 )
 def test_a_clause_ends_at_a_word(reason: object, expected: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,6 +83,17 @@ def test_the_curve_goes_on_as_if_nothing_had_been(
     assert [step["learning_rate"] for step in of_kind(events, "step")] == [
         step["learning_rate"] for step in of_kind(reference, "step")
     ]
+
+
+def test_an_overflow_may_have_no_words(undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own MemoryError says nothing."""
+    folder, reference = undisturbed
+    monkeypatch.setenv(VARIABLE, "forward@2,eval@4")
+    monkeypatch.setattr("trainer.recovery.faults.torch", SimpleNamespace(OutOfMemoryError=lambda text: MemoryError()))
+    events, failure = train(folder / "plan.json", tmp_path / "run")
+    assert failure is None, failure
+    assert [oom["phase"] for oom in of_kind(events, "oom")] == ["forward", "eval"]
+    assert losses(events) == pytest.approx(losses(reference), rel=1e-4)
 
 
 def test_an_update_that_failed_half_way_is_undone_bit_for_bit(
@@ -255,7 +267,7 @@ def test_guarded_updates_are_the_optimizers_own(choices: dict[str, str]) -> None
         def strike() -> None:
             calls[0] += 1
             if strikes is not None and calls[0] in strikes:
-                raise torch.OutOfMemoryError("on demand")
+                raise torch.OutOfMemoryError("on demand") if calls[0] % 2 else MemoryError()
 
         if strikes is not None:
             updates.guard(optimizer, asked, failed=failed.append, strike=strike)

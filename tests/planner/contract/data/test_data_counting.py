@@ -3,114 +3,30 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from planner.contract.data.counting import TokenCounter
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput
 from planner.data import dataset, sizes
+from tests.support import small_tokenizers
+from tests.support.small_tokenizers import KINDS, PROSE
 from tests.support.template_kinds import CHATML, EXPECTED, THINKING_LAST
 from trainer.data.tokens import IGNORED, tokenize
-
-MARKS = ["<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>"]
-PROSE = "The plan says what fits. It said so: 1234 bytes\tand   more;\n\n  def f(x):\n    return x**2  # é 世界 🙂\n"
-WORDS = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def closed(form: str) -> Any:
-    """A post-processor that adds special tokens."""
-    return processors.TemplateProcessing(form, special_tokens=[("<s>", 0), ("</s>", 1)])
-
-
-def make(kind: str) -> Tokenizer:
-    """A small tokenizer of a kind in use."""
-    rng = random.Random(1)
-    syllables = [
-        "user",
-        "assistant",
-        "the",
-        "plan",
-        "ing",
-        "mem",
-        "ory",
-        "abc",
-        "def",
-        "gh",
-        "ij",
-        "word",
-        "some",
-        "and",
-    ]
-    words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(3000)]
-    texts = [PROSE, " ".join(words)]
-    if kind in ("gpt2", "llama3"):
-        made = Tokenizer(models.BPE())
-        made.decoder = decoders.ByteLevel()
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        if kind == "llama3":
-            split = pre_tokenizers.Split(Regex(WORDS), "isolated")
-            bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            made.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])
-            made.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), closed("<s> $A")])
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        teacher: Any = trainers.BpeTrainer(
-            vocab_size=600, special_tokens=MARKS, initial_alphabet=alphabet, show_progress=False
-        )
-    elif kind == "llama2":
-        made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-        made.pre_tokenizer = pre_tokenizers.Metaspace()
-        marks = MARKS + [f"<0x{number:02X}>" for number in range(256)]
-        teacher = trainers.BpeTrainer(vocab_size=800, special_tokens=marks, show_progress=False)
-    elif kind == "unigram":
-        made = Tokenizer(models.Unigram())
-        made.pre_tokenizer, made.normalizer = pre_tokenizers.Metaspace(), normalizers.NFKC()
-        made.post_processor = closed("$A </s>")
-        teacher = trainers.UnigramTrainer(vocab_size=400, special_tokens=MARKS, unk_token="<unk>", show_progress=False)
-    else:
-        made = Tokenizer(models.WordPiece(unk_token="<unk>"))
-        made.pre_tokenizer, made.normalizer = pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer()
-        made.post_processor = closed("<s> $A </s>")
-        teacher = trainers.WordPieceTrainer(vocab_size=600, special_tokens=MARKS, show_progress=False)
-    made.train_from_iterator(texts, teacher)
-    if kind == "llama2":  # as its files have it: blanks by a normalizer, no borders of words
-        content = json.loads(made.to_str()) | {"pre_tokenizer": None}
-        made = Tokenizer.from_str(json.dumps(content))
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        made.post_processor = closed("<s> $A")
-    return made
-
-
-KINDS = ["gpt2", "llama3", "llama2", "unigram", "wordpiece"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Makes a tokenizer's folder of a kind, with a template or without."""
-    made: dict[str, Tokenizer] = {}
 
     def write(kind: str, template: str | None = None, **more: Any) -> Path:
-        place = tmp_path_factory.mktemp(kind)
-        made.setdefault(kind, make(kind)).save(str(place / "tokenizer.json"))
-        config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"} | more
-        config["tokenizer_class"] = "LlamaTokenizer" if kind == "llama2" else "PreTrainedTokenizerFast"
-        (place / "tokenizer_config.json").write_text(json.dumps(config))
-        if template is not None:
-            (place / "chat_template.jinja").write_text(template)
-        return place
+        return small_tokenizers.write(tmp_path_factory.mktemp(kind), kind, template, **more)
 
     return write
-
-
-def load(place: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(place)
 
 
 def conversation(*texts: str, shape: Any = "messages", **extras: Any) -> Example:
@@ -138,7 +54,7 @@ EXAMPLES = [
 @pytest.mark.parametrize("template", [None, CHATML, THINKING_LAST], ids=["plain", "chatml", "thinking"])
 def test_planner_and_trainer_count_the_same(folder: Any, kind: str, template: str | None) -> None:
     place = folder(kind, template)
-    counter, tokenizer = TokenCounter.read(place), load(place)
+    counter, tokenizer = TokenCounter.read(place), small_tokenizers.load(place)
     assert counter is not None
     counted, trained = counter.count(EXAMPLES), tokenize(EXAMPLES, tokenizer, max_length=10**6)
     assert [length for length in counted.lengths if length] == trained.lengths
@@ -149,7 +65,7 @@ def test_planner_and_trainer_count_the_same(folder: Any, kind: str, template: st
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_is_learned_in_tokens_is_what_is_learned_in_text(folder: Any, name: str) -> None:
     source, expected = EXPECTED[name]
-    tokenizer = load(folder("gpt2", source))
+    tokenizer = small_tokenizers.load(folder("gpt2", source))
     (sequence,) = tokenize([conversation("Q1", "A1", "Q2", "A2", "Q3", "A3")], tokenizer, max_length=999).sequences
     said = tokenizer.decode([label for label in sequence.labels if label != IGNORED])
     # A token across the border is learned whole, such as a blank and the letter behind it.
@@ -161,7 +77,10 @@ def test_tokens_that_only_the_config_adds_count(folder: Any) -> None:
     place = folder("gpt2", CHATML.replace("<|im_end|>", "<|extra|>"), added_tokens_decoder=more)
     counter = TokenCounter.read(place)
     assert counter is not None
-    assert counter.count(EXAMPLES[:2]).lengths == tokenize(EXAMPLES[:2], load(place), max_length=9999).lengths
+    assert (
+        counter.count(EXAMPLES[:2]).lengths
+        == tokenize(EXAMPLES[:2], small_tokenizers.load(place), max_length=9999).lengths
+    )
 
 
 def test_a_profile_says_what_the_template_leaves_out_and_refuses_as_the_trainer_does(
@@ -198,7 +117,7 @@ def test_a_sample_speaks_for_many(folder: Any, tmp_path: Path, monkeypatch: pyte
 def test_the_beginning_of_a_long_answer_has_the_tokens_of_the_whole(folder: Any, kind: str, long: str) -> None:
     """What lies far beyond max_length is not tokenized, and nothing that is kept changes by that."""
     text = {"prose": PROSE * 900, "one word": "abcdefghij" * 8000, "blanks": " " * 80_000}[long]
-    tokenizer = load(folder(kind, CHATML))
+    tokenizer = small_tokenizers.load(folder(kind, CHATML))
     example = conversation("Q", text)
     calls = []
 
@@ -229,5 +148,5 @@ def test_many_turns_take_time_by_their_length(folder: Any) -> None:
     counter = TokenCounter.read(place)
     assert counter is not None
     counter.count([example])
-    tokenize([example], load(place), max_length=10**6)
+    tokenize([example], small_tokenizers.load(place), max_length=10**6)
     assert time.perf_counter() - begin < 15
