@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     probe.add_argument("settings", nargs="?", help="request as JSON file, or - for stdin")
     probe.add_argument("--serve", action="store_true", help="answer requests on stdin, one JSON line each")
 
+    commands.add_parser("record", help="trace steps of a network at shapes that are asked for on stdin")
+
     commands.add_parser("doctor", help="versions and devices as JSON")
     return root
 
@@ -130,6 +132,10 @@ def _other(given: argparse.Namespace) -> int:
         return command.serve() if given.serve else command.run(given.settings)
     if hasattr(given, "module"):
         return _tool(given)
+    if given.command == "record":
+        from trainer.commands import record
+
+        return record.serve()
     if given.command == "demo-assets":
         from trainer.commands.demo import assets
 

@@ -254,6 +254,20 @@ def trace(
 
 
 @app.command()
+@options.with_settings
+def learn(
+    name: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=options.complete_model)],
+    gpu: Gpu = None,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> int:
+    """Records what a model without a written program allocates under these settings (needs the train extra)."""
+    from planner.cli.learning import run_learn
+
+    return run_learn(name, gpu=gpu, as_json=as_json, settings=settings)
+
+
+@app.command()
 def gpus(
     name: Annotated[Optional[str], typer.Argument(autocompletion=options.complete_gpu)] = None,  # noqa: UP045
     as_json: AsJson = False,

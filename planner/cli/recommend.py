@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from planner.cli.learning import learned
 from planner.cli.request import Request, load_data, parse_columns, resolve
 from planner.cli.talk import print_json, say
 from planner.contract.errors import InvalidInput
@@ -48,22 +49,24 @@ def run(
     from planner.handover import plans
 
     _check_split(validation_split)
-    request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings, task=_task(format))
+    request = learned(lambda: resolve(gpu=gpu, model=model, reserve=reserve, values=settings, task=_task(format)))
     profile = _profile(data, request, format, columns, skip_invalid)
     split = validation_share(profile) if validation_split is None else validation_split
     try:
-        answer = search.recommend(
-            request.model,
-            request.hardware,
-            choices=request.choices,
-            fixed=request.fixed,
-            effective_batch_size=effective_batch_size,
-            goal=goal,
-            scenario=scenario,
-            budget_bytes=request.budget_bytes,
-            data=profile,
-            validation_split=split,
-            notes=request.notes,
+        answer = learned(
+            lambda: search.recommend(
+                request.model,
+                request.hardware,
+                choices=request.choices,
+                fixed=request.fixed,
+                effective_batch_size=effective_batch_size,
+                goal=goal,
+                scenario=scenario,
+                budget_bytes=request.budget_bytes,
+                data=profile,
+                validation_split=split,
+                notes=request.notes,
+            )
         )
     except search.NothingFits as error:
         return _nothing_fits(error, as_json)
@@ -118,7 +121,7 @@ def run_check(
 
     _check_split(validation_split)
     values = dict(settings)
-    request = resolve(gpu=gpu, model=model, reserve=reserve, values=values, task=_task(format))
+    request = learned(lambda: resolve(gpu=gpu, model=model, reserve=reserve, values=values, task=_task(format)))
     if foreign is not None:
         from planner.cli.foreign import in_model_words
 
@@ -136,15 +139,17 @@ def run_check(
         )
     lengths = None if profile is None else lengths_of(profile, validation_split=split)
     said = [] if profile is None else data_notes(profile, choices, split, "max_length" in request.fixed)
-    report = check(
-        request.model,
-        request.hardware,
-        choices,
-        budget_bytes=request.budget_bytes,
-        tokens_per_epoch=tokens,
-        lengths=lengths,
-        fixed=request.fixed,
-        notes=(*request.notes, *said),
+    report = learned(
+        lambda: check(
+            request.model,
+            request.hardware,
+            choices,
+            budget_bytes=request.budget_bytes,
+            tokens_per_epoch=tokens,
+            lengths=lengths,
+            fixed=request.fixed,
+            notes=(*request.notes, *said),
+        )
     )
     if save is not None:
         advice = advise(

@@ -42,7 +42,7 @@ def resolve(
     *, gpu: str | None, model: str | None, reserve: str | None, values: Mapping[str, Any], task: str | None = None
 ) -> Request:
     """The request behind the options; every default that was taken is in `notes`. `task` replaces the model's head."""
-    from planner.models import sources
+    from planner.models import recorded, sources
 
     notes: list[str] = []
     given = {name: value for name, value in values.items() if value is not None and name in settings.BY_NAME}
@@ -62,7 +62,7 @@ def resolve(
             f"{format_bytes(used)} held by others, {format_bytes(reserve_bytes or hardware.reserve_bytes)} reserved"
         )
     spec = sources.load_model(model or DEFAULT_MODEL, task=task)
-    notes += sources.identity_notes(model or DEFAULT_MODEL)
+    notes += [*sources.identity_notes(model or DEFAULT_MODEL), *recorded.notes(spec)]
     if "loss" not in given:
         choices = choices.with_usual_loss(spec.task)
     if "optimizer_implementation" not in given:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.children import require_train_extra
+from planner.cli.learning import learned
 from planner.cli.talk import print_json, say
 from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
@@ -44,7 +45,7 @@ def run_trace(
         picture_format = timeline_plot.check_format(timeline)
     for option, name in (("--timeline", timeline), ("--memory-viewer", memory_viewer)):
         _refuse_unwritable(option, name)
-    request = resolve(gpu=gpu, model=model, reserve=reserve, values=settings)
+    request = learned(lambda: resolve(gpu=gpu, model=model, reserve=reserve, values=settings))
     check_length(request.model, request.choices)
     if request.choices.num_gpus > 1:
         raise NotModelled(
@@ -85,6 +86,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
     for note in notes:
         say(note)
     from planner.memory import device
+    from planner.models import recorded
 
     workspaces = int(device.workspace_bytes(request.hardware))
     target = "cuda" if request.hardware.kind == "rocm" else request.hardware.kind
@@ -100,7 +102,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
         child = subprocess.run(
             command,
             env=process.environment(),
-            input=json.dumps(dict(request.model.config)),
+            input=json.dumps(recorded.plain(request.model)),
             capture_output=True,
             text=True,
             encoding="utf-8",

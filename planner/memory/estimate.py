@@ -17,6 +17,7 @@ from planner.memory import device
 from planner.memory.engine.monomials import WIDTH, is_vector
 from planner.memory.engine.peak import Envelope, envelope, evaluate
 from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
+from planner.memory.recorded.wanted import is_recorded, regimes
 from planner.memory.reserved.replay import replayed
 from planner.memory.step.case import Case, flattens
 from planner.memory.step.kept import recall
@@ -53,6 +54,8 @@ def _batch_kind(spec: ModelSpec, hardware: HardwareProfile, choices: TrainingCho
     and attention that is written out in products needs no copies of its heads.
     """
     wide = choices.precision == "fp32" or (choices.method == "qlora" and choices.stack == "peft")
+    if is_recorded(spec):
+        return np.minimum(batch_size, 2)
     grouped = spec.num_kv_heads != spec.num_heads and (wide or spec.architecture == "falcon")
     written_out = choices.attention == "eager" or spec.architecture == "gemma2" or grouped
     differs = choices.transformers_version is not None or written_out or hardware.kind not in ("cuda", "rocm")
@@ -66,7 +69,12 @@ def _pads_masks(spec: ModelSpec, hardware: HardwareProfile, choices: TrainingCho
 
 
 def _case(
-    spec: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, checkpointed: int | None, length: int
+    spec: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    checkpointed: int | None,
+    length: int,
+    regime: int = 0,
 ) -> Case:
     """The case of a configuration; what stays symbolic is set to one value, so that equal cases are equal."""
     plain = replace(
@@ -83,7 +91,7 @@ def _case(
     target = "cuda" if hardware.kind in ("cuda", "rocm") else hardware.kind
     padded = choices.padding == "max" and choices.stack == "peft"
     unaligned = length % MASK_ROW != 0 and _pads_masks(spec, hardware, choices)
-    return Case(spec, plain, checkpointed, padded, windowed, target, unaligned=unaligned)
+    return Case(spec, plain, checkpointed, padded, windowed, target, unaligned=unaligned, regime=regime)
 
 
 def envelope_of(case: Case) -> Envelope:
@@ -155,13 +163,16 @@ def predict_grid(
     edge = model.sliding_window if model.sliding_layers and model.sliding_window else np.iinfo(np.int64).max
     kinds = _batch_kind(model, hardware, choices, batches)
     unaligned = (lengths % MASK_ROW != 0) & _pads_masks(model, hardware, choices)
-    key = np.where(covered, -1, layers) * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
+    regime = regimes(model, choices, batches, lengths)
+    key = np.where(covered, -1, layers) * 32 + regime * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
     padded = batches > 0
     for value in _distinct(key[padded]):
         chosen = (key == value) & padded
-        number = int(value) // 8
+        number = int(value) // 32
         kind = replace(choices, batch_size=int(kinds[chosen][0]))
-        case = _case(model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]))
+        case = _case(
+            model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]), int(regime[chosen][0])
+        )
         found = envelope_of(case)
         values = multipliers(batches[chosen], lengths[chosen], layers[chosen], rows_per_chunk)
         peak, rows = evaluate(found, values)
@@ -274,7 +285,8 @@ def _load(
         longest = max(map(sum, rows)) if choices.padding == "longest" else choices.max_length
         choices = replace(choices, batch_size=len(rows), max_length=longest)
         width = INPUT_BYTES if choices.padding == "packed" else INPUT_BYTES * 2 // 3
-    case = _case(model, hardware, choices, layers, choices.max_length)
+    regime = int(regimes(model, choices, *(np.array([x]) for x in (choices.batch_size, choices.max_length)))[0])
+    case = _case(model, hardware, choices, layers, choices.max_length, regime)
     per_chunk = chunk_rows(model.vocab_size)
     if rows is not None and flattens(model, choices) and is_ragged(rows):
         own = [length for row in rows for length in row]

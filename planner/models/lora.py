@@ -95,9 +95,7 @@ def adapter_modules(model: ModelSpec, choices: TrainingChoices) -> tuple[Module,
 
 def adapter_rank(model: ModelSpec, module: Module, choices: TrainingChoices) -> int:
     """Rank of the adapter on one module: `lora_r`, doubled where gate and up projections are one fused tensor."""
-    fused = (
-        module.kind == "parameter" and module.path.endswith("gate_up_proj") and model.architecture in _EXPERT_TENSORS
-    )
+    fused = module.kind == "parameter" and module.path.endswith("gate_up_proj") and bool(_expert_tensors(model))
     return 2 * choices.lora_r if fused else choices.lora_r
 
 
@@ -150,7 +148,7 @@ def _saved_names(model: ModelSpec, choices: TrainingChoices) -> tuple[str, ...]:
 
 def _match(model: ModelSpec, target: str) -> dict[int, set[int]]:
     """Positions in `model.modules` that a target fits, each with the layers it fits there."""
-    experts = _EXPERT_TENSORS.get(model.architecture, {}) if model.num_experts else {}
+    experts = _expert_tensors(model)
     hits: dict[int, set[int]] = {}
     for position, module in enumerate(model.modules):
         layers = set(module.layers or ())
@@ -179,10 +177,23 @@ def _match(model: ModelSpec, target: str) -> dict[int, set[int]]:
     return hits
 
 
+def _expert_tensors(model: ModelSpec) -> dict[str, str]:
+    """Names that PEFT turns into fused expert tensors, and the tensor each means."""
+    if not model.num_experts:
+        return {}
+    about = model.config.get("recorded")
+    return _EXPERT_TENSORS.get(model.architecture, {}) if about is None else about["experts"]
+
+
+def _output_layers(model: ModelSpec) -> tuple[str, ...]:
+    about = model.config.get("recorded")
+    return _OUTPUT_LAYERS if about is None else (about["head"],)
+
+
 def _in_all_linear(model: ModelSpec, module: Module, experts: dict[str, str]) -> bool:
     if module.kind == "parameter":
         return any(module.path.endswith(f".{tensor}") for tensor in experts.values())
-    if module.kind not in ("linear", "conv1d") or module.path in _OUTPUT_LAYERS:
+    if module.kind not in ("linear", "conv1d") or module.path in _output_layers(model):
         return False
     if model.task == "classification" and module.path in _CLASSIFIERS:
         return False
@@ -191,7 +202,7 @@ def _in_all_linear(model: ModelSpec, module: Module, experts: dict[str, str]) ->
 
 def _check_fused(model: ModelSpec, targets: Iterable[str]) -> None:
     """Gate and up projections share a tensor, so that one can't be adapted without the other."""
-    experts = _EXPERT_TENSORS.get(model.architecture, {}) if model.num_experts else {}
+    experts = _expert_tensors(model)
     pair = {name for name, tensor in experts.items() if tensor == "gate_up_proj"}
     named = {target.rsplit(".", 1)[-1] for target in targets} & pair
     if named and named != pair:
@@ -222,7 +233,7 @@ def _ends_inside(path: str, name: str) -> bool:
 
 def _choices(model: ModelSpec) -> str:
     leaves = dict.fromkeys(m.leaf for m in model.modules if m.kind in ("linear", "conv1d", "embedding"))
-    names = [*leaves, *(_EXPERT_TENSORS.get(model.architecture, {}) if model.num_experts else {})]
+    names = [*leaves, *_expert_tensors(model)]
     return f"{ATTENTION}, {ALL_LINEAR} or of {', '.join(dict.fromkeys(names))}"
 
 

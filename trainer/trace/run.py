@@ -98,8 +98,8 @@ def trace(
     recorder.stand_in_for(int8.stand_ins())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = _prepare(config, choices, target=target, padded=padded, kbit_preparation=kbit_preparation)
-        _make_fake(model, fake_mode, recorder, adapted=choices.method != "full")
+        model = prepare(config, choices, target=target, padded=padded, kbit_preparation=kbit_preparation)
+        count_weights(model, fake_mode, recorder, adapted=choices.method != "full")
         modeling.use_loss_version(model, choices)
         modeling.apply_checkpointing(model, choices)
         modeling.wrap_forward(model, autocast or modeling.autocast_dtype(choices), "cpu")
@@ -109,7 +109,7 @@ def trace(
         changes = (
             operators.device_operators(target, kernel)
             + operators.mask_creation(padded)
-            + _values_unknown(choices, lengths)
+            + values_unknown(choices, lengths)
         )
         changes += ragged.device_kernels(target, kernel)
         if choices.checkpoint_offload and target == "cuda":
@@ -121,8 +121,8 @@ def trace(
                 stack.enter_context(cuda_autocast_rules())
             stack.enter_context(fake_mode)
             stack.enter_context(recorder)
-            stack.enter_context(recorder.naming(_names(model)))
-            _watch(model, recorder)
+            stack.enter_context(recorder.naming(module_names(model)))
+            watch(model, recorder)
             batch = make_batch(config, choices, lengths)
             num_items = torch.ones((), dtype=torch.int64)
             # The transformers Trainer fetches the micro-batches of a whole optimizer step at once.
@@ -165,12 +165,12 @@ def _evaluate(
     for value in batch.values():
         recorder.mark(value, "batch")
     model.eval()
-    with operators.replaced(_values_unknown(choices, None)), torch.no_grad():
+    with operators.replaced(values_unknown(choices, None)), torch.no_grad():
         modeling.compute_loss(model, batch, choices, num_items=num_items)
     recorder.enter("end")
 
 
-def _prepare(
+def prepare(
     config: dict[str, Any], choices: TrainingChoices, *, target: str, padded: bool, kbit_preparation: bool
 ) -> Any:
     """The model with its adapters, on `meta`."""
@@ -192,7 +192,7 @@ def _prepare(
         return modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
 
 
-def _make_fake(model: Any, fake_mode: FakeTensorMode, recorder: Recorder, *, adapted: bool) -> None:
+def count_weights(model: Any, fake_mode: FakeTensorMode, recorder: Recorder, *, adapted: bool) -> None:
     """Turns the model into fake tensors and counts them."""
     make_fake(model, fake_mode)
     for name, parameter in model.named_parameters():
@@ -209,12 +209,12 @@ def _compute_dtype(choices: TrainingChoices) -> torch.dtype:
     return modeling.autocast_dtype(choices) or modeling.weights_dtype(choices.precision)
 
 
-def _names(model: Any) -> dict[int, str]:
+def module_names(model: Any) -> dict[int, str]:
     base = base_model(model)
     return {id(module): name for name, module in base.named_modules()}
 
 
-def _watch(model: Any, recorder: Recorder) -> None:
+def watch(model: Any, recorder: Recorder) -> None:
     """Hooks that tell gradients, layer inputs under checkpointing, and the start of the loss."""
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -240,7 +240,7 @@ def _spread_evenly(sent: torch.Tensor, experts: int) -> tuple[torch.Tensor, ...]
     return torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
 
 
-def _values_unknown(choices: TrainingChoices, lengths: ragged.Rows | None) -> list[tuple[Any, str, Any]]:
+def values_unknown(choices: TrainingChoices, lengths: ragged.Rows | None) -> list[tuple[Any, str, Any]]:
     """Places that read a tensor's value: a fake has none, and memory does not depend on it."""
     from trainer.modeling import chunked, experts
     from trainer.modeling.lean import apply as lean

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from planner.memory.engine.monomials import BSS, BSSP, ONE, QP, RX, SS, SSP, TL, TP, TR, TX, WIDTH, B, C, L, R, S, T
+from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, QP, RX, SS, SSP, TL, TP, TR, TX, WIDTH, B, C, L, R, S, T
 
 Array = npt.NDArray[np.int64]
 
@@ -51,6 +51,7 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
             tokens,
             b * s * s,
             np.clip(tokens - PIECE_ROWS, 0, PIECE_ROWS),
+            np.clip(tokens - b - chunk_rows, 0, chunk_rows),
         ],
         axis=-1,
     )
@@ -81,6 +82,7 @@ def row_multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) 
         (R, min(tokens, PIECE_ROWS)),
         (TX, tokens * (tokens > PIECE_ROWS)),
         (RX, min(max(tokens - PIECE_ROWS, 0), PIECE_ROWS)),
+        (CX, min(max(tokens - count - chunk_rows, 0), chunk_rows)),
         (L, own),
         (SS, own**2),
         (SSP, own * aligned),

@@ -30,6 +30,8 @@ class Case:
     """Whether the length is no multiple of 16, so that CUDA's efficient kernel takes a padded copy of a mask."""
     flat: bool = False
     """Whether the micro-batch is ragged and runs as one row of all its tokens (planner.memory.network.flat)."""
+    regime: int = 0
+    """Which of a recorded model's programs runs (planner.memory.recorded.wanted)."""
 
 
 def flattens(spec: ModelSpec, choices: TrainingChoices) -> bool:
@@ -41,4 +43,5 @@ def flattens(spec: ModelSpec, choices: TrainingChoices) -> bool:
         and choices.attention == "sdpa"
         and choices.padding != "max"
         and spec.architecture not in (*PADDED_ARCHITECTURES, *OTHER_HEADS)
+        and "recorded" not in spec.config
     )

@@ -18,6 +18,8 @@ from planner.memory.engine.tape import Tape
 from planner.memory.network import loss, packed
 from planner.memory.network.blocks import registry
 from planner.memory.network.net import Net
+from planner.memory.recorded.play import play
+from planner.memory.recorded.wanted import is_recorded
 from planner.memory.step.case import Case
 from planner.memory.step.exchange import Exchange, Reduction
 from planner.memory.step.optimizers import state_bytes, trained_tensors
@@ -61,6 +63,12 @@ def run(
     net.flat = case.flat
     held = persistent(net) if log_values is None else []
     tape.ledger.mark()
+    if is_recorded(case.spec):
+        play(tape.ledger, case, accumulating=net.accumulating)
+        if not case.evaluating:
+            _update(net)
+        tape.ledger.closed = True
+        return tape
     if case.evaluating:
         with tape.no_grad():
             tape.ledger.begin("eval")
@@ -89,12 +97,16 @@ def run(
         if net.reduction is not None:
             net.reduction.finish()
         buckets.clear()  # where there were some, the gradients lie in them now
-        tape.ledger.begin("optimizer")
-        tape.ledger.mark()
-        optimizer_step(net)
+        _update(net)
     tape.ledger.closed = True
     del held, inputs, buckets
     return tape
+
+
+def _update(net: Net) -> None:
+    net.tape.ledger.begin("optimizer")
+    net.tape.ledger.mark()
+    optimizer_step(net)
 
 
 def _inputs(tape: Tape, case: Case) -> Tensor:
@@ -137,6 +149,8 @@ def rank_shares(net: Net) -> Shares:
 
 def covered(spec: ModelSpec, choices: TrainingChoices) -> range:
     """The numbers of checkpointed layers that one symbolic run covers."""
+    if is_recorded(spec):
+        return range(0)
     net, architecture = Net.build(spec, choices), registry.program(spec)
     return symbolic_range([layer_kind(net, architecture, index) for index in range(spec.num_layers)])
 
@@ -219,6 +233,8 @@ def module_sizes(net: Net, module: Module) -> list[int]:
 
 def buffer_bytes(spec: ModelSpec) -> int:
     """Bytes of large tensors that are no parameters: gpt_bigcode's causal table of 1-byte flags, positions²."""
+    if is_recorded(spec):
+        return int(spec.config["recorded"]["buffer_bytes"])
     return spec.max_positions**2 if spec.architecture == "gpt_bigcode" else 0
 
 

@@ -6,6 +6,7 @@ the model but its config.json is ever read, and no model code runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import expanded
 from planner.contract.shown import clause, shown
 from planner.contract.spec import ModelSpec
-from planner.models import catalogue
+from planner.models import catalogue, recorded
 from planner.models.sources import hub
 from planner.models.sources.configs import complete, text_part
-from planner.models.sources.families.registry import DEFAULT_TASKS, WITHOUT_CLASSIFIER, builder
+from planner.models.sources.families.registry import DEFAULT_TASKS, WITHOUT_CLASSIFIER, builder, supported
 from planner.models.sources.layout import parameter_shapes
 from planner.models.sources.reading import Reading
 from planner.models.sources.schema import MAX_PARAMETERS
@@ -140,13 +141,15 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
     model_type = raw["model_type"]
     if not isinstance(model_type, str):
         raise InvalidInput(f"{place}: text_config.model_type is {shown(model_type)}, but must be a name")
-    build = builder(model_type, place)
     if isinstance(raw.get("quantization_config"), Mapping):
         method = raw["quantization_config"].get("quant_method", "unnamed method")
         raise NotModelled(
             f"{place}: weights already quantized ({shown(method)}) are not modelled; give the unquantized model, "
             "and --method qlora to quantize it for training"
         )
+    if model_type not in supported():
+        return _recorded(raw, id, task, place)
+    build = builder(model_type, place)
     if raw.get("is_decoder") and DEFAULT_TASKS.get(model_type) == "masked":
         raise NotModelled(f"{place}: {model_type} as a decoder (is_decoder) is not modelled")
     chosen = task or _task(raw, model_type, place)
@@ -170,6 +173,16 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
         raise type(error)(f"{place}: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {clause(error)})") from error
+
+
+def _recorded(raw: Mapping[str, Any], id: str, task: str | None, place: str) -> ModelSpec:
+    """The spec of a network without a written program, as it was learned (planner.models.recorded)."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", raw["model_type"]):
+        raise InvalidInput(f"{place}: model_type is {shown(raw['model_type'])}, but must be a name")
+    found = recorded.spec_of(raw, id)
+    if task not in (None, found.task):
+        raise NotModelled(f"{place}: task {task!r} is not modelled for {found.architecture}; it does {found.task}")
+    return found
 
 
 def _task(raw: Mapping[str, Any], model_type: str, place: str) -> str:

@@ -35,11 +35,24 @@ def defaults(model_type: str) -> Config:
 def text_part(raw: Mapping[str, Any]) -> Config:
     """The language model's part of a multimodal config; any other config as it is."""
     inner = raw.get("text_config")
-    if raw.get("model_type") not in NESTED_TEXT or not isinstance(inner, Mapping):
+    if not isinstance(inner, Mapping):
         return dict(raw)
+    if raw.get("model_type") not in NESTED_TEXT:
+        return _nested(raw, inner)
     part = {"model_type": NESTED_TEXT[raw["model_type"]], **inner}
     part["architectures"] = ["Gemma3ForCausalLM"]
     for key in ("tie_word_embeddings", "torch_dtype", "dtype"):
+        if key in raw:
+            part.setdefault(key, raw[key])
+    return part
+
+
+def _nested(raw: Mapping[str, Any], inner: Mapping[str, Any]) -> Config:
+    """The text tower of any other multimodal model, where it says of what type it is."""
+    if not isinstance(inner.get("model_type"), str) or inner["model_type"] in ("", "t5", "bart"):
+        return dict(raw)
+    part = {key: value for key, value in inner.items() if key != "architectures"}
+    for key in ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_config"):
         if key in raw:
             part.setdefault(key, raw[key])
     return part

@@ -13,6 +13,7 @@ import pytest
 
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.models import catalogue
+from planner.models.recorded import Unlearned
 from planner.models.sources import from_config, load_model
 from tests.support.sources_cases import CASES
 
@@ -262,10 +263,19 @@ def test_layer_types_must_name_every_layer() -> None:
         from_config(CONFIGS["qwen2"] | {"layer_types": ["full_attention"]}, "x")
 
 
+def test_a_type_without_a_written_program_asks_to_be_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
+    with pytest.raises(Unlearned, match="'mamba' has no written program; 'plan learn' records one") as caught:
+        from_config({"model_type": "mamba", "hidden_size": 64}, "x")
+    assert caught.value.wanted is None
+    assert caught.value.config == {"model_type": "mamba", "hidden_size": 64}
+    with pytest.raises(InvalidInput, match="must be a name"):
+        from_config({"model_type": "../../etc"}, "x")
+
+
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        ({"model_type": "mamba"}, "'mamba' is not modelled; supported are .*llama"),
         (CONFIGS["falcon-7b-like"] | {"alibi": True}, "alibi"),
         (CONFIGS["bert"] | {"is_decoder": True}, "is_decoder"),
         (CONFIGS["bert"] | {"position_embedding_type": "relative_key"}, "relative_key"),

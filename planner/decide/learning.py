@@ -1,0 +1,268 @@
+"""Learning a model: what is traced so that a network without a written program gets a recorded one.
+
+Three shapes give every size as a polynomial, a fourth with further layers must come out to the byte. Only then is a
+program kept; what can't be recorded is kept as a refusal with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.handover.recorder import Recorder
+from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, RX, SS, SSP, TL, TR, B, C, R, S, T
+from planner.memory.recorded.cuts import Cut, cut, some_counts
+from planner.memory.recorded.expand import expanded
+from planner.memory.recorded.fit import Irregular, Point, fitted
+from planner.memory.recorded.log import RELEASE, Log, Part
+from planner.memory.recorded.wanted import CHUNKS, PIECES, path_of
+from planner.models import recorded
+from planner.models.recorded import Unlearned
+
+Answer = TypeVar("Answer")
+WHOLE = 1 << 20
+"""A piece or chunk that takes every token of a traced shape."""
+SHAPES = ((2, 240), (3, 368), (5, 224))
+HELD_OUT = (4, 368)
+SINGLE = ((1, 240), (1, 368), (1, 480))
+SINGLE_HELD_OUT = (1, 608)
+"""(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
+MOST_PROGRAMS = 64
+"""That one question may ask for."""
+
+
+def learned(work: Callable[[], Answer], say: Callable[[str], None], *, allowed: Callable[[], bool]) -> Answer:
+    """What `work` returns, once everything it asks for has been recorded.
+
+    `allowed` says whether tracing is possible here (the train extra is installed); without it `Unlearned` stands.
+    """
+    try:
+        return work()
+    except Unlearned as missing:
+        if not allowed():
+            raise
+        first = missing
+    teacher = Teacher(say)
+    try:
+        teacher.learn(first)
+        for _ in range(MOST_PROGRAMS):
+            try:
+                return work()
+            except Unlearned as missing:
+                teacher.learn(missing)
+        raise NotModelled("this question asks for more recordings than one should; name --max-length and a batch size")
+    finally:
+        teacher.close()
+
+
+class Teacher:
+    """Records what is missing, in one child process."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.recorder = Recorder()
+        self.opened: tuple[Any, ...] | None = None
+        self.answer: dict[str, Any] = {}
+        self.told: set[str] = set()
+
+    def close(self) -> None:
+        """Ends the child."""
+        self.recorder.close()
+
+    def learn(self, missing: Unlearned) -> None:
+        """The model, or one of its programs."""
+        if missing.wanted is None:
+            self.model(missing.config)
+        else:
+            self.program(missing.config, missing.wanted)
+
+    def model(self, config: Mapping[str, Any]) -> None:
+        """Describes a network and keeps what was found."""
+        self.say(f"{config.get('model_type')} has no written program: it is traced once and kept")
+        path = recorded.folder(config) / "spec.json"
+        try:
+            found = self.recorder.ask(do="describe", config=dict(config))["spec"]
+        except InvalidInput as error:
+            recorded.write(path, {"schema": recorded.REFUSED, "reason": str(error)})
+            return
+        recorded.write(path, {"schema": recorded.SCHEMA, **found})
+
+    def program(self, config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        """Records one program, or keeps why there is none."""
+        spec = recorded.spec_of(config, str(config.get("model_type")))
+        path = path_of(dict(config), dict(asked))
+        if asked["choices"]["method"] not in self.told:
+            self.told.add(asked["choices"]["method"])
+        self.say(f"recording {spec.architecture}: {_named(asked)} …")
+        try:
+            log = self._recorded(spec, config, asked)
+        except (InvalidInput, NotModelled) as error:
+            recorded.write(path, {"schema": recorded.REFUSED, "reason": str(error)})
+            return
+        recorded.write(path, log.content())
+
+    def _recorded(self, spec: ModelSpec, config: Mapping[str, Any], asked: Mapping[str, Any]) -> Log:
+        kinds = spec.config["recorded"]["kinds"]
+        found = cut(kinds, _count(kinds, asked))
+        points, held_out = shapes(spec, asked)
+        self._open(config, asked, found.layers, len(kinds))
+        weighed(spec, choices_of(asked), found.layers, self.answer)
+        logs = [self._run(point, found.checkpointed, asked) for point in points]
+        log = fitted(logs, points, terms(asked), found.windows)
+        more = _longer(found)
+        self._open(config, asked, more.layers, len(kinds))
+        verify(log, self._run(held_out, more.checkpointed, asked), held_out)
+        return log
+
+    def _open(self, config: Mapping[str, Any], asked: Mapping[str, Any], layers: int, whole: int) -> None:
+        choices = {**asked["choices"], "gradient_checkpointing": asked["choices"]["gradient_checkpointing"]}
+        key = (repr(sorted(config.items())), repr(sorted(choices.items())), asked["target"], asked["padded"], layers)
+        if key == self.opened:
+            return
+        self.opened = None
+        self.answer = self.recorder.ask(
+            do="open",
+            config=dict(config),
+            choices=choices,
+            target=asked["target"],
+            padded=asked["padded"],
+            layers=None if layers == whole else layers,
+        )
+        self.opened = key
+
+    def _run(self, point: Point, checkpointed: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self.recorder.ask(
+            do="run",
+            batch=point.batch,
+            length=point.length,
+            piece=point.piece,
+            chunk=point.chunk,
+            checkpointed=checkpointed,
+            evaluate=asked["evaluating"],
+        )["log"]
+        return found
+
+
+def _named(asked: Mapping[str, Any]) -> str:
+    """A program in words."""
+    what = asked["choices"]["method"], asked["choices"]["precision"], asked["choices"]["attention"]
+    step = "evaluation" if asked["evaluating"] else f"{asked['checkpointed']} of the layers recomputed"
+    size = "one sequence" if asked["single"] else "several sequences"
+    return f"{' '.join(what)}, {step}, {size}, loss {asked['choices']['loss']}, regime {asked['regime']}"
+
+
+def _count(kinds: Sequence[str], asked: Mapping[str, Any]) -> int:
+    if asked["evaluating"] or asked["checkpointed"] == "none":
+        return 0
+    return len(kinds) if asked["checkpointed"] == "all" else some_counts(kinds).start
+
+
+def _longer(found: Cut) -> Cut:
+    """The same cut with one copy more of each stretch, where that is not the whole network."""
+    if not found.windows or any(copies < 3 for copies in found.copies):
+        return found
+    before = sum(window.period for window in found.windows if window.start + 2 * window.period <= found.checkpointed)
+    more = sum(window.period for window in found.windows)
+    return replace(found, layers=found.layers + more, checkpointed=found.checkpointed + before)
+
+
+def choices_of(asked: Mapping[str, Any]) -> TrainingChoices:
+    """The choices that a program is for."""
+    given = dict(asked["choices"])
+    for name in ("lora_targets", "modules_to_save"):
+        if name in given:
+            given[name] = tuple(given[name])
+    return TrainingChoices(**given)
+
+
+def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Point]:
+    """The shapes that are traced, and the one that is held out."""
+    whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
+    pieces, chunks = asked["regime"] & PIECES, asked["regime"] & CHUNKS
+    points = []
+    for number, (batch, length) in enumerate(whole):
+        if asked["windowed"]:
+            length += -(-(spec.sliding_window or 0) // 128) * 128
+        if asked["unaligned"]:
+            length += 5
+        tokens = batch * length
+        # Two pieces, two chunks: of other shares of the tokens at every shape, so that nothing stands in one ratio.
+        piece = tokens * (5 + number) // 9 if pieces else WHOLE
+        chunk = (tokens - batch) * (17 - 2 * number) // 20 if chunks else WHOLE
+        points.append(Point(batch=batch, length=length, piece=piece, chunk=chunk))
+    return points[:-1], points[-1]
+
+
+def terms(asked: Mapping[str, Any]) -> list[int]:
+    """Monomials that sizes may hold in a program."""
+    found = [ONE, T, BSS, TR] if asked["single"] else [ONE, T, S, B, BSS, SS, TR, TL]
+    if asked["regime"] & PIECES:
+        found += [R, RX]
+    if asked["regime"] & CHUNKS:
+        found += [C, CX]
+    if asked["unaligned"]:
+        found += [BSSP] if asked["single"] else [SSP, BSSP]
+    return found
+
+
+def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapping[str, Any]) -> None:
+    """Refuses where the planner would count other weights or adapters than the network has."""
+    from planner.memory.network.net import Net
+    from planner.memory.step.program import rank_shares
+    from planner.models.lora import trainable_parameters
+
+    kept = []
+    for module in spec.modules:
+        if module.layers is None:
+            kept.append(module)
+        elif inside := tuple(index for index in module.layers if index < layers):
+            kept.append(replace(module, layers=inside))
+    part = replace(spec, modules=tuple(kept), num_layers=layers)
+    shares = rank_shares(Net.build(part, choices))
+    ours = {"weights": shares.weights - int(spec.config["recorded"]["buffer_bytes"]), "adapters": shares.adapters}
+    theirs = {name: answer["weights"][name] for name in ours}
+    if choices.method == "full":
+        ours["adapters"] = theirs["adapters"]
+    if ours != theirs or trainable_parameters(part, choices) != answer["trainable"]:
+        raise Irregular(f"its weights or adapters are stored in a way that is not known here ({theirs}, not {ours})")
+
+
+def verify(log: Log, traced: Mapping[str, Any], point: Point) -> None:
+    """Refuses a program that does not give a held-out trace to the byte."""
+    parts: tuple[Part, ...] = log.parts
+    longer = sum(1 for part in traced["parts"] if part[1] is not None) > sum(1 for p in parts if p.layer is not None)
+    for window in log.windows:
+        parts = expanded(parts, window, 3 if longer else 2)
+    values = point.values()
+    sizes = [sum(coefficient * values[monomial] for monomial, coefficient in size) for size in log.sizes]
+    ours = _peaks(
+        [(part.phase, [(key, code if code < 0 else sizes[code]) for key, code, _ in part.events]) for part in parts]
+    )
+    theirs = _peaks([(phase, [(event[0], event[1]) for event in events]) for phase, _, events in traced["parts"]])
+    if ours != theirs:
+        raise Irregular(
+            f"a trace of {point.batch} x {point.length} tokens has {theirs} bytes, its polynomials give {ours}"
+        )
+
+
+def _peaks(parts: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> dict[str, int]:
+    """Largest live bytes by phase, and those that stay."""
+    live: dict[int, int] = {}
+    total = 0
+    peaks: dict[str, int] = {}
+    for phase, events in parts:
+        if phase == "end":
+            continue
+        peaks[phase] = max(peaks.get(phase, 0), total)
+        for key, size in events:
+            if size >= 0:
+                live[key] = size
+                total += size
+                peaks[phase] = max(peaks[phase], total)
+            elif size == RELEASE:
+                total -= live.pop(key)
+    peaks["after"] = total
+    return peaks

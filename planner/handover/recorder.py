@@ -1,0 +1,68 @@
+"""The child process that traces: requests and answers, one JSON line each (`python -m trainer record`)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import IO, Any
+
+from planner.contract import process
+from planner.contract.errors import InvalidInput, RunFailed
+
+
+class Recorder:
+    """Started at the first request; `close` ends it."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[str] | None = None
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to one request. Raises InvalidInput with the child's own words, RunFailed where it is gone."""
+        child = self._child or self._start()
+        try:
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.flush()
+            assert child.stdout is not None
+            answer = json.loads(_line(child.stdout))
+        except (OSError, ValueError):
+            self.close()
+            raise RunFailed("the recorder ended without an answer") from None
+        if "error" in answer:
+            if answer.get("code") == 2:
+                raise InvalidInput(str(answer["error"]))
+            raise RunFailed(str(answer["error"]))
+        return dict(answer)
+
+    def close(self) -> None:
+        """Ends the child; it has nothing to keep."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.communicate()
+
+    def _start(self) -> subprocess.Popen[str]:
+        try:
+            # In a session of its own: a Ctrl-C is answered here.
+            self._child = subprocess.Popen(
+                process.command("trainer", "record"),
+                env=process.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RunFailed(f"the recorder could not be started: {error.strerror or error}") from None
+        return self._child
+
+
+def _line(stream: IO[str]) -> str:
+    line = stream.readline()
+    if not line:
+        raise ValueError
+    return line

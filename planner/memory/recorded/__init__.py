@@ -1,0 +1,1 @@
+"""Programs that were recorded from a traced step instead of written: for every network that transformers can build."""

@@ -1,0 +1,75 @@
+"""Which few layers stand for all: the cut-down network that is traced, and what repeats in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.contract.errors import NotModelled
+from planner.memory.recorded.log import Window
+
+LONGEST_PERIOD, LONGEST_PREFIX = 16, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The first `layers` layers of a network, of which the first `checkpointed` are recomputed."""
+
+    layers: int
+    checkpointed: int
+    windows: tuple[Window, ...]
+    copies: tuple[int, ...]
+    """How often each window's stretch occurs in the whole network."""
+
+
+def regular(kinds: Sequence[str]) -> tuple[int, int] | None:
+    """(layers that stand before the regular part, its period) that leave the fewest layers to trace."""
+    count = len(kinds)
+    best: tuple[int, int, int] | None = None
+    for prefix in range(min(LONGEST_PREFIX, count)):
+        for period in range(1, LONGEST_PERIOD + 1):
+            if best is not None and prefix + 2 * period + 2 >= best[0]:
+                break
+            last = (count - prefix - 2) % period + 1
+            copies = (count - prefix - 1 - last) // period
+            if copies < 2 or any(kinds[i] != kinds[i + period] for i in range(prefix, count - period)):
+                continue
+            layers = prefix + 1 + 2 * period + last
+            if best is None or layers < best[0]:
+                best = (layers, prefix, period)
+    return None if best is None else best[1:]
+
+
+def cut(kinds: Sequence[str], checkpointed: int) -> Cut:
+    """What is traced for a network whose first `checkpointed` layers are recomputed."""
+    count, found = len(kinds), regular(kinds)
+    partly = 0 < checkpointed < count
+    if partly and checkpointed not in some_counts(kinds):
+        raise NotModelled(
+            f"recomputing {checkpointed} of {count} layers is not recorded for this model; take none, all"
+            + (f", or {some_counts(kinds).start} to {some_counts(kinds).stop - 1}" if some_counts(kinds) else "")
+        )
+    if found is None:
+        return Cut(count, checkpointed, (), ())
+    prefix, period = found
+    if partly:
+        windows = (Window(prefix + 1, 1), Window(prefix + 4, 1))
+        return Cut(prefix + 7, prefix + 3, windows, (checkpointed - prefix - 1, count - checkpointed - 2))
+    last = (count - prefix - 2) % period + 1
+    copies = (count - prefix - 1 - last) // period
+    layers = prefix + 1 + 2 * period + last
+    return Cut(layers, layers if checkpointed else 0, (Window(prefix + 1, period),), (copies,))
+
+
+def some_counts(kinds: Sequence[str]) -> range:
+    """Numbers of recomputed layers between none and all that a recording covers: where all layers but a few first
+    ones are alike."""
+    found = regular(kinds)
+    if found is None or found[1] != 1:
+        return range(0)
+    return range(found[0] + 3, max(found[0] + 3, len(kinds) - 3))
+
+
+def counts(kinds: Sequence[str]) -> list[int]:
+    """All numbers of recomputed layers that are covered."""
+    return [0, *some_counts(kinds), len(kinds)]

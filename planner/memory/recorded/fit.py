@@ -1,0 +1,149 @@
+"""Sizes that were seen at a few shapes become whole polynomials of batch and length.
+
+Almost every tensor's size is one monomial; some are a sum of two or three (tokens that have a successor, a table with a
+row more). The points are chosen so that no two monomials stand in one ratio; a size that no whole coefficients explain
+at all points is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from planner.contract.errors import NotModelled
+from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, RX, SS, SSP, TL, TR, B, C, R, S, T
+from planner.memory.recorded.log import HANDED_OVER, RELEASE, Event, Log, Part, Size, Window
+
+LARGEST_TERMS = 3
+
+
+class Irregular(NotModelled):
+    """The step doesn't repeat as a recorded program needs it: no number can be given from a recording."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A shape that is traced: `batch` x `length` tokens, `piece` and `chunk` of them at a time."""
+
+    batch: int
+    length: int
+    piece: int
+    chunk: int
+
+    def values(self) -> dict[int, int]:
+        """The monomials' values there, as `engine.values.multipliers` has them."""
+        b, s = self.batch, self.length
+        tokens, aligned = b * s, -(-s // 16) * 16
+        targets = tokens - b
+        return {
+            ONE: 1,
+            T: tokens,
+            S: s,
+            B: b,
+            BSS: b * s * s,
+            SS: s * s,
+            TR: b * -(-s // 128) * 128,
+            TL: targets,
+            C: min(targets, self.chunk),
+            CX: min(max(targets - self.chunk, 0), self.chunk),
+            R: min(tokens, self.piece),
+            RX: min(max(tokens - self.piece, 0), self.piece),
+            SSP: s * aligned,
+            BSSP: tokens * aligned,
+        }
+
+
+def fitted(
+    logs: Sequence[dict[str, Any]], points: Sequence[Point], terms: Sequence[int], windows: Sequence[Window]
+) -> Log:
+    """The program behind the logs of one step at several points; `terms`: monomials that sizes may hold.
+
+    Raises Irregular where the logs differ in more than sizes, or a size is no polynomial.
+    """
+    first = logs[0]["parts"]
+    for log, point in zip(logs[1:], points[1:], strict=True):
+        _same(first, log["parts"], point)
+    values = [point.values() for point in points]
+    sizes: dict[Size, int] = {}
+    components: dict[str, int] = {}
+    known: dict[tuple[int, ...], Size] = {}
+    parts = []
+    for number, (phase, layer, events) in enumerate(first):
+        if phase == "end":
+            continue
+        made: list[Event] = []
+        for place, event in enumerate(events):
+            key, code = event[0], event[1]
+            if code in (RELEASE, HANDED_OVER):
+                made.append((key, code, 0))
+                continue
+            seen = tuple(log["parts"][number][2][place][1] for log in logs)
+            if seen not in known:
+                known[seen] = solve(seen, values, terms, event[2])
+            component = event[2].rsplit("|", 1)[-1]
+            made.append(
+                (key, sizes.setdefault(known[seen], len(sizes)), components.setdefault(component, len(components)))
+            )
+        parts.append(Part(phase, layer, tuple(made)))
+    return Log(tuple(parts), tuple(sizes), tuple(components), tuple(windows))
+
+
+def _same(left: list[Any], right: list[Any], point: Point) -> None:
+    """Whether two logs tell the same story."""
+    where = f"at {point.batch} x {point.length}"
+    if [part[:2] for part in left] != [part[:2] for part in right]:
+        raise Irregular(f"the layers run in another order {where}")
+    for (phase, layer, ours), (_, _, theirs) in zip(left, right, strict=True):
+        for one, other in zip(ours, theirs, strict=False):
+            equal = one[0] == other[0] and one[2:] == other[2:] and (one[1] == other[1] or min(one[1], other[1]) >= 0)
+            if not equal:
+                name = (one[2] if len(one) > 2 else other[2] if len(other) > 2 else "a release").split("|")[0]
+                raise Irregular(f"{name} of {phase}, layer {layer}, does not happen {where} as elsewhere")
+        if len(ours) != len(theirs):
+            raise Irregular(f"{phase} of layer {layer} takes {len(theirs)} steps {where} and {len(ours)} elsewhere")
+
+
+def solve(seen: tuple[int, ...], values: Sequence[dict[int, int]], terms: Sequence[int], name: str) -> Size:
+    """Whole coefficients of as few monomials as possible that give `seen` at every point."""
+    if not any(seen):
+        return ()
+    for count in range(1, min(LARGEST_TERMS, len(seen)) + 1):
+        for chosen in combinations(terms, count):
+            found = _whole(seen, [[value[term] for term in chosen] for value in values])
+            if found is not None:
+                return tuple(zip(chosen, found, strict=True))
+    raise Irregular(
+        f"{name.split('|')[0]} allocates {', '.join(map(str, seen))} bytes, no polynomial of batch and length"
+    )
+
+
+def _whole(seen: tuple[int, ...], rows: list[list[int]]) -> list[int] | None:
+    """Whole x with rows · x = seen, by Cramer's rule on the first equations; None where there are none."""
+    count = len(rows[0])
+    square, right = rows[:count], seen[:count]
+    whole = _determinant(square)
+    if whole == 0:
+        return None
+    found = []
+    for column in range(count):
+        part = _determinant(
+            [[*row[:column], value, *row[column + 1 :]] for row, value in zip(square, right, strict=True)]
+        )
+        if part == 0 or part % whole:
+            return None
+        found.append(part // whole)
+    fits = all(sum(a * x for a, x in zip(row, found, strict=True)) == y for row, y in zip(rows, seen, strict=True))
+    return found if fits else None
+
+
+def _determinant(rows: list[list[int]]) -> int:
+    if len(rows) == 1:
+        return rows[0][0]
+    if len(rows) == 2:
+        return rows[0][0] * rows[1][1] - rows[0][1] * rows[1][0]
+    return sum(
+        (-1) ** column * rows[0][column] * _determinant([row[:column] + row[column + 1 :] for row in rows[1:]])
+        for column in range(len(rows))
+    )

@@ -1,0 +1,113 @@
+"""Which recording a case asks for, and where it stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.contract.errors import NotModelled
+from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.memory.engine.values import PIECE_ROWS, chunk_rows
+from planner.memory.recorded.log import Log
+from planner.models import recorded
+
+if TYPE_CHECKING:
+    from planner.memory.step.case import Case
+
+PIECES, CHUNKS = 1, 2
+"""Bits of a regime: a lean function takes several pieces, the chunked loss several chunks."""
+WITHOUT_EFFECT = (
+    *("batch_size", "gradient_accumulation_steps", "max_length", "checkpoint_layers", "lora_alpha", "max_grad_norm"),
+    *("optimizer", "optimizer_implementation", "eval_batch_size", "expandable_segments", "num_gpus", "strategy"),
+)
+"""Choices that leave forward and backward as they are."""
+
+
+def is_recorded(spec: ModelSpec) -> bool:
+    """Whether the model was learned by tracing."""
+    return "recorded" in spec.config
+
+
+def regimes(
+    spec: ModelSpec, choices: TrainingChoices, batch: npt.NDArray[np.int64], length: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Which of a model's programs runs at each shape; 0 everywhere where one covers all."""
+    if not is_recorded(spec):
+        return 0 * batch * length
+    tokens = batch * length
+    pieces = (tokens > PIECE_ROWS) & (choices.stack == "builtin")
+    chunks = (tokens - batch > chunk_rows(spec.vocab_size)) & (choices.loss == "chunked")
+    return pieces * PIECES + chunks * CHUNKS
+
+
+def wanted(case: Case) -> dict[str, Any]:
+    """What tells one program of a model from another, as JSON values."""
+    choices = {
+        field.name: getattr(case.choices, field.name)
+        for field in fields(case.choices)
+        if field.name not in WITHOUT_EFFECT
+    }
+    choices["lora_targets"], choices["modules_to_save"] = (
+        list(choices["lora_targets"]),
+        list(choices["modules_to_save"]),
+    )
+    choices["lora_dropout"] = 0.05 if choices["lora_dropout"] else 0.0
+    if choices["method"] == "full":
+        for name in ("lora_r", "lora_targets", "lora_dropout", "lora_variant", "modules_to_save", "adapter_dtype"):
+            choices.pop(name)
+    if choices["method"] != "qlora":
+        choices.pop("quantization"), choices.pop("kbit_preparation")
+    if case.choices.num_gpus > 1:
+        raise NotModelled(
+            f"--num-gpus {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
+        )
+    if case.flat:
+        raise NotModelled(f"flat rows of {case.spec.architecture}, which is recorded with padding")
+    count = case.spec.total_layers
+    found = {
+        "choices": choices,
+        "target": case.target,
+        "padded": case.padded,
+        "windowed": case.windowed,
+        "unaligned": case.unaligned,
+        "regime": case.regime,
+        "single": case.choices.batch_size == 1,
+        "evaluating": case.evaluating,
+        "checkpointed": "none" if not case.checkpointed else "all" if case.checkpointed == count else "some",
+    }
+    return found
+
+
+def path_of(config: dict[str, Any], asked: dict[str, Any]) -> Any:
+    """File of a program."""
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+    return recorded.folder(config) / f"{name}.json"
+
+
+_LOGS: dict[str, Log] = {}
+
+
+def log_of(case: Case) -> Log:
+    """The program of a case; raises `Unlearned` where there is none, `NotModelled` where there can't be one."""
+    asked, config = wanted(case), recorded.plain(case.spec)
+    path = path_of(config, asked)
+    known = _LOGS.get(str(path))
+    if known is not None:
+        return known
+    if not path.is_file():
+        raise recorded.Unlearned(
+            f"{case.spec.id}: no program is recorded for these settings; 'plan learn {case.spec.id}' with the same "
+            "settings records it",
+            config,
+            asked,
+        )
+    content = recorded.read(path)
+    if content.get("schema") == recorded.REFUSED:
+        raise NotModelled(f"{case.spec.id}: {content.get('reason')}; 'plan trace' gives the figure of one shape")
+    found = _LOGS[str(path)] = Log.read(content, str(path))
+    return found

@@ -1,0 +1,158 @@
+"""Models that were learned by tracing: their description and their programs, in the user's data folder.
+
+`<data folder>/recorded/<config>/spec.json` describes a network (`tuneplan.recorded-model/1`), beside it stand its
+programs (`tuneplan.envelope/1`), each under the hash of what it is for. A file is written whole; what can't be read is
+refused by name. A program that can't be made is kept too, with the reason, so that nobody waits for it twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.files import user_data_dir, write_whole
+from planner.contract.spec import ModelSpec, Module
+
+SCHEMA = "tuneplan.recorded-model/1"
+REFUSED = "tuneplan.refused/1"
+MAX_BYTES = 64 * 2**20
+NOISE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "architectures")
+"""Keys of a config.json that say nothing of the network's shape; of `architectures` the head counts."""
+COUNTS = (
+    *("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size"),
+    *("max_positions", "num_experts", "experts_per_token"),
+)
+
+
+class Unlearned(TuneplanError):
+    """A model, or a program of it, that has to be traced first. `wanted` names the program; None: the model itself."""
+
+    def __init__(self, message: str, config: Mapping[str, Any], wanted: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.config = dict(config)
+        self.wanted = None if wanted is None else dict(wanted)
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Equal for configs of one network."""
+    kept = {key: value for key, value in config.items() if key not in NOISE}
+    kept["head"] = str((config.get("architectures") or [""])[0]).rpartition("For")[2]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def folder(config: Mapping[str, Any]) -> Path:
+    """Where a network's description and programs stand."""
+    return user_data_dir() / "recorded" / f"{config.get('model_type')}-{identity(config)}"
+
+
+def spec_of(config: Mapping[str, Any], id: str) -> ModelSpec:
+    """The spec of a network that was learned; raises `Unlearned` where it wasn't."""
+    path = folder(config) / "spec.json"
+    if not path.is_file():
+        raise Unlearned(
+            f"{id}: architecture {config.get('model_type')!r} has no written program; 'plan learn' records one "
+            "(needs pip install 'tuneplan[train]')",
+            config,
+        )
+    found = read(path)
+    if found.get("schema") == REFUSED:
+        raise NotModelled(f"{id}: {found.get('reason')}")
+    try:
+        return _spec(found, config, id)
+    except (KeyError, TypeError, ValueError):
+        raise InvalidInput(f"{path}: is no {SCHEMA}; delete it, it will be made again") from None
+
+
+def plain(spec: ModelSpec) -> dict[str, Any]:
+    """The config that the spec was made of."""
+    return {key: value for key, value in spec.config.items() if key != "recorded"}
+
+
+def notes(spec: ModelSpec) -> list[str]:
+    """On what the figures of a model rest that has no written program."""
+    about = spec.config.get("recorded")
+    if about is None:
+        return []
+    versions = about["versions"]
+    return [f"{spec.architecture} is recorded on this machine with transformers {versions.get('transformers', '?')}."]
+
+
+def programs(config: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """How many programs of a network are kept, and why others are not."""
+    kept, refused = 0, []
+    for path in sorted(folder(config).glob("*.json")):
+        if path.name != "spec.json":
+            content = read(path)
+            if content.get("schema") == REFUSED:
+                refused.append(str(content.get("reason")))
+            else:
+                kept += 1
+    return kept, refused
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object of a file in the folder."""
+    from planner.contract import json_text, text_file
+
+    content = json_text.parse(text_file.read(path, str(path), max_bytes=MAX_BYTES), str(path), max_bytes=MAX_BYTES)
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{path}: holds no object; delete it, it will be made again")
+    return content
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes one of the folder's files whole."""
+    write_whole(path, json.dumps(content, separators=(",", ":")).encode())
+
+
+def _spec(found: Mapping[str, Any], config: Mapping[str, Any], id: str) -> ModelSpec:
+    if found["schema"] != SCHEMA:
+        raise ValueError
+    counts: dict[str, Any] = {name: _count(found[name]) for name in COUNTS}
+    window = found["sliding_window"]
+    about = {
+        "kinds": [str(kind) for kind in found["kinds"]],
+        "buffer_bytes": _count(found["buffer_bytes"]),
+        "head": found["head"],
+        "experts": {str(name): str(tensor) for name, tensor in found["experts"].items()},
+        "versions": {str(name): str(version) for name, version in found["versions"].items()},
+    }
+    spec = ModelSpec(
+        id=id,
+        architecture=str(found["architecture"]),
+        task=found["task"],
+        activation=str(found["activation"]),
+        sliding_window=None if window is None else _count(window),
+        sliding_layers=tuple(_count(index) for index in found["sliding_layers"]),
+        tie_embeddings=bool(found["tie_embeddings"]),
+        modules=tuple(_module(entry) for entry in found["modules"]),
+        config={**config, "recorded": about},
+        **counts,
+    )
+    if len(about["kinds"]) != spec.num_layers or spec.parameters != _count(found["parameters"]):
+        raise ValueError
+    return spec
+
+
+def _module(entry: Mapping[str, Any]) -> Module:
+    if entry["kind"] not in ("linear", "conv1d", "embedding", "norm", "parameter"):
+        raise ValueError
+    layers = entry["layers"]
+    return Module(
+        path=str(entry["path"]),
+        kind=entry["kind"],
+        shape=tuple(_count(size) for size in entry["shape"]),
+        bias=bool(entry["bias"]),
+        tied_to=None if entry["tied_to"] is None else str(entry["tied_to"]),
+        layers=None if layers is None else tuple(_count(index) for index in layers),
+    )
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 50:
+        raise ValueError
+    return value

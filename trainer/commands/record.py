@@ -1,0 +1,76 @@
+"""`record`: answers requests on stdin, one JSON line each: describe a network, open a session, run one step of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from planner.contract import edge
+from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.spec import TrainingChoices
+from planner.contract.words import one_line
+
+
+def serve(stream: Any = None) -> int:
+    """Until stdin ends. Every request gets one line: what was asked for, or `error` and `code`."""
+    from trainer.wire.events import EventStream
+
+    out = EventStream()  # libraries' prints stay off stdout
+    desk = _Desk()
+    for line in stream or sys.stdin:
+        if line.strip():
+            out.relay(json.dumps(_answer(desk, line), separators=(",", ":")) + "\n")
+    return 0
+
+
+def _answer(desk: _Desk, line: str) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+        return desk.answer(request)
+    except TuneplanError as error:
+        return {"error": one_line(error), "code": error.exit_code}
+    except Exception as error:  # whatever transformers or PEFT make of a network that nobody tried before
+        text, _ = edge.account(error)
+        return {"error": one_line(f"{type(error).__name__}: {error}") or text, "code": 2}
+
+
+class _Desk:
+    def __init__(self) -> None:
+        self.session: Any = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What one request asks for."""
+        if request["do"] == "describe":
+            from trainer.record.network import describe
+
+            return {"spec": {**describe(request["config"]), "versions": _versions()}}
+        if request["do"] == "open":
+            from trainer.record.session import Session
+
+            self.session = None
+            choices = dict(request["choices"])
+            for name in ("lora_targets", "modules_to_save"):
+                if name in choices:
+                    choices[name] = tuple(choices[name])
+            self.session = made = Session(
+                request["config"],
+                TrainingChoices(**choices),
+                target=request["target"],
+                padded=request["padded"],
+                layers=request["layers"],
+            )
+            return {"kinds": made.kinds, "weights": made.weights(), "trainable": made.trainable}
+        if request["do"] == "run" and self.session is not None:
+            names = ("batch", "length")
+            options = {name: request[name] for name in ("piece", "chunk", "checkpointed", "evaluate")}
+            return {"log": self.session.run(*(request[name] for name in names), **options)}
+        raise InvalidInput(f"record: {str(request.get('do'))[:40]!r} is no request that can be answered now")
+
+
+def _versions() -> dict[str, str]:
+    import peft
+    import torch
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}

@@ -1,0 +1,96 @@
+"""A recorder that also notes where each layer begins, forward and backward, and where a gradient is taken over."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trainer.trace.recorder import NEVER, Recorder, Storage
+from trainer.trace.result import component_of
+
+
+class MarkedRecorder(Recorder):
+    """Marks are (event number, phase, layer): what comes after belongs there; layer is None outside all layers."""
+
+    def __init__(self, layers: list[str]) -> None:
+        super().__init__(granularity=1)
+        self.layers = {path: index for index, path in enumerate(layers)}
+        self.marks: list[tuple[int, str, int | None]] = []
+        self.taken_over: list[tuple[int, Storage]] = []
+        """(event number, gradient) at which backward hands a parameter's gradient over."""
+        self._at: tuple[str, int | None] = ("load", None)
+        self._known: dict[str, int | None] = {"": None}
+
+    def enter(self, phase: str) -> None:
+        """Starts a phase."""
+        super().enter(phase)
+        self._mark(phase, None)
+
+    def gradient(self, parameter: torch.Tensor) -> None:
+        """Notes that this parameter's gradient is complete."""
+        assert parameter.grad is not None
+        entry = self._live.get(parameter.grad.untyped_storage()._cdata)
+        if entry is not None:
+            entry[1].role = "gradients"
+            self.taken_over.append((self.clock, entry[1]))
+
+    def _mark(self, phase: str, layer: int | None) -> None:
+        if (phase, layer) != self._at:
+            self._at = (phase, layer)
+            self.marks.append((self.clock, phase, layer))
+
+    def _locate(self) -> None:
+        super()._locate()
+        if self.phase not in ("forward", "backward", "eval", "loss"):
+            return
+        layer = self._layer(self._module)
+        # In backward an operator of no module stays with the layer whose gradients it handles.
+        if layer is not None or (self.phase != "backward" and self._module):
+            self._mark(self.phase, layer)
+
+    def _layer(self, path: str) -> int | None:
+        if path not in self._known:
+            parts = path.split(".")
+            stems = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+            self._known[path] = next((self.layers[stem] for stem in stems if stem in self.layers), None)
+        return self._known[path]
+
+    def log(self, length: int) -> dict[str, Any]:
+        """Parts in order: [phase, layer, events]; an event is [key, bytes, name] of an allocation, [key, -1] of its
+        release, [key, -2] where a gradient is handed over. What was there before the step has no events but the batch.
+        """
+        begins = self.step_begins
+        events: list[tuple[float, list[Any]]] = []
+        numbers: dict[int, int] = {}
+        relevant = [s for s in self.storages if s.born > begins or s.role == "batch"]
+        relevant = sorted((s for s in relevant if s.died > begins), key=lambda storage: storage.born)
+        for number, storage in enumerate(relevant):
+            numbers[id(storage)] = number
+            kind = component_of(storage, length)
+            name = f"{storage.op}|{_anonymous(storage.module)}|{storage.dtype}|{int(storage.backward)}|{kind}"
+            events.append((max(storage.born, begins + 0.25), [number, storage.size, name]))
+            if storage.died < NEVER:
+                events.append((storage.died, [number, -1]))
+        for clock, storage in self.taken_over:
+            if id(storage) in numbers:
+                events.append((clock + 0.5, [numbers[id(storage)], -2]))
+        events.sort(key=lambda event: event[0])
+        parts: list[list[Any]] = []
+        marks = [mark for mark in self.marks if mark[0] >= begins]
+        position = 0
+        for place, (_clock, phase, layer) in enumerate(marks):
+            until = marks[place + 1][0] if place + 1 < len(marks) else float("inf")
+            inside = []
+            while position < len(events) and events[position][0] <= until + (0.75 if until != float("inf") else 0):
+                inside.append(events[position][1])
+                position += 1
+            parts.append([phase, layer, inside])
+        return {"parts": parts}
+
+
+def _anonymous(path: str) -> str:
+    """A module's path without the numbers of layers."""
+    return ".".join("{}" if part.isdigit() else part for part in path.split("."))

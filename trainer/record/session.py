@@ -1,0 +1,203 @@
+"""A model cut to a few layers, on fake tensors, and one step of it at any shape."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from planner.contract.errors import NotModelled
+from planner.contract.spec import TrainingChoices
+from trainer import modeling
+from trainer.modeling import chunked
+from trainer.modeling.checkpointing import base_model, checkpointable_layers
+from trainer.modeling.lean import rows
+from trainer.record import network
+from trainer.record.marked import MarkedRecorder
+from trainer.trace import int8, operators, ragged
+from trainer.trace import run as tracing
+from trainer.trace.autocast import cuda_autocast_rules
+from trainer.trace.fakes import make_fake, quantization_tensors
+
+
+def cut(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The config with its first `layers` layers: their number, and every list that has an entry for each of them."""
+    made = modeling.as_config(config)
+    whole = getattr(made, "num_hidden_layers", None)
+    if not isinstance(whole, int) or whole < layers:
+        raise NotModelled(f"{made.model_type}: its config doesn't count its layers as num_hidden_layers")
+    names = getattr(type(made), "attribute_map", {})
+    fewer = copy.deepcopy(config)
+    for key in {"num_hidden_layers", names.get("num_hidden_layers", "num_hidden_layers")}:
+        fewer.pop(key, None)
+    fewer[names.get("num_hidden_layers", "num_hidden_layers")] = layers
+    for key, value in vars(made).items():
+        if isinstance(value, list) and len(value) == whole and not key.startswith("_"):
+            fewer[names.get(key, key)] = copy.deepcopy(value[:layers])
+    return fewer
+
+
+class Session:
+    """One model under one set of choices; what `run` varies costs no building."""
+
+    def __init__(
+        self, config: dict[str, Any], choices: TrainingChoices, *, target: str, padded: bool, layers: int | None
+    ) -> None:
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        self.config = config if layers is None else cut(config, layers)
+        self.choices, self.target, self.padded = choices, target, padded
+        self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.model = tracing.prepare(self.config, choices, target=target, padded=padded, kbit_preparation=True)
+            self.kinds = network.kinds(self.model)
+            self.paths = network.layer_paths(self.model)
+            self.trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+            make_fake(self.model, self.fake_mode)
+            modeling.use_loss_version(self.model, choices)
+            if choices.gradient_checkpointing:
+                modeling.apply_checkpointing(self.model, replace(choices, checkpoint_layers=None))
+            modeling.wrap_forward(self.model, modeling.autocast_dtype(choices), "cpu")
+        self.names = tracing.module_names(self.model)
+        self.recorder: MarkedRecorder | None = None
+        self._hook()
+
+    def _hook(self) -> None:
+        """The hooks of a trace, for whichever recorder runs."""
+
+        def on_gradient(parameter: torch.Tensor) -> None:
+            if self.recorder is not None:
+                self.recorder.gradient(parameter)
+
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(on_gradient)
+
+        def on_layer(layer: Any, args: Any) -> None:
+            recorder = self.recorder
+            if recorder is None or recorder.phase != "forward" or not args or not layer.gradient_checkpointing:
+                return
+            if isinstance(args[0], torch.Tensor) and recorder.role_of(args[0]) == "":
+                recorder.mark(args[0], "checkpoints")
+
+        for layer in checkpointable_layers(self.model):
+            layer.register_forward_pre_hook(on_layer)
+
+        def on_loss(name: str) -> None:
+            if self.recorder is not None and self.recorder.phase != "eval":
+                self.recorder.enter(name)
+
+        modeling.watch_loss(self.model, on_loss)
+
+    def weights(self) -> dict[str, int]:
+        """Bytes of the weights, the adapters and the buffers of this cut model."""
+        sizes = {"weights": 0, "adapters": 0, "buffers": 0}
+        seen: set[int] = set()
+
+        def add(name: str, tensor: torch.Tensor) -> None:
+            key = tensor.untyped_storage()._cdata
+            if key not in seen:
+                seen.add(key)
+                sizes[name] += tensor.untyped_storage().nbytes()
+
+        adapted = self.choices.method != "full"
+        for parameter in self.model.parameters():
+            add("adapters" if adapted and parameter.requires_grad else "weights", parameter)
+        for buffer in self.model.buffers():
+            add("buffers", buffer)
+        for _, tensor in quantization_tensors(self.model):
+            add("weights", tensor)
+        return sizes
+
+    def run(
+        self, batch: int, length: int, *, piece: int, chunk: int, checkpointed: int, evaluate: bool
+    ) -> dict[str, Any]:
+        """The log of one step (or of one evaluation) of `batch` x `length` tokens.
+
+        piece, chunk: tokens that a lean function and the chunked loss take at a time. checkpointed: how many of the
+        first layers are recomputed.
+        """
+        choices = replace(self.choices, batch_size=batch, max_length=length, gradient_accumulation_steps=1)
+        for index, layer in enumerate(checkpointable_layers(self.model)):
+            layer.gradient_checkpointing = index < checkpointed and not evaluate
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        recorder = MarkedRecorder(self.paths)
+        if self.target == "cuda":
+            for rules in (operators.cuda_scratch(), int8.scratch(), ragged.scratch()):
+                recorder.scratch_for(rules)
+        recorder.stand_in_for(operators.stand_ins())
+        recorder.stand_in_for(int8.stand_ins())
+        for parameter in self.model.parameters():
+            recorder.take(parameter, "weights", "")
+        for buffer in self.model.buffers():
+            recorder.take(buffer, "weights", "")
+        for _, tensor in quantization_tensors(self.model):
+            recorder.take(tensor, "weights", "")
+        changes = operators.device_operators(self.target, "auto") + operators.mask_creation(self.padded)
+        changes += tracing.values_unknown(choices, None) + ragged.device_kernels(self.target, "auto")
+        changes += [(rows, "ROWS", piece), (chunked, "chunk_rows", lambda vocabulary: chunk)]
+        if choices.checkpoint_offload and self.target == "cuda":
+            changes += operators.host_offload(recorder)
+        if choices.method == "qlora":
+            changes += int8.readable_weights() + (int8.cuda_matmul() if self.target != "cpu" else [])
+        self.recorder = recorder
+        try:
+            with operators.replaced(changes), contextlib.ExitStack() as stack:
+                if self.target == "cuda":
+                    stack.enter_context(cuda_autocast_rules())
+                stack.enter_context(self.fake_mode)
+                stack.enter_context(recorder)
+                stack.enter_context(recorder.naming(self.names))
+                self._step(recorder, choices, evaluate=evaluate)
+            recorder._settle()
+            found = recorder.log(length)
+        finally:
+            self.recorder = None
+            recorder.forget()
+            for parameter in self.model.parameters():
+                parameter.grad = None
+        return found
+
+    def _step(self, recorder: MarkedRecorder, choices: TrainingChoices, *, evaluate: bool) -> None:
+        batch = tracing.make_batch(self.config, choices)
+        num_items = torch.ones((), dtype=torch.int64)
+        for value in batch.values():
+            recorder.mark(value, "batch")
+        recorder.mark(num_items, "weights")
+        recorder.reset_peaks()
+        if evaluate:
+            recorder.enter("eval")
+            self.model.eval()
+            with torch.no_grad():
+                made = modeling.compute_loss(self.model, batch, choices, num_items=num_items)
+            recorder.enter("end")
+            del made
+            self.model.train()
+            return
+        recorder.enter("forward")
+        loss, held = modeling.compute_loss(self.model, batch, choices, num_items=num_items)
+        recorder.enter("backward")
+        loss.backward()
+        del loss, held
+        recorder.enter("end")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Libraries' warnings stay away from the lines that are data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+__all__ = ["Session", "base_model", "cut"]
