@@ -389,6 +389,23 @@ Device = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")
 Text = Optional[str]  # noqa: UP045
 
 
+@app.command()
+def export(
+    plan_file: PlanFile,
+    tool: Annotated[
+        str, typer.Option("--to", help="axolotl, llama-factory, trl, unsloth, litgpt, mlx-lm or torchtune.")
+    ],
+    output: Annotated[
+        Text, typer.Option("--output", help="New folder. Default <plan>-<tool>.", metavar="FOLDER")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """The plan as another trainer's files, with the predicted peak of that trainer's stack in their header."""
+    from planner.cli.exporting import run
+
+    return run(plan_file=plan_file, tool=tool, output=output, as_json=as_json)
+
+
 @app.command("find-lr")
 def find_lr(
     plan_file: PlanFile,

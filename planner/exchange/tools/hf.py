@@ -335,6 +335,14 @@ def variant(keys: Keys, dora: str, rslora: str) -> None:
     keys.put("lora_variant", "dora" if weights else "rslora" if stable else "lora", (dora, rslora))
 
 
+def what_is_learned(keys: Keys) -> None:
+    """TRL's words for the loss on completions."""
+    completions, assistant = keys.flag("completion_only_loss"), keys.flag("assistant_only_loss")
+    if completions is None and not assistant:
+        return
+    keys.put("train_on_prompt", not (completions or assistant), ("completion_only_loss", "assistant_only_loss"))
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 

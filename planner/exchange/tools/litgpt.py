@@ -8,7 +8,12 @@ bytes to small models. Held against the peaks that its own examples publish in d
 
 from __future__ import annotations
 
+from typing import Any
+
+from planner.contract.errors import InvalidInput
 from planner.exchange.keys import Keys, is_number
+from planner.exchange.targets import ALIKE, in_words_of
+from planner.exchange.writing import Run, Written, unsaid
 
 NAME = "litgpt"
 STACK = "the nearest that is modelled for LitGPT's own network: stack peft"
@@ -175,9 +180,107 @@ def _optimizer(keys: Keys) -> None:
     if isinstance(betas, list) and len(betas) == 2:
         arguments.note("betas", "read", "beta1, beta2")
         arguments.hyperparameters.update(beta1=betas[0], beta2=betas[1])
+    if (least := arguments.number("eps")) is not None:
+        arguments.put("epsilon", least, "eps")
     arguments.finish()
     below.finish()
     least = keys.content.get("train")
     minimum = least.get("min_lr") if isinstance(least, dict) else None
     lowest = float(minimum) if isinstance(minimum, int | float | str) and is_number(minimum) else 6e-5
     keys.hyperparameters["min_learning_rate_ratio"] = min(1.0, lowest / keys.hyperparameters.get("learning_rate", 1e-3))
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(run: Run) -> Written:
+    """The plan as the file of `litgpt finetune_lora` or `finetune_full`."""
+    choices, h = run.choices, run.hyperparameters
+    full = choices.method == "full"
+    command = "finetune_full" if full else "finetune_lora"
+    content: dict[str, Any] = {"checkpoint_dir": f"checkpoints/{run.model.strip('/')}", "out_dir": "out"}
+    out = Written(main="litgpt.yaml", content=content, start=f"litgpt {command} --config litgpt.yaml")
+    out.drop(f"the weights in LitGPT's own format: litgpt download {run.model}")
+    names = {value: name for name, value in PRECISIONS.items()}
+    content["precision"] = names.get(choices.precision, "bf16-true")
+    if choices.precision not in names:
+        out.drop(f"precision {choices.precision}: bf16-true there")
+    content["devices"] = choices.num_gpus
+    if choices.num_gpus > 1 and choices.strategy != "fsdp":
+        out.drop(f"strategy {choices.strategy}: LitGPT shards (FSDP)")
+    if not full:
+        _written_adapters(run, content, out)
+    content["data"] = {
+        "class_path": "litgpt.data.JSON",
+        "init_args": {
+            "json_path": run.data.path or "data.json",
+            "mask_prompt": not h.train_on_prompt,
+            "val_split_fraction": run.data.validation_split or 0.1,
+            "seed": h.seed,
+        },
+    }
+    if run.shape != "alpaca":
+        out.drop(f"data of shape {run.shape}: LitGPT's JSON holds instruction, input and output")
+    steps = h.warmup_steps
+    if steps is None:
+        steps = 0
+        out.drop(f"warmup_ratio {h.warmup_ratio:g}: set lr_warmup_steps to that share of the steps")
+    content["train"] = {
+        "global_batch_size": choices.effective_batch_size,
+        "micro_batch_size": choices.batch_size,
+        "lr_warmup_steps": steps,
+        "epochs": max(1, round(h.epochs)),
+        "max_seq_length": choices.max_length,
+        "min_lr": h.min_learning_rate_ratio * h.learning_rate,
+    }
+    if h.max_steps is not None:
+        content["train"]["max_steps"] = h.max_steps
+    if choices.max_grad_norm:
+        content["train"]["max_norm"] = choices.max_grad_norm
+        out.drop("max_grad_norm: named, though LitGPT's fine-tuning refuses it in some versions (train.max_norm)")
+    if h.epochs % 1:
+        out.drop(f"epochs {h.epochs:g}: a whole number there")
+    if h.scheduler != "cosine":
+        out.drop(f"scheduler {h.scheduler}: LitGPT's is cosine")
+    if choices.gradient_checkpointing is (choices.num_gpus == 1):
+        out.drop("gradient_checkpointing: LitGPT recomputes on several devices only")
+    if choices.optimizer not in ("adamw", "sgd"):
+        raise InvalidInput(f"--to litgpt: optimizer {choices.optimizer} has no class that its file can name; use adamw")
+    arguments: dict[str, Any] = {"lr": h.learning_rate, "weight_decay": h.weight_decay}
+    if choices.optimizer == "adamw":
+        arguments |= {"betas": [h.beta1, h.beta2], "eps": h.epsilon}
+    name = "AdamW" if choices.optimizer == "adamw" else "SGD"
+    content["optimizer"] = {"class_path": f"torch.optim.{name}", "init_args": arguments}
+    content["seed"] = h.seed
+    for what, there in (("loss", "full"), ("padding", "longest")):
+        if getattr(choices, what) != there:
+            out.drop(f"{what} {getattr(choices, what)}: {there} there")
+    unsaid(run, out, validates=True)
+    return out
+
+
+def _written_adapters(run: Run, content: dict[str, Any], out: Written) -> None:
+    choices = run.choices
+    if choices.method == "qlora":
+        kinds = {value: name for name, value in QUANTIZATIONS.items()}
+        content["quantize"] = kinds[choices.quantization]
+    content |= {
+        "lora_r": choices.lora_r,
+        "lora_alpha": max(1, round(choices.lora_alpha)),
+        "lora_dropout": choices.lora_dropout,
+    }
+    if choices.lora_variant != "lora":
+        raise InvalidInput(f"--to litgpt: it has no {choices.lora_variant}; plan lora_variant lora")
+    if choices.modules_to_save:
+        raise InvalidInput("--to litgpt: it trains no modules in full beside adapters; plan without modules_to_save")
+    on = set(ROLES) - {"lora_head"} if run.every_linear else roles_of(run.targets())
+    for name in ROLES:
+        content[name] = name in on
+    parts = tuple(part for name in ROLES if name in on for part in ROLES[name])
+    if not run.every_linear and set(in_words_of(run.spec, parts)) != set(run.targets()):
+        raise InvalidInput(f"--to litgpt: it has no switch for just the targets {', '.join(run.targets())}")
+
+
+def roles_of(leaves: tuple[str, ...]) -> set[str]:
+    """The switches whose parts these names are."""
+    return {name for name, parts in ROLES.items() if any(leaf in ALIKE[part] for part in parts for leaf in leaves)}

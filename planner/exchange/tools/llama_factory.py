@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from planner.contract.spec import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, launch
+from planner.exchange.writing import Run, Written, launcher, unsaid
 
 NAME = "llama-factory"
 STACK = "transformers' Trainer on PEFT (stack peft), which LLaMA-Factory builds on"
@@ -214,3 +219,102 @@ def _attention(keys: Keys) -> str:
     if word is not None and word.lower() not in table:
         raise keys.refuse("flash_attn", f"modelled are {', '.join(table)}")
     return table[(word or "auto").lower()]
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "messages": {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    },
+    "sharegpt": {"formatting": "sharegpt"},
+    "alpaca": {"formatting": "alpaca"},
+    "prompt-completion": {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}},
+    "text": {"formatting": "alpaca", "columns": {"prompt": "text"}},
+}
+
+
+def write(run: Run) -> Written:
+    """The plan as a LLaMA-Factory file, with the entry of its data set beside it."""
+    choices, h = run.choices, run.hyperparameters
+    found, said = hf.written_arguments(choices, h)
+    content: dict[str, Any] = {
+        "model_name_or_path": run.model,
+        "stage": "pt" if run.shape == "text" else "sft",
+        "do_train": True,
+        "dataset": "plan",
+        "dataset_dir": ".",
+        "template": "default",
+        "cutoff_len": choices.max_length,
+        "packing": choices.padding == "packed",
+        "train_on_prompt": h.train_on_prompt and run.shape != "text",
+        "val_size": run.data.validation_split,
+        "output_dir": "./out",
+    }
+    out = Written(
+        main="llama-factory.yaml", content=content, start="llamafactory-cli train llama-factory.yaml", not_said=said
+    )
+    if not content["val_size"]:
+        del content["val_size"]
+    out.drop("template default: name the chat template of the model (qwen3, llama3, …)")
+    _written_method(run, content, out)
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        found.pop(name, None)
+    content |= found
+    content["disable_gradient_checkpointing"] = not choices.gradient_checkpointing
+    if choices.gradient_checkpointing:
+        content["use_reentrant_gc"] = choices.checkpoint_reentrant
+    if choices.checkpoint_offload and choices.gradient_checkpointing:
+        content["use_unsloth_gc"] = True
+    content["flash_attn"] = {"flash": "fa2", "eager": "disabled"}.get(choices.attention, choices.attention)
+    _written_formats(choices, content, out)
+    if choices.loss == "chunked":
+        out.drop("loss chunked: whole logits there")
+    if choices.padding == "max":
+        out.drop("padding max: rows are padded to the longest of a batch")
+    further = {"file_name": run.data.path or "data.jsonl", **_COLUMNS.get(run.shape, _COLUMNS["messages"])}
+    out.further["dataset_info.json"] = json.dumps({"plan": further}, indent=2) + "\n"
+    launcher(run, out)
+    if out.launcher is not None:
+        out.start = "accelerate launch --config_file accelerate.yaml -m llamafactory.train llama-factory.yaml"
+    unsaid(run, out, validates=True)
+    return out
+
+
+def _written_method(run: Run, content: dict[str, Any], out: Written) -> None:
+    choices = run.choices
+    if choices.method == "full":
+        content["finetuning_type"] = "full"
+        return
+    content |= {
+        "finetuning_type": "lora",
+        "lora_rank": choices.lora_r,
+        "lora_alpha": max(1, round(choices.lora_alpha)),
+        "lora_dropout": choices.lora_dropout,
+        "lora_target": "all" if run.every_linear else ",".join(run.targets()),
+    }
+    if choices.lora_alpha % 1:
+        out.drop(f"lora_alpha {choices.lora_alpha:g}: a whole number there")
+    if choices.modules_to_save:
+        content["additional_target"] = ",".join(choices.modules_to_save)
+    if choices.lora_variant != "lora":
+        content["use_dora" if choices.lora_variant == "dora" else "use_rslora"] = True
+    if choices.method == "qlora":
+        content["quantization_method"] = "bnb"
+        content["quantization_bit"] = 8 if choices.quantization == "int8" else 4
+        if choices.quantization != "int8":
+            content["double_quantization"] = choices.quantization == "nf4-double"
+        if choices.kbit_prepared == "norms":
+            content["upcast_layernorm"] = True
+
+
+def _written_formats(choices: TrainingChoices, content: dict[str, Any], out: Written) -> None:
+    if choices.precision == "fp32":
+        if choices.method != "full":
+            out.drop("precision fp32: the base is loaded in the format it was published in")
+    elif (choices.precision == "bf16" and choices.method == "full") or choices.adapter_dtype == "bf16":
+        content["pure_bf16"] = True
+    else:
+        content["fp16" if choices.precision.startswith("fp16") else "bf16"] = True

@@ -7,8 +7,12 @@ MLX's own arrays are not modelled; the figure is that of the same step in PyTorc
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from planner.contract.errors import InvalidInput
+from planner.contract.records import Hyperparameters
 from planner.exchange.keys import Keys, is_number
+from planner.exchange.writing import Run, Written, one_device, unsaid
 
 NAME = "mlx-lm"
 STACK = "the same step in PyTorch (stack peft): MLX's own arrays are not modelled"
@@ -148,3 +152,105 @@ def _schedule(keys: Keys) -> None:
         below.note("name", "ignored", "no schedule of tuneplan's")
     below.idle("warmup_init", "arguments")
     below.finish()
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(run: Run) -> Written:
+    """The plan as the file of `mlx_lm.lora`."""
+    one_device(run, NAME)
+    choices, h = run.choices, run.hyperparameters
+    model = run.model
+    bits = {"nf4": "4bit", "nf4-double": "4bit", "int8": "8bit"}
+    content: dict[str, Any] = {"model": model, "train": True}
+    out = Written(main="mlx-lm.yaml", content=content, start="mlx_lm.lora --config mlx-lm.yaml")
+    if choices.method == "qlora":
+        content["model"] = f"{model.rpartition('/')[2]}-{bits[choices.quantization]}"
+        out.drop(
+            f"quantised weights: mlx_lm.convert --hf-path {model} -q --q-bits {bits[choices.quantization][0]} "
+            f"--mlx-path {content['model']}"
+        )
+    if choices.lora_variant == "rslora":
+        raise InvalidInput("--to mlx-lm: it has no rslora; plan lora_variant lora with alpha scaled")
+    if choices.modules_to_save:
+        raise InvalidInput("--to mlx-lm: it trains no modules in full beside adapters; plan without modules_to_save")
+    full = choices.method == "full"
+    content["fine_tune_type"] = "full" if full else choices.lora_variant
+    content |= {"data": run.data.path or "data", "mask_prompt": not h.train_on_prompt, "num_layers": -1}
+    if run.data.path and "." in run.data.path.rpartition("/")[2]:
+        content["data"] = "data"
+        out.drop("data: a folder with train.jsonl and valid.jsonl there")
+    if not full:
+        content["lora_parameters"] = {
+            "rank": choices.lora_r,
+            "scale": choices.lora_alpha / choices.lora_r,
+            "dropout": choices.lora_dropout,
+            **({} if run.every_linear else {"keys": _paths(run)}),
+        }
+    kinds = {"adamw": "adamw", "sgd": "sgd", "adafactor": "adafactor"}
+    if choices.optimizer not in kinds:
+        raise InvalidInput(f"--to mlx-lm: it has no optimizer {choices.optimizer}; use adamw")
+    content["optimizer"] = kinds[choices.optimizer]
+    if choices.optimizer == "adamw":
+        content["optimizer_config"] = {
+            "adamw": {
+                "betas": [h.beta1, h.beta2],
+                "eps": h.epsilon,
+                "weight_decay": h.weight_decay,
+                "bias_correction": True,
+            }
+        }
+    steps = choices.gradient_accumulation_steps
+    content |= {
+        "batch_size": choices.batch_size,
+        "grad_accumulation_steps": steps,
+        "max_seq_length": choices.max_length,
+        "grad_checkpoint": choices.gradient_checkpointing,
+        "learning_rate": h.learning_rate,
+        "seed": h.seed,
+        "steps_per_report": h.logging_steps,
+        "adapter_path": "adapters",
+    }
+    content["iters"] = (h.max_steps or 1000) * steps
+    if h.max_steps is None:
+        out.drop(f"epochs {h.epochs:g}: set iters to epochs × examples / batch_size")
+    if (schedule := _written_schedule(h, content["iters"], steps, out)) is not None:
+        content["lr_schedule"] = schedule
+    if choices.max_grad_norm:
+        out.drop(f"max_grad_norm {choices.max_grad_norm:g}: nothing is clipped")
+    if choices.precision != "bf16":
+        out.drop(f"precision {choices.precision}: the format of the weights")
+    for what, there in (("loss", "full"), ("padding", "longest")):
+        if getattr(choices, what) != there:
+            out.drop(f"{what} {getattr(choices, what)}: {there} there")
+    unsaid(run, out)
+    return out
+
+
+def _paths(run: Run) -> list[str]:
+    """Names within a block: `self_attn.q_proj`."""
+    from planner.models import lora
+
+    found = lora.resolve_targets(run.spec, run.choices.lora_targets)
+    if any("{}." not in module.path for module in found):
+        raise InvalidInput("--to mlx-lm: adapters outside the blocks have no key; plan without lm_head and embeddings")
+    return list(dict.fromkeys(module.path.partition("{}.")[2] for module in found))
+
+
+def _written_schedule(h: Hyperparameters, iterations: int, steps: int, out: Written) -> dict[str, Any] | None:
+    """MLX counts micro-batches; it takes no warm-up without a schedule."""
+    warm = h.warmup_steps
+    if warm is None:
+        warm = round(h.warmup_ratio * iterations / steps)
+    last = h.min_learning_rate_ratio * h.learning_rate
+    if h.scheduler == "constant":
+        if warm:
+            out.drop(f"warm-up of {warm} steps: not with a constant rate")
+        return None
+    if h.scheduler not in ("cosine", "linear"):
+        out.drop(f"scheduler {h.scheduler}: cosine there")
+    left = max(1, iterations - warm * steps)
+    if h.scheduler == "linear":
+        return {"name": "linear_schedule", "warmup": warm * steps, "arguments": [h.learning_rate, last, left]}
+    return {"name": "cosine_decay", "warmup": warm * steps, "arguments": [h.learning_rate, left, last]}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from planner.contract.spec import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, launch
+from planner.exchange.writing import Run, Written, launcher, unsaid
 
 NAME = "trl"
 STACK = "transformers' Trainer on PEFT (stack peft), which TRL builds on"
@@ -77,7 +79,7 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
         raise keys.refuse("attn_implementation", f"modelled are {', '.join(sorted(hf.ATTENTIONS))}")
     keys.put("attention", "sdpa" if word is None else hf.ATTENTIONS[word.strip().lower()], "attn_implementation")
     _loss(keys, older)
-    _what_is_learned(keys)
+    hf.what_is_learned(keys)
     if (devices := keys.whole("num_processes")) is not None:
         keys.put("num_gpus", devices, "num_processes")
     several = _several(keys)
@@ -162,13 +164,6 @@ def _loss(keys: Keys, older: bool) -> None:
     keys.put("loss", "full" if older and kind == "nll" else "chunked", "loss_type", why=why)
 
 
-def _what_is_learned(keys: Keys) -> None:
-    completions, assistant = keys.flag("completion_only_loss"), keys.flag("assistant_only_loss")
-    if completions is None and not assistant:
-        return
-    keys.put("train_on_prompt", not (completions or assistant), ("completion_only_loss", "assistant_only_loss"))
-
-
 def _several(keys: Keys) -> str | None:
     named: Any = keys.raw("deepspeed")
     if isinstance(named, str) and named.strip():
@@ -187,3 +182,88 @@ def _several(keys: Keys) -> str | None:
         return "fsdp"
     keys.idle("fsdp_config")
     return None
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(run: Run) -> Written:
+    """The plan as the file of `trl sft`."""
+    choices, h = run.choices, run.hyperparameters
+    found, said = hf.written_arguments(choices, h)
+    content: dict[str, Any] = {"model_name_or_path": run.model, "output_dir": "./out"}
+    out = Written(main="trl.yaml", content=content, start="trl sft --config trl.yaml", not_said=said)
+    _written_data(run, content, out)
+    content["max_length"] = choices.max_length
+    content["packing"] = choices.padding == "packed"
+    if choices.padding == "max":
+        out.drop("padding max: rows are padded to the longest of a batch")
+    # transformers 5 takes a share as `warmup_steps`.
+    if (share := found.pop("warmup_ratio", None)) is not None:
+        found["warmup_steps"] = share
+    content |= found
+    content |= _written_formats(choices)
+    content["attn_implementation"] = {"flash": "flash_attention_2"}.get(choices.attention, choices.attention)
+    if h.group_by_length:
+        content["train_sampling_strategy"] = "group_by_length"
+    content["use_peft"] = choices.method != "full"
+    if choices.method != "full":
+        content |= {
+            "lora_r": choices.lora_r,
+            "lora_alpha": max(1, round(choices.lora_alpha)),
+            "lora_dropout": choices.lora_dropout,
+            "lora_target_modules": list(run.targets()),
+        }
+        if choices.lora_alpha % 1:
+            out.drop(f"lora_alpha {choices.lora_alpha:g}: a whole number there")
+        if choices.modules_to_save:
+            content["lora_modules_to_save"] = list(choices.modules_to_save)
+        if choices.lora_variant != "lora":
+            content["use_dora" if choices.lora_variant == "dora" else "use_rslora"] = True
+    if choices.method == "qlora":
+        content["load_in_8bit" if choices.quantization == "int8" else "load_in_4bit"] = True
+        if choices.quantization == "nf4-double":
+            content["use_bnb_nested_quant"] = True
+    if choices.checkpoint_offload:
+        out.drop("checkpoint_offload: saved inputs stay on the device")
+    if choices.loss == "full":
+        out.drop("loss full: TRL never holds the whole logits")
+    launcher(run, out)
+    if out.launcher is not None:
+        out.start = "trl sft --config trl.yaml --accelerate_config accelerate.yaml"
+    unsaid(run, out)
+    return out
+
+
+def _written_data(run: Run, content: dict[str, Any], out: Written) -> None:
+    kinds = {"csv": "csv", "parquet": "parquet", "tsv": "csv"}
+    path = run.data.path or "data.jsonl"
+    if "." in path.rpartition("/")[2]:
+        content["datasets"] = [
+            {"path": kinds.get(path.rpartition(".")[2], "json"), "data_files": path, "split": "train"}
+        ]
+    else:
+        content["dataset_name"] = path
+    learns_all = run.hyperparameters.train_on_prompt
+    if run.shape == "text":
+        out.drop("data of shape text: its column must be called text") if run.data.columns else None
+    elif run.shape == "prompt-completion":
+        content["completion_only_loss"] = not learns_all
+    elif run.shape == "messages":
+        content["assistant_only_loss"] = not learns_all
+    else:
+        content["assistant_only_loss"] = not learns_all
+        out.drop(f"data of shape {run.shape}: TRL reads messages or prompt and completion; rename the columns first")
+
+
+def _written_formats(choices: TrainingChoices) -> dict[str, Any]:
+    precision = choices.precision
+    if precision == "fp32":
+        return {"dtype": "float32", "bf16": False}
+    if precision.startswith("fp16"):
+        weights = "float32" if precision == "fp16-mixed" else "float16"
+        return {"dtype": weights, "bf16": False, "fp16": True}
+    if precision == "bf16-mixed":
+        return {"dtype": "float32", "bf16": True}
+    plain = precision == "bf16" and choices.method == "full"
+    return {"dtype": "bfloat16", "bf16": not plain}

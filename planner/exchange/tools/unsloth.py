@@ -16,6 +16,7 @@ from planner.contract.errors import InvalidInput
 from planner.contract.yaml_text import Document
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf
+from planner.exchange.writing import Run, Written, one_device, unsaid
 
 NAME = "unsloth"
 STACK = "the nearest that is modelled for Unsloth's own kernels: stack builtin with the loss in pieces"
@@ -153,6 +154,11 @@ def _value(node: ast.expr, known: dict[str, Any], depth: int = 0) -> Any:
         return node.value if isinstance(node.value, str | int | float | bool | None) else _Unreadable("…")
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(item, known, depth + 1) for item in node.elts[:256]]
+    if isinstance(node, ast.Dict):
+        names = [key.value if isinstance(key, ast.Constant) else None for key in node.keys[:256]]
+        if all(isinstance(name, str) for name in names):
+            return {name: _value(item, known, depth + 1) for name, item in zip(names, node.values, strict=False)}
+        return _Unreadable("…")
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
         value = node.operand.value
         return -value if isinstance(value, int | float) else _Unreadable("…")
@@ -191,6 +197,7 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     training.put("padding", "packed" if packed else "longest", "packing")
     training.idle("gradient_checkpointing")
     hf.arguments(training)
+    hf.what_is_learned(training)
     _checkpointing(keys, loading, attaching)
     word = loading.text("dtype")
     if word is not None and word.lower() not in hf.DTYPES:
@@ -227,6 +234,8 @@ def _literal(below: Keys) -> Keys:
 
 
 def _computed(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_computed(item) for item in value.values())
     return isinstance(value, _Unreadable) or (isinstance(value, list) and any(_computed(item) for item in value))
 
 
@@ -279,3 +288,97 @@ def _checkpointing(keys: Keys, loading: Keys, attaching: Keys) -> None:
         "checkpoint_offload", bool(on and own), name, why="Unsloth's way keeps inputs in host memory" if own else ""
     )
     loading.idle(name)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(run: Run) -> Written:
+    """The plan as a script."""
+    one_device(run, NAME)
+    choices, h = run.choices, run.hyperparameters
+    found, said = hf.written_arguments(choices, h)
+    full = choices.method == "full"
+    loading: dict[str, Any] = {
+        "model_name": run.model,
+        "max_seq_length": choices.max_length,
+        "dtype": None,
+        "load_in_4bit": choices.method == "qlora" and choices.quantization != "int8",
+        "load_in_8bit": choices.method == "qlora" and choices.quantization == "int8",
+        "full_finetuning": full,
+    }
+    out = Written(main="unsloth.py", content="", start="python unsloth.py", not_said=said)
+    precision = choices.precision.partition("-")[0]
+    loading["dtype"] = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.float32"}[precision]
+    way: bool | str = choices.gradient_checkpointing
+    if choices.gradient_checkpointing and choices.checkpoint_offload:
+        way = "unsloth"
+    if full:
+        loading["use_gradient_checkpointing"] = way
+    if choices.lora_variant == "dora":
+        raise InvalidInput("--to unsloth: it has no DoRA; plan lora_variant lora")
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        found.pop(name, None)
+    if (share := found.pop("warmup_ratio", None)) is not None:
+        found["warmup_steps"] = share
+    found |= {"max_length": choices.max_length, "packing": choices.padding == "packed", "output_dir": "out"}
+    for name, there in (("loss", "chunked"), ("quantization", "nf4-double")):
+        if getattr(choices, name) != there and (
+            name == "loss" or (choices.method == "qlora" and choices.quantization == "nf4")
+        ):
+            out.drop(f"{name} {getattr(choices, name)}: {there} there")
+    if not h.train_on_prompt and run.shape in ("messages", "sharegpt"):
+        found["assistant_only_loss"] = True
+    elif run.shape == "prompt-completion":
+        found["completion_only_loss"] = not h.train_on_prompt
+    unsaid(run, out)
+    out.content = _script(run, loading, None if full else _written_adapters(run, way), found)
+    return out
+
+
+def _written_adapters(run: Run, way: bool | str) -> dict[str, Any]:
+    choices = run.choices
+    found: dict[str, Any] = {
+        "r": choices.lora_r,
+        "target_modules": "all-linear" if run.every_linear else list(run.targets()),
+        "lora_alpha": choices.lora_alpha if choices.lora_alpha % 1 else int(choices.lora_alpha),
+        "lora_dropout": choices.lora_dropout,
+        "bias": "none",
+        "use_gradient_checkpointing": way,
+        "use_rslora": choices.lora_variant == "rslora",
+        "random_state": run.hyperparameters.seed,
+    }
+    if choices.modules_to_save:
+        found["modules_to_save"] = list(choices.modules_to_save)
+    return found
+
+
+def _script(run: Run, loading: dict[str, Any], adapters: dict[str, Any] | None, training: dict[str, Any]) -> str:
+    path = run.data.path or "data.jsonl"
+    kind = {"csv": "csv", "parquet": "parquet"}.get(path.rpartition(".")[2], "json")
+    local = "." in path.rpartition("/")[2]
+    source = f"{kind!r}, data_files={path!r}, split='train'" if local else f"{path!r}, split='train'"
+    lines = ["from unsloth import FastLanguageModel", "import torch", "from datasets import load_dataset"]
+    lines += ["from trl import SFTConfig, SFTTrainer", ""]
+    lines += ["model, tokenizer = FastLanguageModel.from_pretrained(", *_arguments(loading), ")"]
+    if adapters is not None:
+        lines += ["model = FastLanguageModel.get_peft_model(", "    model,", *_arguments(adapters), ")"]
+    lines += [f"dataset = load_dataset({source})", "trainer = SFTTrainer(", "    model=model,"]
+    lines += ["    processing_class=tokenizer,", "    train_dataset=dataset,", "    args=SFTConfig("]
+    lines += [f"    {line}" for line in _arguments(training)]
+    lines += [
+        "    ),",
+        ")",
+        "trainer.train()",
+        "model.save_pretrained('adapter')",
+        "tokenizer.save_pretrained('adapter')",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _arguments(values: dict[str, Any]) -> list[str]:
+    """Keywords as Python; every value stands as a literal, but for torch's dtypes."""
+    return [
+        f"    {name}={value if name == 'dtype' and value is not None else repr(value)},"
+        for name, value in values.items()
+    ]

@@ -1,0 +1,158 @@
+"""A plan as another trainer's files: written, read back, and judged as what was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from planner.contract import settings, yaml_text
+from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.records import CheckReport, Hyperparameters, Plan
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.units import format_bytes
+from planner.exchange import recognise, targets
+from planner.exchange import writing as words
+from planner.exchange.foreign import Foreign
+from planner.exchange.tools import unsloth
+from planner.models import sources
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Export:
+    """Files by their names within a new folder, and what the run is there."""
+
+    files: dict[str, str]
+    main: str
+    start: str
+    not_said: tuple[str, ...]
+    there: Foreign
+    """The main file, read back."""
+    report: CheckReport | None
+    """Judgement of what is run there; None where the tool's stack has no figure."""
+    no_figure: str = ""
+
+
+def export(plan: Plan, tool: str, *, hardware: HardwareProfile | None = None) -> Export:
+    """The plan for `tool`; with `hardware`, the predicted peak of that stack stands in the header."""
+    if tool not in recognise.TOOLS:
+        raise InvalidInput(f"--to {tool!r} is unknown; choose one of {', '.join(recognise.TOOLS)}")
+    run = _run(plan)
+    words.causal(run, tool)
+    module: Any = recognise.TOOLS[tool]
+    written: words.Written = module.write(run)
+    there = _read_back(written, tool)
+    report, no_figure = None, ""
+    if hardware is not None:
+        report, no_figure = _judged(run, there, hardware)
+    text = written.content if isinstance(written.content, str) else words.yaml_text(written.content)
+    files = {written.main: words.header(_lines(plan, tool, written, report, no_figure)) + text}
+    if written.launcher is not None:
+        files[words.LAUNCHER] = words.header(["How the run is divided; see " + written.main]) + words.yaml_text(
+            written.launcher
+        )
+    files |= written.further
+    return Export(
+        files=files,
+        main=written.main,
+        start=written.start,
+        not_said=tuple(written.not_said),
+        there=there,
+        report=report,
+        no_figure=no_figure,
+    )
+
+
+def _spec(plan: Plan) -> ModelSpec:
+    if plan.model_config_inline:
+        return sources.from_config(plan.model_config_inline, plan.model)
+    return sources.load_model(plan.model)
+
+
+def _run(plan: Plan) -> words.Run:
+    if plan.data.format in ("classification", "preference"):
+        raise InvalidInput(
+            f"data of format {plan.data.format} is for tuneplan's own trainer; other tools' files can't say it"
+        )
+    return words.Run(
+        model=plan.model,
+        spec=_spec(plan),
+        choices=settings.plan_choices(plan.settings, "plan"),
+        hyperparameters=plan.hyperparameters,
+        data=plan.data,
+        shape=_shape(plan),
+    )
+
+
+def _shape(plan: Plan) -> str:
+    """What the examples look like: as the plan says, else as the file's first one does."""
+    if plan.data.format != "auto":
+        return plan.data.format
+    if plan.data.path and Path(plan.data.path).exists():
+        from planner.contract.data.reader import open_data
+
+        try:
+            reading = open_data(plan.data)
+            next(iter(reading.training()), None)
+            return str(reading.shape or "messages")
+        except TuneplanError:
+            return "messages"
+    return "messages"
+
+
+def _read_back(written: words.Written, tool: str) -> Foreign:
+    """What the file says, by the reader of such files."""
+    if isinstance(written.content, str):
+        document = unsloth.document(written.content, written.main)
+    else:
+        document = yaml_text.parse(words.yaml_text(written.content), written.main)
+    beside = [] if written.launcher is None else [yaml_text.parse(words.yaml_text(written.launcher), words.LAUNCHER)]
+    return recognise.interpret(document, tool=tool, launchers=beside)
+
+
+def _judged(run: words.Run, there: Foreign, hardware: HardwareProfile) -> tuple[CheckReport | None, str]:
+    from planner.decide.check import check
+
+    if there.no_figure:
+        return None, there.no_figure
+    choices = as_run_there(run.choices, there)
+    choices = replace(choices, lora_targets=targets.in_words_of(run.spec, choices.lora_targets))
+    try:
+        return check(run.spec, hardware, choices, with_remedies=False), ""
+    except (NotModelled, InvalidInput) as error:
+        return None, str(error)
+
+
+def as_run_there(choices: TrainingChoices, there: Foreign) -> TrainingChoices:
+    """The choices that the file stands for; what it doesn't decide is the plan's."""
+    base = replace(choices, checkpoint_layers=None)
+    return settings.choices_from(there.values, base=base)
+
+
+def plan_there(plan: Plan, there: Foreign) -> Plan:
+    """The plan that the file stands for."""
+    choices = as_run_there(settings.plan_choices(plan.settings, "plan"), there)
+    choices = replace(choices, lora_targets=targets.in_words_of(_spec(plan), choices.lora_targets))
+    h = Hyperparameters(**{**plan.hyperparameters.model_dump(), **there.hyperparameters})
+    return plan.model_copy(update={"settings": settings.to_settings(choices), "hyperparameters": h})
+
+
+def _lines(plan: Plan, tool: str, written: words.Written, report: CheckReport | None, no_figure: str) -> list[str]:
+    from planner import __version__
+
+    lines = [f"Written by tuneplan {__version__} from a plan for {plan.gpu}."]
+    if report is not None:
+        memory = report.memory
+        low, high = memory.interval_bytes
+        lines.append(
+            f"Predicted peak of this run: {format_bytes(memory.device_peak_bytes)} ({format_bytes(low)} to "
+            f"{format_bytes(high)}) of {format_bytes(memory.budget_bytes)} on {report.hardware['title']}"
+        )
+        lines.append(f"  as {recognise.TOOLS[tool].STACK}.")
+    elif no_figure:
+        lines.append(f"No predicted peak: {no_figure}")
+    lines.append(f"Start, from this folder: {written.start}")
+    if written.not_said:
+        lines.append("Of the plan, not said here:")
+        lines += [f"  - {line}" for line in written.not_said]
+    return lines

@@ -1,0 +1,136 @@
+"""What every export has: the plan taken apart, a YAML file with a header of comments, a launcher's config beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings, Hyperparameters
+from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.words import one_line
+from planner.models import lora
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A plan as a writer needs it."""
+
+    model: str
+    """As the trainer loads it."""
+    spec: ModelSpec
+    choices: TrainingChoices
+    hyperparameters: Hyperparameters
+    data: DataSettings
+    shape: str
+    """Shape of the examples: `messages`, `prompt-completion`, `alpaca`, `sharegpt`, `text`."""
+
+    @property
+    def every_linear(self) -> bool:
+        """Whether the adapters are on all linear layers of a block."""
+        return self.choices.lora_targets == (lora.ALL_LINEAR,)
+
+    def targets(self) -> tuple[str, ...]:
+        """The modules with adapters by the last part of their name, the set `attention` written out."""
+        if self.every_linear:
+            return self.choices.lora_targets
+        found = lora.resolve_targets(self.spec, self.choices.lora_targets)
+        return tuple(dict.fromkeys(module.path.rpartition(".")[2] for module in found))
+
+
+@dataclass(kw_only=True, slots=True)
+class Written:
+    """Files of an export, and what they could not say."""
+
+    main: str
+    """Name of the file that says what is trained."""
+    content: Mapping[str, Any] | str
+    """Of that file: a mapping for YAML, or the text of a script."""
+    start: str
+    """The command that starts it, from within the folder."""
+    not_said: list[str] = field(default_factory=list)
+    launcher: dict[str, Any] | None = None
+    further: dict[str, str] = field(default_factory=dict)
+    """Other files by name."""
+
+    def drop(self, what: str) -> None:
+        """Notes something that has no key there."""
+        self.not_said.append(what)
+
+
+LAUNCHER = "accelerate.yaml"
+
+
+def yaml_text(content: Mapping[str, Any]) -> str:
+    """The mapping as YAML, in its own order; numbers as every reader of YAML takes them."""
+    import yaml
+
+    return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def header(lines: Iterable[str]) -> str:
+    """Comments, whatever the lines hold."""
+    return "".join(f"# {one_line(line)}".rstrip() + "\n" for line in lines)
+
+
+def unsaid(run: Run, written: Written, *, validates: bool = False) -> None:
+    """What no tool's file says of a plan, or says elsewhere."""
+    choices, h = run.choices, run.hyperparameters
+    if choices.checkpoint_layers is not None and choices.gradient_checkpointing:
+        written.drop(f"checkpoint_layers {choices.checkpoint_layers}: all layers are recomputed there, or none")
+    if choices.expandable_segments:
+        written.drop("expandable_segments: start with PYTORCH_ALLOC_CONF=expandable_segments:True")
+    if h.early_stopping_patience:
+        written.drop(f"early_stopping_patience {h.early_stopping_patience}")
+    if run.data.validation_split and not validates:
+        written.drop(f"validation_split {run.data.validation_split:g}: split the data yourself")
+    if run.data.columns:
+        written.drop(f"columns {', '.join(f'{role}={name}' for role, name in run.data.columns.items())}: rename them")
+    written.drop("warm-up and the last step of the schedule are counted one step apart from tuneplan's")
+
+
+def launcher(run: Run, written: Written) -> None:
+    """accelerate's config for several devices."""
+    choices = run.choices
+    if choices.num_gpus == 1:
+        return
+    kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
+    content: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": kinds[choices.strategy],
+        "num_processes": choices.num_gpus,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "mixed_precision": "no" if choices.precision in ("fp32", "bf16") else choices.precision[:4],
+    }
+    if choices.strategy == "fsdp":
+        content["fsdp_config"] = {"fsdp_version": 2, "fsdp_reshard_after_forward": True, "fsdp_offload_params": False}
+    elif choices.strategy in ("zero2", "zero3"):
+        content["deepspeed_config"] = {
+            "zero_stage": int(choices.strategy[-1]),
+            "offload_optimizer_device": "none",
+            "offload_param_device": "none",
+            "gradient_accumulation_steps": choices.gradient_accumulation_steps,
+        }
+    written.launcher = content
+
+
+def one_device(run: Run, tool: str) -> None:
+    """Refuses what a tool's export has no file for."""
+    if run.choices.num_gpus > 1:
+        raise InvalidInput(f"--to {tool} is written for one device; the plan has {run.choices.num_gpus}")
+
+
+def causal(run: Run, tool: str) -> None:
+    """Refuses models without the head that these tools train."""
+    if run.spec.task != "causal":
+        raise InvalidInput(f"--to {tool}: {run.model} learns {run.spec.task}, and {tool}'s files are for causal models")

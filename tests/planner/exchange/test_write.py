@@ -1,0 +1,173 @@
+"""Plans as other trainers' files: written, read back, and as strict with names as everything else."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.calibration import attach
+from planner.cli import main
+from planner.contract import settings, yaml_text
+from planner.contract.errors import InvalidInput
+from planner.contract.records import DataSettings, Hyperparameters, Plan
+from planner.contract.spec import TrainingChoices
+from planner.exchange import recognise, write
+from planner.handover import plans
+
+TOOLS = tuple(recognise.TOOLS)
+SCHEDULE = {"learning_rate": 2e-4, "warmup_steps": 10, "max_steps": 200, "epochs": 2.0, "weight_decay": 0.01, "seed": 7}
+PLANS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "lora": ("llama-3.2-1b", {"lora_targets": ("q_proj", "v_proj"), "batch_size": 4}, {}, {"format": "messages"}),
+    "qlora": ("llama-3.1-8b", {"method": "qlora", "batch_size": 1, "lora_r": 16}, {}, {"format": "alpaca"}),
+    "full": (
+        "qwen2.5-0.5b",
+        {"method": "full", "gradient_checkpointing": False},
+        {"scheduler": "linear"},
+        {"format": "text"},
+    ),
+    "dora": (
+        "llama-3.2-1b",
+        {"lora_variant": "dora"},
+        {"min_learning_rate_ratio": 0.0},
+        {"format": "prompt-completion"},
+    ),
+    "packed": (
+        "mistral-7b-v0.1",
+        {"padding": "packed", "attention": "flash", "batch_size": 1},
+        {},
+        {"format": "sharegpt"},
+    ),
+    "experts": ("mixtral-8x7b", {"lora_targets": ("attention",), "method": "qlora", "batch_size": 1}, {}, {}),
+    "two devices": ("llama-3.1-8b", {"num_gpus": 2, "strategy": "fsdp", "batch_size": 1}, {}, {"format": "messages"}),
+    "phi": ("phi-2", {"lora_targets": ("q_proj", "v_proj", "fc1"), "loss": "chunked"}, {"scheduler": "constant"}, {}),
+}
+REFUSED = {
+    ("unsloth", "dora"): "DoRA",
+    ("unsloth", "two devices"): "one device",
+    ("torchtune", "two devices"): "one device",
+    ("mlx-lm", "two devices"): "one device",
+    ("torchtune", "experts"): "no builder",
+    ("torchtune", "phi"): "no builder",
+    ("litgpt", "dora"): "dora",
+    ("litgpt", "phi"): "no switch",
+}
+"""What a tool can't be asked for, and a word of the line that says so."""
+SAME = (
+    *("batch_size", "gradient_accumulation_steps", "max_length", "method", "lora_r", "lora_alpha", "lora_dropout"),
+    *("lora_variant", "optimizer", "num_gpus"),
+)
+ALWAYS = ("learning_rate", "max_steps", "seed", "train_on_prompt")
+ODD = {
+    ("mlx-lm", "weight_decay"),
+    ("mlx-lm", "epochs"),
+}
+
+
+@cache
+def plan(name: str) -> Plan:
+    model, choices, h, data = PLANS[name]
+    return Plan(
+        model={"llama-3.2-1b": "meta-llama/Llama-3.2-1B"}.get(model, model),
+        gpu="a100-80gb",
+        settings=settings.to_settings(settings.choices_from(choices)),
+        hyperparameters=Hyperparameters(**{**SCHEDULE, **h}),
+        data=DataSettings(path="train.jsonl", validation_split=0.1, **data),
+    )
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("name", PLANS)
+def test_what_is_written_reads_back_as_the_plan(name: str, tool: str) -> None:
+    """GIVEN a plan WHEN a tool's file is written and read by the reader of such files THEN batch, accumulation, length,
+    adapters, optimizer, rate and schedule are the plan's, writing what was read gives the same file, and nothing in it
+    is unknown."""
+    whole = plan(name)
+    if (tool, name) in REFUSED:
+        with pytest.raises(InvalidInput, match=REFUSED[tool, name]):
+            write.export(whole, tool)
+        return
+    made = write.export(whole, tool)
+    assert not made.there.of("unknown")
+    there = write.plan_there(whole, made.there)
+    choices, own = settings.plan_choices(there.settings, "there"), settings.plan_choices(whole.settings, "plan")
+    same = [field for field in SAME if own.method != "full" or not field.startswith("lora")]
+    assert {field: getattr(choices, field) for field in same} == {field: getattr(own, field) for field in same}
+    if own.method == "qlora" and tool != "mlx-lm":
+        assert choices.quantization == own.quantization
+    if own.method != "full":
+        run = write._run(whole)
+        targets = write.targets.in_words_of(run.spec, choices.lora_targets)
+        assert set(targets) == set(run.targets())
+    for field in ALWAYS:
+        if (tool, field) not in ODD and not (field == "train_on_prompt" and whole.data.format == "text"):
+            assert getattr(there.hyperparameters, field) == getattr(whole.hyperparameters, field), field
+    again = write.export(there, tool)
+    assert again.there.values == made.there.values
+    assert again.there.hyperparameters == made.there.hyperparameters
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_header_holds_the_peak_of_that_stack(tool: str, tmp_path: Path, capsys: Any) -> None:
+    """GIVEN a plan file WHEN it is exported THEN a new folder holds the file, its header the peak that
+    `plan check --from` gives for it, and a second export touches nothing."""
+    whole = plan("lora")
+    plans.save(whole, tmp_path / "plan.yaml")
+    folder = tmp_path / "out"
+    assert main(["export", str(tmp_path / "plan.yaml"), "--to", tool, "--output", str(folder)]) == 0
+    capsys.readouterr()
+    made = write.export(whole, tool, hardware=attach.find("a100-80gb"))
+    assert made.report is not None
+    assert {path.name for path in folder.iterdir()} == set(made.files)
+    text = (folder / made.main).read_text()
+    assert "Predicted peak of this run: " in text
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if tool != "mlx-lm":
+        assert main(["check", "--from", str(folder / made.main), "--gpu", "a100-80gb", "--json"]) == 0
+        assert str(made.report.memory.device_peak_bytes) in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "plan.yaml"), "--to", tool, "--output", str(folder)]) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_exports_leave_links_and_their_targets_alone(tmp_path: Path, capsys: Any) -> None:
+    """GIVEN a link, dangling or not, where the folder would be THEN it is refused."""
+    plans.save(plan("lora"), tmp_path / "plan.yaml")
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    assert main(["export", str(tmp_path / "plan.yaml"), "--to", "trl", "--output", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "nowhere").exists()
+    assert main(["export", str(tmp_path / "plan.yaml"), "--to", "elsewhere"]) == 2
+    assert "axolotl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_names_of_the_plan_stay_values(tool: str) -> None:
+    """GIVEN a model and data whose names are code, YAML and line breaks THEN the file still says what the plan says, in
+    one comment a line, and a script holds them as literals."""
+    model = "meta-llama/Llama-3.2-1B"
+    data = "a'); import os; os.system('x') #\nrm: -rf\n.jsonl"
+    whole = plan("lora").model_copy(update={"data": DataSettings(path=data, format="messages"), "model": model})
+    made = write.export(whole, tool)
+    text = made.files[made.main]
+    if made.main.endswith(".py"):
+        tree = ast.parse(text)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import) and node.names[0].name == "os"]
+        assert any(isinstance(node, ast.Constant) and node.value == data for node in ast.walk(tree))
+    else:
+        assert "rm" not in yaml_text.parse(text, "x").value
+
+
+def test_choices_that_no_file_says_are_said_in_comments() -> None:
+    """GIVEN recomputation of some layers and a data column's name THEN both stand in the header."""
+    choices = TrainingChoices(checkpoint_layers=4, expandable_segments=True)
+    whole = plan("lora").model_copy(
+        update={
+            "settings": settings.to_settings(choices),
+            "data": DataSettings(path="x.jsonl", format="prompt-completion", columns={"prompt": "question"}),
+        }
+    )
+    text = write.export(whole, "trl").files["trl.yaml"]
+    for word in ("checkpoint_layers 4", "expandable_segments", "prompt=question"):
+        assert word in text
