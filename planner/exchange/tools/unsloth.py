@@ -307,7 +307,7 @@ def write(run: Run) -> Written:
         "load_in_8bit": choices.method == "qlora" and choices.quantization == "int8",
         "full_finetuning": full,
     }
-    out = Written(main="unsloth.py", content="", start="python unsloth.py", not_said=said)
+    out = Written(main="train_unsloth.py", content="", start="python train_unsloth.py", not_said=said)
     precision = choices.precision.partition("-")[0]
     loading["dtype"] = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.float32"}[precision]
     way: bool | str = choices.gradient_checkpointing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,19 @@ def test_what_is_written_reads_back_as_the_plan(name: str, tool: str) -> None:
     assert again.there.hyperparameters == made.there.hyperparameters
 
 
+@pytest.mark.parametrize("tool", ["axolotl", "llama-factory", "trl", "litgpt", "mlx-lm"])
+@pytest.mark.parametrize("name", PLANS)
+def test_every_key_is_one_of_the_tools_own(name: str, tool: str) -> None:
+    """GIVEN the key lists of the tools' packages (benchmarks/exchange/keys.py) THEN an export holds no other key."""
+    if (tool, name) in REFUSED:
+        return
+    known = json.loads((Path(__file__).parent / "keys.json").read_text())[tool]
+    made = write.export(plan(name), tool)
+    content = yaml_text.parse(made.files[made.main], made.main).value
+    assert set(content) <= {*known["keys"], "lr_schedule"}
+    assert set(content.get("train", ()) if tool == "litgpt" else ()) <= set(known.get("train", ()))
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_header_holds_the_peak_of_that_stack(tool: str, tmp_path: Path, capsys: Any) -> None:
     """GIVEN a plan file WHEN it is exported THEN a new folder holds the file, its header the peak that
@@ -151,6 +165,7 @@ def test_names_of_the_plan_stay_values(tool: str) -> None:
     whole = plan("lora").model_copy(update={"data": DataSettings(path=data, format="messages"), "model": model})
     made = write.export(whole, tool)
     text = made.files[made.main]
+    assert made.main.removesuffix(".py") not in TOOLS  # a script of a package's name would import itself
     if made.main.endswith(".py"):
         tree = ast.parse(text)
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import) and node.names[0].name == "os"]
