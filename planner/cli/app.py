@@ -63,7 +63,10 @@ Split = Annotated[
 ]
 Effective = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option("--effective-batch-size", help="Sequences per optimizer step over all devices. Default 32."),
+    typer.Option(
+        "--effective-batch-size",
+        help="Sequences per optimizer step over all devices. Default 16, fewer where data would make under 100 steps.",
+    ),
 ]
 Reserve = Annotated[
     Optional[str],  # noqa: UP045

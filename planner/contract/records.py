@@ -146,6 +146,10 @@ class Advice(Record):
     value: Any
     rule: str
     source: str
+    spread: str = ""
+    """How far off the value may be: the rule's regret on measured runs, or the range of what others take."""
+    guides: str = ""
+    """What the training guides say, where it is something else."""
 
 
 class Hyperparameters(Record):

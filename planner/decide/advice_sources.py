@@ -1,7 +1,8 @@
 """Where the rules of `planner.decide.advice` come from, and the scenarios of the guides as data.
 
 The five training guides are unsigned texts that circulate with fine-tuning projects; they are cited by number and
-subject. Where they disagree with each other or with published measurements, the published source decides.
+subject, and their values stand beside ours. Where they disagree with each other or with published measurements, the
+published source decides.
 """
 
 from __future__ import annotations
@@ -28,6 +29,21 @@ LLAMA2 = "Touvron et al. 2023, Llama 2, https://arxiv.org/abs/2307.09288"
 STOCHASTIC = "Ozkara et al. 2025, Stochastic Rounding for LLM Training, https://arxiv.org/abs/2502.20566"
 MIXED = "Micikevicius et al. 2018, Mixed Precision Training, https://arxiv.org/abs/1710.03740"
 KRELL = "Krell et al. 2021, Efficient Sequence Packing, https://arxiv.org/abs/2107.02027"
+SWEEP = (
+    "Thinking Machines 2026, SFT sweep (35 models, tulu3), https://github.com/thinking-machines-lab/tinker-cookbook/"
+    "blob/main/tinker_cookbook/recipes/chat_sl/results/sft_sweep.md"
+)
+MUA = "Chen et al. 2026, Learning Rate Scaling across LoRA Ranks, https://arxiv.org/abs/2602.06204"
+ALPHA = "Zhang et al. 2026, The Hidden Power of Scaling Factor in LoRA, https://arxiv.org/abs/2606.12883"
+VARIANTS = "Lee et al. 2026, Learning Rate Matters: Vanilla LoRA May Suffice, https://arxiv.org/abs/2602.04998"
+SMALL_BATCH = "Marek et al. 2025, Small Batch Size Training for Language Models, https://arxiv.org/abs/2507.07101"
+FACTORY = (
+    "LLaMA-Factory 2026, scripts/stat_utils/cal_lr.py, "
+    "https://github.com/hiyouga/LLaMA-Factory/blob/main/scripts/stat_utils/cal_lr.py"
+)
+UNSLOTH = "Unsloth 2026, notebooks, https://github.com/unslothai/notebooks"
+AXOLOTL = "Axolotl 2026, examples, https://github.com/axolotl-ai-cloud/axolotl/tree/main/examples"
+TRL = "TRL 2026, trl/scripts/sft.py, https://github.com/huggingface/trl/blob/main/trl/scripts/sft.py"
 OWN = "rule of this tool"
 
 
@@ -41,7 +57,7 @@ class Scenario:
     """One of the guides' situations: what a person has and wants. None leaves a value to the general rules."""
 
     title: str
-    effective_batch_size: int = 32
+    effective_batch_size: int = 16
     goal: str = "balanced"
     epochs: float | None = None
     rate_factor: float = 1.0
@@ -55,7 +71,6 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {
     "quick": Scenario(
         title="quick experiment",
-        effective_batch_size=16,  # 16 × 1 in guide 4, 2 × 8 in guide 1
         goal="fastest",
         epochs=1,
         rate_factor=1.5,  # guide 4 doubles; short runs want about 15 instead of 10 times the full rate (REGRET)
@@ -73,7 +88,6 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "memory-constrained": Scenario(
         title="memory constrained",
-        effective_batch_size=16,  # 2 × 8 in guide 4
         goal="safest",
         logs_per_minute=2,
     ),

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
     from planner.data.lengths import Lengths
 
-EFFECTIVE_BATCH_SIZE = 32
-"""Sequences per optimizer step: what the guides' tiers have in common (8×4, 4×8, 2×16)."""
+EFFECTIVE_BATCH_SIZE = 16
+"""Sequences per optimizer step where no scenario says them."""
 
 OPEN_LENGTHS = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 """Lengths that are tried where neither the user nor the data says one."""

@@ -19,6 +19,7 @@ from planner.contract.settings import check_length, fit_to_hardware
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import format_bytes
 from planner.data.lengths import lengths_of
+from planner.decide.advice_case import advised_batch
 from planner.decide.candidates import (
     batch_is_fixed,
     batch_pairs,
@@ -82,7 +83,7 @@ def recommend(
     `choices` holds every setting; those named in `fixed` stay as they are, of the others batch_size,
     gradient_accumulation_steps, gradient_checkpointing, checkpoint_layers, max_length, loss, precision, lora_alpha and
     lora_dropout may change.
-    `effective_batch_size`: sequences per optimizer step over all devices; None is the scenario's, usually 32.
+    `effective_batch_size`: sequences per optimizer step over all devices; None is the advised one, 16 or fewer.
     `validation_split`: share of the examples kept out of training; None is the advised one.
     `goal`: fastest, balanced or safest; None is the scenario's, usually balanced.
     Raises `NothingFits` when no candidate fits, `InvalidInput` and `NotModelled` for requests without an answer.
@@ -106,7 +107,8 @@ def recommend(
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
     wanted = effective_batch_size
     if wanted is None and not batch_is_fixed(fixed):
-        wanted = SCENARIOS[scenario].effective_batch_size
+        training = None if data is None else data.training_examples(split)
+        wanted = advised_batch(training, SCENARIOS[scenario], base.num_gpus)
     pairs, effective, batch_notes = batch_pairs(base, fixed, wanted)
     lengths = candidate_lengths(model, base, fixed, data)
     layers = layer_counts(model, base, fixed)

@@ -47,7 +47,7 @@ def test_tiers_keep_the_effective_batch_and_never_grow(device: str, model, stack
     assert all(later <= earlier * 1.001 for earlier, later in itertools.pairwise(peaks)), peaks
     for option in answer.options:
         taken = choices_from(option.settings)
-        assert taken.effective_batch_size == 32
+        assert taken.effective_batch_size == answer.effective_batch_size == 16
         assert taken.max_length == 512
         assert option.memory.device_peak_bytes <= option.memory.budget_bytes
     assert answer.recommended.tier == "balanced"
@@ -125,7 +125,7 @@ def test_effective_batch_must_be_reachable() -> None:
     """GIVEN fixed parts of the batch THEN the rest follows, and a contradiction is refused."""
     base = TrainingChoices(batch_size=3)
     pairs, effective, said = candidates.batch_pairs(base, {"batch_size"}, None)
-    assert (pairs, effective) == ([(3, 11)], 33)
+    assert (pairs, effective) == ([(3, 5)], 15)
     assert said
     assert "3" in said[0]
     pairs, effective, _ = candidates.batch_pairs(replace(base, num_gpus=4), set(), 32)
