@@ -64,7 +64,7 @@ def main(request: Request, events: EventStream) -> int:
         if request.control_stdin and environment.rank() == 0:
             control.listen()
         world = distributed.start(cpu=plan.gpu == "cpu" or request.device == "cpu")
-        run_dir = world.share(choose_run_dir(request, plan))
+        run_dir = Path(world.share(str(choose_run_dir(request, plan))))
         if world.main:
             resumes = resumes_in(request, run_dir)
             lock = folder.claim(run_dir, resumes=resumes, plan_file=request.plan, plan=plan)

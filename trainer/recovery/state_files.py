@@ -7,9 +7,11 @@ tensors that several places share.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from planner.contract import json_text
@@ -53,6 +55,21 @@ def read(folder: Path, name: str) -> Any:
         return _decode(content["state"], held)
     except (ValueError, KeyError, TypeError, RuntimeError):
         raise InvalidInput(f"{structure}: damaged, or not written with {values.name}") from None
+
+
+def dumps(state: Any) -> bytes:
+    """The state as bytes, for another process of the run: the length of its JSON part, that, and its tensors."""
+    found: dict[str, torch.Tensor] = {}
+    structure = json.dumps(_Encoder(found).encode(state, "")).encode()
+    # Tensors that share storage are copied apart: safetensors holds none twice.
+    values = safetensors.torch.save({name: value.cpu().contiguous().clone() for name, value in found.items()})
+    return len(structure).to_bytes(8, "little") + structure + values
+
+
+def loads(content: bytes) -> Any:
+    """The state of `dumps`, tensors on the cpu."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return _decode(json.loads(content[8:end]), safetensors.torch.load(content[end:]))
 
 
 class _Encoder:
