@@ -23,7 +23,6 @@ from planner.contract.data.rendering import Remarks
 from planner.contract.data.tasks import check_labels
 from planner.contract.errors import InvalidInput
 from planner.contract.records import DataSettings
-from planner.data import sizes as measured
 from planner.data.sizes import Sizes, sized
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
@@ -256,7 +255,8 @@ def _measured(
         interval = (ratio, ratio) if exact else (ratio * 0.95, ratio * 1.05)
         basis = f"counted with {counter.name}"
         if not exact:
-            basis = f"{ratio:.2f} bytes per token, measured with {counter.name} on {measured.EXACT_EXAMPLES} examples"
+            sample = f"a sample of {len(training.picked):,} of the {len(training):,} examples"
+            basis = f"{ratio:.2f} bytes per token, measured with {counter.name} on {sample}"
     elif vocab_size is not None and vocab_size <= BYTE_LEVEL_VOCABULARY:
         ratio, interval, exact = 1.0, (1.0, 1.0), True
         basis = f"one byte is one token in a vocabulary of {vocab_size}"
@@ -283,9 +283,17 @@ def _measured(
         continued=training.task == "masked" or reading.shape == "text",
         marks=(counter.marks if counter else MASKED_MARKS) if training.task == "masked" else 0,
         validation_lengths=None if validation is None else _lengths(validation, ratio, validated),
-        said=(*reading.account.sentences(), *remarks.sentences()),
+        said=(*reading.account.sentences(), *_remarked(remarks, training, validation)),
         account=reading.account.summary(),
     )
+
+
+def _remarked(remarks: Remarks, training: Sizes, validation: Sizes | None) -> list[str]:
+    """What the template does otherwise than the data has it. Only examples that were picked have been rendered."""
+    both = [sizes for sizes in (training, validation) if sizes is not None]
+    seen, count = sum(len(sizes.picked) for sizes in both), sum(map(len, both))
+    where = "" if seen == count else f"In a sample of {seen:,} of the {count:,} examples: "
+    return [f"{where}{sentence}" for sentence in remarks.sentences()]
 
 
 def _lengths(sizes: Sizes, ratio: float, counted: Counted | None) -> Lengths:

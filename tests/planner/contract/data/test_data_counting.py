@@ -101,6 +101,7 @@ def test_a_sample_speaks_for_many(folder: Any, tmp_path: Path, monkeypatch: pyte
     place = folder("gpt2", CHATML)
     file = tmp_path / "data.jsonl"
     turns = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hi " * 5}]
+    turns[1]["reasoning_content"] = "so"
     rows = [{"messages": turns * (number % 5 + 1)} for number in range(400)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     exact = dataset.profile(file, tokenizer=place)
@@ -110,6 +111,11 @@ def test_a_sample_speaks_for_many(folder: Any, tmp_path: Path, monkeypatch: pyte
     assert abs(sampled.tokens / exact.tokens - 1) < 0.01
     assert abs(sampled.completion_tokens / exact.completion_tokens - 1) < 0.15
     assert max(abs(sampled.lengths - exact.lengths)) <= 2
+    assert "on a sample of 100 of the 400 examples" in sampled.basis
+    assert [sentence.partition("The chat")[0] for sentence in (*exact.said, *sampled.said)] == [
+        "",
+        "In a sample of 100 of the 400 examples: ",
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
