@@ -20,6 +20,7 @@ from trainer.commands.accounts import Accounts, largest
 from trainer.distributed import environment
 from trainer.distributed import world as distributed
 from trainer.distributed.launch import Launch, report_failure
+from trainer.loop import prepare
 from trainer.measure import allocator
 from trainer.recovery import lastwords, limits
 from trainer.recovery.lastwords import LastWords
@@ -64,6 +65,9 @@ def main(request: Request, events: EventStream) -> int:
         if request.control_stdin and environment.rank() == 0:
             control.listen()
         world = distributed.start(cpu=plan.gpu == "cpu" or request.device == "cpu")
+        events.emit("phase", name="load", detail="libraries")
+        # A device that the plan isn't for, or that isn't here, is refused before anything is written.
+        device = prepare.choose_device(plan, choices, request.device)
         run_dir = Path(world.share(str(choose_run_dir(request, plan))))
         if world.main:
             resumes = resumes_in(request, run_dir)
@@ -83,7 +87,14 @@ def main(request: Request, events: EventStream) -> int:
         if not world.main:
             log_to(run_dir, f"log-rank{world.rank}.txt")
         run = Run(
-            request=request, plan=plan, choices=choices, run_dir=run_dir, events=events, control=control, world=world
+            request=request,
+            plan=plan,
+            choices=choices,
+            run_dir=run_dir,
+            events=events,
+            control=control,
+            world=world,
+            device=device,
         )
         run.execute()
         return 0
@@ -202,6 +213,7 @@ class Run(Accounts):
         events: EventStream,
         control: Control,
         world: distributed.World,
+        device: Any,
     ) -> None:
         self.world = world
         self.request = request
@@ -212,7 +224,7 @@ class Run(Accounts):
         self.control = control
         self.config: dict[str, Any] = {}
         self.task: Any = None
-        self.device: Any = None
+        self.device = device
         self.trainer: Any = None
         self.reporter: Any = None
         self.phase = "load"
@@ -235,7 +247,7 @@ class Run(Accounts):
         """The whole run."""
         started = time.perf_counter()
         h, world = self.plan.hyperparameters, self.world
-        self.enter("load", "libraries")
+        self.control.check()
         import transformers
 
         transformers.logging.set_verbosity_warning()
@@ -243,7 +255,6 @@ class Run(Accounts):
         transformers.logging.disable_default_handler()
         transformers.logging.disable_progress_bar()
         from trainer.commands.generate import complete
-        from trainer.loop import prepare
         from trainer.loop.callbacks import Reporter
         from trainer.loop.trainer import LoopTrainer
         from trainer.measure import devices
@@ -252,7 +263,6 @@ class Run(Accounts):
 
         for name in h.report_to:
             require_reporter(name)
-        self.device = prepare.choose_device(self.plan, self.choices, self.request.device)
         if elsewhere := prepare.device_warning(self.plan, self.device):
             self.events.warn("another device", elsewhere, "peak and speed of the plan don't hold here")
         if self.device.type == "cpu":

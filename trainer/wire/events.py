@@ -32,6 +32,8 @@ class EventStream:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._lock = threading.Lock()
         self._file: TextIO | None = None
+        self._early: list[str] | None = []
+        """Lines from before the run folder was known."""
         if stream is not None:
             self._stream: TextIO | None = stream
         else:
@@ -43,7 +45,7 @@ class EventStream:
             sys.stdout = sys.stderr
 
     def attach(self, run_dir: Path) -> None:
-        """From now on events are kept in the run folder too."""
+        """From now on events are kept in the run folder too, with those that there were before."""
         path = run_dir / EVENTS
         with contextlib.suppress(OSError):
             self._file = append_to(path)
@@ -52,8 +54,9 @@ class EventStream:
                 size = written.seek(0, os.SEEK_END)
                 written.seek(max(0, size - 1))
                 torn = written.read() not in (b"", b"\n")
-            if torn:
-                self._file.write("\n")
+            with self._lock:
+                early, self._early = self._early or [], None
+                self._file = _written(self._file, "\n" * torn + "".join(early))
 
     def emit(self, kind: str, /, **data: Any) -> Event:
         """Writes one event now; returns it."""
@@ -63,6 +66,8 @@ class EventStream:
             # Whoever listened may be gone: the run goes on and its events stay in the run folder.
             self._stream = _written(self._stream, line)
             self._file = _written(self._file, line)
+            if self._early is not None:
+                self._early.append(line)
         return event
 
     def relay(self, line: str) -> None:
@@ -89,8 +94,7 @@ class Muted(EventStream):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._file = None
-        self._stream = None
+        self._file = self._stream = self._early = None
 
     def attach(self, run_dir: Path) -> None:
         """Writes nothing there."""

@@ -51,6 +51,7 @@ def test_an_unnamed_cpu_is_refused_with_what_was_planned(plan_file: Path, tmp_pa
     for words in ("for a10g (20.0 GiB of 21.0 GiB)", "only a CPU here", "--device cpu", "plan --gpu auto"):
         assert words in str(failure)
     assert not of_kind(events, "step")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("no_gpu")
