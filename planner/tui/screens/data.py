@@ -161,7 +161,7 @@ class DataScreen(WizardScreen):
 
 
 def data_text(data: DatasetProfile, max_length: int, bins: int = 8) -> Content:
-    """Format, size, lengths and what the current length cuts."""
+    """Format, size, lengths and what the current length cuts; before the lengths, what is not used as it stands."""
     exact = "" if data.exact else "about "
     rows = [
         ("format", data.format),
@@ -179,6 +179,7 @@ def data_text(data: DatasetProfile, max_length: int, bins: int = 8) -> Content:
     parts: list[Content | str | tuple[str, str]] = [(Path(data.path).name, "bold"), "\n"]
     for name, text in rows:
         parts += [(f"{name:<14}", "dim"), text, "\n"]
+    parts += [(f"! {sentence}\n", "$warning") for sentence in data.said]
     parts += [("Lengths in tokens\n", "bold underline")]
     for label, count, cells in figures.histogram(data.histogram(bins), 18):
         parts += [(f"{label:>13} ", "dim"), ("█" * cells or ("▏" if count else ""), "$accent"), f" {count:,}\n"]

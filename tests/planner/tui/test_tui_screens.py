@@ -589,3 +589,17 @@ async def test_data_that_can_be_read_in_several_ways_is_asked_about(
         assert isinstance(app.screen, PlanScreen)
         assert app.wizard.dataset is not None
         assert app.wizard.data.model_dump(include=set(settings)) == settings
+
+
+async def test_what_the_data_holds_and_nobody_uses_is_told_before_it_is_taken(tmp_path: Path) -> None:
+    """GIVEN a column that is not learned THEN the screen of the data says so."""
+    row = {"prompt": "a", "completion": "b", "notes": "for nobody"}
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    app = TuneplanApp(gpu="a10g", model="phi-2", start_folder=tmp_path)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("down", "enter")
+        shown = flat(await settle(app, pilot))
+        assert isinstance(app.screen, DataScreen)
+        assert "notes" in shown
+        assert "Not used" in shown
