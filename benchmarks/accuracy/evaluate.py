@@ -68,7 +68,8 @@ def _named(choices: TrainingChoices) -> dict[str, Any]:
 def key(spec: ModelSpec, choices: TrainingChoices, rows: Batch | None = None) -> str:
     """What names one traced configuration: the model's config, the settings, the versions, rows if they are ragged."""
     parts: list[Any] = [dict(spec.config), _named(choices), padded(choices), versions()]
-    if choices.separate_experts and spec.architecture == "mixtral":
+    experts = spec.facts.experts
+    if choices.separate_experts and experts is not None and experts.were_modules:
         parts.append("experts as modules of their own")  # which earlier traces of the same settings did not have
     content = json.dumps(parts if rows is None else [*parts, rows], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from planner.contract import architectures
+from planner.contract.architecture import Architecture
 from planner.contract.errors import InvalidInput
 from planner.contract.shown import shown
 
@@ -122,6 +124,11 @@ class ModelSpec:
     """The config it was read from, with the architecture's defaults filled in; what else an architecture needs
     stands here.
     """
+
+    @property
+    def facts(self) -> Architecture:
+        """What its architecture does whatever the dimensions."""
+        return architectures.of(self.architecture)
 
     @property
     def parameters(self) -> int:

@@ -56,15 +56,15 @@ def _batch_kind(spec: ModelSpec, hardware: HardwareProfile, choices: TrainingCho
     wide = choices.precision == "fp32" or (choices.method == "qlora" and choices.stack == "peft")
     if is_recorded(spec):
         return np.minimum(batch_size, 2)
-    grouped = spec.num_kv_heads != spec.num_heads and (wide or spec.architecture == "falcon")
-    written_out = choices.attention == "eager" or spec.architecture == "gemma2" or grouped
+    grouped = spec.num_kv_heads != spec.num_heads and (wide or spec.facts.composite_groups)
+    written_out = choices.attention == "eager" or not spec.facts.sdpa or grouped
     differs = choices.transformers_version is not None or written_out or hardware.kind not in ("cuda", "rocm")
     return np.minimum(batch_size, 2) if differs else 0 * batch_size + 2
 
 
 def _pads_masks(spec: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices) -> bool:
     """Whether a mask may reach CUDA's efficient kernel, which pads its rows to a multiple of 16."""
-    masked = choices.padding == "max" or spec.sliding_window is not None or spec.architecture == "t5"
+    masked = choices.padding == "max" or spec.sliding_window is not None or spec.facts.positions == "relative"
     return masked and choices.attention == "sdpa" and hardware.kind in ("cuda", "rocm")
 
 

@@ -20,21 +20,8 @@ from planner.contract.spec import ModelSpec, Module, TrainingChoices
 ATTENTION, ALL_LINEAR = "attention", "all-linear"
 
 _ATTENTION_PART = re.compile(r"\.(self_attn|attn|attention|self_attention|SelfAttention|EncDecAttention)\.")
-_OUTPUT_LAYERS = ("lm_head", "cls.predictions.decoder", "lm_head.decoder", "vocab_projector")
-"""Output embeddings by path, which all-linear leaves out."""
 _CLASSIFIERS = ("classifier", "score")
 """Heads that PEFT trains in full beside the adapters when the task is sequence classification."""
-
-_EXPERT_TENSORS: dict[str, dict[str, str]] = {
-    "mixtral": {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"},
-    "qwen3_moe": {
-        "gate": "gate.weight",
-        "gate_proj": "gate_up_proj",
-        "up_proj": "gate_up_proj",
-        "down_proj": "down_proj",
-    },
-}
-"""Names that PEFT turns into a layer's fused expert tensors (transformers 5), by architecture."""
 
 
 def resolve_targets(model: ModelSpec, targets: tuple[str, ...]) -> tuple[Module, ...]:
@@ -182,18 +169,23 @@ def _expert_tensors(model: ModelSpec) -> dict[str, str]:
     if not model.num_experts:
         return {}
     about = model.config.get("recorded")
-    return _EXPERT_TENSORS.get(model.architecture, {}) if about is None else about["experts"]
+    experts = model.facts.experts
+    own = {} if experts is None else dict(experts.targets)
+    return own if about is None else about["experts"]
 
 
-def _output_layers(model: ModelSpec) -> tuple[str, ...]:
-    about = model.config.get("recorded")
-    return _OUTPUT_LAYERS if about is None else (about["head"],)
+def _output_layer(model: ModelSpec) -> str:
+    """Path of the output embedding, which all-linear leaves out."""
+    about, encoder = model.config.get("recorded"), model.facts.encoder
+    if about is not None:
+        return str(about["head"])
+    return "lm_head" if encoder is None else encoder.output
 
 
 def _in_all_linear(model: ModelSpec, module: Module, experts: dict[str, str]) -> bool:
     if module.kind == "parameter":
         return any(module.path.endswith(f".{tensor}") for tensor in experts.values())
-    if module.kind not in ("linear", "conv1d") or module.path in _output_layers(model):
+    if module.kind not in ("linear", "conv1d") or module.path == _output_layer(model):
         return False
     if model.task == "classification" and module.path in _CLASSIFIERS:
         return False

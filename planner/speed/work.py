@@ -25,12 +25,6 @@ Array = NDArray[np.float64]
 BYTES_PER_WEIGHT = {"nf4": 0.5, "nf4-double": 0.5, "int8": 1.0}
 """Storage of a quantized base weight, scales left out (they are below 4 %)."""
 
-NO_ROTARY = ("gpt2", "bert", "distilbert", "roberta", "t5")
-"""Architectures whose positions are embeddings or biases: no per-layer rotation of queries and keys."""
-
-BIDIRECTIONAL = ("bert", "distilbert", "roberta", "t5")
-"""Architectures whose (encoder) layers see the whole sequence."""
-
 GELU_AS_MANY_OPS = ("gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu")
 """Activations that transformers writes as separate element-wise operations (transformers/activations.py)."""
 
@@ -235,7 +229,7 @@ def _attention(
     fused = fused_attention and choices.attention != "eager"
     width = model.num_heads * model.head_dim
     heads = model.num_heads + model.num_kv_heads
-    causal = model.architecture not in BIDIRECTIONAL
+    causal = model.facts.causal
     sliding = len(model.sliding_layers) if model.sliding_window else 0
     # (copies, causal, window): self-attention of each stack, and the decoder's look at the encoder
     stacks: list[tuple[int, bool, int | None]] = [
@@ -273,7 +267,7 @@ def _elementwise(
     layers = model.num_layers + model.num_decoder_layers
     yield _vector("norms", choices, tokens, scale * _norm_bytes(model), 1, kernels=6.0 * 2 * layers)
     yield _vector("residuals", choices, tokens, scale * 12.0 * model.hidden_size, layers, kernels=2)
-    if model.architecture not in NO_ROTARY:
+    if model.facts.positions == "rotary":
         rotated = (model.num_heads + model.num_kv_heads) * model.head_dim
         yield _vector("rotation", choices, tokens, scale * 20.0 * rotated, layers, kernels=10)
     yield _vector("activation", choices, tokens, scale * _activation_bytes(model), layers, kernels=2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from planner.contract.architectures import ARCHITECTURES
+
 LABELS = 3
 
 _LLAMA: dict[str, Any] = {
@@ -36,7 +38,7 @@ def _case(name: str, model_type: str, *parts: dict[str, Any], **keys: Any) -> tu
     return name, config | keys
 
 
-CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     _case("llama", "llama", _LLAMA),
     _case("llama-tied-biased", "llama", _LLAMA, tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
     _case("llama-head-dim", "llama", _LLAMA, head_dim=12, rope_theta=5e5, rope_scaling=_LLAMA3_ROPE),
@@ -101,12 +103,14 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     _case("t5-gated", "t5", _T5, num_decoder_layers=3, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
 )
 
+_COVERED = {config["model_type"] for _, config in _VARIANTS}
+CASES = (*_VARIANTS, *(_case(name, name, _LLAMA) for name in ARCHITECTURES if name not in _COVERED))
+"""Every architecture: in variants, or as its defaults make it at Llama's sizes."""
+
 
 def case_task(config: dict[str, Any]) -> str:
     """The task that a config of this family has by default."""
-    if config["model_type"] in ("bert", "roberta", "xlm-roberta", "distilbert"):
-        return "masked"
-    return "seq2seq" if config["model_type"] == "t5" else "causal"
+    return ARCHITECTURES[config["model_type"]].task
 
 
 def build_on_meta(config: dict[str, Any], task: str) -> Any:

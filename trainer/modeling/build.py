@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from planner.contract import architectures
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.shown import clause
 from trainer.modeling import configs
@@ -27,8 +28,6 @@ WEIGHT_DTYPES: dict[str, torch.dtype] = {
 is autocast over bf16 weights."""
 
 ATTENTION_IMPLEMENTATIONS = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
-_MASKED = ("bert", "distilbert", "roberta", "albert", "electra", "modernbert", "xlm-roberta", "deberta-v2")
-_SEQ2SEQ = ("t5", "mt5", "bart", "umt5")
 
 
 def weights_dtype(precision: str) -> torch.dtype:
@@ -43,12 +42,12 @@ def auto_class(config: dict[str, Any]) -> Any:
     named = config.get("architectures") or [""]
     if not isinstance(named, list) or not isinstance(named[0], str):
         raise InvalidInput(f"the model's config.json: architectures is {str(named)[:60]}, not a list of names")
-    architecture, model_type = named[0], config.get("model_type", "")
+    architecture, task = named[0], architectures.of(str(config.get("model_type", ""))).task
     if architecture.endswith("ForSequenceClassification"):
         return transformers.AutoModelForSequenceClassification
-    if architecture.endswith("ForConditionalGeneration") or model_type in _SEQ2SEQ:
+    if architecture.endswith("ForConditionalGeneration") or task == "seq2seq":
         return transformers.AutoModelForSeq2SeqLM
-    if architecture.endswith("ForMaskedLM") or model_type in _MASKED:
+    if architecture.endswith("ForMaskedLM") or task == "masked":
         return transformers.AutoModelForMaskedLM
     return transformers.AutoModelForCausalLM
 
@@ -66,7 +65,7 @@ def as_config(config: dict[str, Any], name: str = "the model") -> Any:
     Raises NotModelled for an unknown type, InvalidInput for values that its class refuses.
     """
     made = configs.as_config(config, name)
-    if made.model_type in _SEQ2SEQ and getattr(made, "decoder_start_token_id", None) is None:
+    if architectures.of(made.model_type).task == "seq2seq" and getattr(made, "decoder_start_token_id", None) is None:
         made.decoder_start_token_id = getattr(made, "pad_token_id", None) or 0  # the decoder's input begins with it
     made.use_cache = False  # as the transformers Trainer sets it: keys and values are not kept for generation
     return made

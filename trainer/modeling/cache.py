@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from planner.contract import architectures
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
 from trainer.modeling.checkpointing import base_model
@@ -28,7 +29,7 @@ def returned(model: Any, choices: TrainingChoices) -> Iterator[list[torch.Tensor
     if not choices.keep_cache:
         yield kept
         return
-    if base_model(model).config.model_type != "gpt_bigcode" or choices.loss != "full":
+    if not architectures.of(base_model(model).config.model_type).keeps_cache or choices.loss != "full":
         raise NotModelled("--keep-cache is modelled for gpt_bigcode with --loss full only; no number is given")
     layers = [module for name, module in base_model(model).named_modules() if name.endswith(_FUSED)]
     hooks = [layer.register_forward_hook(lambda _m, _i, output: kept.append(output.detach())) for layer in layers]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from planner.contract import architectures
 from planner.contract.spec import TrainingChoices
 
 
@@ -72,7 +73,8 @@ def rows_sent(sent: torch.Tensor, experts: int) -> tuple[torch.Tensor, ...]:
 
 def separate_experts(model: Any, choices: TrainingChoices) -> Any:
     """Gives every expert of a Mixtral its own modules where the choices name a release before transformers 5."""
-    if choices.separate_experts and model.config.model_type == "mixtral":
+    facts = architectures.of(model.config.model_type).experts
+    if choices.separate_experts and facts is not None and facts.were_modules:
         for layer in model.model.layers:
             layer.mlp = SeparateExperts(layer.mlp)
     return model

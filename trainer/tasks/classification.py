@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from planner.contract.architectures import of as facts_of
 from planner.contract.data.examples import Example
 from planner.contract.data.tasks import check_label, check_labels
 from planner.contract.records import DataSettings
@@ -57,12 +58,13 @@ class Classification(Unpacked):
         self, examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
     ) -> TokenizedData:
         data = TokenizedData()
+        reads_end = facts_of(str(self.config.get("model_type", ""))).reads_end
         numbers = {label: number for number, label in enumerate(self.labels)}
         for example in examples:
             label = check_label(example.label, numbers, example.where)
             cut = encode(tokenizer, example.text or "", max_length)
             ids = cut.ids
-            if self.config.get("model_type") == "t5" and (not ids or ids[-1] != tokenizer.eos_token_id):
+            if reads_end and (not ids or ids[-1] != tokenizer.eos_token_id):
                 ids = [*ids[: max_length - 1], tokenizer.eos_token_id]  # its head reads the closing token
             if not ids:
                 data.skipped += 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planner.contract import architectures
 from planner.contract.data.examples import Example
 from planner.contract.data.rendering import Remarks, Rendered, Rendering, inside
 from planner.contract.data.tasks import texts
@@ -21,9 +22,6 @@ from planner.contract.shown import clause
 
 AT_ONCE = 2**22
 """Characters that are tokenized at a time: what the tokenizer returns is a hundred times as large."""
-
-OWN_RULES = frozenset({"llama", "mistral", "mixtral", ""})
-"""Model types for which a `LlamaTokenizer` is built by the class, not from the file."""
 
 
 @dataclass(slots=True)
@@ -43,13 +41,14 @@ class TokenCounter:
     """A model's tokenizer and its chat template."""
 
     def __init__(
-        self, tokenizer: Any, eos: int | None, template: ChatTemplate | None, name: str, model_type: str = ""
+        self, tokenizer: Any, eos: int | None, template: ChatTemplate | None, name: str, *, reads_end: bool = False
     ) -> None:
         self._tokenizer = tokenizer
         self._eos = eos
         self.template = template
         self.name = name
-        self._model_type = model_type
+        self._reads_end = reads_end
+        """Whether the head of a classifier reads the closing token."""
 
     @classmethod
     def read(cls, place: Path) -> TokenCounter | None:
@@ -73,7 +72,8 @@ class TokenCounter:
         if eos is not None and tokenizer.token_to_id(eos) is None:
             tokenizer.add_special_tokens([eos])
         number = tokenizer.token_to_id(eos) if eos is not None else None
-        return cls(tokenizer, number, read_template(file.parent), file.name, _model_type(file.parent))
+        reads_end = architectures.of(_model_type(file.parent)).reads_end
+        return cls(tokenizer, number, read_template(file.parent), file.name, reads_end=reads_end)
 
     @property
     def marks(self) -> int:
@@ -111,8 +111,7 @@ class TokenCounter:
             for number, found in enumerate(plain):
                 sizes = [len(each) for each in encoded[number * width : (number + 1) * width]]
                 last = encoded[(number + 1) * width - 1]
-                # The head of a T5 classifier reads the closing token.
-                if task == "classification" and self._model_type == "t5" and last.ids[-1:] != [self._eos]:
+                if task == "classification" and self._reads_end and last.ids[-1:] != [self._eos]:
                     sizes[-1] += 1
                 # What has nothing to learn is left out.
                 counts = bool(sizes[0] and found[-1]) if task == "seq2seq" else task != "masked" or bool(found[0])
@@ -151,7 +150,7 @@ def _as_transformers(tokenizer: Any, config: dict[str, Any], folder: Path) -> No
             tokenizer.add_tokens([AddedToken(content, **flags)])
     if str(config.get("tokenizer_class", "")).removesuffix("Fast") != "LlamaTokenizer":
         return
-    if "ByteLevel" in str(tokenizer.pre_tokenizer) or _model_type(folder) not in OWN_RULES:
+    if "ByteLevel" in str(tokenizer.pre_tokenizer) or not _builds_its_own(folder):
         return
     if config.get("add_prefix_space") is False:
         scheme = "never"
@@ -166,6 +165,12 @@ def _model_type(folder: Path) -> str:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""
+
+
+def _builds_its_own(folder: Path) -> bool:
+    """Whether a `LlamaTokenizer` is built by the class, not from the file; so too where no config says otherwise."""
+    name = _model_type(folder)
+    return not name or architectures.of(name).own_tokenizer
 
 
 def _batches(rendered: Iterable[tuple[Example, Rendered]]) -> Iterator[list[tuple[Example, Rendered]]]:

@@ -8,6 +8,7 @@ A backward gradient takes the dtype of the forward input: where an operator comp
 
 from __future__ import annotations
 
+from planner.contract.architecture import NormForm
 from planner.memory.engine.graph import Gradients, Parameter, Raw, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, ONE, C, S, T
 from planner.memory.engine.tape import Tape
@@ -421,17 +422,17 @@ def layer_norm(tape: Tape, x: Tensor, weight: Weight | None, bias: Weight | None
     return tape.record(out, inputs, saved, backward)
 
 
-def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, style: str = "llama") -> Tensor:
+def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, form: NormForm) -> Tensor:
     """Root-mean-square norm as transformers writes it, operator by operator.
 
-    `llama`: weight · (fp32 norm cast back); `gemma`: fp32 norm · (1 + weight) in fp32, cast at the end;
-    `olmo2`: (weight · fp32 norm) cast at the end. The fp32 copy of x is saved twice over (power and product), the
-    normalised x once where the weight trains.
+    `cast_then_gain`: weight · (fp32 norm cast back); `shifted_gain`: fp32 norm · (1 + weight) in fp32, cast at the
+    end; `gain_then_cast`: (weight · fp32 norm) cast at the end. The fp32 copy of x is saved twice over (power and
+    product), the normalised x once where the weight trains.
     """
     narrow = x.itemsize
-    if style == "gemma":
+    if form == "shifted_gain":
         wide = to(tape, x, FP32)
-        normed = _gemma_norm(tape, wide, width)
+        normed = _normed(tape, wide, width)
         del wide
         gain = to(tape, weight.tensor, FP32)
         gain = shift(tape, gain)
@@ -442,12 +443,12 @@ def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, style: str = 
     variance = mean_last(tape, power(tape, hidden), width)
     hidden = mul(tape, hidden, rsqrt(tape, shift(tape, variance)))
     # The fp32 tensor keeps its name while the rest is computed.
-    if style == "olmo2":
+    if form == "gain_then_cast":
         return to(tape, mul(tape, weight.tensor, hidden), narrow)
     return mul(tape, weight.tensor, to(tape, hidden, narrow))
 
 
-def _gemma_norm(tape: Tape, x: Tensor, width: int) -> Tensor:
+def _normed(tape: Tape, x: Tensor, width: int) -> Tensor:
     variance = mean_last(tape, power(tape, x), width)
     return mul(tape, x, rsqrt(tape, shift(tape, variance)))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from planner.contract.architecture import NormForm
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import HALF, T
@@ -19,18 +20,18 @@ from planner.memory.network.net import Net
 __all__ = ["activated", "attend", "composite_attention", "dropout", "embed", "lean_mlp", "linear", "norm"]
 
 
-def norm(net: Net, path: str, x: Tensor, *, width: int | None = None, style: str | None = None) -> Tensor:
-    """The norm module at `path`: LayerNorm where `style` is None, else the RMSNorm of that style."""
+def norm(net: Net, path: str, x: Tensor, *, width: int | None = None, form: NormForm | None = None) -> Tensor:
+    """The norm module at `path`: LayerNorm where `form` is None, else an RMSNorm written so."""
     module = net.by_path.get(path)
     assert module is not None, path
     size = width or module.shape[0]
     weight = net.base_weight(module.shape[0], module.path, net.norm_itemsize)
-    if style is None:
+    if form is None:
         bias = net.base_weight(module.shape[0], module.path, net.norm_itemsize) if module.bias else None
         return ops.layer_norm(net.tape, x, weight, bias, size)
     if net.tape.rules.lean:
-        return lean.rms_norm(net.tape, x, weight, size, late=style != "llama")
-    return ops.rms_norm(net.tape, x, weight, size, style=style)
+        return lean.rms_norm(net.tape, x, weight, size, late=form != "cast_then_gain")
+    return ops.rms_norm(net.tape, x, weight, size, form=form)
 
 
 def embed(net: Net, path: str, monomial: int = T) -> Tensor:

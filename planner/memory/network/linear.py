@@ -65,7 +65,7 @@ def _plain(net: Net, path: str, module: Module, x: Tensor) -> Tensor:
     count = module.in_features * module.out_features
     weight = net.head_weight(path) if module.layers is None else net.base_weight(count, module.path)
     bias = net.base_weight(module.out_features, module.path) if module.bias else None
-    if module.layers is not None and net.spec.architecture == "falcon":  # its linear class writes x @ W.T + b out
+    if module.layers is not None and net.spec.facts.own_linear:  # x @ W.T + b, written out
         product = ops.linear(net.tape, x, weight, module.out_features, module.in_features, transposed=True)
         return product if bias is None else ops.add(net.tape, product, bias.tensor)
     return ops.linear(net.tape, x, weight, module.out_features, module.in_features, bias)

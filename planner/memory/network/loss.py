@@ -97,7 +97,7 @@ def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:
 
 
 def head_logits(net: Net, hidden: Tensor, head: str, *, upcast: bool = False) -> Tensor:
-    """The head's output, in fp32 with `upcast`, and what an architecture does to it: soft cap, granite's scaling."""
+    """The head's output, in fp32 with `upcast`, and what an architecture does to it: soft cap, scaling."""
     tape = net.tape
     logits = layers.linear(net, head, hidden)
     if upcast:
@@ -106,7 +106,7 @@ def head_logits(net: Net, hidden: Tensor, head: str, *, upcast: bool = False) ->
         logits = ops.scale(tape, logits)
         logits = ops.pointwise(tape, logits, save="output")
         logits = ops.scale(tape, logits)
-    if net.spec.architecture == "granite":
+    if net.spec.facts.scaled_logits:
         logits = ops.scale(tape, logits)
     return logits
 

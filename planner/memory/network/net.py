@@ -105,7 +105,8 @@ class Net:
         if choices.kbit_prepared == "stock":
             net.itemsize = FP32  # the stock k-bit preparation turns everything that is not 4-bit into fp32
         net.norm_itemsize = FP32 if choices.kbit_prepared == "norms" else net.itemsize
-        net.separate_experts = choices.separate_experts and spec.architecture == "mixtral"
+        facts = spec.facts
+        net.separate_experts = choices.separate_experts and facts.experts is not None and facts.experts.were_modules
         net.check()
         net.by_path = {_short(module.path): module for module in spec.modules}
         net.by_path |= {module.path: module for module in spec.modules}
@@ -119,7 +120,7 @@ class Net:
         if choices.kbit_prepared == "norms" and (choices.precision != "bf16-amp" or choices.quantization == "int8"):
             raise unmodelled("--kbit-preparation norms but over 4-bit weights with --precision bf16-amp")
         if choices.keep_cache:
-            if self.spec.architecture != "gpt_bigcode":
+            if not self.spec.facts.keeps_cache:
                 raise unmodelled(f"--keep-cache for {self.spec.architecture}")
             if choices.stack != "peft" or choices.loss != "full":
                 raise unmodelled("--keep-cache but on --stack peft with --loss full")
@@ -223,11 +224,9 @@ class Net:
 
     @property
     def implementation(self) -> str:
-        """The attention that runs: gemma 2 refuses sdpa, which knows no soft cap, and transformers falls back to
-        eager.
-        """
+        """The attention that runs: where an architecture refuses sdpa, transformers falls back to eager."""
         chosen = self.choices.attention
-        return "eager" if chosen == "sdpa" and self.spec.architecture == "gemma2" else chosen
+        return "eager" if chosen == "sdpa" and not self.spec.facts.sdpa else chosen
 
     # ---- attention -------------------------------------------------------------------------------------------------
 
@@ -269,8 +268,8 @@ class Net:
             return
         rows = self.mask_rows
         kinds = {index in self.spec.sliding_layers for index in range(self.spec.num_layers)}
-        if self.spec.architecture not in ("mistral", "phi3", "starcoder2", "mixtral", "qwen3_moe"):
-            kinds.add(False)  # made whether or not a layer takes it
+        if self.spec.facts.full_mask_always:
+            kinds.add(False)
         for sliding in sorted(kinds):
             if kind == "eager":
                 boolean = tape.new(rows, 1, BYTE)

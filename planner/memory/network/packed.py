@@ -25,27 +25,27 @@ BLOCK_4BIT = 64
 BLOCK_NESTED = 256
 """Scales that share a scale of their own under double quantisation."""
 
-_HEAD_TRANSFORMS = ("cls.predictions.transform.dense", "vocab_transform", "lm_head.dense")
-"""Linear layers outside the stack that are no output head."""
-
 
 def quantized(net: Net, module: Module) -> bool:
     """Whether the module's weight is quantised, as transformers converts: every plain `nn.Linear` and GPT-2's `Conv1D`
     but the output head.
 
-    T5 keeps `wo`, Falcon's layers are of a class of its own; the very last parameter is kept too, which is a matrix
-    only in OLMo with a tied head. Source: transformers 5.23 quantizers/base.py, integrations/bitsandbytes.py.
+    Outside the stack only an encoder's head has one that is no output layer. The very last parameter is kept too,
+    which is a matrix only where norms have no weights and the head is tied. Source: transformers 5.23
+    quantizers/base.py, integrations/bitsandbytes.py.
     """
     spec = net.spec
     if net.separate_experts and module.kind == "parameter":
         return net.choices.method == "qlora"
     if net.choices.method != "qlora" or module.kind not in ("linear", "conv1d") or module.path in net.unquantized:
         return False
-    if spec.architecture == "olmo" and spec.tie_embeddings:
+    decoder = spec.facts.decoder
+    if decoder is not None and decoder.norm == "plain" and spec.tie_embeddings:
         raise NotModelled("quantised weights of OLMo with a tied head: transformers leaves its last matrix unquantized")
-    if spec.architecture == "falcon" or (spec.architecture == "t5" and module.leaf == "wo"):
+    if spec.facts.own_linear or module.leaf in spec.facts.unquantized:
         return False
-    return module.layers is not None or module.path in _HEAD_TRANSFORMS
+    encoder = spec.facts.encoder
+    return module.layers is not None or (encoder is not None and module.path == encoder.transform[0])
 
 
 def bytes_4bit(elements: int, *, nested: bool) -> int:

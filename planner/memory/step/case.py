@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 from planner.contract.spec import ModelSpec, TrainingChoices
 
-PADDED_ARCHITECTURES = ("falcon", "stablelm", "gemma2")
-"""Decoders that transformers 5 does not run through its attention registry, or (gemma 2) not by sdpa."""
-OTHER_HEADS = ("t5", "bert", "roberta", "xlm-roberta", "distilbert")
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -42,6 +38,7 @@ def flattens(spec: ModelSpec, choices: TrainingChoices) -> bool:
         and choices.loss == "chunked"
         and choices.attention == "sdpa"
         and choices.padding != "max"
-        and spec.architecture not in (*PADDED_ARCHITECTURES, *OTHER_HEADS)
+        and spec.facts.causal
+        and spec.facts.flattens
         and "recorded" not in spec.config
     )

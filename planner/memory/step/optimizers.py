@@ -22,12 +22,6 @@ PAGED_FROM = 100_000
 
 NOT_DECAYED = ("bias", "norm", "ln_", "layernorm")
 """Parameters whose name holds one of these form a group of their own, which has no weight decay and is updated last."""
-_MADE_AFTER = {
-    "bert": ("token_type_embeddings", "position_embeddings"),
-    "phi3": ("self_attn.qkv_proj", "self_attn.o_proj"),
-    "qwen3_moe": ("mlp.gate.weight", "experts.down_proj"),
-}
-"""By architecture a module that is made right after another though it is used before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +51,16 @@ class TrainedTensor:
 def registered(spec: ModelSpec) -> list[Module]:
     """The modules in the order in which an optimizer meets them: that of their making, not of their use.
 
-    Phi-3 makes its attention's output projection first, Qwen3's mixture of experts its router last, XLM-RoBERTa its
-    head before all else (transformers 5.23 models/*/modeling_*.py). Norms and biases are updated after everything
-    else whatever their place.
+    Norms and biases are updated after everything else whatever their place. Of a part of a network (the modules that
+    carry adapters) what isn't there moves nothing.
     """
-    found = list(spec.modules)
-    ends = _MADE_AFTER.get(spec.architecture, ())
-    places = [next((number for number, m in enumerate(found) if m.path.endswith(end)), -1) for end in ends]
-    if places and min(places) >= 0:  # a network without a sparse layer has no router
-        late, early = places
-        found.insert(early, found.pop(late))
-    if spec.architecture == "xlm-roberta":
-        found.sort(key=lambda module: not module.path.startswith("lm_head"))
+    found, facts = list(spec.modules), spec.facts
+    late, early = ([m for m in found if end and m.path.endswith(end)] for end in facts.made_after)
+    if late and early:
+        found.remove(late[0])
+        found.insert(found.index(early[0]) + 1, late[0])
+    if facts.made_first:
+        found.sort(key=lambda module: not module.path.startswith(facts.made_first))
     return found
 
 

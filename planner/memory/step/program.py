@@ -17,6 +17,7 @@ from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
 from planner.memory.network import loss, packed
 from planner.memory.network.blocks import registry
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 from planner.memory.recorded.play import play
 from planner.memory.recorded.wanted import is_recorded
@@ -232,10 +233,10 @@ def module_sizes(net: Net, module: Module) -> list[int]:
 
 
 def buffer_bytes(spec: ModelSpec) -> int:
-    """Bytes of large tensors that are no parameters: gpt_bigcode's causal table of 1-byte flags, positions²."""
+    """Bytes of large tensors that are no parameters: a causal table of 1-byte flags, positions²."""
     if is_recorded(spec):
         return int(spec.config["recorded"]["buffer_bytes"])
-    return spec.max_positions**2 if spec.architecture == "gpt_bigcode" else 0
+    return spec.max_positions**2 if spec.facts.causal_table else 0
 
 
 def weight_bytes(net: Net) -> int:
@@ -297,7 +298,7 @@ def _stretches(net: Net, kinds: list[Hashable], checkpointed: int | None) -> lis
     return [*before, Stretch((count - 1,), checkpointed == count)]
 
 
-def layer_kind(net: Net, architecture: registry.Program, index: int) -> Hashable:
+def layer_kind(net: Net, architecture: Program, index: int) -> Hashable:
     """What distinguishes a layer from others in bytes: its structure, and which of its modules carry adapters."""
     return architecture.kind(net, index), net.adapters_at(_in_stack(net, index))
 
@@ -307,12 +308,12 @@ def _in_stack(net: Net, index: int) -> int:
     return index if index < net.spec.num_layers else index - net.spec.num_layers
 
 
-def _layer(net: Net, architecture: registry.Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:
+def _layer(net: Net, architecture: Program, x: Tensor, index: int, checkpointed: bool) -> Tensor:
     choices = net.choices
     bound = architecture.bind(net, index) if architecture.bind is not None else None
     shared = net.shared_tensors(index)  # a recomputation holds on to them after the model's forward has returned
     offloads = checkpointed and choices.checkpoint_offload and net.tape.grad_enabled
-    own_mask = shared[0] if offloads and architecture.mask_by_position else None
+    own_mask = shared[0] if offloads and net.spec.facts.mask_by_position else None
     mask_shape = None if own_mask is None else (own_mask.monomial, own_mask.elements, own_mask.itemsize)
     if mask_shape is not None:
         shared = (None, *shared[1:])

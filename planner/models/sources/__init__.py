@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from planner.contract import text_file
+from planner.contract import architectures, text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import expanded
 from planner.contract.shown import clause, shown
@@ -19,7 +18,7 @@ from planner.contract.spec import ModelSpec
 from planner.models import catalogue, recorded
 from planner.models.sources import hub
 from planner.models.sources.configs import complete, text_part
-from planner.models.sources.families.registry import DEFAULT_TASKS, WITHOUT_CLASSIFIER, builder, supported
+from planner.models.sources.families.registry import builder
 from planner.models.sources.layout import parameter_shapes
 from planner.models.sources.reading import Reading
 from planner.models.sources.schema import MAX_PARAMETERS
@@ -47,7 +46,7 @@ def load_model(name_or_path: str, *, task: str | None = None) -> ModelSpec:
     return from_config(config, identity, task=task, origin=origin)
 
 
-def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
+def load_config(name_or_path: str) -> tuple[dict[str, object], str, str]:
     """The raw config of a model, its id, and where it was found (for messages)."""
     text = str(name_or_path).strip()
     if not text:
@@ -76,7 +75,7 @@ def load_config(name_or_path: str) -> tuple[dict[str, Any], str, str]:
     raise InvalidInput(f"model {text!r} is unknown{_near(text)}; {_WAY_OUT}")
 
 
-def _catalogued(found: catalogue.Found) -> tuple[dict[str, Any], str, str]:
+def _catalogued(found: catalogue.Found) -> tuple[dict[str, object], str, str]:
     """The catalogue's dimensions under the name that was asked for; a file of that very model that is here already and
     says otherwise is believed instead.
     """
@@ -122,11 +121,13 @@ def _near(name: str) -> str:
     return f"; near: {', '.join(found)}" if found else ""
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, object]:
     return hub.parse_config(text_file.read(path, str(path), max_bytes=hub.MAX_BYTES), str(path))
 
 
-def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, origin: str | None = None) -> ModelSpec:
+def from_config(
+    config: Mapping[str, object], id: str, *, task: str | None = None, origin: str | None = None
+) -> ModelSpec:
     """The spec that a config.json's contents describe.
 
     `origin` is the file or name that messages cite (default: `id`). Missing keys take the defaults of transformers'
@@ -141,21 +142,20 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
     model_type = raw["model_type"]
     if not isinstance(model_type, str):
         raise InvalidInput(f"{place}: text_config.model_type is {shown(model_type)}, but must be a name")
-    if isinstance(raw.get("quantization_config"), Mapping):
-        method = raw["quantization_config"].get("quant_method", "unnamed method")
+    quantized = raw.get("quantization_config")
+    if isinstance(quantized, Mapping):
+        method = quantized.get("quant_method", "unnamed method")
         raise NotModelled(
             f"{place}: weights already quantized ({shown(method)}) are not modelled; give the unquantized model, "
             "and --method qlora to quantize it for training"
         )
-    if model_type not in supported():
+    if model_type not in architectures.supported():
         return _recorded(raw, id, task, place)
-    build = builder(model_type, place)
-    if raw.get("is_decoder") and DEFAULT_TASKS.get(model_type) == "masked":
+    build, facts = builder(model_type, place), architectures.of(model_type)
+    if raw.get("is_decoder") and facts.task == "masked":
         raise NotModelled(f"{place}: {model_type} as a decoder (is_decoder) is not modelled")
-    chosen = task or _task(raw, model_type, place)
-    allowed = {DEFAULT_TASKS.get(model_type, "causal")}
-    if model_type not in WITHOUT_CLASSIFIER:
-        allowed.add("classification")
+    chosen = task or _task(raw, facts.task, place)
+    allowed = {facts.task, *(["classification"] if facts.classifies else [])}
     if chosen not in allowed:
         raise NotModelled(
             f"{place}: task {chosen!r} is not modelled for {model_type}; it does {', '.join(sorted(allowed))}"
@@ -175,9 +175,9 @@ def from_config(config: Mapping[str, Any], id: str, *, task: str | None = None, 
         raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {clause(error)})") from error
 
 
-def _recorded(raw: Mapping[str, Any], id: str, task: str | None, place: str) -> ModelSpec:
+def _recorded(raw: Mapping[str, object], id: str, task: str | None, place: str) -> ModelSpec:
     """The spec of a network without a written program, as it was learned (planner.models.recorded)."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", raw["model_type"]):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", str(raw["model_type"])):
         raise InvalidInput(f"{place}: model_type is {shown(raw['model_type'])}, but must be a name")
     found = recorded.spec_of(raw, id)
     if task not in (None, found.task):
@@ -185,9 +185,8 @@ def _recorded(raw: Mapping[str, Any], id: str, task: str | None, place: str) -> 
     return found
 
 
-def _task(raw: Mapping[str, Any], model_type: str, place: str) -> str:
+def _task(raw: Mapping[str, object], default: str, place: str) -> str:
     """Task by the head that `architectures` names, else the family's own."""
-    default = DEFAULT_TASKS.get(model_type, "causal")
     named = raw.get("architectures") or []
     if not isinstance(named, list) or not named:
         return default
@@ -200,10 +199,11 @@ def _task(raw: Mapping[str, Any], model_type: str, place: str) -> str:
     raise NotModelled(f"{place}: head {shown(name)} is not modelled; {default} and classification heads are")
 
 
-def _labels(raw: Mapping[str, Any], place: str) -> int:
+def _labels(raw: Mapping[str, object], place: str) -> int:
     """Classes of a classification head, 2 where the config doesn't say."""
-    if isinstance(raw.get("id2label"), Mapping):
-        return max(1, len(raw["id2label"]))
+    names = raw.get("id2label")
+    if isinstance(names, Mapping):
+        return max(1, len(names))
     count = raw.get("num_labels", 2)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InvalidInput(f"{place}: num_labels is {shown(count)}, but must be a whole number of at least 1")

@@ -11,7 +11,6 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 from planner.contract import json_text, text_file
 from planner.contract.errors import InvalidInput
@@ -87,7 +86,7 @@ def token() -> str | None:
         return None
 
 
-def fetch_config(hub_id: str, timeout_seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
+def fetch_config(hub_id: str, timeout_seconds: float = TIMEOUT_SECONDS) -> dict[str, object]:
     """The config.json of a model from the hub; raises `Unreachable` where that fails or takes too long in all."""
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
@@ -135,7 +134,7 @@ def _reason(code: int, kind: str | None, hub_id: str, address: str) -> str:
     return f"{address} answers {text} for its config.json"
 
 
-def parse_config(text: str, origin: str) -> dict[str, Any]:
+def parse_config(text: str, origin: str) -> dict[str, object]:
     """JSON text to a config; what is wrong ends in one line with file and place."""
     data = json_text.parse(text, origin, max_bytes=MAX_BYTES)
     if not isinstance(data, dict):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from planner.contract import architectures
+from planner.contract.architecture import Architecture
 from planner.contract.errors import InvalidInput
 from planner.contract.shown import shown
-from planner.models.sources.configs import Config
-from planner.models.sources.schema import MAX_SIZE
+from planner.models.sources.schema import MAX_SIZE, Config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +23,15 @@ class Reading:
     task: str = "causal"
     labels: int = 2
     """Classes of a classification head."""
+
+    @property
+    def facts(self) -> Architecture:
+        """What its architecture does."""
+        return architectures.of(self.text("model_type"))
+
+    def says(self, fact: bool | str) -> bool:
+        """A fact that is so, is not, or that a key of the config decides."""
+        return self.flag(fact) if isinstance(fact, str) else fact
 
     def fail(self, key: str, wanted: str) -> InvalidInput:
         """The error for one key; the caller raises it."""
@@ -60,7 +69,7 @@ class Reading:
 
     def fraction(self, key: str) -> float:
         """A probability in [0, 1); absent counts as 0."""
-        value: Any = self.config.get(key)
+        value = self.config.get(key)
         if value is None:
             return 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:

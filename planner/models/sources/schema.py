@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeGuard
 
 from planner.contract.errors import InvalidInput
 from planner.contract.shown import shown
@@ -23,15 +23,17 @@ MAX_SIZE = 10**8
 MAX_PARAMETERS = 10**14
 """Of the whole model, fifty times the largest published; beyond, bytes could leave 64 bits."""
 
-Rule = tuple[Callable[[Any], bool], str]
+Config = dict[str, object]
+"""A config.json, or part of one."""
+Rule = tuple[Callable[[object], bool], str]
 """Whether a value is right, and what it must be."""
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -42,7 +44,7 @@ def _whole(low: int, high: int) -> Rule:
     )
 
 
-def _all(each: Callable[[Any], bool], what: str) -> Rule:
+def _all(each: Callable[[object], bool], what: str) -> Rule:
     return lambda value: isinstance(value, list) and all(map(each, value)), f"a list of {what}"
 
 
@@ -104,13 +106,15 @@ ROPE: dict[str, Rule] = {
 """The same for what stands inside `rope_scaling` and `rope_parameters`."""
 
 
-def check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def check(config: Mapping[str, object], defaults: Mapping[str, object]) -> None:
     """Raises `InvalidInput` for the first key whose value is wrong; `defaults` are the model type's own keys."""
     for key, value in config.items():
         if key in RULES:
             _check(key, value, RULES[key], nullable=defaults.get(key) is None or key == "sliding_window")
     for name in ("rope_scaling", "rope_parameters"):
         rope = config.get(name) or {}
+        if not isinstance(rope, Mapping):
+            continue
         parts = {name: rope, **{f"{name}.{key}": part for key, part in rope.items() if isinstance(part, Mapping)}}
         for place, part in parts.items():
             for key, value in part.items():
@@ -118,7 +122,7 @@ def check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
                     _check(f"{place}.{key}", value, ROPE[key], nullable=True)
 
 
-def _check(name: str, value: Any, rule: Rule, *, nullable: bool) -> None:
+def _check(name: str, value: object, rule: Rule, *, nullable: bool) -> None:
     right, wanted = rule
     if value is None and nullable:
         return

@@ -134,3 +134,11 @@ def test_more_devices_never_need_more_each() -> None:
     assert peaks == sorted(peaks, reverse=True)
     whole = memory.predict(spec, find("h200"), base).allocated_peak_bytes
     assert peaks[0] < 0.8 * whole
+
+
+@pytest.mark.parametrize("name", ["phi-4-mini", "bert-base-uncased", "qwen3-30b-a3b"])
+def test_modules_out_of_order_can_be_divided(name: str) -> None:
+    """GIVEN a model that makes some modules out of order WHEN adapters are on others THEN every unit has its share."""
+    chosen = TrainingChoices(num_gpus=2, strategy="fsdp", lora_targets=("attention",), max_length=64)
+    report = memory.predict(sources.load_model(name), find("a100-80gb"), chosen)
+    assert report.instants["backward"] > report.instants["load"] > 0

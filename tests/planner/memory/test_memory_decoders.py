@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.contract.architectures import ARCHITECTURES
 from planner.contract.spec import TrainingChoices
 from planner.memory.engine.peak import envelope
 from planner.memory.engine.values import multipliers
@@ -61,6 +62,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "olmo": _BASE | {"model_type": "olmo", "clip_qkv": 8.0},
     "olmo2": _BASE | {"model_type": "olmo2"},
     "starcoder2": _GROUPED | {"model_type": "starcoder2", "residual_dropout": 0.1, "sliding_window": 128},
+}
+_COVERED = {config["model_type"] for config in CONFIGS.values()}
+CONFIGS |= {  # what has no variant of its own: every other decoder of Llama's kind, as its defaults make it
+    name: _GROUPED | {"model_type": name}
+    for name, record in ARCHITECTURES.items()
+    if name not in _COVERED and record.decoder is not None and record.experts is None
 }
 
 RUNS: dict[str, tuple[dict[str, Any], bool]] = {

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from planner.contract.architectures import supported
 from planner.models import catalogue
 from planner.models.sources import load_model, parameter_shapes
-from planner.models.sources.families.registry import supported
 from tests.planner.models.test_sources_parity import assert_same_parameters
 from tests.support.sources_cases import build_on_meta, case_task
 

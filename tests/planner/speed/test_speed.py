@@ -95,6 +95,20 @@ def test_visible_pairs_against_counting(causal: bool, window: int | None):
         assert work.visible_pairs(np.array(float(length)), causal=causal, window=window) == counted
 
 
+def test_encoders_of_one_kind_cost_the_same_and_learned_positions_no_rotation():
+    sizes = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    encoders = [from_config({"model_type": name, **sizes}, name) for name in ("roberta", "xlm-roberta")]
+    one, two = (
+        float(roofline.predict(spec, find("a100-80gb"), TrainingChoices(max_length=64)).step_seconds)
+        for spec in encoders
+    )
+    assert one == two
+    code = from_config({"model_type": "gpt_bigcode", "n_embd": 32, "n_head": 4, "n_layer": 2}, "code")
+    for spec in (*encoders, code):
+        found = work.operations(spec, TrainingChoices(), np.array(2.0), np.array(64.0))
+        assert "rotation" not in {operation.name for operation in found}
+
+
 def test_full_training_costs_three_forwards():
     flops = 3 * 2 * TOKENS * (2 * LAYER + HEAD) + 3.5 * ATTENTION  # flash: backward is 2.5 forwards
     assert seconds(FULL, device()) == pytest.approx(flops / 1e12, rel=1e-9)

@@ -1,15 +1,17 @@
-"""bert, roberta (also XLM) and distilbert: encoders with norms after each half layer and attention in both directions.
+"""bert and roberta (also XLM): encoders with norms after each half layer and attention in both directions.
 
 Source: transformers 5.23 models/{bert,roberta,distilbert}/modeling_*.py (read 2026-11).
 """
 
 from __future__ import annotations
 
+from planner.contract.architecture import Encoder
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, S, T
 from planner.memory.network import layers
 from planner.memory.network.attention import Style
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.loss_heads import classification, first_token, head_linear, vocabulary
 from planner.memory.network.net import Net
 
@@ -24,11 +26,11 @@ def embed(net: Net) -> Tensor:
 
 
 def _embeddings(net: Net) -> Tensor:
-    tape, family = net.tape, net.spec.architecture
-    prefix = f"{'roberta' if family == 'xlm-roberta' else family}.embeddings"
-    positions = _roberta_positions(net) if family in ("roberta", "xlm-roberta") else None
+    tape, names = net.tape, _names(net)
+    prefix = f"{names.prefix}.embeddings"
+    positions = _counted_positions(net) if names.counted_positions else None
     spread = S if positions is None else T
-    segments = None if family == "distilbert" else tape.new(spread, 1, INT64)
+    segments = tape.new(spread, 1, INT64) if names.segments else None
     words = net.require_grad_of_inputs(layers.embed(net, f"{prefix}.word_embeddings"))
     if segments is not None:
         types = _lookup(net, f"{prefix}.token_type_embeddings", segments, T)
@@ -42,7 +44,7 @@ def _embeddings(net: Net) -> Tensor:
     return layers.dropout(tape, x, net.spec.embedding_dropout)
 
 
-def _roberta_positions(net: Net) -> Tensor:
+def _counted_positions(net: Net) -> Tensor:
     """Positions counted from the tokens that are not padding: a mask, its running sum and the product, in int32."""
     tape = net.tape
     mask = tape.new(T, 1, FP32)
@@ -84,7 +86,7 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
 
 
 def _attention_block(net: Net, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    attended, weights = _mix(net, x, ("attention.self.query", "attention.self.key", "attention.self.value"))
+    attended, weights = mix(net, x, ("attention.self.query", "attention.self.key", "attention.self.value"))
     attended = _add_norm(net, "attention.output", attended, x)
     return attended, weights
 
@@ -95,7 +97,7 @@ def _add_norm(net: Net, path: str, hidden: Tensor, residual: Tensor) -> Tensor:
     return layers.norm(net, f"{path}.LayerNorm", ops.add(net.tape, hidden, residual))
 
 
-def _mix(net: Net, x: Tensor, names: tuple[str, str, str], out: str | None = None) -> tuple[Tensor, Tensor | None]:
+def mix(net: Net, x: Tensor, names: tuple[str, str, str], out: str | None = None) -> tuple[Tensor, Tensor | None]:
     """Projections and attention (and, for distilbert, the output projection); the weights too, where they are named."""
     with net.tape.scope("attention"):
         query = layers.linear(net, names[0], x)
@@ -129,36 +131,36 @@ def two_way_eager(
 
 def masked_head(net: Net, x: Tensor) -> Tensor:
     """The transform in front of the output layer: dense, activation, norm."""
-    dense, norm, activation = {
-        "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", net.spec.activation),
-        "distilbert": ("vocab_transform", "vocab_layer_norm", net.spec.activation),
-    }.get(net.spec.architecture, ("lm_head.dense", "lm_head.layer_norm", "gelu"))
+    names = _names(net)
+    dense, norm = names.transform
     net.named[:] = [x]  # the encoder's output stays named while the head and the loss run
     hidden = layers.linear(net, dense, x)
-    hidden = ops.activation(net.tape, hidden, activation)
+    hidden = ops.activation(net.tape, hidden, names.transform_activation or net.spec.activation)
     return layers.norm(net, norm, hidden)
 
 
 def classifier_head(net: Net, x: Tensor) -> Tensor:
     """From the first token of every sequence to what the classifier's last layer reads."""
-    tape, family = net.tape, net.spec.architecture
+    tape, names = net.tape, _names(net)
     net.named[:] = [x]
     hidden = first_token(net, x)
-    if family == "bert":
-        hidden = ops.pointwise(tape, layers.linear(net, "bert.pooler.dense", hidden), save="output")
-    elif family == "distilbert":
-        hidden = ops.pointwise(tape, head_linear(net, "pre_classifier", hidden), save="output")
-    else:
+    if names.drops_first:
         hidden = layers.dropout(tape, hidden, _classifier_dropout(net))
-        hidden = ops.pointwise(tape, head_linear(net, "classifier.dense", hidden), save="output")
+    # One that belongs to the encoder is no part of the head, which is trained in full.
+    pool = layers.linear if names.pooler.startswith(f"{names.prefix}.") else head_linear
+    hidden = ops.pointwise(tape, pool(net, names.pooler, hidden), save="output")
     return layers.dropout(tape, hidden, _classifier_dropout(net))
 
 
 def _classifier_dropout(net: Net) -> float:
-    if net.spec.architecture == "distilbert":
-        return float(str(net.config("seq_classif_dropout", 0.0)))
-    own = net.config("classifier_dropout")
+    own = net.config(_names(net).classifier_dropout_key)
     return net.spec.hidden_dropout if own is None else float(str(own))
+
+
+def _names(net: Net) -> Encoder:
+    names = net.spec.facts.encoder
+    assert names is not None
+    return names
 
 
 def final(net: Net, x: Tensor) -> Tensor:
@@ -167,30 +169,12 @@ def final(net: Net, x: Tensor) -> Tensor:
     return classifier_head(net, x) if net.spec.task == "classification" else masked_head(net, x)
 
 
-def distil_layer(net: Net, x: Tensor, index: int) -> Tensor:
-    """DistilBERT's TransformerBlock."""
-    tape = net.tape
-    attended, _weights = _mix(net, x, ("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin")
-    attended = layers.norm(net, "sa_layer_norm", ops.add(tape, attended, x))
-    hidden = _distil_feed_forward(net, attended)
-    return layers.norm(net, "output_layer_norm", ops.add(tape, hidden, attended))
-
-
-def _distil_feed_forward(net: Net, x: Tensor) -> Tensor:
-    hidden = layers.linear(net, "ffn.lin1", x)
-    hidden = ops.activation(net.tape, hidden, net.spec.activation)
-    hidden = layers.linear(net, "ffn.lin2", hidden)
-    return layers.dropout(net.tape, hidden, net.spec.hidden_dropout)
-
-
 def finish(net: Net, inputs: list[Tensor], keep: list[Tensor]) -> Tensor:
     """The head's last layer and the loss."""
-    family = net.spec.architecture
+    names = _names(net)
     if net.spec.task == "classification":
-        path = "classifier" if family in ("bert", "distilbert") else "classifier.out_proj"
-        return classification(net, inputs, keep, path=path)
-    path, bias = {
-        "bert": ("cls.predictions.decoder", "cls.predictions.bias"),
-        "distilbert": ("vocab_projector", None),
-    }.get(family, ("lm_head.decoder", "lm_head.bias"))
-    return vocabulary(net, inputs, keep, path=path, bias=bias)
+        return classification(net, inputs, keep, path=names.classifier)
+    return vocabulary(net, inputs, keep, path=names.output, bias=names.output_bias or None)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final, finish=finish)

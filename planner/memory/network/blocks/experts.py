@@ -18,11 +18,12 @@ from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, T
 from planner.memory.engine.ops import Weight
 from planner.memory.network import layers
 from planner.memory.network.blocks import expert_adapters, llama, routing, separate_experts
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net, unmodelled
 
 
 def embed(net: Net) -> Tensor:
-    """As llama, with qwen2_moe's second mask; refuses what the experts' program does not cover."""
+    """As llama, with a second mask where one is made; refuses what the experts' program does not cover."""
     if net.separate_experts:
         separate_experts.check(net)
     if net.config("output_router_logits"):
@@ -30,7 +31,7 @@ def embed(net: Net) -> Tensor:
     if net.config("router_jitter_noise"):
         raise unmodelled(f"{net.spec.architecture} with router_jitter_noise")
     x = llama.embed(net)
-    if net.spec.architecture == "qwen2_moe" and not net.spec.sliding_layers and net.choices.attention != "flash":
+    if net.spec.facts.window_mask_always and not net.spec.sliding_layers and net.choices.attention != "flash":
         # Without a window its config holds 0 for it, and the windowed mask is made all the same, for no layer.
         with net.tape.scope("attention"):
             net.named.append(net.tape.new(BSS, 1, net.itemsize if net.choices.attention == "eager" else BYTE))
@@ -46,11 +47,11 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One decoder layer (MixtralDecoderLayer, Qwen2MoeDecoderLayer, Qwen3MoeDecoderLayer)."""
     tape = net.tape
     residual = x
-    hidden = layers.norm(net, "input_layernorm", x, style="llama")
+    hidden = layers.norm(net, "input_layernorm", x, form=net.spec.facts.norm_form)
     hidden = llama.attention(net, hidden, index)
     hidden = ops.add(tape, residual, hidden)
     residual = hidden
-    hidden = layers.norm(net, "post_attention_layernorm", hidden, style="llama")
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, form=net.spec.facts.norm_form)
     hidden = _sparse(net, hidden) if index in net.spec.sparse_layers else _mlp(net, hidden, "mlp")
     return ops.add(tape, residual, hidden)
 
@@ -104,9 +105,11 @@ def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chances = ops.softmax(tape, wide)
     del wide
     best, indices = routing.top_k(net, chances, per_token)
-    if net.spec.architecture == "mixtral" or net.config("norm_topk_prob"):
+    facts = net.spec.facts.experts
+    assert facts is not None
+    if facts.normalised or net.config("norm_topk_prob"):
         best = routing.normalised(net, best)
-    if net.spec.architecture != "mixtral":
+    if facts.narrowed:
         best = ops.to(tape, best, logits.itemsize)
     return logits, best, indices
 
@@ -171,3 +174,6 @@ def _sum_rows(net: Net, x: Tensor, top_k: int) -> Tensor:
     tape, elements, width = net.tape, x.elements, x.itemsize
     out = tape.new(T, elements // top_k, width)
     return tape.record(out, (x,), (), lambda g, s: (tape.new(T, elements, width),))
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=llama.final, kind=kind)

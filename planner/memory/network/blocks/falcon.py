@@ -9,6 +9,7 @@ from planner.memory.engine.tape import Tape
 from planner.memory.network import attention, layers
 from planner.memory.network.attention import Heads, Style
 from planner.memory.network.blocks import llama
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
 
@@ -170,3 +171,6 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     unread = ops.to(tape, weights, query.itemsize)
     del unread, mask, wide_query, wide_key, wide_value, weights, scaled
     return ops.contiguous(tape, mixed)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final)

@@ -6,6 +6,7 @@ from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.network import layers
 from planner.memory.network.attention import Style
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net, unmodelled
 
 
@@ -42,8 +43,8 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
 
 def _attention(net: Net, hidden: Tensor) -> Tensor:
     tape, spec = net.tape, net.spec
-    plain = spec.architecture == "gpt2"
-    if plain and net.choices.attention == "eager" and net.config("reorder_and_upcast_attn"):
+    fp32 = spec.facts.fp32_softmax
+    if not fp32 and net.choices.attention == "eager" and net.config("reorder_and_upcast_attn"):
         raise unmodelled("gpt2's reorder_and_upcast_attn under eager attention")
     with tape.scope("attention"):
         width = spec.num_kv_heads * spec.head_dim
@@ -52,8 +53,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
             tape.returns(fused)  # its keys and values are views of it
         query, key, value = ops.split(tape, fused, spec.hidden_size, width, width)
         del fused
-        # gpt2 takes the softmax in the scores' own dtype, gpt_bigcode in fp32.
-        mixed = layers.attend(net, query, key, value, style=Style(fp32_softmax=not plain))
+        mixed = layers.attend(net, query, key, value, style=Style(fp32_softmax=fp32))
         mixed = layers.linear(net, "attn.c_proj", mixed)
         return layers.dropout(tape, mixed, spec.hidden_dropout)
 
@@ -67,3 +67,6 @@ def _mlp(net: Net, x: Tensor) -> Tensor:
         hidden = ops.activation(tape, hidden, net.spec.activation)
         hidden = layers.linear(net, "mlp.c_proj", hidden)
     return layers.dropout(tape, hidden, net.spec.hidden_dropout)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final)

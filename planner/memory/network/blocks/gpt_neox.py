@@ -7,6 +7,7 @@ from planner.memory.engine.graph import Tensor
 from planner.memory.network import layers
 from planner.memory.network.attention import Style
 from planner.memory.network.blocks.phi import partial_rotary, rotary_dim
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
 
@@ -59,3 +60,6 @@ def _mlp(net: Net, x: Tensor) -> Tensor:
     hidden = layers.linear(net, "mlp.dense_h_to_4h", x)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
     return layers.linear(net, "mlp.dense_4h_to_h", hidden)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final)

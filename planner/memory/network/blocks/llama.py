@@ -7,24 +7,17 @@ from collections.abc import Hashable, Sequence
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.network import layers
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
-
-STYLES = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "olmo2": "olmo2"}
-"""How an architecture's RMSNorm is written; the others as llama's."""
-
-
-def style(net: Net) -> str:
-    """The RMSNorm's style."""
-    return STYLES.get(net.spec.architecture, "llama")
 
 
 def embed(net: Net) -> Tensor:
     """Embeddings (some scale them), masks and rotary tables; `inputs_embeds` is named until the model returns."""
     x = layers.embed(net, "model.embed_tokens")
-    if net.spec.architecture in ("gemma", "gemma2", "gemma3_text"):
-        x = ops.scale(net.tape, x)  # inside the embedding module
+    if net.spec.facts.scaled_embeddings == "inside":
+        x = ops.scale(net.tape, x)
     x = net.require_grad_of_inputs(x)
-    if net.spec.architecture == "granite":
+    if net.spec.facts.scaled_embeddings == "after":
         x = ops.scale(net.tape, x)
     net.named.append(x.alias())
     net.prepare(net.spec.head_dim, rotary=True)
@@ -33,7 +26,7 @@ def embed(net: Net) -> Tensor:
 
 def final(net: Net, x: Tensor) -> Tensor:
     """The last norm."""
-    x = layers.norm(net, "model.norm", x, style=style(net))
+    x = layers.norm(net, "model.norm", x, form=net.spec.facts.norm_form)
     net.release()
     return x
 
@@ -47,15 +40,15 @@ def kind(net: Net, index: int) -> Hashable:
 def layer(net: Net, x: Tensor, index: int) -> Tensor:
     """One decoder layer (transformers models/llama/modeling_llama.py, LlamaDecoderLayer)."""
     tape = net.tape
-    granite = net.spec.architecture == "granite"
+    scaled = net.spec.facts.scaled_residuals
     residual = x
-    hidden = layers.norm(net, "input_layernorm", x, style=style(net))
+    hidden = layers.norm(net, "input_layernorm", x, form=net.spec.facts.norm_form)
     hidden = attention(net, hidden, index)
-    hidden = ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
+    hidden = ops.add(tape, residual, ops.scale(tape, hidden) if scaled else hidden)
     residual = hidden
-    hidden = layers.norm(net, "post_attention_layernorm", hidden, style=style(net))
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, form=net.spec.facts.norm_form)
     hidden = gated_mlp(net, hidden)
-    return ops.add(tape, residual, ops.scale(tape, hidden) if granite else hidden)
+    return ops.add(tape, residual, ops.scale(tape, hidden) if scaled else hidden)
 
 
 def attention(net: Net, hidden: Tensor, index: int) -> Tensor:
@@ -64,10 +57,10 @@ def attention(net: Net, hidden: Tensor, index: int) -> Tensor:
     with tape.scope("attention"):
         query = layers.linear(net, "self_attn.q_proj", hidden)
         if "self_attn.q_norm" in net.by_path:
-            query = layers.norm(net, "self_attn.q_norm", query, width=spec.head_dim, style=style(net))
+            query = layers.norm(net, "self_attn.q_norm", query, width=spec.head_dim, form=net.spec.facts.norm_form)
         key = layers.linear(net, "self_attn.k_proj", hidden)
         if "self_attn.k_norm" in net.by_path:
-            key = layers.norm(net, "self_attn.k_norm", key, width=spec.head_dim, style=style(net))
+            key = layers.norm(net, "self_attn.k_norm", key, width=spec.head_dim, form=net.spec.facts.norm_form)
         value = layers.linear(net, "self_attn.v_proj", hidden)
         if uses_rotary(net, index):
             query, key = apply_rotary(net, query, key)
@@ -110,3 +103,6 @@ def gated_mlp(net: Net, x: Tensor) -> Tensor:
             layers.linear(net, "mlp.up_proj", x),
         ),
     )
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final, kind=kind)

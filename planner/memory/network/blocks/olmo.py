@@ -1,4 +1,4 @@
-"""olmo and olmo2: rotary tables in fp32; olmo norms without weights, olmo2 norms after attention and MLP."""
+"""olmo: rotary tables in fp32, norms without weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from planner.memory.engine.monomials import BYTE, FP32
 from planner.memory.engine.tape import Tape
 from planner.memory.network import layers
 from planner.memory.network.blocks import llama
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
 
@@ -15,7 +16,7 @@ def embed(net: Net) -> Tensor:
     """Embeddings, masks, fp32 rotary tables."""
     x = net.require_grad_of_inputs(layers.embed(net, "model.embed_tokens"))
     net.named.append(x.alias())
-    net.prepare(net.spec.head_dim, rotary=True, wide_tables=True)
+    net.prepare(net.spec.head_dim, rotary=True, wide_tables=net.spec.facts.wide_rotary_tables)
     return x
 
 
@@ -31,24 +32,11 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     tape = net.tape
     residual = x
     hidden = _plain_norm(net, x)
-    hidden = _attention(net, hidden)
+    hidden = attention(net, hidden)
     hidden = ops.add(tape, residual, hidden)
     residual = hidden
     hidden = _plain_norm(net, hidden)
     hidden = llama.gated_mlp(net, hidden)
-    return ops.add(tape, residual, hidden)
-
-
-def layer2(net: Net, x: Tensor, index: int) -> Tensor:
-    """One layer of olmo2 (transformers models/olmo2/modeling_olmo2.py, Olmo2DecoderLayer)."""
-    tape = net.tape
-    residual = x
-    hidden = _attention(net, x)
-    hidden = layers.norm(net, "post_attention_layernorm", hidden, style="olmo2")
-    hidden = ops.add(tape, residual, hidden)
-    residual = hidden
-    hidden = llama.gated_mlp(net, hidden)
-    hidden = layers.norm(net, "post_feedforward_layernorm", hidden, style="olmo2")
     return ops.add(tape, residual, hidden)
 
 
@@ -58,15 +46,16 @@ def _plain_norm(net: Net, x: Tensor) -> Tensor:
     return ops.to(tape, ops.layer_norm(tape, ops.to(tape, x, FP32), None, None, net.spec.hidden_size), x.itemsize)
 
 
-def _attention(net: Net, hidden: Tensor) -> Tensor:
+def attention(net: Net, hidden: Tensor) -> Tensor:
+    """Projections, norms over all queries and keys where there are some, clamping, rotation, output projection."""
     tape = net.tape
     with tape.scope("attention"):
         query = layers.linear(net, "self_attn.q_proj", hidden)
         if "self_attn.q_norm" in net.by_path:
-            query = layers.norm(net, "self_attn.q_norm", query, style="olmo2")
+            query = layers.norm(net, "self_attn.q_norm", query, form=net.spec.facts.norm_form)
         key = layers.linear(net, "self_attn.k_proj", hidden)
         if "self_attn.k_norm" in net.by_path:
-            key = layers.norm(net, "self_attn.k_norm", key, style="olmo2")
+            key = layers.norm(net, "self_attn.k_norm", key, form=net.spec.facts.norm_form)
         value = layers.linear(net, "self_attn.v_proj", hidden)
         if net.config("clip_qkv") is not None:
             query, key, value = (clamp_(tape, x) for x in (query, key, value))
@@ -98,3 +87,6 @@ def clamp_(tape: Tape, x: Tensor) -> Tensor:
         return [result]
 
     return tape.record(out, (x,), (tape.like(x),) if x.requires_grad else (), backward)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final)

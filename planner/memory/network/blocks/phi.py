@@ -7,6 +7,7 @@ from planner.memory.engine.graph import Tensor
 from planner.memory.network import layers
 from planner.memory.network.attention import Style
 from planner.memory.network.blocks.llama import apply_rotary
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
 
@@ -83,3 +84,6 @@ def _mlp(net: Net, x: Tensor) -> Tensor:
     hidden = layers.linear(net, "mlp.fc1", x)
     hidden = ops.activation(net.tape, hidden, net.spec.activation)
     return layers.linear(net, "mlp.fc2", hidden)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final)

@@ -6,7 +6,9 @@ from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.network import layers
 from planner.memory.network.attention import Style
+from planner.memory.network.blocks import llama
 from planner.memory.network.blocks.phi import rotary_dim
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
 
@@ -23,11 +25,11 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
     tape, drop = net.tape, net.config("resid_pdrop", 0.0)
     assert isinstance(drop, int | float)
     residual = x
-    hidden = layers.norm(net, "input_layernorm", x, style="llama")
+    hidden = layers.norm(net, "input_layernorm", x, form=net.spec.facts.norm_form)
     hidden = _attention(net, hidden, index)
     hidden = ops.add(tape, residual, layers.dropout(tape, hidden, drop))
     residual = hidden
-    hidden = layers.norm(net, "post_attention_layernorm", hidden, style="llama")
+    hidden = layers.norm(net, "post_attention_layernorm", hidden, form=net.spec.facts.norm_form)
     hidden = _mlp(net, hidden)
     return ops.add(tape, residual, layers.dropout(tape, hidden, drop))
 
@@ -66,3 +68,6 @@ def _mlp(net: Net, x: Tensor) -> Tensor:
     gate, up = ops.split(tape, up, net.spec.intermediate_size, net.spec.intermediate_size)
     up = ops.mul(tape, up, ops.activation(tape, gate, net.spec.activation))
     return layers.linear(net, "mlp.down_proj", up)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=llama.final)

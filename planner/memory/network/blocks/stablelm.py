@@ -6,8 +6,8 @@ from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.network import layers
 from planner.memory.network.attention import Style
-from planner.memory.network.blocks import llama
-from planner.memory.network.blocks.phi import partial_rotary
+from planner.memory.network.blocks import llama, phi
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
 
@@ -42,7 +42,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         if net.config("qk_layernorm"):
             query = _norm_per_head(net, "q", query, net.spec.num_heads)
             key = _norm_per_head(net, "k", key, net.spec.num_kv_heads)
-        query, key, named = partial_rotary(net, query, key)
+        query, key, named = phi.partial_rotary(net, query, key)
         mixed = layers.attend(net, query, key, value, style=Style(heads_first=True))
         mixed = layers.linear(net, "self_attn.o_proj", mixed)
         del named
@@ -55,3 +55,6 @@ def _norm_per_head(net: Net, name: str, x: Tensor, heads: int) -> Tensor:
     parts = ops.split(net.tape, x, *(width,) * heads)
     normed = [layers.norm(net, f"self_attn.{name}_layernorm.norms.{i}", part) for i, part in enumerate(parts)]
     return ops.concat(net.tape, *normed)
+
+
+PROGRAM = Program(embed=phi.embed, layer=layer, final=final)

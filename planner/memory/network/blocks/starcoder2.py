@@ -5,7 +5,8 @@ from __future__ import annotations
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.network import layers
-from planner.memory.network.blocks import llama
+from planner.memory.network.blocks import llama, stablelm
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
 
@@ -51,3 +52,6 @@ def _mlp(net: Net, x: Tensor) -> Tensor:
         hidden = layers.linear(net, "mlp.c_proj", hidden)
     # A function call, which keeps its mask but where the whole MLP has its lean form.
     return (layers.dropout if lean else ops.dropout)(tape, hidden, net.spec.hidden_dropout)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=stablelm.final)

@@ -15,6 +15,7 @@ from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, INT64, ONE, S
 from planner.memory.network import attention, layers
 from planner.memory.network.attention import Heads, Style
 from planner.memory.network.blocks.bert import two_way_eager
+from planner.memory.network.blocks.program import Program
 from planner.memory.network.loss_heads import vocabulary
 from planner.memory.network.net import Net, unmodelled
 
@@ -330,3 +331,6 @@ def _norm(net: Net, path: str, x: Tensor) -> Tensor:
     hidden = ops.mul(tape, x, ops.rsqrt(tape, ops.shift(tape, variance)))
     hidden = ops.to(tape, hidden, net.itemsize)
     return ops.mul(tape, weight.tensor, hidden)
+
+
+PROGRAM = Program(embed=embed, layer=layer, final=final, kind=kind, finish=finish, between=between, bind=bind)

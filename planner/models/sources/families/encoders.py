@@ -6,6 +6,9 @@ shares it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from planner.contract.architecture import Encoder
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ModelSpec
 from planner.models.sources.layout import Layout
@@ -14,55 +17,56 @@ from planner.models.sources.reading import Reading
 
 def bert(reading: Reading, identity: str) -> ModelSpec:
     """BERT: learned positions and segments, norms after each half layer."""
-    layout = _bert_layers(reading, "bert")
-    hidden, vocabulary, tied = reading.size("hidden_size"), reading.size("vocab_size"), _tied(reading)
+    layout, names = _layers(reading), _names(reading)
+    hidden = reading.size("hidden_size")
     if reading.task == "classification":
-        layout.linear("bert.pooler.dense", hidden, hidden, True)
-        layout.linear("classifier", hidden, reading.labels, True)
+        layout.linear(names.pooler, hidden, hidden, True)
+        layout.linear(names.classifier, hidden, reading.labels, True)
     else:
-        layout.linear("cls.predictions.transform.dense", hidden, hidden, True)
-        layout.norm("cls.predictions.transform.LayerNorm", hidden, bias=True)
-        layout.parameter("cls.predictions.bias", vocabulary)
-        embedding = "bert.embeddings.word_embeddings" if tied else None
-        layout.linear("cls.predictions.decoder", hidden, vocabulary, not tied, tied_to=embedding)
+        _masked_head(layout, reading, hidden)
     return _spec(reading, identity, layout, reading.size("max_position_embeddings"))
 
 
 def roberta(reading: Reading, identity: str) -> ModelSpec:
     """RoBERTa: BERT with other heads; positions start behind the padding index, so two rows are never used."""
-    layout = _bert_layers(reading, "roberta")
-    hidden, vocabulary, tied = reading.size("hidden_size"), reading.size("vocab_size"), _tied(reading)
-    if reading.task == "classification":
-        layout.linear("classifier.dense", hidden, hidden, True)
-        layout.linear("classifier.out_proj", hidden, reading.labels, True)
-    else:
-        layout.linear("lm_head.dense", hidden, hidden, True)
-        layout.norm("lm_head.layer_norm", hidden, bias=True)
-        layout.parameter("lm_head.bias", vocabulary)
-        embedding = "roberta.embeddings.word_embeddings" if tied else None
-        layout.linear("lm_head.decoder", hidden, vocabulary, not tied, tied_to=embedding)
+    spec = bert(reading, identity)
     positions = reading.size("max_position_embeddings") - reading.count("pad_token_id") - 1
     if positions < 1:
         raise reading.fail("max_position_embeddings", "larger than pad_token_id + 1")
-    return _spec(reading, identity, layout, positions)
+    return replace(spec, max_positions=positions)
 
 
-xlm_roberta = roberta
+def _names(reading: Reading) -> Encoder:
+    names = reading.facts.encoder
+    assert names is not None
+    return names
+
+
+def _masked_head(layout: Layout, reading: Reading, hidden: int) -> None:
+    """What turns the encoder's output into tokens: a linear module, a norm, the output layer."""
+    names, vocabulary, tied = _names(reading), reading.size("vocab_size"), _tied(reading)
+    dense, norm = names.transform
+    layout.linear(dense, hidden, hidden, True)
+    layout.norm(norm, hidden, bias=True)
+    if names.output_bias:
+        layout.parameter(names.output_bias, vocabulary)
+    embedding = f"{names.prefix}.embeddings.word_embeddings" if tied else None
+    own_bias = not tied or not names.output_bias
+    layout.linear(names.output, hidden, vocabulary, own_bias, tied_to=embedding)
 
 
 def distilbert(reading: Reading, identity: str) -> ModelSpec:
     """DistilBERT: BERT without segments and with names of its own."""
-    layout, config = Layout(), reading.config
+    layout, config, names = Layout(), reading.config, _names(reading)
     hidden, heads, inner, layers = (reading.size(key) for key in ("dim", "n_heads", "hidden_dim", "n_layers"))
     vocabulary, positions = reading.size("vocab_size"), reading.size("max_position_embeddings")
     if reading.flag("sinusoidal_pos_embds"):
         raise NotModelled(f"{reading.origin}: distilbert with sinusoidal_pos_embds is not modelled")
-    tied = _tied(reading)
-    layout.embedding("distilbert.embeddings.word_embeddings", vocabulary, hidden)
-    layout.embedding("distilbert.embeddings.position_embeddings", positions, hidden)
-    layout.norm("distilbert.embeddings.LayerNorm", hidden, bias=True)
+    layout.embedding(f"{names.prefix}.embeddings.word_embeddings", vocabulary, hidden)
+    layout.embedding(f"{names.prefix}.embeddings.position_embeddings", positions, hidden)
+    layout.norm(f"{names.prefix}.embeddings.LayerNorm", hidden, bias=True)
     layout.repeat(layers)
-    base = "distilbert.transformer.layer.{}"
+    base = f"{names.prefix}.transformer.layer.{{}}"
     for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
         layout.linear(f"{base}.attention.{name}", hidden, hidden, True)
     layout.norm(f"{base}.sa_layer_norm", hidden, bias=True)
@@ -71,16 +75,13 @@ def distilbert(reading: Reading, identity: str) -> ModelSpec:
     layout.norm(f"{base}.output_layer_norm", hidden, bias=True)
     layout.repeat(None)
     if reading.task == "classification":
-        layout.linear("pre_classifier", hidden, hidden, True)
-        layout.linear("classifier", hidden, reading.labels, True)
+        layout.linear(names.pooler, hidden, hidden, True)
+        layout.linear(names.classifier, hidden, reading.labels, True)
     else:
-        layout.linear("vocab_transform", hidden, hidden, True)
-        layout.norm("vocab_layer_norm", hidden, bias=True)
-        embedding = "distilbert.embeddings.word_embeddings" if tied else None
-        layout.linear("vocab_projector", hidden, vocabulary, True, tied_to=embedding)
+        _masked_head(layout, reading, hidden)
     return ModelSpec(
         id=identity,
-        architecture="distilbert",
+        architecture=reading.facts.name,
         task=reading.task,  # type: ignore[arg-type]
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -94,7 +95,7 @@ def distilbert(reading: Reading, identity: str) -> ModelSpec:
         attention_dropout=reading.fraction("attention_dropout"),
         hidden_dropout=reading.fraction("dropout"),
         embedding_dropout=reading.fraction("dropout"),
-        tie_embeddings=tied,
+        tie_embeddings=_tied(reading),
         modules=tuple(layout.modules),
         config=config,
     )
@@ -104,14 +105,14 @@ def _tied(reading: Reading) -> bool:
     return reading.flag("tie_word_embeddings") and reading.task != "classification"
 
 
-def _bert_layers(reading: Reading, prefix: str) -> Layout:
+def _layers(reading: Reading) -> Layout:
     """Embeddings and layers that BERT and RoBERTa share."""
     if reading.config["add_cross_attention"]:
         raise NotModelled(f"{reading.origin}: add_cross_attention is not modelled")
     kind = reading.config.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise NotModelled(f"{reading.origin}: position_embedding_type {kind!r} is not modelled; absolute is")
-    layout = Layout()
+    layout, prefix = Layout(), _names(reading).prefix
     hidden, inner = reading.size("hidden_size"), reading.size("intermediate_size")
     layout.embedding(f"{prefix}.embeddings.word_embeddings", reading.size("vocab_size"), hidden)
     layout.embedding(f"{prefix}.embeddings.token_type_embeddings", reading.size("type_vocab_size"), hidden)
@@ -135,7 +136,7 @@ def _spec(reading: Reading, identity: str, layout: Layout, positions: int) -> Mo
     dropout = reading.fraction("hidden_dropout_prob")
     return ModelSpec(
         id=identity,
-        architecture=reading.config["model_type"],
+        architecture=reading.facts.name,
         task=reading.task,  # type: ignore[arg-type]
         vocab_size=reading.size("vocab_size"),
         hidden_size=hidden,

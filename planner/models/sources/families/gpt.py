@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ModelSpec
 from planner.models.sources.families.llama import head
 from planner.models.sources.layout import Layout
 from planner.models.sources.reading import Reading
+from planner.models.sources.schema import Config
 
 
 def phi(reading: Reading, identity: str) -> ModelSpec:
@@ -33,7 +36,7 @@ def phi(reading: Reading, identity: str) -> ModelSpec:
     head(layout, reading, "model.embed_tokens", bias=True)
     return ModelSpec(
         id=identity,
-        architecture="phi",
+        architecture=reading.facts.name,
         task=reading.task,  # type: ignore[arg-type]
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -67,10 +70,15 @@ def gpt_bigcode(reading: Reading, identity: str) -> ModelSpec:
     return _gpt2_like(reading, identity, fused_width=fused, kv_heads=kv_heads, transposed=False)
 
 
+def gpt_bigcode_keys(config: Config, raw: Mapping[str, object]) -> None:
+    """Its config class notes the number of key-value heads."""
+    config["num_key_value_heads"] = 1 if config["multi_query"] else config["n_head"]
+
+
 def _gpt2_like(reading: Reading, identity: str, *, fused_width: int, kv_heads: int, transposed: bool) -> ModelSpec:
     config, layout = reading.config, Layout()
     if config["add_cross_attention"]:
-        raise NotModelled(f"{reading.origin}: add_cross_attention is not modelled for {config['model_type']}")
+        raise NotModelled(f"{reading.origin}: add_cross_attention is not modelled for {reading.facts.name}")
     hidden, heads, layers = (reading.size(key) for key in ("n_embd", "n_head", "n_layer"))
     inner = 4 * hidden if config["n_inner"] is None else reading.size("n_inner")
     vocabulary, positions = reading.size("vocab_size"), reading.size("n_positions")
@@ -96,7 +104,7 @@ def _gpt2_like(reading: Reading, identity: str, *, fused_width: int, kv_heads: i
     head(layout, reading, "transformer.wte")
     return ModelSpec(
         id=identity,
-        architecture=config["model_type"],
+        architecture=reading.facts.name,
         task=reading.task,  # type: ignore[arg-type]
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -136,7 +144,7 @@ def gpt_neox(reading: Reading, identity: str) -> ModelSpec:
     head(layout, reading, "gpt_neox.embed_in")
     return ModelSpec(
         id=identity,
-        architecture="gpt_neox",
+        architecture=reading.facts.name,
         task=reading.task,  # type: ignore[arg-type]
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -193,7 +201,7 @@ def falcon(reading: Reading, identity: str) -> ModelSpec:
     head(layout, reading, "transformer.word_embeddings")
     return ModelSpec(
         id=identity,
-        architecture="falcon",
+        architecture=reading.facts.name,
         task=reading.task,  # type: ignore[arg-type]
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -210,3 +218,13 @@ def falcon(reading: Reading, identity: str) -> ModelSpec:
         modules=tuple(layout.modules),
         config=config,
     )
+
+
+def falcon_keys(config: Config, raw: Mapping[str, object]) -> None:
+    """Its config class knows an older name of the width, and works out key-value heads and the feed-forward width."""
+    if config.get("n_embed") is not None:
+        config["hidden_size"] = config.pop("n_embed")
+    if config["num_kv_heads"] is None:
+        config["num_kv_heads"] = config["num_attention_heads"]
+    if config["ffn_hidden_size"] is None and isinstance(config["hidden_size"], int):
+        config["ffn_hidden_size"] = 4 * config["hidden_size"]

@@ -6,9 +6,13 @@ scale on the decoder's output (`scale_decoder_outputs`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from planner.contract.errors import InvalidInput
 from planner.contract.spec import ModelSpec
 from planner.models.sources.layout import Layout
 from planner.models.sources.reading import Reading
+from planner.models.sources.schema import Config
 
 
 def t5(reading: Reading, identity: str) -> ModelSpec:
@@ -42,7 +46,7 @@ def t5(reading: Reading, identity: str) -> ModelSpec:
     dropout = reading.fraction("dropout_rate")
     return ModelSpec(
         id=identity,
-        architecture="t5",
+        architecture=reading.facts.name,
         task=reading.task,  # type: ignore[arg-type]
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -75,3 +79,18 @@ def _attention(layout: Layout, reading: Reading, layer: str, name: str, count: i
         layout.embedding(table, reading.size("relative_attention_num_buckets"), heads)
         layout.repeat(count)
     layout.linear(f"{layer}.{name}.o", heads * width, hidden)
+
+
+def t5_keys(config: Config, raw: Mapping[str, object]) -> None:
+    """Its config class works out the decoder's depth and the kind of the feed-forward part."""
+    if config["num_decoder_layers"] is None:
+        config["num_decoder_layers"] = config["num_layers"]
+    kind = str(config["feed_forward_proj"])
+    gate, _, name = kind.rpartition("-")
+    if gate not in ("", "gated"):
+        raise InvalidInput(f"feed_forward_proj {kind!r} is neither an activation nor gated-<activation>")
+    config["is_gated_act"] = gate == "gated"
+    config["dense_act_fn"] = "gelu_new" if kind == "gated-gelu" else name
+    # T5 1.1 files say that the head isn't tied; transformers 5 ties it all the same and reads the key as a scale.
+    config["scale_decoder_outputs"] = raw.get("tie_word_embeddings") is not False
+    config["tie_word_embeddings"] = True

@@ -6,7 +6,7 @@ Operators that the CPU runs as CUDA does are run for real; dropout and attention
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional  # noqa: E402
 
+from planner.contract.architecture import NormForm  # noqa: E402
 from planner.memory.engine import ops  # noqa: E402
 from planner.memory.engine.graph import Tensor  # noqa: E402
 from planner.memory.engine.ops import Weight  # noqa: E402
@@ -96,19 +97,19 @@ def _layer_norm(trains: bool, autocast: bool = False) -> Op:
     )
 
 
-def _rms_norm(style: str, trains: bool) -> Op:
+def _rms_norm(form: NormForm, trains: bool) -> Op:
     from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
     from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
-    kind = {"llama": LlamaRMSNorm, "gemma": GemmaRMSNorm, "olmo2": Olmo2RMSNorm}[style]
+    kind = {"cast_then_gain": LlamaRMSNorm, "shifted_gain": GemmaRMSNorm, "gain_then_cast": Olmo2RMSNorm}[form]
     module = kind(W).to(torch.bfloat16).requires_grad_(trains)
     return Op(
-        f"rms_norm {style}{' trained' if trains else ''}",
+        f"rms_norm {form}{' trained' if trains else ''}",
         (HALF,),
         HALF,
         lambda x, w: module(x),
-        lambda tape, x: ops.rms_norm(tape, x, weight(tape, W, trains=trains), W, style=style),
+        lambda tape, x: ops.rms_norm(tape, x, weight(tape, W, trains=trains), W, form=form),
         (module.weight,),
         slack=16 * W,
     )
@@ -221,7 +222,7 @@ NORMS = [
     _layer_norm(False),
     _layer_norm(True),
     _layer_norm(False, autocast=True),
-    *[_rms_norm(style, trains) for style in ("llama", "gemma", "olmo2") for trains in (False, True)],
+    *[_rms_norm(form, trains) for form in get_args(NormForm) for trains in (False, True)],
     Op("softmax", (SCORES,), SCORES, lambda x: x.softmax(-1), ops.softmax),
     Op(
         "softmax in fp32",

@@ -190,7 +190,7 @@ def test_a_lean_norm_is_what_the_trainer_runs(method: str, precision: str) -> No
         "input_layernorm",
         128,
         128,
-        lambda net, x: layers.norm(net, "input_layernorm", x, style="llama"),
+        lambda net, x: layers.norm(net, "input_layernorm", x, form="cast_then_gain"),
         slack=8 * 128 * 4 + 2 * 2 * LONG * 4,
         stack="builtin",
         method=method,
