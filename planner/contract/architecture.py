@@ -114,9 +114,9 @@ class Architecture:
     """Whether its config class fills in `head_dim`."""
     window_switch: Literal["", "none", "zero"] = ""
     """What the window is without `use_sliding_window`; empty: there is no such key."""
-    window_layers: Literal["", "late", "early_odd", "period", "unrotated"] = ""
-    """Which layers slide where the config doesn't list them: those from `max_window_layers` on, every second one before
-    it, all but every `window_period`-th, those that don't rotate; empty: none."""
+    window_layers: Literal["", "all", "late", "early_odd", "period", "unrotated"] = ""
+    """Which layers slide where the config doesn't list them: all, those from `max_window_layers` on, every second one
+    before it, all but every `window_period`-th, those that don't rotate; empty: none."""
     window_period: int = 0
     window_period_key: str = ""
     """Key of that period, where a config may say it."""
@@ -144,6 +144,8 @@ class Architecture:
     """Whether embeddings are multiplied by a number: inside the embedding module, or after it."""
     scaled_residuals: bool = False
     scaled_logits: bool = False
+    drops_residuals: bool = False
+    """Whether attention and feed-forward part end with a call of dropout."""
     wide_rotary_tables: bool = False
     """Whether rotary tables are fp32 and queries and keys rotate in it."""
     fp32_softmax: bool = True

@@ -67,6 +67,13 @@ _ALL = (
         full_mask_always=False,
         own_tokenizer=True,
     ),
+    Architecture(name="ministral", decoder=Decoder(), window_layers="all"),
+    Architecture(
+        name="seed_oss",
+        decoder=Decoder(qkv_bias="attention_bias", o_bias="attention_out_bias", mlp_bias="mlp_bias"),
+        derives_head_dim=True,
+        drops_residuals=True,
+    ),
     Architecture(name="qwen2", decoder=_QWEN2, window_switch="none", window_layers="late"),
     Architecture(name="qwen3", decoder=_QWEN3, window_switch="none", window_layers="late"),
     Architecture(

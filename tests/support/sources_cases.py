@@ -104,7 +104,7 @@ _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 _COVERED = {config["model_type"] for _, config in _VARIANTS}
-CASES = (*_VARIANTS, *(_case(name, name, _LLAMA) for name in ARCHITECTURES if name not in _COVERED))
+CASES = (*_VARIANTS, *(_case(name, name, _LLAMA, head_dim=8) for name in ARCHITECTURES if name not in _COVERED))
 """Every architecture: in variants, or as its defaults make it at Llama's sizes."""
 
 

@@ -128,6 +128,8 @@ def _derive_layer_types(facts: Architecture, config: Config, raw: Mapping[str, o
 def _slides(facts: Architecture, config: Config, layer: int, period: int) -> bool:
     """Whether a layer uses the window where the config doesn't say."""
     window, rule = config.get("sliding_window"), facts.window_layers
+    if rule == "all":
+        return window is not None
     if rule == "late":
         return window is not None and layer >= _whole(config["max_window_layers"])
     if rule == "early_odd":

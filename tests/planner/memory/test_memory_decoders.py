@@ -65,7 +65,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 _COVERED = {config["model_type"] for config in CONFIGS.values()}
 CONFIGS |= {  # what has no variant of its own: every other decoder of Llama's kind, as its defaults make it
-    name: _GROUPED | {"model_type": name}
+    name: _GROUPED | {"model_type": name, "head_dim": 64}
     for name, record in ARCHITECTURES.items()
     if name not in _COVERED and record.decoder is not None and record.experts is None
 }

@@ -357,3 +357,13 @@ def test_a_product_is_that_of_torch_in_every_layout(rows_: int, inner: int, out:
 
 def test_no_rows_have_no_product() -> None:
     assert products.linear(torch.zeros((0, 8)), torch.zeros((3, 8))).shape == (0, 3)
+
+
+def test_a_gated_mlp_keeps_the_dropout_at_its_end() -> None:
+    """GIVEN an architecture that drops out what its MLP made WHEN it runs lean THEN about as much is zero."""
+    config = {**GROUPED, "model_type": "seed_oss", "head_dim": 16, "residual_dropout": 0.75, "attention_dropout": 0.0}
+    chosen = choices(stack="builtin")
+    model = modeling.attach_adapters(modeling.build(config, dtype=torch.float32, seed=1), chosen)
+    apply_lean(model, chosen, pieces=("mlp",))
+    made = model.base_model.model.model.layers[0].mlp(torch.ones(4, 64, 64))
+    assert 0.7 < (made == 0).float().mean().item() < 0.8

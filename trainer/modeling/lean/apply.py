@@ -164,16 +164,23 @@ def _activated(last: Any, act: Any, first: torch.Tensor, second: torch.Tensor | 
     return ActivatedLora.apply(first, second, None, None, Base(last), act, 1.0, 0.0, 0)
 
 
+def _dropped(self: Any, out: torch.Tensor) -> torch.Tensor:
+    """What a few architectures do to an MLP's output by a call of dropout."""
+    if getattr(self, "residual_dropout", 0.0) and self.training:
+        return SeededDropout.apply(out, self.residual_dropout, draw_seed())
+    return out
+
+
 def _gated_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return _activated(self.down_proj, _activation(self), self.gate_proj(x), self.up_proj(x))
+    return _dropped(self, _activated(self.down_proj, _activation(self), self.gate_proj(x), self.up_proj(x)))
 
 
 def _plain_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     pair = _plain_pair(self)
     assert pair is not None
-    out = _activated(getattr(self, pair[1]), _activation(self), getattr(self, pair[0])(hidden_states), None)
-    if getattr(self, "residual_dropout", 0.0) and self.training:
-        return SeededDropout.apply(out, self.residual_dropout, draw_seed())
+    out = _dropped(
+        self, _activated(getattr(self, pair[1]), _activation(self), getattr(self, pair[0])(hidden_states), None)
+    )
     drop = getattr(self, "dropout", None)
     return out if drop is None else drop(out)
 

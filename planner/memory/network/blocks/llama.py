@@ -65,7 +65,8 @@ def attention(net: Net, hidden: Tensor, index: int) -> Tensor:
         if uses_rotary(net, index):
             query, key = apply_rotary(net, query, key)
         mixed = layers.attend(net, query, key, value, mask=net.window_mask if index in spec.sliding_layers else None)
-        return layers.linear(net, "self_attn.o_proj", mixed)
+        mixed = layers.linear(net, "self_attn.o_proj", mixed)
+        return ops.dropout(tape, mixed, spec.hidden_dropout) if spec.facts.drops_residuals else mixed
 
 
 def uses_rotary(net: Net, index: int) -> bool:
@@ -88,7 +89,15 @@ def apply_rotary(
 
 
 def gated_mlp(net: Net, x: Tensor) -> Tensor:
-    """down(act(gate(x)) · up(x))."""
+    """down(act(gate(x)) · up(x)), with dropout where the architecture calls it."""
+    if not net.spec.facts.drops_residuals:
+        return _gated(net, x)
+    # A function call, which keeps its mask but where the whole MLP has its lean form.
+    drop = layers.dropout if layers.lean_mlp(net, "mlp.down_proj") else ops.dropout
+    return drop(net.tape, _gated(net, x), net.spec.hidden_dropout)
+
+
+def _gated(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
     if layers.lean_mlp(net, "mlp.down_proj"):
         return layers.activated(
