@@ -3,58 +3,36 @@
 The conversation is rendered once, and what stands there is what is learned. Which stretch belongs to a turn says the
 template's own loop (`render_engine`). What of it is the turn's header, which the model is given and need not say, and
 where a turn's end is written elsewhere, shows in a second conversation of the same build whose texts are words that
-occur nowhere else (`_Marker`); templates mostly see only the build, so that one such comparison serves thousands of
+occur nowhere else (`Marker`); templates mostly see only the build, so that one such comparison serves thousands of
 examples. Templates without a loop over messages are compared turn by turn, with that turn's text replaced.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from planner.contract.data.render_engine import Span, Template, TooMuch, Trace
-
-REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names that thoughts are given under; templates read the first or the second (transformers' `_REASONING_FIELDS`)."""
+from planner.contract.data.render_marks import Marker
+from planner.contract.data.render_messages import Build, Chat, Form, Refused, build, forms, normal, written
+from planner.contract.data.render_texts import common, longest_inside, pieces, shared, shared_visibly, without_header
 
 KEPT = 4096
 KEPT_TURNS = 100_000
 """Builds whose comparison is remembered, and messages in all of them."""
 
-Chat = list[dict[str, Any]]
-Build = tuple[Any, ...]
-"""What a template can tell of a message without reading its text."""
-
-
-class Refused(Exception):
-    """The template doesn't take this conversation; the text says why."""
-
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Marked:
     """A rendered conversation and what is learned of it."""
 
     text: str
     spans: tuple[Span, ...]
     counts: Mapping[str, int]
     """What is not as the data has it, by kind (`rendering.SENTENCES`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How messages are written down: templates differ in what they take."""
-
-    parts: bool = False
-    """Contents as lists of parts, for templates of models that also see images."""
-    arguments_as_text: bool = False
-    """Arguments of tool calls as JSON text instead of an object."""
-    blank: str = "text"
-    """What stands for the content of a turn that only calls tools: "text" (empty), "none", or "absent"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +70,37 @@ class _Structure:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-class Turns:
+class TurnFinder:
     """Renders conversations with one template."""
 
     def __init__(self, template: Template, source: str) -> None:
         self._template = template
-        self._marker = _Marker(source)
+        self._marker = Marker(source)
         self._structures: dict[Build, _Structure | str] = {}
         self._kept_turns = 0
         self._tails: dict[Build, str] = {}
 
     def prompt(self, messages: Chat, tools: list[Any] | None) -> str:
         """The text that a model is given before it answers."""
-        chat = [_normal(message) for message in messages]
+        chat = [normal(message) for message in messages]
         structure = self._structure(chat, tools)
         form = structure.form if isinstance(structure, _Structure) else Form()
-        return self._render(_written(chat, form), tools, prompt=True).text
+        return self._render(written(chat, form), tools, prompt=True).text
 
-    def find(self, messages: Chat, learned: Sequence[bool], tools: list[Any] | None) -> Found:
+    def find(self, messages: Chat, learned: Sequence[bool], tools: list[Any] | None) -> Marked:
         """The conversation as text and where the turns stand that are learned. Raises `Refused`."""
-        chat = [_normal(message) for message in messages]
+        chat = [normal(message) for message in messages]
         structure = self._structure(chat, tools)
         known = structure if isinstance(structure, _Structure) else None
         form = known.form if known else Form()
-        shown = self._render(_written(chat, form), tools)
+        shown = self._render(written(chat, form), tools)
         if known is None and any(message.get("tool_calls") for message in chat):
             raise Refused(f"it can't be seen whether the chat template renders tool calls ({structure})")
         counts = Counter(known.counts if known else {})
         spans: list[Span] = []
         for number, is_learned in enumerate(learned):
             region = shown.regions[number]
-            counts.update(_lost_thoughts(chat[number], _pieces(shown.text, region)))
+            counts.update(_lost_thoughts(chat[number], pieces(shown.text, region)))
             if not is_learned:
                 continue
             turn = known.turns[number] if known else _Turn(mixed=True)
@@ -136,7 +114,7 @@ class Turns:
                 its = self._compared(chat, form, tools, number, shown.text)
                 counts["unfound"] += not its
             spans.extend(its)
-        return Found(shown.text, tuple(sorted(spans)), {kind: count for kind, count in counts.items() if count})
+        return Marked(shown.text, tuple(sorted(spans)), {kind: count for kind, count in counts.items() if count})
 
     # ---- rendering
 
@@ -152,14 +130,14 @@ class Turns:
     # ---- the comparison
 
     def _structure(self, chat: Chat, tools: list[Any] | None) -> _Structure | str:
-        build = (bool(tools), *(_build(message) for message in chat))
-        found = self._structures.get(build)
+        built = (bool(tools), *(build(message) for message in chat))
+        found = self._structures.get(built)
         if found is None:
             found = self._compare(chat, tools)
             if len(self._structures) >= KEPT or self._kept_turns > KEPT_TURNS:
                 self._structures.clear()
                 self._kept_turns = 0
-            self._structures[build] = found
+            self._structures[built] = found
             self._kept_turns += len(chat)
         if isinstance(found, _Structure) and found.counts["calls"]:
             raise Refused("the chat template doesn't render tool calls, so what they ask for would be lost")
@@ -171,9 +149,9 @@ class Turns:
         named = self._marker.tools(tools)
         best: tuple[int, Form, Trace] | None = None
         reason = ""
-        for form in _forms(chat):
+        for form in forms(chat):
             try:
-                shown = self._render(_written(words, form), named)
+                shown = self._render(written(words, form), named)
             except Refused as error:
                 reason = reason or str(error)
                 continue
@@ -235,14 +213,14 @@ class Turns:
         head = text[place.begin : place.end]
         tail = self._prompt_tail(words, tools, form, number)
         if number and tail is not None:
-            shared = place.before + _shared_visibly(text[place.before : place.end], tail)
-            if shared > place.begin:
-                return text[place.begin : shared]
-            if shared == place.begin and shared - place.before == len(tail):
+            both = place.before + shared_visibly(text[place.before : place.end], tail)
+            if both > place.begin:
+                return text[place.begin : both]
+            if both == place.begin and both - place.before == len(tail):
                 return ""  # the header was written with the message before
         if tail is None:
             tail = self._prompt_tail(words, tools, form, None) or ""
-        header = _longest_inside(head, tail)
+        header = longest_inside(head, tail)
         # A template that knows no prompt still has a header; blanks alone are no header.
         return header if header.strip() else head if head.strip() else ""
 
@@ -255,10 +233,10 @@ class Turns:
 
     def _tail(self, before: Chat, tools: list[Any] | None, form: Form, *, prompt: bool) -> str | None:
         """What is written after the last text of these messages."""
-        key = (prompt, form, bool(tools), len(before) == 1, *(_build(message) for message in before[-2:]))
+        key = (prompt, form, bool(tools), len(before) == 1, *(build(message) for message in before[-2:]))
         if key not in self._tails:
             try:
-                text = self._render(_written(before, form), tools, prompt=prompt).text
+                text = self._render(written(before, form), tools, prompt=prompt).text
             except Refused:
                 return None
             found = self._marker.found(text, (0, len(text)))
@@ -273,12 +251,12 @@ class Turns:
         """The end of a turn that is written outside of its stretch: by the next message, or after the loop."""
         after = shown.text[shown.regions[number][-1][1] :]
         if number == len(words) - 1:
-            return _without_header(after, header, ended=bool(suffix.strip()))
+            return without_header(after, header, ended=bool(suffix.strip()))
         if suffix.strip():
             return ""
         tail = self._tail(words[: number + 1], tools, form, prompt=False)
         if tail and tail.startswith(suffix):
-            ending = _shared(tail[len(suffix) :], after)
+            ending = shared(tail[len(suffix) :], after)
             if ending.strip():
                 return ending
         return self._written_by_next(words, number, shown)
@@ -312,8 +290,8 @@ class Turns:
             return []
         swapped = [*chat[:number], {**chat[number], "content": word}, *chat[number + 1 :]]
         try:
-            other = self._render(_written(swapped, form), tools).text
-            alone = self._render(_written(swapped[: number + 1], form), tools).text
+            other = self._render(written(swapped, form), tools).text
+            alone = self._render(written(swapped[: number + 1], form), tools).text
         except Refused:
             return []
         if other.count(word) != 1 or alone.count(word) != 1:
@@ -322,12 +300,12 @@ class Turns:
         stop = len(text) - (len(other) - begin - len(word))
         if not begin < stop or text[:begin] != other[:begin] or text[stop:] != other[begin + len(word) :]:
             # The template does more with the text than to set it in: what differs is what was said.
-            begin = _common(text, other)
-            stop = len(text) - _common(text[begin:][::-1], other[begin:][::-1])
+            begin = common(text, other)
+            stop = len(text) - common(text[begin:][::-1], other[begin:][::-1])
             if begin >= stop:
                 return []
         tail = alone[alone.index(word) + len(word) :]
-        end = stop + len(_shared(tail, text[stop:]))
+        end = stop + len(shared(tail, text[stop:]))
         return [(self._said_from(chat, form, tools, number, text, begin), end)]
 
     def _said_from(self, chat: Chat, form: Form, tools: list[Any] | None, number: int, text: str, begin: int) -> int:
@@ -337,265 +315,21 @@ class Turns:
         asked, answered = self._marker.word("c", number - 1), self._marker.word("c", number)
         both = [{**chat[number - 1], "content": asked}, {**chat[number], "content": answered}]
         try:
-            shown = self._render(_written([*chat[: number - 1], *both], form), tools).text
-            prompt = self._render(_written([*chat[: number - 1], both[0]], form), tools, prompt=True).text
+            shown = self._render(written([*chat[: number - 1], *both], form), tools).text
+            prompt = self._render(written([*chat[: number - 1], both[0]], form), tools, prompt=True).text
         except Refused:
             return begin
         if shown.count(asked) != 1 or shown.count(answered) != 1 or prompt.count(asked) != 1:
             return begin
         between = shown[shown.index(asked) + len(asked) : shown.index(answered)]
-        own = between[_shared_visibly(between, prompt[prompt.index(asked) + len(asked) :]) :]
+        own = between[shared_visibly(between, prompt[prompt.index(asked) + len(asked) :]) :]
         return begin - len(own) if text[:begin].endswith(own) else begin
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Messages as templates are given them
-
-
-def _normal(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Without keys that hold nothing; thoughts under both names that templates read; calls in their usual form."""
-    found = {key: value for key, value in message.items() if value is not None}
-    found.setdefault("content", "")
-    thoughts = next((found[name] for name in REASONING if found.get(name)), None)
-    for name in REASONING:
-        found.pop(name, None)
-    if thoughts is not None:
-        found |= {"thinking": thoughts, "reasoning_content": thoughts}
-    if found.get("tool_calls"):
-        found["tool_calls"] = [_call(call) for call in found["tool_calls"]]
-    else:
-        found.pop("tool_calls", None)
-    return found
-
-
-def _call(call: Any) -> dict[str, Any]:
-    if not isinstance(call, Mapping):
-        raise Refused("a tool call is not an object with `function`")
-    inner = call.get("function")
-    function = dict(inner) if isinstance(inner, Mapping) else {k: call[k] for k in ("name", "arguments") if k in call}
-    if not isinstance(function.get("name"), str):
-        raise Refused("a tool call has no name")
-    outer = {key: value for key, value in call.items() if key not in ("function", "name", "arguments")}
-    return {"type": "function", **outer, "function": {**function, "arguments": function.get("arguments", {})}}
-
-
-def _build(message: Mapping[str, Any]) -> Build:
-    content = message.get("content")
-    said = content if isinstance(content, str) else ""
-    return (
-        message["role"],
-        bool(said.strip()),
-        "</think>" in said,
-        tuple(sorted(message)),
-        tuple(bool(call["function"]["arguments"]) for call in message.get("tool_calls") or ()),
-    )
-
-
-def _forms(chat: Chat) -> list[Form]:
-    """Ways of writing the conversation down, the usual first."""
-    if not any(message.get("tool_calls") for message in chat):
-        return [Form(), Form(parts=True)]
-    plain = [Form(False, text, blank) for text in (False, True) for blank in ("text", "none", "absent")]
-    return [*plain, *(Form(True, text) for text in (False, True))]
-
-
-def _written(chat: Chat, form: Form) -> Chat:
-    return [_in_form(message, form) for message in chat]
-
-
-def _in_form(message: Mapping[str, Any], form: Form) -> dict[str, Any]:
-    found = dict(message)
-    calls = found.get("tool_calls")
-    if calls:
-        found["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _arguments(call["function"]["arguments"], form)}}
-            for call in calls
-        ]
-        if not found["content"] and form.blank == "absent":
-            del found["content"]
-        elif not found["content"] and form.blank == "none":
-            found["content"] = None
-    if form.parts and isinstance(found.get("content"), str):
-        found["content"] = [{"type": "text", "text": found["content"]}]
-    return found
-
-
-def _arguments(value: Any, form: Form) -> Any:
-    if form.arguments_as_text:
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        return parsed if isinstance(parsed, dict) else value
-    return value
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Words that occur nowhere else
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    start: int
-    end: int
-    owner: int
-    """Number of the message that it stands in; -1 for a tool's."""
-
-
-class _Marker:
-    """Makes and finds texts that say which message they stand for."""
-
-    def __init__(self, source: str) -> None:
-        self._stem = next(f"zq{number}w" for number in range(10**6) if f"zq{number}w" not in source.lower())
-        self._pattern = re.compile(rf"{self._stem}[a-z](\d+)(?:x\d+)?k", re.IGNORECASE)
-
-    def word(self, kind: str, number: int, part: int | None = None) -> str:
-        return f"{self._stem}{kind}{number}{'' if part is None else f'x{part}'}k"
-
-    def unlike(self, content: str) -> str | None:
-        """A word whose ends don't occur in the text."""
-        for edge in ("z", "\u2021", "\u203b", "\u2042"):
-            if edge not in content:
-                return f"{edge}{self._stem}{edge}"
-        return None
-
-    def found(self, text: str, span: Span) -> list[_Word]:
-        """The words in a stretch, in order."""
-        return [
-            _Word(match.start(), match.end(), -1 if match[0][len(self._stem)].lower() == "t" else int(match[1]))
-            for match in self._pattern.finditer(text, *span)
-        ]
-
-    def message(self, number: int, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The message with its texts replaced."""
-        found = dict(message)
-        if isinstance(found["content"], str) and found["content"].strip():
-            found["content"] = self.word("c", number)
-        if "thinking" in found:
-            found |= {"thinking": self.word("r", number), "reasoning_content": self.word("r", number)}
-        if "tool_calls" in found:
-            found["tool_calls"] = [
-                {**call, "function": {**call["function"], **self._function(call["function"], number, place)}}
-                for place, call in enumerate(found["tool_calls"])
-            ]
-        return found
-
-    def _function(self, function: Mapping[str, Any], number: int, place: int) -> dict[str, Any]:
-        arguments = {self.word("a", number, place): self.word("v", number, place)} if function["arguments"] else {}
-        return {"name": self.word("n", number, place), "arguments": arguments}
-
-    def shows_call(self, function: Mapping[str, Any], shown: Collection[str], text: str) -> bool:
-        """Whether a call's name and arguments stand in the text, the arguments as JSON or apart, not as Python."""
-        if function["name"] not in shown:
-            return False
-        return all(
-            key in shown and value in shown and f"{{'{key}'" not in text for key, value in function["arguments"].items()
-        )
-
-    def tool_word(self, number: int) -> str:
-        return self.word("t", number)
-
-    def tools(self, tools: list[Any] | None) -> list[Any] | None:
-        """Descriptions of tools with their names replaced."""
-        if not tools:
-            return tools
-        named = []
-        for number, tool in enumerate(tools):
-            inner = tool.get("function") if isinstance(tool, Mapping) else None
-            if isinstance(inner, Mapping):
-                named.append({**tool, "function": {**inner, "name": self.tool_word(number)}})
-            else:
-                named.append({**tool, "name": self.tool_word(number)} if isinstance(tool, Mapping) else tool)
-        return named
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Texts
-
-_PIECE = re.compile(r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,60}\]|\w+|.", re.DOTALL)
-"""What is compared as a whole, so that `<|user|>` and `<|end|>` share nothing."""
-
-
-def _split(text: str) -> list[str]:
-    return _PIECE.findall(text)
-
-
-def _shared(first: str, second: str) -> str:
-    """What both begin with, in whole pieces."""
-    length = 0
-    second = second[: len(first) + 64]
-    for left, right in zip(_split(first), _split(second), strict=False):
-        if left != right:
-            break
-        length += len(left)
-    return first[:length]
-
-
-def _shared_visibly(first: str, second: str) -> int:
-    """How far `first` begins as `second` does, in whole pieces, where blanks may differ between those that agree."""
-    left, right = _split(first), _split(second)
-    at = i = j = matched = 0
-    while i < len(left) and j < len(right):
-        if left[i] == right[j]:
-            at += len(left[i])
-            i, j, matched = i + 1, j + 1, at
-        elif left[i].isspace():
-            at += len(left[i])
-            i += 1
-        elif right[j].isspace():
-            j += 1
-        else:
-            break
-    return matched
-
-
-def _without_header(after: str, header: str, *, ended: bool) -> str:
-    """What ends a conversation; some templates add the header of a further answer whether or not it was asked for.
-
-    `ended`: the turn's own stretch holds an end, so that what looks like the beginning of a header is one.
-    """
-    bare = header.strip()
-    place = 0
-    for piece in _split(after):
-        rest = after[place:].strip()
-        if bare and rest and (rest.startswith(bare) or (ended and bare.startswith(rest))):
-            break
-        place += len(piece)
-    return after[:place] if after[:place].strip() else ""
-
-
-def _longest_inside(head: str, tail: str) -> str:
-    """The longest beginning of `head`, in whole pieces, that occurs in `tail`."""
-    pieces = _split(head)
-    for count in range(len(pieces), 0, -1):
-        text = "".join(pieces[:count])
-        if text in tail:
-            return text
-    return ""
-
-
-def _common(first: str, second: str) -> int:
-    """How many characters both begin with."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if first[:middle] == second[:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _pieces(text: str, region: Sequence[Span]) -> str:
-    return "".join(text[start:end] for start, end in region)
 
 
 def _clipped(text: str, region: Sequence[Span], turn: _Turn) -> list[Span]:
     """A turn's stretch without its header and with its end."""
     start, end = region[0]
-    header = turn.header if text.startswith(turn.header, start) else _shared(turn.header, text[start:end])
+    header = turn.header if text.startswith(turn.header, start) else shared(turn.header, text[start:end])
     spans = [(min(start + len(header), end), end), *region[1:]]
     if turn.ending and text.startswith(turn.ending, spans[-1][1]):
         spans[-1] = (spans[-1][0], spans[-1][1] + len(turn.ending))

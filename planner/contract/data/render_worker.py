@@ -39,7 +39,8 @@ def main() -> int:
             data = data[os.write(answers, data) :]
 
     from planner.contract.data.render_engine import Template, TooMuch
-    from planner.contract.data.render_turns import Refused, Turns
+    from planner.contract.data.render_messages import Refused
+    from planner.contract.data.render_turns import TurnFinder
 
     allow = _limits()
     answer({"ready": True})
@@ -59,12 +60,12 @@ def main() -> int:
             content = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0], "kind": "refused"}
         answer(content)
 
-    turns: dict[str, Turns] = {}
+    turns: dict[str, TurnFinder] = {}
 
     def compile_all() -> dict[str, Any]:
         for name in ("source", "tool_source"):
             if given[name] is not None:
-                turns[name] = Turns(Template(given[name], given["tokens"]), given[name])
+                turns[name] = TurnFinder(Template(given[name], given["tokens"]), given[name])
         return {"compiled": True}
 
     guarded(compile_all)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from planner.contract.data.render_engine import Template
-from planner.contract.data.render_turns import Found, Refused, Turns
+from planner.contract.data.render_messages import Refused
+from planner.contract.data.render_turns import Marked, TurnFinder
 from tests.support.template_kinds import (
     ALTERNATING,
     CHANNELS,
@@ -24,8 +25,8 @@ from tests.support.template_kinds import (
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-def turns(source: str) -> Turns:
-    return Turns(Template(source, TOKENS), source)
+def turns(source: str) -> TurnFinder:
+    return TurnFinder(Template(source, TOKENS), source)
 
 
 def said(*texts: str, system: str | None = None, **last: Any) -> list[dict[str, Any]]:
@@ -37,11 +38,11 @@ def said(*texts: str, system: str | None = None, **last: Any) -> list[dict[str, 
     return [{"role": "system", "content": system}] * (system is not None) + messages
 
 
-def find(source: str, messages: list[dict[str, Any]], tools: Any = None, learned: list[bool] | None = None) -> Found:
+def find(source: str, messages: list[dict[str, Any]], tools: Any = None, learned: list[bool] | None = None) -> Marked:
     return turns(source).find(messages, learned or [message["role"] == "assistant" for message in messages], tools)
 
 
-def learned_of(found: Found) -> list[str]:
+def learned_of(found: Marked) -> list[str]:
     return [found.text[begin:end] for begin, end in found.spans]
 
 
