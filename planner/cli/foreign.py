@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from planner.cli.request import Request
+from planner.cli.request import CliRequest
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.exchange import recognise, targets
 from planner.exchange.foreign import Foreign, Note
@@ -57,7 +57,7 @@ def mirrored(model: str) -> str | None:
     return None if found is None else found.hub_id
 
 
-def in_model_words(request: Request, foreign: Foreign) -> Request:
+def in_model_words(request: CliRequest, foreign: Foreign) -> CliRequest:
     """The request with the file's targets as the model calls them."""
     if request.choices.lora_targets != foreign.values.get("lora_targets"):
         return request

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.learning import learned
-from planner.cli.request import Request, load_data, parse_columns, resolve
+from planner.cli.request import CliRequest, load_data, parse_columns, resolve
 from planner.cli.talk import print_json, say
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice, CheckReport
@@ -177,7 +177,7 @@ def run_check(
     return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
 
 
-def _with_effective_batch(request: Request, effective: int | None) -> Any:
+def _with_effective_batch(request: CliRequest, effective: int | None) -> Any:
     """The choices with the accumulation that makes the effective batch, where one was asked for."""
     from dataclasses import replace
 
@@ -193,7 +193,7 @@ def _with_effective_batch(request: Request, effective: int | None) -> Any:
     return replace(request.choices, batch_size=size, gradient_accumulation_steps=steps)
 
 
-def _product(request: Request, named: frozenset[str] | set[str]) -> str:
+def _product(request: CliRequest, named: frozenset[str] | set[str]) -> str:
     parts = [f"--{name.replace('_', '-')} {getattr(request.choices, name)}" for name in sorted(named)]
     return " × ".join([*parts, f"{request.choices.num_gpus} device(s)"])
 
@@ -209,7 +209,7 @@ def _task(format: str) -> str | None:
 
 
 def _profile(
-    data: str | None, request: Request, format: str, columns: list[str] | None, skip_invalid: bool
+    data: str | None, request: CliRequest, format: str, columns: list[str] | None, skip_invalid: bool
 ) -> DatasetProfile | None:
     mapping = parse_columns(columns)
     if data is None:
@@ -227,7 +227,7 @@ def _nothing_fits(error: Any, as_json: bool) -> int:
 
 
 def _explained(
-    request: Request, choices: TrainingChoices, wanted: str | None, lengths: Lengths | None
+    request: CliRequest, choices: TrainingChoices, wanted: str | None, lengths: Lengths | None
 ) -> tuple[Explanation, ...]:
     if wanted is None:
         return ()
@@ -281,7 +281,7 @@ def _own_words() -> list[str]:
 
 
 def make_plan(
-    request: Request,
+    request: CliRequest,
     report: CheckReport,
     *,
     advice: list[Advice],

@@ -23,7 +23,7 @@ DEFAULT_MODEL = "phi-2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class CliRequest:
     """What the user asked for, resolved."""
 
     model: ModelSpec
@@ -40,7 +40,7 @@ class Request:
 
 def resolve(
     *, gpu: str | None, model: str | None, reserve: str | None, values: Mapping[str, Any], task: str | None = None
-) -> Request:
+) -> CliRequest:
     """The request behind the options; every default that was taken is in `notes`. `task` replaces the model's head."""
     from planner.models import recorded, sources
 
@@ -69,7 +69,7 @@ def resolve(
         fitted, _ = settings.fit_to_hardware(choices, hardware, fixed=given)
         usual = fitted.with_usual_implementation(hardware.kind).optimizer_implementation
         choices = replace(choices, optimizer_implementation=usual)
-    return Request(
+    return CliRequest(
         model=spec,
         model_name=loadable(model or DEFAULT_MODEL),
         hardware=hardware,
@@ -129,7 +129,7 @@ def _device(gpu: str | None) -> tuple[HardwareProfile, int, list[str]]:
 
 def load_data(
     path: str,
-    request: Request,
+    request: CliRequest,
     *,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,

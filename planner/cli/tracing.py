@@ -17,7 +17,7 @@ from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunF
 from planner.contract.settings import check_length, fit_to_hardware, to_flags
 
 if TYPE_CHECKING:
-    from planner.cli.request import Request
+    from planner.cli.request import CliRequest
     from planner.contract.records import MemoryReport
     from planner.export.timeline import Timeline
 
@@ -78,7 +78,7 @@ def run_trace(
     return 3 if verdict == "does_not_fit" else 0
 
 
-def trace(request: Request) -> tuple[MemoryReport, Timeline]:
+def trace(request: CliRequest) -> tuple[MemoryReport, Timeline]:
     """The memory of one traced step, and its course: reserved bytes are the step's own events, replayed."""
     from planner.export.timeline import Timeline
 
@@ -123,7 +123,7 @@ def trace(request: Request) -> tuple[MemoryReport, Timeline]:
         raise RunFailed("the trace printed no result") from None
 
 
-def _complete(found: Mapping[str, Any], course: Timeline, request: Request) -> MemoryReport:
+def _complete(found: Mapping[str, Any], course: Timeline, request: CliRequest) -> MemoryReport:
     """A trace's allocated bytes with reserved and device bytes, so that it can be laid beside a prediction."""
     import numpy as np
 

@@ -18,7 +18,7 @@ from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.decide import advice_adapters as adapters
 from planner.decide import advice_length as length
 from planner.decide import advice_sources as src
-from planner.decide.advice_case import Case, advised_passes
+from planner.decide.advice_case import AdviceCase, advised_passes
 from planner.decide.advice_rate import learning_rate
 from planner.decide.advice_sources import SCENARIOS, sources
 
@@ -51,7 +51,7 @@ def advise(
     preset = SCENARIOS[scenario]
     split = validation_share(data) if validation_split is None else validation_split
     training = None if data is None else data.training_examples(split)
-    case = Case(
+    case = AdviceCase(
         model=model,
         hardware=hardware,
         choices=choices,
@@ -101,7 +101,7 @@ def adopt(choices: TrainingChoices, fixed: Collection[str], data: DatasetProfile
     return replace(choices, **changes)  # type: ignore[arg-type]
 
 
-def _precision(case: Case) -> Advice:
+def _precision(case: AdviceCase) -> Advice:
     choices = case.choices
     has = ", ".join(case.hardware.dtypes)
     rule = f"bf16 where the device has it, else fp16 with loss scaling, else fp32; {case.hardware.title} has {has}"
@@ -115,7 +115,7 @@ def _precision(case: Case) -> Advice:
     return Advice(name="precision", value=choices.precision, rule=rule, source=source)
 
 
-def _padding(case: Case) -> Advice:
+def _padding(case: AdviceCase) -> Advice:
     choices = case.choices
     if case.data is None:
         rule = "pad to the longest of the batch, sequences of like length together"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.contract.errors import TuneplanError
 from planner.contract.records import Advice
 from planner.decide import advice_sources as src
-from planner.decide.advice_case import LARGE_DATA, SMALL_DATA, Case
+from planner.decide.advice_case import LARGE_DATA, SMALL_DATA, AdviceCase
 from planner.decide.advice_sources import sources
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def advised_dropout(data: DatasetProfile | None) -> float:
     return round(SMALL_DROPOUT * min(1.0, max(0.0, share)), 2)
 
 
-def rank(case: Case) -> Advice:
+def rank(case: AdviceCase) -> Advice:
     """Rank by what the data holds."""
     now = case.choices.lora_r
     guides = "guide 1: 8 to 32 by difficulty"
@@ -53,7 +53,7 @@ def rank(case: Case) -> Advice:
     return Advice(name="lora_r", value=wanted, rule=rule, source=source, guides=guides)
 
 
-def _rank_for(case: Case, tokens: int) -> int | None:
+def _rank_for(case: AdviceCase, tokens: int) -> int | None:
     """Smallest usual rank whose parameters reach `tokens`; None where adapters cannot be counted."""
     from planner.models import lora
 
@@ -66,7 +66,7 @@ def _rank_for(case: Case, tokens: int) -> int | None:
     return RANKS[-1]
 
 
-def alpha(case: Case) -> Advice:
+def alpha(case: AdviceCase) -> Advice:
     """The scale of the adapters; what differs from it is in the rate."""
     return Advice(
         name="lora_alpha",
@@ -78,7 +78,7 @@ def alpha(case: Case) -> Advice:
     )
 
 
-def dropout(case: Case) -> Advice:
+def dropout(case: AdviceCase) -> Advice:
     """Share of an adapter's inputs that is dropped."""
     value = advised_dropout(case.data)
     rule = "0: adapters are small against the data; 0.05 up to 500 examples, falling to 0 at 1,000"
@@ -94,7 +94,7 @@ def dropout(case: Case) -> Advice:
     )
 
 
-def targets(case: Case) -> Advice:
+def targets(case: AdviceCase) -> Advice:
     """Which layers get adapters."""
     return Advice(
         name="lora_targets",
@@ -105,7 +105,7 @@ def targets(case: Case) -> Advice:
     )
 
 
-def variant(case: Case) -> list[Advice]:
+def variant(case: AdviceCase) -> list[Advice]:
     """Said only of a variant: it is no claim to quality."""
     if case.choices.lora_variant == "lora":
         return []
@@ -117,7 +117,7 @@ def variant(case: Case) -> list[Advice]:
     ]
 
 
-def weight_decay(case: Case) -> Advice:
+def weight_decay(case: AdviceCase) -> Advice:
     """Pull towards 0."""
     large = case.data is not None and case.data.examples > LARGE_DATA
     value = 0.001 if case.adapters or large else 0.01
@@ -134,7 +134,7 @@ def weight_decay(case: Case) -> Advice:
     )
 
 
-def clipping(case: Case) -> Advice:
+def clipping(case: AdviceCase) -> Advice:
     """Largest norm of the gradient."""
     quantized = case.choices.method == "qlora"
     rule = "1.0 keeps one bad batch from undoing the run" + ("; the QLoRA authors clip at 0.3" if quantized else "")
@@ -146,7 +146,7 @@ def clipping(case: Case) -> Advice:
     )
 
 
-def optimizer(case: Case) -> Advice:
+def optimizer(case: AdviceCase) -> Advice:
     """What 8-bit state would save, which is little for adapters."""
     rule = "AdamW; its 8-bit form is many recipes' default and saves little here: adapters have little state"
     if not case.adapters:

@@ -23,7 +23,7 @@ USUAL_PASSES, MOST_PASSES = 3, 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class AdviceCase:
     """One configuration with everything that advice follows from."""
 
     model: ModelSpec

@@ -10,7 +10,7 @@ import math
 from planner.contract.records import Advice
 from planner.contract.units import format_duration
 from planner.decide import advice_sources as src
-from planner.decide.advice_case import FEW_STEPS, MOST_PASSES, USUAL_PASSES, Case
+from planner.decide.advice_case import FEW_STEPS, MOST_PASSES, USUAL_PASSES, AdviceCase
 from planner.decide.advice_sources import sources
 
 VALIDATION_SPLIT = 0.1
@@ -22,7 +22,7 @@ WARMUP = ((1_000, 0.1), (10_000, 0.03))
 SMALL_BATCH_WORDS = "small batches learn as well while each has its rate"
 
 
-def epochs(case: Case) -> Advice:
+def epochs(case: AdviceCase) -> Advice:
     """Passes over the data."""
     value, source = case.epochs, sources(src.UNSLOTH, src.FACTORY, src.GUIDE_4)
     guides = "guide 1: 20; guide 4: 5 to 10 below 1,000 examples, 3 to 5 to 100,000, 1 to 3 beyond"
@@ -45,7 +45,7 @@ def epochs(case: Case) -> Advice:
     return Advice(name="epochs", value=value, rule=rule, source=source, spread=spread, guides=guides)
 
 
-def too_short(case: Case) -> str:
+def too_short(case: AdviceCase) -> str:
     """What to do about a run of fewer than 100 optimizer steps."""
     steps, batch = case.steps or 0, case.choices.effective_batch_size
     ways = []
@@ -62,7 +62,7 @@ def too_short(case: Case) -> str:
     return f"{steps} steps are too few to learn much: " + ", or ".join(ways)
 
 
-def effective_batch(case: Case) -> Advice:
+def effective_batch(case: AdviceCase) -> Advice:
     """Sequences per optimizer step."""
     now, most = case.choices.effective_batch_size, case.scenario.effective_batch_size
     steps = case.steps
@@ -83,7 +83,7 @@ def effective_batch(case: Case) -> Advice:
     )
 
 
-def scheduler(case: Case) -> Advice:
+def scheduler(case: AdviceCase) -> Advice:
     """How the rate falls."""
     return Advice(
         name="scheduler",
@@ -95,7 +95,7 @@ def scheduler(case: Case) -> Advice:
     )
 
 
-def warmup(case: Case) -> Advice:
+def warmup(case: AdviceCase) -> Advice:
     """Share of the steps over which the rate rises."""
     steps = case.steps
     value = warmup_share(steps)
@@ -128,7 +128,7 @@ def validation_share(examples: int | None) -> float:
     return float(f"{VALIDATION_EXAMPLES / examples:.2g}")
 
 
-def validation(case: Case) -> Advice:
+def validation(case: AdviceCase) -> Advice:
     """Share of the examples kept out of training."""
     value = validation_share(None if case.data is None else case.data.examples)
     rule = "a tenth, drawn before training and never trained on"
@@ -139,7 +139,7 @@ def validation(case: Case) -> Advice:
     return Advice(name="validation_split", value=value, rule=rule, source=source, guides="guide 1: 0.1 to 0.2")
 
 
-def intervals(case: Case) -> list[Advice]:
+def intervals(case: AdviceCase) -> list[Advice]:
     """When to evaluate, save and log."""
     evaluations = case.scenario.evaluations_per_epoch
     every: int | None = None
@@ -170,7 +170,7 @@ def intervals(case: Case) -> list[Advice]:
     ]
 
 
-def early_stopping(case: Case) -> Advice:
+def early_stopping(case: AdviceCase) -> Advice:
     """Evaluations without improvement before the run stops."""
     patience = case.scenario.patience
     rule = f"{case.scenario.title}: stop after {patience} evaluations without improvement"

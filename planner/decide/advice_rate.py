@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from planner.contract.records import Advice
 from planner.contract.spec import TrainingChoices
 from planner.decide import advice_sources as src
-from planner.decide.advice_case import FEW_STEPS, Case
+from planner.decide.advice_case import FEW_STEPS, AdviceCase
 from planner.decide.advice_sources import sources
 
 
@@ -91,7 +91,7 @@ def two_digits(value: float) -> float:
     return float(f"{value:.1e}")
 
 
-def learning_rate(case: Case) -> Advice:
+def learning_rate(case: AdviceCase) -> Advice:
     """The rate with every factor that made it, what it rests on, and the guides' range."""
     if case.model.task in ("masked", "classification"):
         return _encoder(case)
@@ -111,7 +111,7 @@ def short_run(steps: int | None) -> float:
     return float(SHORT_FACTOR * (FEW_STEPS / max(steps, FEW_STEPS)) ** exponent)
 
 
-def batch_factor(case: Case) -> float:
+def batch_factor(case: AdviceCase) -> float:
     """√ of the sequences and of the tokens in one against the sweep's."""
     rows = math.sqrt(case.choices.effective_batch_size / SWEEP_BATCH)
     tokens = case.tokens_per_row
@@ -121,7 +121,7 @@ def batch_factor(case: Case) -> float:
     return rows * math.sqrt(min(high, max(low, tokens / SWEEP_TOKENS)))
 
 
-def _adapters(case: Case) -> Advice:
+def _adapters(case: AdviceCase) -> Advice:
     choices = case.choices
     family = FAMILIES.get(case.model.architecture, OTHERS)
     at_rank = family.rate * (choices.lora_r / SWEEP_RANK) ** family.drift
@@ -150,12 +150,12 @@ def _adapters(case: Case) -> Advice:
     )
 
 
-def _tokens_text(case: Case) -> str:
+def _tokens_text(case: AdviceCase) -> str:
     tokens = case.tokens_per_row
     return "" if tokens is None else f", rows of {tokens:,.0f} against {SWEEP_TOKENS} tokens"
 
 
-def _beside(case: Case) -> str:
+def _beside(case: AdviceCase) -> str:
     """LLaMA-Factory's figure for the same batch, where the tokens are known."""
     tokens = case.tokens_per_row
     if tokens is None:
@@ -165,19 +165,19 @@ def _beside(case: Case) -> str:
     return f"(by LLaMA-Factory's tokens a batch: {two_digits(theirs):g})"
 
 
-def _run_factor(case: Case) -> float:
+def _run_factor(case: AdviceCase) -> float:
     """The scenario's factor, or that of a short run: not both, they say the same."""
     return case.scenario.rate_factor if case.scenario.rate_factor != 1.0 else short_run(case.steps)
 
 
-def _run_texts(case: Case) -> list[str]:
+def _run_texts(case: AdviceCase) -> list[str]:
     factor = _run_factor(case)
     if case.scenario.rate_factor != 1.0:
         return [f"× {factor:g} ({case.scenario.title})"]
     return [] if factor < 1.005 else [f"× {factor:.2f} for a run of {case.steps} steps"]
 
 
-def _full(case: Case) -> Advice:
+def _full(case: AdviceCase) -> Advice:
     model = case.model
     exponent = FULL_EXPONENT.get(model.architecture)
     if exponent is not None:
@@ -203,7 +203,7 @@ def _full(case: Case) -> Advice:
     )
 
 
-def _encoder(case: Case) -> Advice:
+def _encoder(case: AdviceCase) -> Advice:
     base = 5e-4 if case.adapters else 5e-5
     factor = math.sqrt(case.choices.effective_batch_size / ENCODER_BATCH) * case.scenario.rate_factor
     scale = 1.0

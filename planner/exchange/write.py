@@ -69,12 +69,12 @@ def _spec(plan: Plan) -> ModelSpec:
     return sources.load_model(plan.model)
 
 
-def _run(plan: Plan) -> words.Run:
+def _run(plan: Plan) -> words.WrittenRun:
     if plan.data.format in ("classification", "preference"):
         raise InvalidInput(
             f"data of format {plan.data.format} is for tuneplan's own trainer; other tools' files can't say it"
         )
-    return words.Run(
+    return words.WrittenRun(
         model=plan.model,
         spec=_spec(plan),
         choices=settings.plan_choices(plan.settings, "plan"),
@@ -110,7 +110,7 @@ def _read_back(written: words.Written, tool: str) -> Foreign:
     return recognise.interpret(document, tool=tool, launchers=beside)
 
 
-def _judged(run: words.Run, there: Foreign, hardware: HardwareProfile) -> tuple[CheckReport | None, str]:
+def _judged(run: words.WrittenRun, there: Foreign, hardware: HardwareProfile) -> tuple[CheckReport | None, str]:
     from planner.decide.check import check
 
     if there.no_figure:

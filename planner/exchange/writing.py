@@ -14,7 +14,7 @@ from planner.models import lora
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class WrittenRun:
     """A plan as a writer needs it."""
 
     model: str
@@ -82,7 +82,7 @@ def header(lines: Iterable[str]) -> str:
     return "".join(f"# {one_line(line)}".rstrip() + "\n" for line in lines)
 
 
-def unsaid(run: Run, written: Written, *, validates: bool = False) -> None:
+def unsaid(run: WrittenRun, written: Written, *, validates: bool = False) -> None:
     """What no tool's file says of a plan, or says elsewhere."""
     choices, h = run.choices, run.hyperparameters
     if choices.checkpoint_layers is not None and choices.gradient_checkpointing:
@@ -98,7 +98,7 @@ def unsaid(run: Run, written: Written, *, validates: bool = False) -> None:
     written.drop("warm-up and the last step of the schedule are counted one step apart from tuneplan's")
 
 
-def launcher(run: Run, written: Written) -> None:
+def launcher(run: WrittenRun, written: Written) -> None:
     """accelerate's config for several devices."""
     choices = run.choices
     if choices.num_gpus == 1:
@@ -124,13 +124,13 @@ def launcher(run: Run, written: Written) -> None:
     written.launcher = content
 
 
-def one_device(run: Run, tool: str) -> None:
+def one_device(run: WrittenRun, tool: str) -> None:
     """Refuses what a tool's export has no file for."""
     if run.choices.num_gpus > 1:
         raise InvalidInput(f"--to {tool} is written for one device; the plan has {run.choices.num_gpus}")
 
 
-def causal(run: Run, tool: str) -> None:
+def causal(run: WrittenRun, tool: str) -> None:
     """Refuses models without the head that these tools train."""
     if run.spec.task != "causal":
         raise InvalidInput(f"--to {tool}: {run.model} learns {run.spec.task}, and {tool}'s files are for causal models")

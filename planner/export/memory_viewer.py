@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from planner.export.timeline import Storage, Timeline
+from planner.export.timeline import Timeline, TimelineStorage
 from planner.memory.reserved.allocator import CachingAllocator
 
 STEPS = 2
@@ -25,7 +25,7 @@ def snapshot(timeline: Timeline, *, workspaces: int = 2, steps: int = STEPS) -> 
     history = _History()
     for _ in range(workspaces):
         size = timeline.constant_bytes // workspaces
-        history.make(Storage(size, "workspaces", "load", "workspace", "cublas", "", (size,)))
+        history.make(TimelineStorage(size, "workspaces", "load", "workspace", "cublas", "", (size,)))
     for key in timeline.before:
         history.make(timeline.storages[key])
     for _ in range(steps):
@@ -54,10 +54,10 @@ class _History:
         self.allocator = CachingAllocator()
         self.entries: list[dict[str, Any]] = []
         self._alive: dict[int, _Held] = {}
-        self._frames: dict[Storage, list[dict[str, Any]]] = {}
+        self._frames: dict[TimelineStorage, list[dict[str, Any]]] = {}
         self._time = 0
 
-    def make(self, storage: Storage) -> _Held:
+    def make(self, storage: TimelineStorage) -> _Held:
         reserved = self.allocator.reserved
         address = self.allocator.allocate(storage.size)
         frames = self._frames.get(storage)
@@ -120,7 +120,7 @@ class _History:
         )
 
 
-def _frames(storage: Storage) -> list[dict[str, Any]]:
+def _frames(storage: TimelineStorage) -> list[dict[str, Any]]:
     """What the viewer shows of a block, innermost first, in place of a call stack."""
     shape = "x".join(map(str, storage.shape))
     return [

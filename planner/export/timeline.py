@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class TimelineStorage:
     """One stretch of memory of the step."""
 
     size: int
@@ -29,7 +29,7 @@ class Storage:
 class Timeline:
     """A traced step as it was recorded."""
 
-    storages: dict[int, Storage]
+    storages: dict[int, TimelineStorage]
     """By the number under which the events name them."""
     before: list[int]
     """Storages that live when the step begins and outlive it: weights, adapters, optimizer state, the batch."""
@@ -41,13 +41,13 @@ class Timeline:
     @classmethod
     def from_trace(cls, found: Mapping[str, Any]) -> Timeline:
         """Reads what `python -m trainer.trace --events` printed."""
-        storages: dict[int, Storage] = {}
+        storages: dict[int, TimelineStorage] = {}
         alive: dict[int, None] = {}
         step: list[tuple[int, bool]] = []
         for event in found["events"]:
             key, made = int(event["id"]), event["kind"] == "alloc"
             if made:
-                storages[key] = Storage(
+                storages[key] = TimelineStorage(
                     size=int(event["bytes"]),
                     component=event["component"],
                     phase=event["phase"],
@@ -108,4 +108,4 @@ class Timeline:
         return found
 
 
-__all__ = ["Storage", "Timeline"]
+__all__ = ["Timeline", "TimelineStorage"]

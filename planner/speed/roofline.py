@@ -222,7 +222,7 @@ def _seconds(operation: work.Operation, hardware: HardwareProfile, efficiency: E
     return np.maximum(operation.flops / (peak * share), moved)
 
 
-def _exchange_seconds(choices: TrainingChoices, change: work.Update, efficiency: Efficiency) -> float:
+def _exchange_seconds(choices: TrainingChoices, change: work.UpdateWork, efficiency: Efficiency) -> float:
     """Seconds that several devices spend on one reduction of the gradients, not overlapped."""
     devices = choices.num_gpus
     if devices == 1:
@@ -231,7 +231,9 @@ def _exchange_seconds(choices: TrainingChoices, change: work.Update, efficiency:
     return volume / efficiency.link_bytes_per_second
 
 
-def _gather_seconds(model: ModelSpec, choices: TrainingChoices, change: work.Update, efficiency: Efficiency) -> float:
+def _gather_seconds(
+    model: ModelSpec, choices: TrainingChoices, change: work.UpdateWork, efficiency: Efficiency
+) -> float:
     """Seconds that one micro-batch's weights take over the link where no device holds them whole."""
     devices = choices.num_gpus
     if devices == 1 or choices.strategy not in ("fsdp", "zero3"):

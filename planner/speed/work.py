@@ -50,7 +50,7 @@ class Operation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Update:
+class UpdateWork:
     """What the optimizer step and gradient accumulation move, once per step and per micro-batch."""
 
     trainable_parameters: int
@@ -113,7 +113,7 @@ def stored_bytes(choices: TrainingChoices) -> int:
     return 4 if choices.precision == "fp32" or choices.precision.endswith("-mixed") else 2
 
 
-def update(model: ModelSpec, choices: TrainingChoices) -> Update:
+def update(model: ModelSpec, choices: TrainingChoices) -> UpdateWork:
     """Bytes of the optimizer step. Accesses per parameter were counted in torch/optim (2.13): each foreach kernel
     reads its inputs and writes its output."""
     parameters = trainable_parameters(model, choices)
@@ -124,7 +124,7 @@ def update(model: ModelSpec, choices: TrainingChoices) -> Update:
     accesses = _optimizer_accesses(choices, size)
     if choices.max_grad_norm > 0:
         accesses += 3 * size  # norm reads, scaling reads and writes
-    return Update(
+    return UpdateWork(
         trainable_parameters=parameters,
         step_bytes=float(parameters) * accesses,
         accumulate_bytes=3.0 * parameters * size,

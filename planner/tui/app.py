@@ -38,7 +38,7 @@ from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
 from planner.tui.shield import Shield
 from planner.tui.state import WizardState
-from planner.tui.work import Evaluation, Recommendation
+from planner.tui.work import Evaluation, WizardAnswer
 
 ORDER = ("hardware", "model", "data", "plan")
 
@@ -68,7 +68,7 @@ class TuneplanApp(RunControl, App[int]):
 
     wizard: reactive[WizardState] = reactive(WizardState, init=False)
     evaluation: reactive[Evaluation | None] = reactive(None, init=False)
-    recommendation: reactive[Recommendation | None] = reactive(None, init=False)
+    recommendation: reactive[WizardAnswer | None] = reactive(None, init=False)
 
     def __init__(
         self,

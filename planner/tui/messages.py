@@ -8,7 +8,7 @@ from planner.contract.records import Event
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
 from planner.tui.state import WizardState
-from planner.tui.work import DataFound, Evaluation, HardwareFound, ModelFound, Recommendation
+from planner.tui.work import DataFound, Evaluation, HardwareFound, ModelFound, WizardAnswer
 
 
 class HardwareReady(Message):
@@ -47,7 +47,7 @@ class Evaluated(Message):
 class Recommended(Message):
     """Tiers and advice for the model, device and data of the state `about`."""
 
-    def __init__(self, recommendation: Recommendation, about: WizardState) -> None:
+    def __init__(self, recommendation: WizardAnswer, about: WizardState) -> None:
         self.recommendation = recommendation
         self.about = about
         super().__init__()

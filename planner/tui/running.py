@@ -25,7 +25,7 @@ from planner.tui.state import Act, Doubt, WizardState
 if TYPE_CHECKING:
     from planner.contract.records import Plan
     from planner.handover.trainer_process import Run
-    from planner.tui.work import Evaluation, Recommendation
+    from planner.tui.work import Evaluation, WizardAnswer
 
 
 class RunControl(App[int]):
@@ -41,7 +41,7 @@ class RunControl(App[int]):
     _evaluated_for: WizardState | None = None
     _recommended_for: WizardState | None = None
     evaluation: reactive[Evaluation | None]
-    recommendation: reactive[Recommendation | None]
+    recommendation: reactive[WizardAnswer | None]
     output: Path
 
     exit_code = 0

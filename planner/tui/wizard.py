@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from planner.contract.spec import HardwareProfile
     from planner.tui.live import RunSnapshot
     from planner.tui.state import Act, Doubt, WizardState
-    from planner.tui.work import Evaluation, Recommendation
+    from planner.tui.work import Evaluation, WizardAnswer
 
 
 class Wizard(Protocol):
@@ -20,7 +20,7 @@ class Wizard(Protocol):
     """What has been chosen so far."""
     evaluation: Evaluation | None
     """The judgement of the newest settings that were judged."""
-    recommendation: Recommendation | None
+    recommendation: WizardAnswer | None
     """The tiers of the newest question that was answered."""
     judged: bool
     """Whether the judgement is about the settings on the screen."""

@@ -79,7 +79,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recommendation:
+class WizardAnswer:
     """Tiers and advice for one device, model and data set."""
 
     context: tuple[str, str, str] = ("", "", "")
@@ -218,10 +218,10 @@ SHAPE = {
 """Fields that tiers differ in, whatever the person set; everything else that was set is kept."""
 
 
-def recommend(state: WizardState) -> Recommendation:
+def recommend(state: WizardState) -> WizardAnswer:
     """Tiers and advice at the current effective batch, with everything kept that the person set besides the shape."""
     if state.hardware is None or state.model is None:
-        return Recommendation(error=NEEDS_BOTH)
+        return WizardAnswer(error=NEEDS_BOTH)
     shaped, new = bool(state.edited & SHAPE), state.adopted != state.context
     own_batch = state.edited & {"gradient_accumulation_steps", "effective_batch_size"}
     effective = state.choices.effective_batch_size if own_batch or (shaped and not new) else None
@@ -230,11 +230,11 @@ def recommend(state: WizardState) -> Recommendation:
     except Infeasible as error:
         return _nothing_fits(state, error)
     except Exception as error:
-        return Recommendation(context=state.context, error=figures.in_labels(error_line(error)))
+        return WizardAnswer(context=state.context, error=figures.in_labels(error_line(error)))
     start: CheckReport | None = found.recommended
     if shaped and new:
         start = _with_own_shape(state, effective)
-    return Recommendation(
+    return WizardAnswer(
         context=state.context,
         tiers=tuple(found.options),
         recommended=found.recommended.tier,
@@ -244,7 +244,7 @@ def recommend(state: WizardState) -> Recommendation:
     )
 
 
-def _nothing_fits(state: WizardState, error: Infeasible) -> Recommendation:
+def _nothing_fits(state: WizardState, error: Infeasible) -> WizardAnswer:
     """The least that was tried, and how to learn with it all the same."""
     from planner.decide.advice import advise
 
@@ -258,7 +258,7 @@ def _nothing_fits(state: WizardState, error: Infeasible) -> Recommendation:
         data=state.dataset,
         validation_split=state.data.validation_split if "validation_split" in state.edited else None,
     )
-    return Recommendation(
+    return WizardAnswer(
         context=state.context, advice=tuple(advice), start=report, error=figures.in_labels(error_line(error))
     )
 
@@ -290,7 +290,7 @@ def _with_own_shape(state: WizardState, effective: int | None) -> CheckReport | 
         return None
 
 
-def adopt(state: WizardState, found: Recommendation) -> WizardState:
+def adopt(state: WizardState, found: WizardAnswer) -> WizardState:
     """Takes the recommended configuration over, once per device, model and data, and the advice each time.
 
     What the person set stays. Advice changes only what leaves memory alone: how it learns, and the adapters' scale

@@ -51,3 +51,13 @@ def test_a_record_leads_to_a_builder_and_a_layer_program(name: str) -> None:
 def test_a_type_without_a_record_has_no_program() -> None:
     assert (of("electra").task, of("electra").layers, of("electra").builder) == ("masked", "", "")
     assert of("nothing_known").task == "causal"
+
+
+def test_no_class_name_means_two_things() -> None:
+    """GIVEN the classes of planner and trainer, nested ones aside, THEN no two have one name."""
+    homes: dict[str, list[str]] = {}
+    for path in [*(ROOT / "planner").rglob("*.py"), *(ROOT / "trainer").rglob("*.py")]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert not {name: places for name, places in homes.items() if len(places) > 1}

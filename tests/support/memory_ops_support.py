@@ -26,7 +26,7 @@ from planner.memory.engine.tape import Tape
 from planner.memory.engine.values import multipliers
 from trainer.trace import int8, operators
 from trainer.trace.fakes import quantization_tensors
-from trainer.trace.recorder import Recorder
+from trainer.trace.recorder import StepRecorder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bool": torch.bool}
 ITEMSIZES = {"fp32": 4, "bf16": 2, "bool": 1}
@@ -106,7 +106,7 @@ class _Sink(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _device(op: Op, recorder: Recorder) -> Iterator[None]:
+def _device(op: Op, recorder: StepRecorder) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if op.device == "cuda":
             from trainer.trace.autocast import cuda_autocast_rules
@@ -126,7 +126,7 @@ def _device(op: Op, recorder: Recorder) -> Iterator[None]:
 
 def run_torch(op: Op) -> Figures:
     """The operator's figures by PyTorch."""
-    recorder = Recorder()
+    recorder = StepRecorder()
     with _device(op, recorder):
         for parameter in _parameters(op):
             recorder.take(parameter, "weights", "")

@@ -159,7 +159,7 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             """Nothing is kept."""
 
-    class Watch(TrainerCallback):
+    class LossWatch(TrainerCallback):
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             loop.batches.set_epoch(state.global_step // loop.steps_per_epoch)
 
@@ -176,7 +176,7 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
     hyper = prepared.plan.hyperparameters.model_copy(
         update={"learning_rate": low, "max_steps": most, "report_to": (), "logging_steps": 10**9}
     )
-    loop = preparing.make_loop(prepared, work, hyper, cls=Sweep, callbacks=[Watch()])
+    loop = preparing.make_loop(prepared, work, hyper, cls=Sweep, callbacks=[LossWatch()])
     try:
         loop.train()
     except RunFailed:

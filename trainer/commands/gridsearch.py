@@ -45,7 +45,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class PointOutcome:
     """How a cell's run ended."""
 
     cell: Cell
@@ -136,7 +136,7 @@ def _events(text: str) -> list[Event]:
     return found
 
 
-def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any) -> Outcome:
+def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any) -> PointOutcome:
     """Trains one cell and sums it up."""
     where = folder / cell.name
     file = folder / f"{cell.name}.plan.json"
@@ -151,7 +151,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any
     failure = failed.get("message", "failed") if failed else None
     if end.get("reason") == "stopped":
         failure = f"stopped after {end.get('steps')} steps"
-    return Outcome(
+    return PointOutcome(
         cell=cell,
         eval_loss=end.get("eval_loss"),
         train_loss=sum(last) / len(last) if last else None,
@@ -185,14 +185,14 @@ def search(
     *,
     trials: int | None = None,
     runner: Runner = in_child,
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    on_outcome: Callable[[PointOutcome], None] = lambda outcome: None,
     **limits: Any,
-) -> list[Outcome]:
+) -> list[PointOutcome]:
     """Every cell, or with `trials` as many as Optuna proposes between their smallest and largest values; best first."""
     known = {outcome.cell: outcome for outcome in _load(folder, plan, limits)}
     _save(folder, plan, limits, list(known.values()))  # from here on the folder is known as a grid's
 
-    def take(cell: Cell) -> Outcome:
+    def take(cell: Cell) -> PointOutcome:
         if cell not in known:
             known[cell] = run_cell(plan, cell, folder, runner, **limits)
             _save(folder, plan, limits, list(known.values()))
@@ -200,7 +200,7 @@ def search(
         return known[cell]
 
     count = len(wanted) if trials is None else trials
-    done: list[Outcome] = []
+    done: list[PointOutcome] = []
     try:
         if trials is None:
             for cell in wanted:
@@ -218,7 +218,9 @@ def search(
     return sorted(done, key=lambda outcome: outcome.score)
 
 
-def _optuna(wanted: Sequence[Cell], trials: int, seed: int, take: Callable[[Cell], Outcome]) -> Iterator[Outcome]:
+def _optuna(
+    wanted: Sequence[Cell], trials: int, seed: int, take: Callable[[Cell], PointOutcome]
+) -> Iterator[PointOutcome]:
     """Tree-structured Parzen estimator over the same ranges; the learning rate is continuous on a logarithmic scale."""
     try:
         import optuna
@@ -268,14 +270,14 @@ def _digest(path: str | None) -> str | None:
     return found.hexdigest()
 
 
-def _save(folder: Path, plan: Plan, limits: dict[str, Any], outcomes: list[Outcome]) -> None:
+def _save(folder: Path, plan: Plan, limits: dict[str, Any], outcomes: list[PointOutcome]) -> None:
     ordered = sorted(outcomes, key=lambda outcome: outcome.score)
     cells = [dataclasses.asdict(outcome) for outcome in ordered]
     write_json(folder / "grid.json", {"schema": "tuneplan.grid/1", "plan": _key(plan, limits), "cells": cells})
     write_whole(folder / "grid.md", (table(ordered) + "\n").encode())
 
 
-def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:
+def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[PointOutcome]:
     """Finished cells of an earlier search in this folder; another plan's are refused."""
     file = folder / "grid.json"
     if not os.path.lexists(file):
@@ -284,7 +286,7 @@ def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:
     try:
         content = json_text.parse(read_plain(file), str(file))
         was = content["plan"]
-        found = [Outcome(**{**entry, "cell": Cell(**entry["cell"])}) for entry in content["cells"]]
+        found = [PointOutcome(**{**entry, "cell": Cell(**entry["cell"])}) for entry in content["cells"]]
     except (OSError, KeyError, TypeError, AttributeError, InvalidInput):
         raise InvalidInput(f"{file}: not the results of a grid; choose another --output") from None
     now = _key(plan, limits)
@@ -295,7 +297,7 @@ def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[Outcome]:
     return [outcome for outcome in found if outcome.failure is None]
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(outcomes: Sequence[PointOutcome]) -> str:
     """The comparison as a Markdown table, best first."""
     lines = [
         "| learning rate | rank | effective batch | held-out loss | perplexity | train loss | steps | s | peak MiB |",
@@ -346,7 +348,7 @@ def command(given: Any) -> int:
     wanted = cells(rates, ranks, [choices.effective_batch_size] if given.batches is None else given.batches)
     print(f"{given.trials or len(wanted)} runs into {given.output}", file=sys.stderr)
 
-    def tell(outcome: Outcome) -> None:
+    def tell(outcome: PointOutcome) -> None:
         what = outcome.failure or f"loss {_number(outcome.score)} in {outcome.seconds:.0f} s"
         print(f"{outcome.cell.name}: {what}", file=sys.stderr)
 

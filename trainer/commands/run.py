@@ -48,7 +48,7 @@ def main(request: Request, events: EventStream) -> int:
 
     A plan for several devices starts a process on each, unless this is one of them.
     """
-    run: Run | None = None
+    run: TrainingRun | None = None
     control = Control(events)
     control.install_signals()
     lock: folder.FolderLock | None = None
@@ -86,7 +86,7 @@ def main(request: Request, events: EventStream) -> int:
         world.table([0.0])  # the folder is there and nobody else's
         if not world.main:
             log_to(run_dir, f"log-rank{world.rank}.txt")
-        run = Run(
+        run = TrainingRun(
             request=request,
             plan=plan,
             choices=choices,
@@ -160,7 +160,7 @@ def check_strategy(choices: TrainingChoices, compiles: bool) -> None:
         )
 
 
-def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
+def explain(error: BaseException, run: TrainingRun | None) -> tuple[str, int]:
     """One line and the exit code for whatever ended the run."""
     if isinstance(error, TuneplanError):
         return str(error), error.exit_code
@@ -184,7 +184,7 @@ def explain(error: BaseException, run: Run | None) -> tuple[str, int]:
     return f"{type(error).__name__}: {clause(error, 300)} (details in {folder / 'log.txt'})", RunFailed.exit_code
 
 
-def kept(run: Run | None) -> str:
+def kept(run: TrainingRun | None) -> str:
     """What a run that ends now leaves to go on from."""
     from trainer.recovery.checkpoints import last_good
 
@@ -192,7 +192,7 @@ def kept(run: Run | None) -> str:
     return f"--resume goes on from {good}" if good else "no checkpoint had been written yet"
 
 
-def folder_of(run: Run | None) -> Path:
+def folder_of(run: TrainingRun | None) -> Path:
     """The run's folder, as far as there is one."""
     return run.run_dir if run is not None else Path(".")
 
@@ -200,7 +200,7 @@ def folder_of(run: Run | None) -> Path:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-class Run(Accounts):
+class TrainingRun(Accounts):
     """One run and what is known of it so far, so that a failure can still leave an observation."""
 
     def __init__(

@@ -95,7 +95,7 @@ class Divided(Alone):
         self.engine = initialize(
             parameters, made, config(self.choices, elements=elements, dtype=kinds.pop()), self.world
         )
-        return Update(self, made, failed, strike)
+        return DividedUpdate(self, made, failed, strike)
 
     # ---- a step ----------------------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class Divided(Alone):
         return [] if self.engine is None else list(self.engine.optimizer.single_partition_of_fp32_groups)
 
 
-class Update(torch.optim.Optimizer):
+class DividedUpdate(torch.optim.Optimizer):
     """What the loop, the schedule and accelerate take for the optimizer: its step is DeepSpeed's.
 
     An update that ran out of memory may be half made, and the others wait for its weights: all start again.

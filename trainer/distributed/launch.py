@@ -31,7 +31,7 @@ GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.1
 
 
-class Group:
+class ProcessGroup:
     """The processes of one start."""
 
     def __init__(self, arguments: Sequence[str], count: int, relay: Callable[[str], None], rows: str | None) -> None:
@@ -120,7 +120,7 @@ class Launch:
         self.count = count
         self.run_dir = run_dir
         self.events = events
-        self.group: Group | None = None
+        self.group: ProcessGroup | None = None
         self.stops = 0
         self.finished = False
 
@@ -130,7 +130,7 @@ class Launch:
         try:
             rows: str | None = None
             while True:
-                self.group = Group(self._resuming(rows is not None), self.count, self._relay, rows)
+                self.group = ProcessGroup(self._resuming(rows is not None), self.count, self._relay, rows)
                 try:
                     self.group.wait()
                     rows = self._outcome(self.group)
@@ -163,7 +163,7 @@ class Launch:
             # The first asks for a stop after the step; a second Ctrl-C interrupts.
             self.group.send(signal.SIGTERM if self.stops == 1 or number == signal.SIGTERM else signal.SIGINT)
 
-    def _outcome(self, group: Group) -> str | None:
+    def _outcome(self, group: ProcessGroup) -> str | None:
         """None when the run is over, or the rows to start again with. Raises what ended it."""
         codes = [child.returncode for child in group.processes]
         if not any(codes):

@@ -31,12 +31,12 @@ class _NotTold(Exception):
 class _Pass:
     """One forward over a flat row; counts the attention layers that were told of its sequences."""
 
-    def __init__(self, lengths: Lengths) -> None:
+    def __init__(self, lengths: RowLengths) -> None:
         self.lengths = lengths
         self.layers = 0
 
 
-class Lengths:
+class RowLengths:
     """Lengths of the sequences in a flat row, with their boundaries on the device (made once per micro-batch)."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -61,7 +61,7 @@ def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor | N
     return edges.cumsum(0, dtype=torch.int32).pin_memory().to(device, non_blocking=True)
 
 
-def flatten(batch: dict[str, Any], lengths: Sequence[Sequence[int]]) -> tuple[dict[str, torch.Tensor], Lengths]:
+def flatten(batch: dict[str, Any], lengths: Sequence[Sequence[int]]) -> tuple[dict[str, torch.Tensor], RowLengths]:
     """Right-padded rows into one: input_ids, labels and position_ids of shape (1, tokens).
 
     `lengths` holds, row by row, the lengths of the sequences that stand one after the other in it. The first label of
@@ -71,7 +71,7 @@ def flatten(batch: dict[str, Any], lengths: Sequence[Sequence[int]]) -> tuple[di
     filled = [sum(row) for row in lengths]
     flat_ids = torch.cat([ids[row, :count] for row, count in enumerate(filled)])
     flat_labels = torch.cat([labels[row, :count] for row, count in enumerate(filled)])
-    made = Lengths([length for row in lengths for length in row], ids.device)
+    made = RowLengths([length for row in lengths for length in row], ids.device)
     positions = torch.cat([torch.arange(length) for length in made.values])
     if ids.device.type == "cuda":
         positions = positions.pin_memory()
@@ -100,7 +100,7 @@ def can_flatten(base: Any) -> bool:
     return bool(base._flattens)
 
 
-def forward(base: Any, inputs: dict[str, torch.Tensor], lengths: Lengths) -> torch.Tensor | None:
+def forward(base: Any, inputs: dict[str, torch.Tensor], lengths: RowLengths) -> torch.Tensor | None:
     """Hidden states (1, tokens, width) of the flat row; None where the model turns out not to tell its layers apart.
 
     Such a model (its attention stands outside transformers' registry) is remembered and padded from then on.
@@ -128,7 +128,7 @@ def forward(base: Any, inputs: dict[str, torch.Tensor], lengths: Lengths) -> tor
 
 
 @contextlib.contextmanager
-def _pass(lengths: Lengths) -> Iterator[_Pass]:
+def _pass(lengths: RowLengths) -> Iterator[_Pass]:
     running = _Pass(lengths)
     token = _running.set(running)
     try:
@@ -162,7 +162,7 @@ def attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sequence_lengths: Lengths | None = None,
+    sequence_lengths: RowLengths | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -195,7 +195,7 @@ def attention(
     return _one_by_one(query, key, value, sequence_lengths, scale, window, dropout), None
 
 
-def choose_kernel(query: torch.Tensor, lengths: Lengths, dropout: float, window: int | None) -> str:
+def choose_kernel(query: torch.Tensor, lengths: RowLengths, dropout: float, window: int | None) -> str:
     """`cpu` (torch's CPU flash kernel in one function), `varlen` (one CUDA kernel for all) or `one by one`."""
     if dropout == 0.0 and window is None and query.device.type == "cpu":
         return "cpu"
@@ -208,7 +208,7 @@ def _one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    lengths: Lengths,
+    lengths: RowLengths,
     scale: float,
     window: int | None,
     dropout: float,
@@ -265,7 +265,7 @@ def _asks_for_grouped_heads(kernel: Any) -> bool:
 
 
 def _varlen_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, scale: float, window: int | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: RowLengths, scale: float, window: int | None
 ) -> torch.Tensor:
     rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # x[0] would cost a copy of each gradient
     bounds, longest = lengths.bounds, lengths.longest
@@ -292,7 +292,7 @@ class _CpuSequences(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, scale: float
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: RowLengths, scale: float
     ) -> torch.Tensor:
         """query (1, heads, tokens, dim), key and value (1, kv heads, tokens, dim) -> (1, tokens, heads, dim)."""
         _, heads, tokens, dim = query.shape

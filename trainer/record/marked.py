@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from trainer.trace.recorder import NEVER, Recorder, Storage
+from trainer.trace.recorder import NEVER, RealStorage, StepRecorder
 from trainer.trace.result import component_of
 
 
-class MarkedRecorder(Recorder):
+class MarkedRecorder(StepRecorder):
     """Marks are (event number, phase, layer): what comes after belongs there; layer is None outside all layers."""
 
     def __init__(self, layers: list[str]) -> None:
         super().__init__(granularity=1)
         self.layers = {path: index for index, path in enumerate(layers)}
         self.marks: list[tuple[int, str, int | None]] = []
-        self.taken_over: list[tuple[int, Storage]] = []
+        self.taken_over: list[tuple[int, RealStorage]] = []
         """(event number, gradient) at which backward hands a parameter's gradient over."""
         self._at: tuple[str, int | None] = ("load", None)
         self._known: dict[str, int | None] = {"": None}

@@ -125,7 +125,7 @@ ROOT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class MemoryGroup:
     """The tightest memory cgroup that this process is in."""
 
     folder: Path
@@ -135,7 +135,7 @@ class Group:
     """Bytes that the group holds and can't drop: all but the cache of files."""
 
 
-def cgroup(root: Path = ROOT, own: Path = OWN) -> Group | None:
+def cgroup(root: Path = ROOT, own: Path = OWN) -> MemoryGroup | None:
     """The group with the least room of those that this process is in; None where none has a limit."""
     found = []
     for folder in folders(root, own):
@@ -146,7 +146,7 @@ def cgroup(root: Path = ROOT, own: Path = OWN) -> Group | None:
         table = _table(folder / "memory.stat")
         prefix = "total_" if "total_inactive_file" in table else ""
         cache = table.get(f"{prefix}inactive_file", 0) + table.get(f"{prefix}active_file", 0)
-        found.append(Group(folder=folder, limit=limit, held=max(0, held - cache)))
+        found.append(MemoryGroup(folder=folder, limit=limit, held=max(0, held - cache)))
     return min(found, key=lambda group: group.limit - group.held, default=None)
 
 

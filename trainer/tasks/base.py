@@ -122,17 +122,17 @@ def mask_of(rows: Sequence[Sequence[int]], width: int) -> torch.Tensor:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Cut:
+class CutText:
     """Token ids of a text, cut to a length with its closing token kept."""
 
     ids: list[int]
     was_longer: bool
 
 
-def encode(tokenizer: Any, text: str, max_length: int) -> Cut:
+def encode(tokenizer: Any, text: str, max_length: int) -> CutText:
     """The text between the tokenizer's own special tokens; what is too long loses its end, never the closing token."""
     ids = list(tokenizer(text)["input_ids"])
     if len(ids) <= max_length:
-        return Cut(ids, False)
+        return CutText(ids, False)
     closing = ids[-1] in set(tokenizer.all_special_ids)
-    return Cut([*ids[: max_length - 1], ids[-1]] if closing else ids[:max_length], True)
+    return CutText([*ids[: max_length - 1], ids[-1]] if closing else ids[:max_length], True)

@@ -21,7 +21,7 @@ NEVER = 1 << 62
 
 
 @dataclass(slots=True)
-class Storage:
+class RealStorage:
     """One storage: its size, its life as event numbers, and where it came from."""
 
     size: int
@@ -39,13 +39,13 @@ class Storage:
     """Made by a backward operator (not by a forward or a recomputation inside backward)."""
 
 
-class Recorder(StorageMeter):
+class StepRecorder(StorageMeter):
     """A storage meter that keeps every storage's life and origin; `phase` is set by the step as it goes along."""
 
     def __init__(self, *, granularity: int = 1, constant_bytes: int = 0) -> None:
         super().__init__(granularity=granularity, constant_bytes=constant_bytes)
         self.clock = 0
-        self.storages: list[Storage] = []
+        self.storages: list[RealStorage] = []
         self.peak_clock: dict[str, int] = {}
         """Event number of each phase's peak."""
         self.step_begins = 0
@@ -132,9 +132,9 @@ class Recorder(StorageMeter):
     def _counts(self, tensor: torch.Tensor) -> bool:
         return not self.ignoring
 
-    def _born(self, tensor: torch.Tensor, size: int, origin: Any) -> Storage:
+    def _born(self, tensor: torch.Tensor, size: int, origin: Any) -> RealStorage:
         self.clock += 1
-        record = Storage(
+        record = RealStorage(
             size=size,
             born=self.clock,
             phase=self.phase,
@@ -147,14 +147,14 @@ class Recorder(StorageMeter):
         self.storages.append(record)
         return record
 
-    def _died(self, token: Storage) -> None:
+    def _died(self, token: RealStorage) -> None:
         self.clock += 1
         token.died = self.clock
 
     def _at_peak(self) -> None:
         self.peak_clock[self.phase] = self.clock
 
-    def _in_place(self, first: Storage, made: Storage | None) -> None:
+    def _in_place(self, first: RealStorage, made: RealStorage | None) -> None:
         """The sum took the operand's place: in the record it is born when that one dies."""
         if made is not None and made.born < first.died < NEVER:
             made.born, first.died = first.died, made.born
@@ -166,7 +166,7 @@ class Recorder(StorageMeter):
                 self.clock += 1
                 rounded = -(-size // self.granularity) * self.granularity
                 name = f"{op.__name__} scratch"
-                record = Storage(
+                record = RealStorage(
                     rounded, self.clock, self.phase, name, self._module, "", (size,), role="temporaries", backward=True
                 )
                 self.storages.append(record)

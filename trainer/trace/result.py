@@ -8,7 +8,7 @@ from typing import Any
 
 from planner.contract.spec import TrainingChoices
 from planner.contract.units import format_bytes
-from trainer.trace.recorder import Recorder, Storage
+from trainer.trace.recorder import RealStorage, StepRecorder
 
 COMPONENTS = (
     "weights",
@@ -28,7 +28,7 @@ _ATTENTION_OPS = re.compile(r"scaled_dot_product|flash|efficient_attention|_safe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class OperatorGroup:
     """Live storages of one kind at the peak."""
 
     component: str
@@ -53,8 +53,8 @@ class TraceResult:
     instants: dict[str, int]
     components: dict[str, int]
     """At the peak; they sum to `allocated_peak_bytes`."""
-    at_peak: list[Group]
-    at_instant: dict[str, list[Group]]
+    at_peak: list[OperatorGroup]
+    at_instant: dict[str, list[OperatorGroup]]
     """The same grouping at the peak of each instant."""
     timeline: list[tuple[int, int, str]]
     """(event number, allocated bytes after it, phase) for every allocation and release of the step."""
@@ -89,7 +89,7 @@ def pattern(path: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "{}", path)
 
 
-def component_of(record: Storage, length: int) -> str:
+def component_of(record: RealStorage, length: int) -> str:
     """Which additive part of the peak a storage belongs to."""
     if record.role == "batch":
         return "temporaries"
@@ -113,7 +113,7 @@ def component_of(record: Storage, length: int) -> str:
     return "layer_activations"
 
 
-def group(alive: list[Storage], length: int) -> list[Group]:
+def group(alive: list[RealStorage], length: int) -> list[OperatorGroup]:
     """Storages grouped by kind, largest first."""
     table: dict[tuple[Any, ...], list[int]] = {}
     for record in alive:
@@ -130,14 +130,16 @@ def group(alive: list[Storage], length: int) -> list[Group]:
         entry[0] += 1
         entry[1] += record.size
     groups = [
-        Group(component=k[0], module=k[1], op=k[2], phase=k[3], dtype=k[4], shape=k[5], backward=k[6], count=c, size=s)
+        OperatorGroup(
+            component=k[0], module=k[1], op=k[2], phase=k[3], dtype=k[4], shape=k[5], backward=k[6], count=c, size=s
+        )
         for k, (c, s) in table.items()
     ]
     return sorted(groups, key=lambda g: -g.size)
 
 
 def summarise(
-    recorder: Recorder, choices: TrainingChoices, *, target: str, seconds: float, events: bool
+    recorder: StepRecorder, choices: TrainingChoices, *, target: str, seconds: float, events: bool
 ) -> TraceResult:
     """Reads a finished recording."""
     length = choices.max_length
@@ -170,8 +172,10 @@ def summarise(
     )
 
 
-def _timeline(recorder: Recorder, length: int, events: bool) -> tuple[list[tuple[int, int, str]], list[dict[str, Any]]]:
-    points: list[tuple[int, int, Storage]] = []
+def _timeline(
+    recorder: StepRecorder, length: int, events: bool
+) -> tuple[list[tuple[int, int, str]], list[dict[str, Any]]]:
+    points: list[tuple[int, int, RealStorage]] = []
     for record in recorder.storages:
         points.append((record.born, record.size, record))
         if record.died < 1 << 62:

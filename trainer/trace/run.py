@@ -22,7 +22,7 @@ from trainer.recovery import updates
 from trainer.trace import int8, operators, ragged
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
-from trainer.trace.recorder import Recorder
+from trainer.trace.recorder import StepRecorder
 from trainer.trace.result import TraceResult, summarise
 from trainer.trace.step import make_optimizer_state, run_step
 
@@ -86,7 +86,7 @@ def trace(
     began = time.perf_counter()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    recorder = Recorder(
+    recorder = StepRecorder(
         granularity=CUDA_GRANULARITY if target == "cuda" else 1,
         constant_bytes=cublas_workspace_bytes if target == "cuda" else 0,
     )
@@ -156,7 +156,7 @@ def trace(
 
 
 def _evaluate(
-    model: Any, config: dict[str, Any], choices: TrainingChoices, recorder: Recorder, num_items: torch.Tensor
+    model: Any, config: dict[str, Any], choices: TrainingChoices, recorder: StepRecorder, num_items: torch.Tensor
 ) -> None:
     """One full batch of the validation set, as the trainer evaluates it."""
     choices = replace(choices, batch_size=choices.eval_batch_size or choices.batch_size)
@@ -192,7 +192,7 @@ def prepare(
         return modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
 
 
-def count_weights(model: Any, fake_mode: FakeTensorMode, recorder: Recorder, *, adapted: bool) -> None:
+def count_weights(model: Any, fake_mode: FakeTensorMode, recorder: StepRecorder, *, adapted: bool) -> None:
     """Turns the model into fake tensors and counts them."""
     make_fake(model, fake_mode)
     for name, parameter in model.named_parameters():
@@ -214,7 +214,7 @@ def module_names(model: Any) -> dict[int, str]:
     return {id(module): name for name, module in base.named_modules()}
 
 
-def watch(model: Any, recorder: Recorder) -> None:
+def watch(model: Any, recorder: StepRecorder) -> None:
     """Hooks that tell gradients, layer inputs under checkpointing, and the start of the loss."""
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -45,7 +45,7 @@ class ModelFiles:
     generation: Path | None = None
     """`generation_config.json`."""
 
-    def entries(self) -> dict[str, tuple[Path, tensors.Entry]]:
+    def entries(self) -> dict[str, tuple[Path, tensors.TensorEntry]]:
         """Every tensor by its name: the file that holds it and its place there."""
         return {name: (path, entry) for path in self.weights for name, entry in tensors.read_header(path).items()}
 

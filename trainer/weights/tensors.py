@@ -45,7 +45,7 @@ _NAMES = {dtype: name for name, (dtype, _) in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor of a file."""
 
     dtype: str
@@ -57,7 +57,7 @@ class Entry:
     """Bytes."""
 
 
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path) -> dict[str, TensorEntry]:
     """Every tensor of the file, by name. Raises InvalidInput for a file that isn't one of tensors, whole."""
     try:
         with os.fdopen(open_plain(path, links=True), "rb") as stream:
@@ -70,7 +70,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         raise InvalidInput(f"{path}: can't be read: {error.strerror or error}") from None
 
 
-def _entries(stream: BinaryIO, path: Path) -> dict[str, Entry]:
+def _entries(stream: BinaryIO, path: Path) -> dict[str, TensorEntry]:
     total = os.fstat(stream.fileno()).st_size
 
     def refuse(problem: str) -> InvalidInput:
@@ -98,7 +98,7 @@ def _entries(stream: BinaryIO, path: Path) -> dict[str, Entry]:
     return found
 
 
-def _entry(value: Any, offset: int) -> Entry:
+def _entry(value: Any, offset: int) -> TensorEntry:
     """One entry of the header; any error that a wrong one raises is caught by the caller."""
     dtype, shape, (start, end) = value["dtype"], value["shape"], value["data_offsets"]
     numbers = [start, end, *shape]
@@ -106,7 +106,7 @@ def _entry(value: Any, offset: int) -> Entry:
         raise ValueError
     if dtype in DTYPES and end - start != math.prod(shape) * DTYPES[dtype][1]:
         raise ValueError
-    return Entry(dtype, tuple(shape), offset + start, end - start)
+    return TensorEntry(dtype, tuple(shape), offset + start, end - start)
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:

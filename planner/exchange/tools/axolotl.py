@@ -7,7 +7,7 @@ from typing import Any
 from planner.contract.spec import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, launch
-from planner.exchange.writing import Run, Written, launcher, unsaid
+from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
 
 NAME = "axolotl"
 STACK = "transformers' Trainer on PEFT (stack peft), which Axolotl builds on; its own fused LoRA kernels are not in it"
@@ -361,7 +361,7 @@ _DATA: dict[str, dict[str, Any]] = {
 }
 
 
-def write(run: Run) -> Written:
+def write(run: WrittenRun) -> Written:
     """The plan as an Axolotl file."""
     choices, h = run.choices, run.hyperparameters
     found, said = hf.written_arguments(choices, h)
@@ -427,7 +427,7 @@ def _written_formats(choices: TrainingChoices, out: Written) -> dict[str, Any]:
     return {"bf16": True}
 
 
-def _written_adapters(run: Run, out: Written) -> dict[str, Any]:
+def _written_adapters(run: WrittenRun, out: Written) -> dict[str, Any]:
     choices = run.choices
     content: dict[str, Any] = {
         "adapter": "qlora" if choices.method == "qlora" and choices.quantization != "int8" else "lora",

@@ -13,7 +13,7 @@ from typing import Any
 from planner.contract.errors import InvalidInput
 from planner.exchange.keys import Keys, is_number
 from planner.exchange.targets import ALIKE, in_words_of
-from planner.exchange.writing import Run, Written, unsaid
+from planner.exchange.writing import Written, WrittenRun, unsaid
 
 NAME = "litgpt"
 STACK = "the nearest that is modelled for LitGPT's own network: stack peft"
@@ -193,7 +193,7 @@ def _optimizer(keys: Keys) -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(run: Run) -> Written:
+def write(run: WrittenRun) -> Written:
     """The plan as the file of `litgpt finetune_lora` or `finetune_full`."""
     choices, h = run.choices, run.hyperparameters
     full = choices.method == "full"
@@ -259,7 +259,7 @@ def write(run: Run) -> Written:
     return out
 
 
-def _written_adapters(run: Run, content: dict[str, Any], out: Written) -> None:
+def _written_adapters(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
     choices = run.choices
     if choices.method == "qlora":
         kinds = {value: name for name, value in QUANTIZATIONS.items()}

@@ -8,7 +8,7 @@ from typing import Any
 from planner.contract.spec import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, launch
-from planner.exchange.writing import Run, Written, launcher, unsaid
+from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
 
 NAME = "llama-factory"
 STACK = "transformers' Trainer on PEFT (stack peft), which LLaMA-Factory builds on"
@@ -236,7 +236,7 @@ _COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def write(run: Run) -> Written:
+def write(run: WrittenRun) -> Written:
     """The plan as a LLaMA-Factory file, with the entry of its data set beside it."""
     choices, h = run.choices, run.hyperparameters
     found, said = hf.written_arguments(choices, h)
@@ -283,7 +283,7 @@ def write(run: Run) -> Written:
     return out
 
 
-def _written_method(run: Run, content: dict[str, Any], out: Written) -> None:
+def _written_method(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
     choices = run.choices
     if choices.method == "full":
         content["finetuning_type"] = "full"

@@ -12,7 +12,7 @@ from typing import Any
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Hyperparameters
 from planner.exchange.keys import Keys, is_number
-from planner.exchange.writing import Run, Written, one_device, unsaid
+from planner.exchange.writing import Written, WrittenRun, one_device, unsaid
 
 NAME = "mlx-lm"
 STACK = "the same step in PyTorch (stack peft): MLX's own arrays are not modelled"
@@ -157,7 +157,7 @@ def _schedule(keys: Keys) -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(run: Run) -> Written:
+def write(run: WrittenRun) -> Written:
     """The plan as the file of `mlx_lm.lora`."""
     one_device(run, NAME)
     choices, h = run.choices, run.hyperparameters
@@ -228,7 +228,7 @@ def write(run: Run) -> Written:
     return out
 
 
-def _paths(run: Run) -> list[str]:
+def _paths(run: WrittenRun) -> list[str]:
     """Names within a block: `self_attn.q_proj`."""
     from planner.models import lora
 

@@ -14,7 +14,7 @@ from planner.contract.records import Hyperparameters
 from planner.contract.spec import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.targets import ALIKE
-from planner.exchange.writing import Run, Written, one_device, unsaid
+from planner.exchange.writing import Written, WrittenRun, one_device, unsaid
 
 NAME = "torchtune"
 STACK = "the nearest that is modelled for torchtune's own network: stack peft with bf16 adapters"
@@ -234,7 +234,7 @@ def _schedule(keys: Keys) -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(run: Run) -> Written:
+def write(run: WrittenRun) -> Written:
     """The plan as a config of torchtune's single-device recipes."""
     one_device(run, NAME)
     choices, h = run.choices, run.hyperparameters
@@ -307,7 +307,7 @@ def write(run: Run) -> Written:
     return out
 
 
-def _builder(run: Run) -> tuple[str, str]:
+def _builder(run: WrittenRun) -> tuple[str, str]:
     """Module and function that make the model: `llama3_1`, `lora_llama3_1_8b`."""
     from planner.models import catalogue
 
@@ -348,7 +348,7 @@ def _model_type(family: str) -> str:
     return names.get(family, family.upper().replace("QWEN2_5", "QWEN2"))
 
 
-def _written_adapters(run: Run, out: Written) -> dict[str, Any]:
+def _written_adapters(run: WrittenRun, out: Written) -> dict[str, Any]:
     choices = run.choices
     if choices.lora_variant == "rslora":
         raise InvalidInput("--to torchtune: it has no rslora; plan lora_variant lora with alpha scaled")

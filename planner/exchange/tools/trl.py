@@ -11,7 +11,7 @@ from typing import Any
 from planner.contract.spec import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, launch
-from planner.exchange.writing import Run, Written, launcher, unsaid
+from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
 
 NAME = "trl"
 STACK = "transformers' Trainer on PEFT (stack peft), which TRL builds on"
@@ -187,7 +187,7 @@ def _several(keys: Keys) -> str | None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(run: Run) -> Written:
+def write(run: WrittenRun) -> Written:
     """The plan as the file of `trl sft`."""
     choices, h = run.choices, run.hyperparameters
     found, said = hf.written_arguments(choices, h)
@@ -235,7 +235,7 @@ def write(run: Run) -> Written:
     return out
 
 
-def _written_data(run: Run, content: dict[str, Any], out: Written) -> None:
+def _written_data(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
     kinds = {"csv": "csv", "parquet": "parquet", "tsv": "csv"}
     path = run.data.path or "data.jsonl"
     if "." in path.rpartition("/")[2]:

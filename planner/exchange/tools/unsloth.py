@@ -16,7 +16,7 @@ from planner.contract.errors import InvalidInput
 from planner.contract.yaml_text import Document
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf
-from planner.exchange.writing import Run, Written, one_device, unsaid
+from planner.exchange.writing import Written, WrittenRun, one_device, unsaid
 
 NAME = "unsloth"
 STACK = "the nearest that is modelled for Unsloth's own kernels: stack builtin with the loss in pieces"
@@ -293,7 +293,7 @@ def _checkpointing(keys: Keys, loading: Keys, attaching: Keys) -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(run: Run) -> Written:
+def write(run: WrittenRun) -> Written:
     """The plan as a script."""
     one_device(run, NAME)
     choices, h = run.choices, run.hyperparameters
@@ -336,7 +336,7 @@ def write(run: Run) -> Written:
     return out
 
 
-def _written_adapters(run: Run, way: bool | str) -> dict[str, Any]:
+def _written_adapters(run: WrittenRun, way: bool | str) -> dict[str, Any]:
     choices = run.choices
     found: dict[str, Any] = {
         "r": choices.lora_r,
@@ -353,7 +353,7 @@ def _written_adapters(run: Run, way: bool | str) -> dict[str, Any]:
     return found
 
 
-def _script(run: Run, loading: dict[str, Any], adapters: dict[str, Any] | None, training: dict[str, Any]) -> str:
+def _script(run: WrittenRun, loading: dict[str, Any], adapters: dict[str, Any] | None, training: dict[str, Any]) -> str:
     path = run.data.path or "data.jsonl"
     kind = {"csv": "csv", "parquet": "parquet"}.get(path.rpartition(".")[2], "json")
     local = "." in path.rpartition("/")[2]

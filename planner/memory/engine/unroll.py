@@ -16,7 +16,7 @@ Event = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Part:
+class LogPart:
     """A stretch of the log: plain, or the forward or backward of a repeated stretch."""
 
     events: list[Event]
@@ -27,8 +27,8 @@ class Part:
 
 @dataclass(slots=True)
 class _Group:
-    forward: Part | None = None
-    backward: Part | None = None
+    forward: LogPart | None = None
+    backward: LogPart | None = None
     copies: int = 1
     entering: int | None = None
     """Key of the tensor that enters the first copy in forward and is released inside the stretch."""
@@ -40,7 +40,7 @@ class _Group:
     backward_keys: set[int] = field(default_factory=set)
 
 
-def unroll(parts: list[Part], copies: dict[int, int]) -> list[Event] | None:
+def unroll(parts: list[LogPart], copies: dict[int, int]) -> list[Event] | None:
     """The whole log; None where a stretch does not fit the pattern and every layer has to be run."""
     groups = {number: _Group(copies=count) for number, count in copies.items()}
     for part in parts:
@@ -75,7 +75,9 @@ def unroll(parts: list[Part], copies: dict[int, int]) -> list[Event] | None:
     return out
 
 
-def _emit(out: list[Event], part: Part, group: _Group, copy: int, turn: int, stride: int, last: dict[int, int]) -> None:
+def _emit(
+    out: list[Event], part: LogPart, group: _Group, copy: int, turn: int, stride: int, last: dict[int, int]
+) -> None:
     own_forward, own_backward = group.forward_keys, group.backward_keys
     for key, size in part.events:
         if key in own_forward:
@@ -92,7 +94,7 @@ def _emit(out: list[Event], part: Part, group: _Group, copy: int, turn: int, str
             out.append((key * stride + last.get(key, 0), size))
 
 
-def _analyse(group: _Group, parts: list[Part]) -> bool:
+def _analyse(group: _Group, parts: list[LogPart]) -> bool:
     """Finds what crosses the copies; False where more or less than one tensor does either way."""
     forward, backward = group.forward, group.backward
     if forward is None:
@@ -119,7 +121,7 @@ def _analyse(group: _Group, parts: list[Part]) -> bool:
     return True
 
 
-def _birthplaces(parts: list[Part], keys: set[int]) -> dict[int, bool]:
+def _birthplaces(parts: list[LogPart], keys: set[int]) -> dict[int, bool]:
     """For every key, whether it was allocated after backward began (a gradient) or before."""
     found: dict[int, bool] = {}
     begun = False

@@ -27,7 +27,7 @@ def _one(gradients: Gradients) -> Tensor:
     return gradient
 
 
-class Base:
+class FrozenLayer:
     """The frozen layer under an adapter: its product, and the product with its transpose."""
 
     def __init__(self, net: Net, module: Module, *, packed: bool) -> None:
@@ -74,7 +74,7 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
         net.compute_itemsize(x) if packed and not tape.rules.autocast else (HALF if tape.rules.autocast else x.itemsize)
     )
     narrow = ops.to(tape, x, itemsize)
-    base = Base(net, module, packed=packed)
+    base = FrozenLayer(net, module, packed=packed)
     rows = narrow.elements // width
     monomial, dropped = narrow.monomial, net.choices.lora_dropout > 0 and tape.rules.training
     out = base.product(monomial, rows * out_width, itemsize)
@@ -128,7 +128,7 @@ class _Mlp:
     """The end of an MLP: its activation, the product with the second factor, its last linear with the adapter."""
 
     tape: Tape
-    base: Base
+    base: FrozenLayer
     name: str
     """The activation."""
     rows: int
@@ -217,7 +217,7 @@ def activated(
     a, b = (None, None) if adapter is None else (weight.tensor for weight in adapter)
     mlp = _Mlp(
         tape=tape,
-        base=Base(net, module, packed=packed),
+        base=FrozenLayer(net, module, packed=packed),
         name=net.spec.activation,
         rows=first.elements // width,
         width=width,

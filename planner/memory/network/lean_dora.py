@@ -9,7 +9,7 @@ from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import FP32, HALF, ONE, R
 from planner.memory.engine.ops import Weight
 from planner.memory.engine.tape import Tape
-from planner.memory.network.lean import Base
+from planner.memory.network.lean import FrozenLayer
 
 if TYPE_CHECKING:
     from planner.contract.spec import Module
@@ -30,7 +30,7 @@ def dora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
     width, out_width = module.in_features, module.out_features
     itemsize = HALF if tape.rules.autocast else net.compute_itemsize(x) if packed else x.itemsize
     narrow = ops.to(tape, x, itemsize)
-    base = Base(net, module, packed=packed)
+    base = FrozenLayer(net, module, packed=packed)
     magnitude = net.weight(out_width, net.adapter_itemsize, trainable=True)
     rows, dropped = narrow.elements // width, choices.lora_dropout > 0 and tape.rules.training
     a_width, b_width, m_width = (w.tensor.itemsize for w in (a, b, magnitude))

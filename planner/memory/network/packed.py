@@ -152,7 +152,7 @@ def _int8_lean(net: Net, module: Module, x: Tensor) -> Tensor:
     tape = net.tape
     narrow = ops.to(tape, x, HALF if tape.rules.autocast else x.itemsize)
     itemsize, size = narrow.itemsize, (narrow.monomial, narrow.elements)
-    base = lean.Base(net, module, packed=True)
+    base = lean.FrozenLayer(net, module, packed=True)
     result = base.product(narrow.monomial, narrow.elements // module.in_features * module.out_features, itemsize)
     return tape.record(result, (narrow,), (), lambda g, s: (base.product(size[0], size[1], itemsize),))
 

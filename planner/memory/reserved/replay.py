@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.memory.engine.monomials import WIDTH
-from planner.memory.engine.unroll import Event, Part, unroll
+from planner.memory.engine.unroll import Event, LogPart, unroll
 from planner.memory.engine.values import Array, multipliers
 from planner.memory.reserved.allocator import OutOfMemory, replay
 from planner.memory.step.case import Case
@@ -97,7 +97,7 @@ def step_log(case: Case, values: list[float]) -> list[Event]:
 
     tape = run(case, None, values)
     copies = {group.index: group.copies for group in tape.ledger.groups}
-    parts = [Part(s.log, s.group, s.name in ("backward", "optimizer")) for s in tape.ledger.segments]
+    parts = [LogPart(s.log, s.group, s.name in ("backward", "optimizer")) for s in tape.ledger.segments]
     if not copies:
         return [event for part in parts for event in part.events]
     whole = unroll(parts, copies)

@@ -20,7 +20,7 @@ from planner.models.sources import hub
 from planner.models.sources.configs import complete, text_part
 from planner.models.sources.families.registry import builder
 from planner.models.sources.layout import parameter_shapes
-from planner.models.sources.reading import Reading
+from planner.models.sources.reading import ConfigReading
 from planner.models.sources.schema import MAX_PARAMETERS
 
 __all__ = ["from_config", "load_config", "load_model", "parameter_shapes"]
@@ -162,7 +162,9 @@ def from_config(
         )
     try:
         completed = complete(raw)
-        reading = Reading(config=completed, origin=place, given=frozenset(raw), task=chosen, labels=_labels(raw, place))
+        reading = ConfigReading(
+            config=completed, origin=place, given=frozenset(raw), task=chosen, labels=_labels(raw, place)
+        )
         built = build(reading, id)
         if built.parameters > MAX_PARAMETERS:
             raise InvalidInput(f"{built.parameters:.3g} parameters, but more than {MAX_PARAMETERS:.0e} no model has")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from planner.contract.spec import ModelSpec, Module, ModuleKind
 
 
-class Layout:
+class ModuleLayout:
     """Modules in forward order. Paths with `{}` repeat over `layers` (set with `repeat`), others stand once."""
 
     def __init__(self, prefix: str = "") -> None:

@@ -12,7 +12,7 @@ from planner.models.sources.schema import MAX_SIZE, Config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class ConfigReading:
     """A completed config with the place it came from, and the task that is asked of it."""
 
     config: Config

@@ -19,7 +19,7 @@ from planner.tui.state import Act, Doubt, WizardState
 from planner.tui.widgets.field_list import FieldList
 from planner.tui.widgets.figures_pane import FiguresPane
 from planner.tui.widgets.memory import MemoryPane
-from planner.tui.work import Evaluation, Recommendation
+from planner.tui.work import Evaluation, WizardAnswer
 
 UNDO_DEPTH = 100
 KEYS: dict[Act, str] = {"train": "t", "save": "s"}
@@ -112,7 +112,7 @@ class PlanScreen(WizardScreen):
         self._waiting = self._confirm = None
 
     def _show_recommendation(self) -> None:
-        found: Recommendation | None = self.wizard_app.recommendation
+        found: WizardAnswer | None = self.wizard_app.recommendation
         if found is not None:
             from planner.contract.settings import to_settings
 

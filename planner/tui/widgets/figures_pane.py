@@ -17,7 +17,7 @@ from planner.contract.records import CheckReport
 from planner.contract.units import format_bytes, format_count
 from planner.tui import figures
 from planner.tui.widgets.memory import color_of
-from planner.tui.work import Evaluation, Recommendation
+from planner.tui.work import Evaluation, WizardAnswer
 
 TABS = ("tiers", "why", "memory", "advice")
 
@@ -118,7 +118,7 @@ class FiguresPane(Vertical):
         if lines:
             listing.highlighted = 0
 
-    def show_recommendation(self, found: Recommendation, settings: dict[str, object]) -> None:
+    def show_recommendation(self, found: WizardAnswer, settings: dict[str, object]) -> None:
         """Tiers with the one that equals the current settings marked, and the advice."""
         listing = self.query_one("#tier-list", OptionList)
         before = listing.highlighted
@@ -158,7 +158,7 @@ def tier_header() -> Content:
     return Content(f" {name:<8}  {shape:<14}{peak:>7} {speed:>7}")
 
 
-def notes_text(found: Recommendation) -> Content:
+def notes_text(found: WizardAnswer) -> Content:
     """What the tiers rest on and what their marks mean; where none fits, why, and where help stands."""
     if found.error:
         more = ""
@@ -220,7 +220,7 @@ def breakdown(report: CheckReport) -> Content:
     return Content.assemble(*parts)
 
 
-def advice_text(found: Recommendation) -> Content:
+def advice_text(found: WizardAnswer) -> Content:
     """Every advised value with its rule and the rule's source."""
     parts: list[str | tuple[str, str]] = []
     for advice in found.advice:

@@ -14,7 +14,7 @@ import pytest
 
 from planner.contract.spec import ModelSpec, TrainingChoices
 from planner.decide import advice_rate
-from planner.decide.advice_case import Case
+from planner.decide.advice_case import AdviceCase
 from planner.decide.advice_rate import FAMILIES, LLAMA, OTHERS, QWEN, Family, learning_rate
 from planner.decide.advice_sources import SCENARIOS
 from planner.devices import hardware
@@ -37,7 +37,7 @@ def model(name: str) -> ModelSpec:
 
 
 def rate(name: str, choices: TrainingChoices, *, scenario: str = "standard", steps: int | None = None) -> float:
-    case = Case(
+    case = AdviceCase(
         model=model(name),
         hardware=H100,
         choices=choices,

@@ -136,7 +136,7 @@ def test_the_fence_is_put_up_where_a_group_ends_and_taken_down(monkeypatch: pyte
     with limits.fenced() as free:
         if limits.cgroup() is None:
             assert free is None
-    tight = limits.Group(folder=Path("/x"), limit=2**31, held=2**30)
+    tight = limits.MemoryGroup(folder=Path("/x"), limit=2**31, held=2**30)
     monkeypatch.setattr(limits, "cgroup", lambda: tight)
     with limits.fenced(2) as free:
         assert free == (2**30 - 2**26) // 2

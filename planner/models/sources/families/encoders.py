@@ -11,11 +11,11 @@ from dataclasses import replace
 from planner.contract.architecture import Encoder
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ModelSpec
-from planner.models.sources.layout import Layout
-from planner.models.sources.reading import Reading
+from planner.models.sources.layout import ModuleLayout
+from planner.models.sources.reading import ConfigReading
 
 
-def bert(reading: Reading, identity: str) -> ModelSpec:
+def bert(reading: ConfigReading, identity: str) -> ModelSpec:
     """BERT: learned positions and segments, norms after each half layer."""
     layout, names = _layers(reading), _names(reading)
     hidden = reading.size("hidden_size")
@@ -27,7 +27,7 @@ def bert(reading: Reading, identity: str) -> ModelSpec:
     return _spec(reading, identity, layout, reading.size("max_position_embeddings"))
 
 
-def roberta(reading: Reading, identity: str) -> ModelSpec:
+def roberta(reading: ConfigReading, identity: str) -> ModelSpec:
     """RoBERTa: BERT with other heads; positions start behind the padding index, so two rows are never used."""
     spec = bert(reading, identity)
     positions = reading.size("max_position_embeddings") - reading.count("pad_token_id") - 1
@@ -36,13 +36,13 @@ def roberta(reading: Reading, identity: str) -> ModelSpec:
     return replace(spec, max_positions=positions)
 
 
-def _names(reading: Reading) -> Encoder:
+def _names(reading: ConfigReading) -> Encoder:
     names = reading.facts.encoder
     assert names is not None
     return names
 
 
-def _masked_head(layout: Layout, reading: Reading, hidden: int) -> None:
+def _masked_head(layout: ModuleLayout, reading: ConfigReading, hidden: int) -> None:
     """What turns the encoder's output into tokens: a linear module, a norm, the output layer."""
     names, vocabulary, tied = _names(reading), reading.size("vocab_size"), _tied(reading)
     dense, norm = names.transform
@@ -55,9 +55,9 @@ def _masked_head(layout: Layout, reading: Reading, hidden: int) -> None:
     layout.linear(names.output, hidden, vocabulary, own_bias, tied_to=embedding)
 
 
-def distilbert(reading: Reading, identity: str) -> ModelSpec:
+def distilbert(reading: ConfigReading, identity: str) -> ModelSpec:
     """DistilBERT: BERT without segments and with names of its own."""
-    layout, config, names = Layout(), reading.config, _names(reading)
+    layout, config, names = ModuleLayout(), reading.config, _names(reading)
     hidden, heads, inner, layers = (reading.size(key) for key in ("dim", "n_heads", "hidden_dim", "n_layers"))
     vocabulary, positions = reading.size("vocab_size"), reading.size("max_position_embeddings")
     if reading.flag("sinusoidal_pos_embds"):
@@ -101,18 +101,18 @@ def distilbert(reading: Reading, identity: str) -> ModelSpec:
     )
 
 
-def _tied(reading: Reading) -> bool:
+def _tied(reading: ConfigReading) -> bool:
     return reading.flag("tie_word_embeddings") and reading.task != "classification"
 
 
-def _layers(reading: Reading) -> Layout:
+def _layers(reading: ConfigReading) -> ModuleLayout:
     """Embeddings and layers that BERT and RoBERTa share."""
     if reading.config["add_cross_attention"]:
         raise NotModelled(f"{reading.origin}: add_cross_attention is not modelled")
     kind = reading.config.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise NotModelled(f"{reading.origin}: position_embedding_type {kind!r} is not modelled; absolute is")
-    layout, prefix = Layout(), _names(reading).prefix
+    layout, prefix = ModuleLayout(), _names(reading).prefix
     hidden, inner = reading.size("hidden_size"), reading.size("intermediate_size")
     layout.embedding(f"{prefix}.embeddings.word_embeddings", reading.size("vocab_size"), hidden)
     layout.embedding(f"{prefix}.embeddings.token_type_embeddings", reading.size("type_vocab_size"), hidden)
@@ -131,7 +131,7 @@ def _layers(reading: Reading) -> Layout:
     return layout
 
 
-def _spec(reading: Reading, identity: str, layout: Layout, positions: int) -> ModelSpec:
+def _spec(reading: ConfigReading, identity: str, layout: ModuleLayout, positions: int) -> ModelSpec:
     hidden, heads = reading.size("hidden_size"), reading.size("num_attention_heads")
     dropout = reading.fraction("hidden_dropout_prob")
     return ModelSpec(

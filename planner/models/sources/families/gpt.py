@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ModelSpec
 from planner.models.sources.families.llama import head
-from planner.models.sources.layout import Layout
-from planner.models.sources.reading import Reading
+from planner.models.sources.layout import ModuleLayout
+from planner.models.sources.reading import ConfigReading
 from planner.models.sources.schema import Config
 
 
-def phi(reading: Reading, identity: str) -> ModelSpec:
+def phi(reading: ConfigReading, identity: str) -> ModelSpec:
     """Phi 1, 1.5 and 2: attention and feed-forward side by side on one layer norm, biases everywhere, head too."""
-    config, layout = reading.config, Layout()
+    config, layout = reading.config, ModuleLayout()
     hidden, heads, inner = (reading.size(k) for k in ("hidden_size", "num_attention_heads", "intermediate_size"))
     kv_heads, width = reading.kv_heads("num_key_value_heads", heads), reading.head_dim(hidden, heads)
     layers, vocabulary = reading.size("num_hidden_layers"), reading.size("vocab_size")
@@ -56,13 +56,13 @@ def phi(reading: Reading, identity: str) -> ModelSpec:
     )
 
 
-def gpt2(reading: Reading, identity: str) -> ModelSpec:
+def gpt2(reading: ConfigReading, identity: str) -> ModelSpec:
     """GPT-2: learned positions, transposed linears, queries, keys and values fused."""
     hidden = reading.size("n_embd")
     return _gpt2_like(reading, identity, fused_width=3 * hidden, kv_heads=reading.size("n_head"), transposed=True)
 
 
-def gpt_bigcode(reading: Reading, identity: str) -> ModelSpec:
+def gpt_bigcode(reading: ConfigReading, identity: str) -> ModelSpec:
     """SantaCoder and StarCoder: GPT-2's layout with plain linears and one key-value head for all queries."""
     hidden, heads = reading.size("n_embd"), reading.size("n_head")
     kv_heads = 1 if reading.flag("multi_query") else heads
@@ -75,8 +75,10 @@ def gpt_bigcode_keys(config: Config, raw: Mapping[str, object]) -> None:
     config["num_key_value_heads"] = 1 if config["multi_query"] else config["n_head"]
 
 
-def _gpt2_like(reading: Reading, identity: str, *, fused_width: int, kv_heads: int, transposed: bool) -> ModelSpec:
-    config, layout = reading.config, Layout()
+def _gpt2_like(
+    reading: ConfigReading, identity: str, *, fused_width: int, kv_heads: int, transposed: bool
+) -> ModelSpec:
+    config, layout = reading.config, ModuleLayout()
     if config["add_cross_attention"]:
         raise NotModelled(f"{reading.origin}: add_cross_attention is not modelled for {reading.facts.name}")
     hidden, heads, layers = (reading.size(key) for key in ("n_embd", "n_head", "n_layer"))
@@ -124,9 +126,9 @@ def _gpt2_like(reading: Reading, identity: str, *, fused_width: int, kv_heads: i
     )
 
 
-def gpt_neox(reading: Reading, identity: str) -> ModelSpec:
+def gpt_neox(reading: ConfigReading, identity: str) -> ModelSpec:
     """GPT-NeoX and Pythia: fused projections, two layer norms that both read the layer's input when parallel."""
-    layout = Layout()
+    layout = ModuleLayout()
     hidden, heads, inner = (reading.size(k) for k in ("hidden_size", "num_attention_heads", "intermediate_size"))
     layers, vocabulary = reading.size("num_hidden_layers"), reading.size("vocab_size")
     bias = reading.flag("attention_bias")
@@ -164,9 +166,9 @@ def gpt_neox(reading: Reading, identity: str) -> ModelSpec:
     )
 
 
-def falcon(reading: Reading, identity: str) -> ModelSpec:
+def falcon(reading: ConfigReading, identity: str) -> ModelSpec:
     """Falcon, old layout (7B: one key-value head) and new (40B: grouped key-value heads, two layer norms)."""
-    config, layout = reading.config, Layout()
+    config, layout = reading.config, ModuleLayout()
     if reading.flag("alibi"):
         # Its bias tensor and its attention path have not been checked against a trace.
         raise NotModelled(f"{reading.origin}: falcon with alibi positions is not modelled; rotary falcon models are")

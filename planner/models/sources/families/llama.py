@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from planner.contract.architecture import Decoder, Experts
 from planner.contract.spec import ModelSpec
-from planner.models.sources.layout import Layout
-from planner.models.sources.reading import Reading
+from planner.models.sources.layout import ModuleLayout
+from planner.models.sources.reading import ConfigReading
 
 
-def decoder(reading: Reading, identity: str) -> ModelSpec:
+def decoder(reading: ConfigReading, identity: str) -> ModelSpec:
     """The spec of one Llama-like decoder with its causal or classification head."""
     kind = reading.facts.decoder
     assert kind is not None
-    layout = Layout()
+    layout = ModuleLayout()
     hidden, layers = reading.size("hidden_size"), reading.size("num_hidden_layers")
     if kind.qk_norm == "per_head":
         reading.split(hidden, reading.size("num_attention_heads"))
@@ -33,7 +33,7 @@ def decoder(reading: Reading, identity: str) -> ModelSpec:
     return _spec(reading, identity, layout, kind, mixture or Mixture())
 
 
-def _layer(layout: Layout, reading: Reading, kind: Decoder, mixture: Mixture | None) -> None:
+def _layer(layout: ModuleLayout, reading: ConfigReading, kind: Decoder, mixture: Mixture | None) -> None:
     """One layer: norms, attention and the feed-forward part or experts, in forward order."""
     hidden = reading.size("hidden_size")
 
@@ -56,7 +56,7 @@ def _layer(layout: Layout, reading: Reading, kind: Decoder, mixture: Mixture | N
         norm("post_feedforward_layernorm")
 
 
-def _attention(layout: Layout, reading: Reading, kind: Decoder) -> None:
+def _attention(layout: ModuleLayout, reading: ConfigReading, kind: Decoder) -> None:
     """Projections of one layer, with the norms on queries and keys."""
     hidden, heads = reading.size("hidden_size"), reading.size("num_attention_heads")
     kv_heads = reading.kv_heads("num_key_value_heads", heads)
@@ -78,7 +78,7 @@ def _attention(layout: Layout, reading: Reading, kind: Decoder) -> None:
     layout.linear(f"{base}.o_proj", heads * width, hidden, reading.says(kind.o_bias))
 
 
-def _feed_forward(layout: Layout, reading: Reading, kind: Decoder) -> None:
+def _feed_forward(layout: ModuleLayout, reading: ConfigReading, kind: Decoder) -> None:
     """The dense feed-forward part of one layer."""
     hidden, inner = reading.size("hidden_size"), reading.size("intermediate_size")
     base, bias, last = "model.layers.{}.mlp", reading.says(kind.mlp_bias), kind.mlp_names[-1]
@@ -103,7 +103,7 @@ class Mixture:
     """Indices of the layers that have it."""
 
 
-def _mixture(reading: Reading, kind: Experts) -> Mixture:
+def _mixture(reading: ConfigReading, kind: Experts) -> Mixture:
     """The mixture that the config describes."""
     layers = tuple(range(reading.size("num_hidden_layers")))
     shared = reading.size("shared_expert_intermediate_size") if kind.shared else 0
@@ -117,7 +117,7 @@ def _mixture(reading: Reading, kind: Experts) -> Mixture:
     return Mixture(experts=experts, per_token=per_token, width=width, shared=shared, sparse=sparse)
 
 
-def _sparse(reading: Reading, count: str) -> tuple[int, ...]:
+def _sparse(reading: ConfigReading, count: str) -> tuple[int, ...]:
     """Layers with experts: every `decoder_sparse_step`-th, those named as dense left out."""
     step, dense = reading.size("decoder_sparse_step"), reading.config["mlp_only_layers"]
     if not isinstance(dense, list):
@@ -128,7 +128,7 @@ def _sparse(reading: Reading, count: str) -> tuple[int, ...]:
     return tuple(layer for layer in range(layers) if layer not in dense and (layer + 1) % step == 0)
 
 
-def _experts(layout: Layout, reading: Reading, kind: Decoder, mixture: Mixture) -> None:
+def _experts(layout: ModuleLayout, reading: ConfigReading, kind: Decoder, mixture: Mixture) -> None:
     """The feed-forward part of dense layers, router and experts of the others."""
     hidden, everywhere = reading.size("hidden_size"), tuple(range(reading.size("num_hidden_layers")))
     layout.repeat(layer for layer in everywhere if layer not in mixture.sparse)
@@ -146,7 +146,7 @@ def _experts(layout: Layout, reading: Reading, kind: Decoder, mixture: Mixture) 
     layout.repeat(everywhere)
 
 
-def head(layout: Layout, reading: Reading, embedding: str, *, bias: bool = False) -> None:
+def head(layout: ModuleLayout, reading: ConfigReading, embedding: str, *, bias: bool = False) -> None:
     """`lm_head`, tied or not, or the `score` head of sequence classification."""
     hidden = layout.modules[0].shape[-1]
     if reading.task == "classification":
@@ -156,7 +156,7 @@ def head(layout: Layout, reading: Reading, embedding: str, *, bias: bool = False
     layout.linear("lm_head", hidden, reading.size("vocab_size"), bias, tied_to=tied)
 
 
-def _spec(reading: Reading, identity: str, layout: Layout, kind: Decoder, mixture: Mixture) -> ModelSpec:
+def _spec(reading: ConfigReading, identity: str, layout: ModuleLayout, kind: Decoder, mixture: Mixture) -> ModelSpec:
     """The fields that Llama-like configs name alike."""
     config = reading.config
     hidden, heads, layers = (reading.size(k) for k in ("hidden_size", "num_attention_heads", "num_hidden_layers"))

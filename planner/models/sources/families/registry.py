@@ -10,10 +10,10 @@ from planner.contract.architectures import of, supported
 from planner.contract.errors import NotModelled
 from planner.contract.shown import shown
 from planner.contract.spec import ModelSpec
-from planner.models.sources.reading import Reading
+from planner.models.sources.reading import ConfigReading
 from planner.models.sources.schema import Config
 
-Builder = Callable[[Reading, str], ModelSpec]
+Builder = Callable[[ConfigReading, str], ModelSpec]
 Deriver = Callable[[Config, Mapping[str, object]], None]
 """Gets the completed config, into which it writes, and the raw one."""
 

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import ModelSpec
-from planner.models.sources.layout import Layout
-from planner.models.sources.reading import Reading
+from planner.models.sources.layout import ModuleLayout
+from planner.models.sources.reading import ConfigReading
 from planner.models.sources.schema import Config
 
 
-def t5(reading: Reading, identity: str) -> ModelSpec:
+def t5(reading: ConfigReading, identity: str) -> ModelSpec:
     """The spec of an encoder-decoder; `num_layers` counts the encoder's layers."""
     config = reading.config
     hidden, heads, width, inner = (reading.size(key) for key in ("d_model", "num_heads", "d_kv", "d_ff"))
     layers, decoder_layers = reading.size("num_layers"), reading.size("num_decoder_layers")
     vocabulary = reading.size("vocab_size")
     classification = reading.task == "classification"
-    layout = Layout("transformer." if classification else "")
+    layout = ModuleLayout("transformer." if classification else "")
     layout.embedding("shared", vocabulary, hidden)
     for stack, count in (("encoder", layers), ("decoder", decoder_layers)):
         layout.repeat(count)
@@ -67,7 +67,7 @@ def t5(reading: Reading, identity: str) -> ModelSpec:
     )
 
 
-def _attention(layout: Layout, reading: Reading, layer: str, name: str, count: int) -> None:
+def _attention(layout: ModuleLayout, reading: ConfigReading, layer: str, name: str, count: int) -> None:
     """One attention with its norm; only the first layer of a stack holds the relative positions' table."""
     hidden, heads, width = (reading.size(key) for key in ("d_model", "num_heads", "d_kv"))
     layout.norm(f"{layer}.layer_norm", hidden)
