@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.accuracy.metrics import percent, table
 from planner import memory
-from planner.cli.request import resolve
+from planner.cli.asked import Target
+from planner.cli.resolve import resolve
 from planner.contract.records import MemoryReport
 from planner.contract.settings import BY_NAME
 from planner.contract.units import MIB
@@ -74,7 +75,7 @@ def predicted(args: Sequence[str]) -> MemoryReport:
     unknown = set(values) - set(BY_NAME)
     if unknown:
         raise ValueError(f"options that are no settings: {sorted(unknown)}")
-    asked = resolve(gpu=gpu, model=model, reserve=None, values=values)
+    asked = resolve(Target(gpu=gpu, model=model, settings=values))
     return memory.predict(asked.model, asked.hardware, asked.choices, budget_bytes=asked.budget_bytes)
 
 

@@ -21,6 +21,7 @@ from planner.contract.errors import TuneplanError
 from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.decide import check
+from planner.decide.question import Question
 from planner.devices import hardware
 from planner.models.sources import from_config
 
@@ -167,7 +168,8 @@ def _case(row: dict[str, Any]) -> Case:
 def closed_form(case: Case) -> dict[str, Any]:
     """What `plan check` says: bytes of the measured kind, the binding instant, or why it refused."""
     try:
-        report = check.check(case.spec, case.device, case.choices, with_remedies=False).memory
+        question = Question(model=case.spec, hardware=case.device, choices=case.choices)
+        report = check.check(question, with_remedies=False).memory
     except TuneplanError as error:
         return {"refused": str(error)}
     return {"bytes": getattr(report, f"{case.kind}_peak_bytes"), "instant": report.binding_instant}
@@ -200,5 +202,6 @@ def traced(case: Case, *, run: bool = True) -> dict[str, Any]:
 
 def _beyond(case: Case, allocated: int) -> int:
     """Reserved or device bytes over a traced allocated peak: the planner's own margin, which a trace does not have."""
-    report = check.check(case.spec, case.device, case.choices, with_remedies=False).memory
+    question = Question(model=case.spec, hardware=case.device, choices=case.choices)
+    report = check.check(question, with_remedies=False).memory
     return allocated + int(getattr(report, f"{case.kind}_peak_bytes")) - report.allocated_peak_bytes

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from planner.contract.errors import Interrupted, InvalidInput
 from planner.contract.words import shown
+
+if TYPE_CHECKING:
+    from planner.cli.asked import Training
 
 EXTRA = "pip install 'tuneplan[train]'"
 
@@ -19,42 +23,32 @@ def require_train_extra(command: str) -> None:
         raise InvalidInput(f"plan {command} needs {', '.join(missing)}: {EXTRA}")
 
 
-def run_train(
-    plan_file: str,
-    *,
-    data: str | None,
-    output: str | None,
-    resume: bool,
-    device: str,
-    as_json: bool,
-    adapter: str | None = None,
-    extra: Sequence[str] = (),
-) -> int:
-    """Starts the trainer on a plan file and shows it to its end."""
+def run_train(plan_file: str, training: Training, extra: Sequence[str] = ()) -> int:
+    """Starts the trainer on a plan file and shows it to its end; `extra` are words that go to it as they are."""
     from planner.cli.progress import Follower, kept_line, summary_lines
     from planner.handover import plans, trainer_process
 
     plan = plans.load(plan_file)
-    if data is None and plan.data.path is None:
+    if training.data is None and plan.data.path is None:
         raise InvalidInput(f"{plan_file} names no data; give it with --data")
-    if resume and output is None:
+    if training.resume and training.output is None:
         raise InvalidInput("--resume needs --output, the run folder to go on in")
     require_train_extra("train")
     run = trainer_process.start(
         plan_file,
-        data=data,
-        output=output,
-        resume="auto" if resume else None,
-        device=device,
-        adapter=adapter,
+        data=training.data,
+        output=training.output,
+        resume="auto" if training.resume else None,
+        device=training.device,
+        adapter=training.adapter,
         extra=extra,
     )
-    follower = Follower(raw=as_json)
+    follower = Follower(raw=training.as_json)
     code = follower.follow(run)
-    if follower.finished is not None and not as_json:
+    if follower.finished is not None and not training.as_json:
         for line in summary_lines(follower.finished):
             print(shown(line))
     if follower.stopped:
         sys.stdout.flush()
-        raise Interrupted(kept_line(follower.started.get("run_dir") or output, device))
+        raise Interrupted(kept_line(follower.started.get("run_dir") or training.output, training.device))
     return code

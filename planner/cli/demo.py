@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from planner.cli.asked import Source, Target
 from planner.cli.children import require_train_extra
 from planner.cli.progress import Follower, kept_line, summary_lines
-from planner.cli.recommend import make_plan
-from planner.cli.request import load_data, resolve
+from planner.cli.resolve import resolve
 from planner.cli.signals import held, passed_on
 from planner.cli.talk import say
 from planner.contract import process
@@ -28,7 +28,8 @@ SHOWN_EXAMPLES = 3
 def run(*, output: str | None, epochs: float | None) -> int:
     """Makes the assets, plans for this machine, trains, and prints predicted beside measured."""
     from planner.decide import search
-    from planner.decide.advice import validation_share
+    from planner.decide.advice import hyperparameters
+    from planner.decide.planning import make_plan
     from planner.handover import plans, trainer_process
     from planner.report.plan_view import plan_view
     from planner.report.words import make_console
@@ -41,25 +42,12 @@ def run(*, output: str | None, epochs: float | None) -> int:
     say("a small model learns a rule that it has never seen: planned, trained, and measured on this machine")
     assets = _child(["demo-assets"])
     # fp32: the model is small, and the figures then show what training does, not what rounding does.
-    request = resolve(gpu=None, model=assets["model"], reserve=None, values={"precision": "fp32"})
-    data = load_data(assets["train"], request)
-    answer = search.recommend(
-        request.model,
-        request.hardware,
-        choices=request.choices,
-        fixed=request.fixed,
-        budget_bytes=request.budget_bytes,
-        data=data,
-        notes=request.notes,
-    )
-    plan = make_plan(
-        request,
-        answer.recommended,
-        advice=list(answer.advice),
-        data=assets["train"],
-        split=validation_share(data),
-        overrides={"epochs": epochs},
-    )
+    target = Target(model=assets["model"], settings={"precision": "fp32"})
+    question = resolve(target, Source(data=assets["train"]))
+    answer = search.recommend(question)
+    advice = list(answer.advice)
+    settings = hyperparameters(advice, epochs=epochs)
+    plan = make_plan(question, answer.recommended, hyperparameters=settings, advice=advice)
     plan_file = plans.save(plan, folder / "plan.yaml")
     plan_view(make_console(), answer, [], details=False)
     print()

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from planner.cli.request import CliRequest
+from planner.cli.asked import Target
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.decide.question import Question
 from planner.exchange import recognise, targets
 from planner.exchange.foreign import Foreign, Note
 
 
-def asked(
-    files: list[str], tool: str | None, *, model: str | None, settings: Mapping[str, Any]
-) -> tuple[Foreign, str, dict[str, Any]]:
-    """What the files say, the model, and the settings: theirs, under those of the command line."""
+def asked(files: list[str], tool: str | None, target: Target) -> tuple[Foreign, Target]:
+    """What the files say, and the target with their model and settings under those of the command line."""
     if not all(name.strip() for name in files):
         raise InvalidInput("--from is empty; name a trainer's file")
     foreign = recognise.read([Path(name) for name in files], tool=tool)
     if foreign.no_figure:
         raise NotModelled(foreign.no_figure)
-    given = {name: value for name, value in settings.items() if value is not None}
-    chosen = model or foreign.model
+    given = {name: value for name, value in target.settings.items() if value is not None}
+    chosen = target.model or foreign.model
     if chosen is None:
         raise InvalidInput(f"{foreign.where}: names no model; add --model")
-    if model is None and (original := mirrored(chosen)) is not None:
+    if target.model is None and (original := mirrored(chosen)) is not None:
         said = Note(key="model", how="assumed", text=f"{original}, which {chosen} republishes")
         foreign, chosen = replace(foreign, notes=(*foreign.notes, said)), original
     if foreign.several is not None and "num_gpus" not in given:
@@ -35,10 +32,10 @@ def asked(
             f"{foreign.where}: {foreign.several} divides the run over devices, and how many isn't in the file; "
             "add --num-gpus N"
         )
-    values = {**settings, **foreign.values, **given}
+    values = {**target.settings, **foreign.values, **given}
     if values.get("gradient_checkpointing") is False:
         values["checkpoint_reentrant"] = None
-    return foreign, chosen, values
+    return foreign, replace(target, model=chosen, settings=values)
 
 
 MIRRORS = ("nousresearch", "unsloth", "mlx-community", "casperhansen", "alpindale")
@@ -57,9 +54,9 @@ def mirrored(model: str) -> str | None:
     return None if found is None else found.hub_id
 
 
-def in_model_words(request: CliRequest, foreign: Foreign) -> CliRequest:
-    """The request with the file's targets as the model calls them."""
-    if request.choices.lora_targets != foreign.values.get("lora_targets"):
-        return request
-    found = targets.in_words_of(request.model, request.choices.lora_targets)
-    return replace(request, choices=replace(request.choices, lora_targets=found))
+def in_model_words(question: Question, foreign: Foreign) -> Question:
+    """The question with the file's targets as the model calls them."""
+    choices = question.choices
+    if choices.lora_targets != foreign.values.get("lora_targets"):
+        return question
+    return question.having(replace(choices, lora_targets=targets.in_words_of(question.model, choices.lora_targets)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from planner.cli.talk import print_json, say
 from planner.contract.errors import Infeasible
 from planner.models.recorded import Unlearned
+
+if TYPE_CHECKING:
+    from planner.cli.asked import Target
 
 Answer = TypeVar("Answer")
 
@@ -31,30 +34,22 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "peft"))
 
 
-def run_learn(name: str, *, gpu: str | None, as_json: bool, settings: Mapping[str, Any]) -> int:
+def run_learn(target: Target, *, as_json: bool) -> int:
     """`plan learn`: what `plan` and `plan check` would ask about this model, asked ahead of time."""
     from planner.cli.children import require_train_extra
-    from planner.cli.request import resolve
+    from planner.cli.resolve import resolve
     from planner.decide import search
     from planner.models import recorded
 
     require_train_extra("learn")
-    request = learned(lambda: resolve(gpu=gpu, model=name, reserve=None, values=settings))
-    spec = request.model
+    question = learned(lambda: resolve(target))
+    spec = question.model
     if "recorded" not in spec.config:
         said = f"{spec.architecture} has a written program; nothing needs to be recorded"
         print_json({"model": spec.id, "basis": "written"}) if as_json else say(said)
         return 0
     with contextlib.suppress(Infeasible):
-        learned(
-            lambda: search.recommend(
-                spec,
-                request.hardware,
-                choices=request.choices,
-                fixed=request.fixed,
-                budget_bytes=request.budget_bytes,
-            )
-        )
+        learned(lambda: search.recommend(question))
     place = recorded.folder(recorded.plain(spec))
     kept, refused = recorded.programs(recorded.plain(spec))
     if as_json:

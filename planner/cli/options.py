@@ -1,12 +1,13 @@
-"""Options that several commands share, built from the settings table, and the settings file that fills them in."""
+"""Records of options as parameters of a command, every training choice as an option, and the settings file for them."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from functools import partial
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
@@ -14,8 +15,6 @@ from planner.contract.errors import InvalidInput
 from planner.contract.settings import BY_NAME, SETTINGS, Setting, near
 from planner.contract.shown import shown
 from planner.contract.yaml_text import truth
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def hyphens(name: str) -> str:
@@ -149,11 +148,74 @@ CONFIG = inspect.Parameter(
 )
 
 
-def with_settings(command: Command) -> Command:
-    """Adds every training choice and `--config` to a command that ends in `**settings`; absent ones arrive as None."""
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """How a field of a record of options is given on the command line."""
+
+    words: tuple[str, ...]
+    """Its spellings; none is the field's name with hyphens."""
+    help: str
+    metavar: str | None
+    complete: Callable[[str], list[str]] | None
+
+
+def option(
+    help: str,
+    *words: str,
+    default: Any = None,
+    metavar: str | None = None,
+    complete: Callable[[str], list[str]] | None = None,
+) -> Any:
+    """A field of a record whose options commands share; its annotation is the value's type."""
+    return field(default=default, metadata={"option": _Option(words, help, metavar, complete)})
+
+
+def _parameters(record: Any) -> list[inspect.Parameter]:
+    """The fields of a record as keyword parameters that typer understands."""
+    kinds = get_type_hints(record)
+    found = []
+    for entry in fields(record):
+        given: _Option | None = entry.metadata.get("option")
+        if given is None:
+            continue
+        words = given.words or ("--" + hyphens(entry.name),)
+        text = typer.Option(*words, help=given.help, metavar=given.metavar, autocompletion=given.complete)
+        kind: Any = kinds[entry.name]
+        annotation: Any = Annotated[kind, text]
+        found.append(
+            inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=annotation)
+        )
+    return found
+
+
+def with_records(command: Callable[..., int]) -> Callable[..., int]:
+    """A command whose parameters are records of options, as typer takes it: an option for each field of each.
+
+    A record with a field `settings` also brings every training choice and `--config`; those that nobody gave are None.
+    """
     signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    added = [*(_option(setting) for setting in SETTINGS), CONFIG]
-    command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*own, *added]} | {"return": int}
-    return command
+    records: dict[str, Any] = {
+        p.name: p.annotation for p in signature.parameters.values() if is_dataclass(p.annotation)
+    }
+    own = [p for p in signature.parameters.values() if p.name not in records]
+    parts = {name: _parameters(record) for name, record in records.items()}
+    choosing = [name for name, record in records.items() if any(entry.name == "settings" for entry in fields(record))]
+
+    @wraps(command)
+    def called(**given: Any) -> int:
+        values = {p.name: given[p.name] for p in own}
+        for name, record in records.items():
+            content = {p.name: given[p.name] for p in parts[name]}
+            if name in choosing:
+                content["settings"] = {setting.name: given[setting.name] for setting in SETTINGS}
+            values[name] = record(**content)
+        return command(**values)
+
+    added = [parameter for part in parts.values() for parameter in part]
+    if choosing:
+        added += [*(_option(setting) for setting in SETTINGS), CONFIG]
+    before = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    after = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    called.__signature__ = signature.replace(parameters=[*before, *after, *added])  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in [*own, *added]} | {"return": int}
+    return called

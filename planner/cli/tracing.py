@@ -14,26 +14,18 @@ from planner.cli.learning import learned
 from planner.cli.talk import print_json, say
 from planner.contract import process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
-from planner.contract.settings import check_length, fit_to_hardware, to_flags
+from planner.contract.settings import check_length, to_flags
 
 if TYPE_CHECKING:
-    from planner.cli.request import CliRequest
+    from planner.cli.asked import Target
     from planner.contract.records import MemoryReport
+    from planner.decide.question import Question
     from planner.export.timeline import Timeline
 
 
-def run_trace(
-    *,
-    gpu: str | None,
-    model: str | None,
-    reserve: str | None,
-    as_json: bool,
-    settings: Mapping[str, Any],
-    timeline: str | None = None,
-    memory_viewer: str | None = None,
-) -> int:
+def run_trace(target: Target, *, as_json: bool, timeline: str | None = None, memory_viewer: str | None = None) -> int:
     """Traces one configuration and judges it; exit code 3 when it does not fit."""
-    from planner.cli.request import resolve
+    from planner.cli.resolve import resolve
     from planner.decide.reasons import explain
     from planner.decide.verdict import verdict_of
 
@@ -45,14 +37,14 @@ def run_trace(
         picture_format = timeline_plot.check_format(timeline)
     for option, name in (("--timeline", timeline), ("--memory-viewer", memory_viewer)):
         _refuse_unwritable(option, name)
-    request = learned(lambda: resolve(gpu=gpu, model=model, reserve=reserve, values=settings))
-    check_length(request.model, request.choices)
-    if request.choices.num_gpus > 1:
+    question = learned(lambda: resolve(target))
+    check_length(question.model, question.choices)
+    if question.choices.num_gpus > 1:
         raise NotModelled(
-            f"--num-gpus {request.choices.num_gpus} is not traced: sharding is in plan check's figures only; "
+            f"--num-gpus {question.choices.num_gpus} is not traced: sharding is in plan check's figures only; "
             "leave it out to trace what one device does alone"
         )
-    memory, course = trace(request)
+    memory, course = trace(question)
     verdict = verdict_of(memory)
     if as_json:
         print_json(memory.model_dump(mode="json"))
@@ -61,14 +53,14 @@ def run_trace(
         from planner.report.words import make_console
 
         console = make_console()
-        console.print(f"Traced: {request.model.id} on {request.hardware.title}", style="bold")
+        console.print(f"Traced: {question.model.id} on {question.hardware.title}", style="bold")
         console.print(breakdown(console, memory))
-        for sentence in [*request.notes, *explain(memory, verdict)]:
+        for sentence in [*question.notes, *explain(memory, verdict)]:
             console.print(sentence)
         console.print(instants_line(memory))
     if timeline is not None and picture_format is not None:
-        shape = f"{request.choices.batch_size} x {request.choices.max_length}"
-        title = f"{request.model.id}, {shape} on {request.hardware.title}"
+        shape = f"{question.choices.batch_size} x {question.choices.max_length}"
+        title = f"{question.model.id}, {shape} on {question.hardware.title}"
         _write(timeline, timeline_plot.picture(course, title=title, file_format=picture_format))
     if memory_viewer is not None:
         from planner.export import memory_viewer as viewer
@@ -78,18 +70,18 @@ def run_trace(
     return 3 if verdict == "does_not_fit" else 0
 
 
-def trace(request: CliRequest) -> tuple[MemoryReport, Timeline]:
+def trace(question: Question) -> tuple[MemoryReport, Timeline]:
     """The memory of one traced step, and its course: reserved bytes are the step's own events, replayed."""
     from planner.export.timeline import Timeline
 
-    choices, notes = fit_to_hardware(request.choices, request.hardware, fixed=request.fixed)
+    choices, notes = question.fitted()
     for note in notes:
         say(note)
     from planner.memory import device
     from planner.models import recorded
 
-    workspaces = int(device.workspace_bytes(request.hardware))
-    target = "cuda" if request.hardware.kind == "rocm" else request.hardware.kind
+    workspaces = int(device.workspace_bytes(question.hardware))
+    target = "cuda" if question.hardware.kind == "rocm" else question.hardware.kind
     command = process.command("trainer.trace", "--config", "-", "--json", "--events", "--evaluate", "--target", target)
     command += ["--cublas-workspace-bytes", str(workspaces), *to_flags(choices)]
     # What depends on stack and device where nobody names it is named always, or a default would be taken for silence.
@@ -102,7 +94,7 @@ def trace(request: CliRequest) -> tuple[MemoryReport, Timeline]:
         child = subprocess.run(
             command,
             env=process.environment(),
-            input=json.dumps(recorded.plain(request.model)),
+            input=json.dumps(recorded.plain(question.model)),
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -118,31 +110,31 @@ def trace(request: CliRequest) -> tuple[MemoryReport, Timeline]:
     try:
         found = json.loads(child.stdout.strip().split("\n")[-1])
         course = Timeline.from_trace(found)
-        return _complete(found["memory"], course, request), course
+        return _complete(found["memory"], course, question), course
     except (ValueError, IndexError, KeyError):
         raise RunFailed("the trace printed no result") from None
 
 
-def _complete(found: Mapping[str, Any], course: Timeline, request: CliRequest) -> MemoryReport:
+def _complete(found: Mapping[str, Any], course: Timeline, question: Question) -> MemoryReport:
     """A trace's allocated bytes with reserved and device bytes, so that it can be laid beside a prediction."""
     import numpy as np
 
     from planner.contract.records import MemoryReport
     from planner.memory import device
 
-    hardware = request.hardware
+    hardware = question.hardware
     peak = int(found["allocated_peak_bytes"])
     allocated, persistent = np.array([peak]), np.array([found["instants"]["load"]])
     if hardware.kind in ("cuda", "rocm"):
         from planner.memory.reserved.replay import held
 
-        limit = request.budget_bytes - hardware.context_bytes
+        limit = question.budget_bytes - hardware.context_bytes
         first = [hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES
         replay = held(
             first + course.persistent_sizes(),
             course.log(),
             limit=limit if peak <= limit else None,
-            expandable=request.choices.expandable_segments,
+            expandable=question.choices.expandable_segments,
         )
         most = max(replay.free_bytes, peak)
         reserved = max(replay.limited_bytes or most, peak)
@@ -160,7 +152,7 @@ def _complete(found: Mapping[str, Any], course: Timeline, request: CliRequest) -
             int(device.lower(np.array([total]), allocated, persistent)[0]),
             int(device.upper(np.array([most + hardware.context_bytes]), allocated, persistent)[0]),
         ),
-        budget_bytes=request.budget_bytes,
+        budget_bytes=question.budget_bytes,
         binding_instant=found["binding_instant"],
         instants=found["instants"],
         components=components,

@@ -14,54 +14,38 @@ from typing import TYPE_CHECKING, Any
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice, Hyperparameters
 from planner.contract.settings import near
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import TrainingChoices
 from planner.decide import advice_adapters as adapters
 from planner.decide import advice_length as length
 from planner.decide import advice_sources as src
 from planner.decide.advice_case import AdviceCase, advised_passes
 from planner.decide.advice_rate import learning_rate
-from planner.decide.advice_sources import SCENARIOS, sources
+from planner.decide.advice_sources import sources
+from planner.decide.question import Question
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
-
-__all__ = ["SCENARIOS", "adopt", "advise", "hyperparameters", "validation_share"]
 
 PACKING_WASTE = 0.15
 """Share of padding from which packing is worth its block-diagonal attention."""
 
 
-def advise(
-    model: ModelSpec,
-    hardware: HardwareProfile,
-    choices: TrainingChoices,
-    *,
-    data: DatasetProfile | None = None,
-    scenario: str = "standard",
-    validation_split: float | None = None,
-    step_seconds: float | None = None,
-) -> list[Advice]:
-    """Advice for one configuration, in the order in which a person decides.
+def advise(question: Question, *, step_seconds: float | None = None) -> list[Advice]:
+    """Advice for the question's choices, in the order in which a person decides.
 
-    `validation_split`: the share that validates; None is the advised one.
     `step_seconds`: of one optimizer step, where known; it spaces the log lines.
     """
-    if scenario not in SCENARIOS:
-        raise InvalidInput(f"--scenario {scenario!r} is unknown; choose one of {', '.join(SCENARIOS)}")
-    preset = SCENARIOS[scenario]
-    split = validation_share(data) if validation_split is None else validation_split
-    training = None if data is None else data.training_examples(split)
+    data = question.data
+    effective = question.choices.effective_batch_size
     case = AdviceCase(
-        model=model,
-        hardware=hardware,
-        choices=choices,
-        data=data,
-        scenario=preset,
+        model=question.model,
+        hardware=question.hardware,
+        choices=question.choices,
+        data=None if data is None else data.profile,
+        scenario=question.preset,
         step_seconds=step_seconds,
-        epochs=advised_passes(training, choices.effective_batch_size, preset),
-        steps_per_epoch=(
-            None if data is None else data.steps_per_epoch(choices.effective_batch_size, validation_split=split)
-        ),
+        epochs=advised_passes(None if data is None else data.training_examples, effective, question.preset),
+        steps_per_epoch=None if data is None else data.steps_per_epoch(question.choices),
     )
     advice = [learning_rate(case), length.epochs(case), length.effective_batch(case), length.scheduler(case)]
     advice += [length.warmup(case), adapters.weight_decay(case), adapters.clipping(case), adapters.optimizer(case)]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import LARGEST_COUNT, HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import LARGEST_COUNT, ModelSpec, TrainingChoices
+from planner.decide.question import Question
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
-    from planner.data.lengths import Lengths
 
 EFFECTIVE_BATCH_SIZE = 16
 """Sequences per optimizer step where no scenario says them."""
@@ -107,6 +107,21 @@ def batch_pairs(
     return [(size, share // size) for size in range(1, share + 1) if share % size == 0], wanted, []
 
 
+def with_effective_batch(question: Question) -> Question:
+    """The question with the accumulation that makes its effective batch, where one was asked for."""
+    effective, choices = question.effective_batch_size, question.choices
+    if effective is None:
+        return question
+    named = question.fixed & {"batch_size", "gradient_accumulation_steps"} or {"batch_size"}
+    pairs, _, said = batch_pairs(choices, named, effective)
+    if said:
+        parts = [f"--{name.replace('_', '-')} {getattr(choices, name)}" for name in sorted(named)]
+        product = " × ".join([*parts, f"{choices.num_gpus} device(s)"])
+        raise InvalidInput(f"--effective-batch-size {effective} is not a multiple of {product}")
+    size, steps = pairs[0]
+    return question.having(replace(choices, batch_size=size, gradient_accumulation_steps=steps))
+
+
 def candidate_lengths(
     model: ModelSpec, base: TrainingChoices, fixed: Collection[str], data: DatasetProfile | None
 ) -> list[int]:
@@ -158,47 +173,43 @@ def losses(base: TrainingChoices, fixed: Collection[str]) -> tuple[TrainingChoic
     return (replace(base, loss="chunked"), replace(base, loss="full"))
 
 
-def evaluate_first(
-    model: ModelSpec,
-    hardware: HardwareProfile,
-    bases: tuple[TrainingChoices, ...],
-    *,
-    pairs: list[tuple[int, int]],
-    lengths: list[int],
-    layers: list[int],
-    data: Lengths | None = None,
-) -> Candidates:
-    """Candidates of the first base that is modelled; the last one's refusal stands."""
-    for base in bases[:-1]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """What a search goes through: every combination of these with each other."""
+
+    bases: tuple[TrainingChoices, ...]
+    """The choices that do not vary; the first of them that is modelled is taken."""
+    pairs: list[tuple[int, int]]
+    """(micro-batch, accumulation)"""
+    lengths: list[int]
+    """The most wanted first."""
+    layers: list[int]
+    """How many layers are checkpointed."""
+
+
+def evaluate(question: Question, space: Space) -> Candidates:
+    """Memory and step time of everything in the space; where no base is modelled the last one's refusal stands.
+
+    With data memory takes the heaviest micro-batch of it; without, every row is full.
+    """
+    for base in space.bases[:-1]:
         try:
-            return evaluate(model, hardware, base, pairs=pairs, lengths=lengths, layers=layers, data=data)
+            return _evaluate(question, space, base)
         except NotModelled:
             continue
-    return evaluate(model, hardware, bases[-1], pairs=pairs, lengths=lengths, layers=layers, data=data)
+    return _evaluate(question, space, space.bases[-1])
 
 
-def evaluate(
-    model: ModelSpec,
-    hardware: HardwareProfile,
-    base: TrainingChoices,
-    *,
-    pairs: list[tuple[int, int]],
-    lengths: list[int],
-    layers: list[int],
-    data: Lengths | None = None,
-) -> Candidates:
-    """Memory and step time of every combination of (batch, accumulation), length and checkpointed layers.
-
-    `data`: its lengths, of which memory takes the heaviest micro-batch; without it every row is full.
-    """
+def _evaluate(question: Question, space: Space, base: TrainingChoices) -> Candidates:
     from planner import memory, speed
 
-    axes = (np.arange(len(pairs)), np.asarray(lengths, dtype=np.int64), np.asarray(layers, dtype=np.int64))
+    model, hardware, pairs = question.model, question.hardware, space.pairs
+    axes = (np.arange(len(pairs)), np.asarray(space.lengths, dtype=np.int64), np.asarray(space.layers, dtype=np.int64))
     pair, length, layer = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
     batches, accumulations = (np.asarray(values, dtype=np.int64) for values in zip(*pairs, strict=True))
     batch, accumulation = batches[pair], accumulations[pair]
-    grid = memory.predict_grid(model, hardware, base, batch, length, layer, data=data)
-    block = len(lengths) * len(layers)
+    grid = memory.predict_grid(model, hardware, base, batch, length, layer, data=question.lengths)
+    block = len(space.lengths) * len(space.layers)
     seconds = np.zeros(len(batch))
     # One call per pair: a step's time depends on its accumulation, which is a choice and no array.
     for number, (size, steps) in enumerate(pairs):

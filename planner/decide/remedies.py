@@ -7,17 +7,15 @@ costs in time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from planner.contract.errors import TuneplanError
 from planner.contract.records import MemoryReport, Remedy, SpeedReport
-from planner.contract.settings import check_length, fit_to_hardware
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
-
-if TYPE_CHECKING:
-    from planner.data.lengths import Lengths
+from planner.contract.settings import check_length
+from planner.contract.spec import TrainingChoices
+from planner.decide.question import Question
 
 Change = dict[str, Any]
 
@@ -36,37 +34,64 @@ OTHER_DEVICES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Question:
-    """What is to be made smaller, as it was judged."""
+class Judged:
+    """A question with what its choices came to: what is to be made smaller."""
 
-    model: ModelSpec
-    hardware: HardwareProfile
-    asked: TrainingChoices
-    """The choices as they were asked for."""
+    question: Question
+    """Its choices are those that were asked for."""
     choices: TrainingChoices
     """The choices as they were judged: in a number format that the device has."""
-    fixed: frozenset[str]
-    """Names of the choices that the person gave."""
-    budget: int
-    data: Lengths | None
+    memory: MemoryReport
     speed: SpeedReport | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Hunt:
+    """One search for remedies."""
+
+    judged: Judged
     meanwhile: Callable[[], None]
     """Called before each prediction; what it raises ends the search."""
+
+    @property
+    def question(self) -> Question:
+        """What was asked."""
+        return self.judged.question
+
+    @property
+    def choices(self) -> TrainingChoices:
+        """The choices as they were judged."""
+        return self.judged.choices
 
     def after(self, change: Change) -> TrainingChoices:
         """The choices after a change."""
         return replace(self.choices, **change)
 
-    def predict(self, choices: TrainingChoices) -> MemoryReport | None:
+    def predict(self, asked: Question) -> MemoryReport | None:
         """None where the configuration is refused (not modelled on this model or device)."""
-        return _predict(self, self.hardware, choices, self.budget)
+        from planner import memory
+
+        self.meanwhile()
+        try:
+            check_length(asked.model, asked.choices)
+            return memory.predict(
+                asked.model, asked.hardware, asked.choices, budget_bytes=asked.budget_bytes, lengths=asked.lengths
+            )
+        except TuneplanError:
+            return None
+
+    def predict_after(self, change: Change) -> MemoryReport | None:
+        """The memory after a change on the same device."""
+        return self.predict(self.question.having(self.after(change)))
 
     def settled(self, change: Change) -> Change:
         """The change with all that follows from it where the person named nothing: number format, optimizer's step.
 
         Whoever makes the change, from the settings or from the command line, so comes to the same configuration.
         """
-        usual = _usual(replace(self.asked, **change), self.hardware, self.fixed | change.keys())
+        question = self.question
+        changed = replace(question.choices, **change)
+        usual = replace(question, choices=changed, fixed=question.fixed | change.keys()).completed()
         return {**change, **{name: getattr(usual, name) for name in _FOLLOWING if self._differs(usual, name)}}
 
     def _differs(self, usual: TrainingChoices, name: str) -> bool:
@@ -77,49 +102,18 @@ _FOLLOWING = ("precision", "optimizer_implementation")
 """Choices that follow from others and the device until someone names them."""
 
 
-def _usual(choices: TrainingChoices, hardware: HardwareProfile, fixed: Collection[str]) -> TrainingChoices:
-    """The choices as `plan check` completes them on a device."""
-    fitted, _ = fit_to_hardware(choices, hardware, fixed=fixed)
-    if "optimizer_implementation" in fixed:
-        return fitted
-    return fitted.with_usual_implementation(hardware.kind)
-
-
-def find_remedies(
-    model: ModelSpec,
-    hardware: HardwareProfile,
-    asked: TrainingChoices,
-    memory: MemoryReport,
-    speed: SpeedReport | None,
-    data: Lengths | None = None,
-    *,
-    choices: TrainingChoices | None = None,
-    fixed: Collection[str] = (),
-    meanwhile: Callable[[], None] | None = None,
-) -> list[Remedy]:
+def find_remedies(judged: Judged, *, meanwhile: Callable[[], None] | None = None) -> list[Remedy]:
     """Changes that save memory: those that fit the budget first, the gentlest and then the quickest foremost.
 
-    `asked`: the choices as they were asked for; `choices`: as `memory` was predicted for them (default: the same).
-    `data`: the lengths that `memory` was predicted for. `fixed`: names of the choices that the person gave.
     `meanwhile`: called between predictions; what it raises ends the search.
     `saves_bytes` is what the change frees of the device peak; for another device, what the headroom grows by.
     """
-    question = _Question(
-        model=model,
-        hardware=hardware,
-        asked=asked,
-        choices=asked if choices is None else choices,
-        fixed=frozenset(fixed),
-        budget=memory.budget_bytes,
-        data=data,
-        speed=speed,
-        meanwhile=meanwhile or (lambda: None),
-    )
+    hunt, memory = _Hunt(judged=judged, meanwhile=meanwhile or (lambda: None)), judged.memory
     found: list[Remedy] = []
     singles: list[tuple[Change, int]] = []
-    for change in _single_changes(question):
-        change = question.settled(change)
-        after = question.predict(question.after(change))
+    for change in _single_changes(hunt):
+        change = hunt.settled(change)
+        after = hunt.predict_after(change)
         if after is None:
             continue
         saves = memory.device_peak_bytes - after.device_peak_bytes
@@ -128,18 +122,18 @@ def find_remedies(
         singles.append((change, saves))
         if saves < WORTH_NAMING * memory.device_peak_bytes and not _inside(after):
             continue
-        found.append(_remedy(question, change, saves, after))
+        found.append(_remedy(hunt, change, saves, after))
     for limit in (SAME_RESULT, max(RESULT_CLASS.values())):
         # A change of method or length is combined only where the gentler ones can't do it, alone or together.
         if any(remedy.fits and _class(remedy.change) <= limit for remedy in found):
             continue
         gentle = [(change, saves) for change, saves in singles if _class(change) <= limit]
-        combined = _combine(question, gentle)
+        combined = _combine(hunt, gentle)
         if combined is not None:
             change, after = combined
-            found.append(_remedy(question, change, memory.device_peak_bytes - after.device_peak_bytes, after))
+            found.append(_remedy(hunt, change, memory.device_peak_bytes - after.device_peak_bytes, after))
     found.sort(key=_order)
-    return found + _other_devices(question, memory)
+    return found + _other_devices(hunt)
 
 
 def _class(change: Change) -> int:
@@ -158,27 +152,14 @@ def _inside(memory: MemoryReport) -> bool:
     return memory.interval_bytes[1] <= memory.budget_bytes
 
 
-def _predict(
-    question: _Question, hardware: HardwareProfile, choices: TrainingChoices, budget: int
-) -> MemoryReport | None:
-    from planner import memory
-
-    question.meanwhile()
-    try:
-        check_length(question.model, choices)
-        return memory.predict(question.model, hardware, choices, budget_bytes=budget, lengths=question.data)
-    except TuneplanError:
-        return None
-
-
-def _remedy(question: _Question, change: Change, saves: int, after: MemoryReport) -> Remedy:
+def _remedy(hunt: _Hunt, change: Change, saves: int, after: MemoryReport) -> Remedy:
     from planner.decide.verdict import predict_speed, verdict_of
 
     cost = None
-    if question.speed is not None:
-        then = predict_speed(question.model, question.hardware, question.after(change))
+    if hunt.judged.speed is not None:
+        then = predict_speed(hunt.question.model, hunt.question.hardware, hunt.after(change))
         if then is not None:
-            cost = then.step_seconds - question.speed.step_seconds
+            cost = then.step_seconds - hunt.judged.speed.step_seconds
     return Remedy(
         change=_listed(change),
         saves_bytes=saves,
@@ -196,11 +177,11 @@ def _listed(change: Change) -> Change:
 # The changes
 
 
-def _single_changes(question: _Question) -> Iterator[Change]:
+def _single_changes(hunt: _Hunt) -> Iterator[Change]:
     """Every change of one thing, in the order in which a combination takes them."""
-    choices, hardware = question.choices, question.hardware
-    yield from _batch_changes(question)
-    yield from _checkpoint_changes(question)
+    choices, hardware = hunt.choices, hunt.question.hardware
+    yield from _batch_changes(hunt)
+    yield from _checkpoint_changes(hunt)
     if choices.stack == "builtin" and choices.loss == "full":
         yield {"loss": "chunked"}
     if choices.stack == "peft" and not choices.keep_logits and choices.transformers_version is None:
@@ -221,85 +202,77 @@ def _single_changes(question: _Question) -> Iterator[Change]:
         yield {"method": "qlora"}
     if choices.precision.endswith("-mixed") and choices.method != "full":
         yield {"precision": choices.precision.removesuffix("-mixed")}
-    yield from _length_changes(question)
+    yield from _length_changes(hunt)
 
 
-def _batch_changes(question: _Question) -> Iterator[Change]:
+def _batch_changes(hunt: _Hunt) -> Iterator[Change]:
     """The micro-batch halved (accumulation grows in step), and the largest one that fits."""
-    choices = question.choices
+    choices = hunt.choices
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     smaller = [size for size in range(choices.batch_size - 1, 0, -1) if sequences % size == 0]
     if not smaller:
         return
     halved = next(size for size in smaller if size <= max(1, choices.batch_size // 2))
-    fitting = next((n for n, upper in _uppers(question, choices, batches=smaller) if upper <= question.budget), 0)
+    fitting = next(iter(_fitting(hunt, choices, "batch_size", smaller)), 0)
     for size in dict.fromkeys((halved, fitting)):
         if size:
             yield {"batch_size": size, "gradient_accumulation_steps": sequences // size}
 
 
-def _checkpoint_changes(question: _Question) -> Iterator[Change]:
+def _checkpoint_changes(hunt: _Hunt) -> Iterator[Change]:
     """All layers checkpointed, and on the builtin stack the fewest that fit."""
-    choices, total = question.choices, question.model.total_layers
+    choices, total = hunt.choices, hunt.question.model.total_layers
     now = choices.checkpointed_layers(total)
     if now >= total:
         return
     if choices.stack == "builtin":
         layers = list(range(now + 1, total))
-        fitting = next((n for n, upper in _uppers(question, choices, layers=layers) if upper <= question.budget), 0)
+        fitting = next(iter(_fitting(hunt, choices, "layers", layers)), 0)
         if fitting:
             yield {"gradient_checkpointing": True, "checkpoint_layers": fitting}
     yield {"gradient_checkpointing": True, "checkpoint_layers": None}
 
 
-def _length_changes(question: _Question) -> Iterator[Change]:
+def _length_changes(hunt: _Hunt) -> Iterator[Change]:
     """The longest usual length that fits, or else half of what was asked for."""
-    choices = question.choices
+    choices = hunt.choices
     shorter = [length for length in LENGTHS if length < choices.max_length]
-    fitting = next((n for n, upper in _uppers(question, choices, lengths=shorter) if upper <= question.budget), 0)
+    fitting = next(iter(_fitting(hunt, choices, "length", shorter)), 0)
     length = fitting or choices.max_length // 2
     if length >= 16:
         yield {"max_length": length}
 
 
-def _uppers(
-    question: _Question,
-    choices: TrainingChoices,
-    *,
-    batches: list[int] | None = None,
-    lengths: list[int] | None = None,
-    layers: list[int] | None = None,
-) -> list[tuple[int, int]]:
-    """(value, upper end of the device peak in bytes) along the one axis that is given."""
+def _fitting(
+    hunt: _Hunt, choices: TrainingChoices, axis: Literal["batch_size", "length", "layers"], values: list[int]
+) -> list[int]:
+    """Those of the values along one axis with which the interval's upper end is inside the budget, by the grid."""
     import numpy as np
 
     from planner import memory
 
-    axis = batches or lengths or layers or []
-    if not axis:
+    if not values:
         return []
-    question.meanwhile()
-    here, checkpointed = np.ones(len(axis), dtype=np.int64), choices.checkpointed_layers(question.model.total_layers)
-    grid = memory.predict_grid(
-        question.model,
-        question.hardware,
-        choices,
-        np.asarray(batches, dtype=np.int64) if batches else here * choices.batch_size,
-        np.asarray(lengths, dtype=np.int64) if lengths else here * choices.max_length,
-        np.asarray(layers, dtype=np.int64) if layers else here * checkpointed,
-        data=question.data,
-    )
-    return [(value, int(upper)) for value, upper in zip(axis, grid.upper, strict=True)]
+    hunt.meanwhile()
+    question, here = hunt.question, np.ones(len(values), dtype=np.int64)
+    axes = {
+        "batch_size": here * choices.batch_size,
+        "length": here * choices.max_length,
+        "layers": here * choices.checkpointed_layers(question.model.total_layers),
+        axis: np.asarray(values, dtype=np.int64),
+    }
+    grid = memory.predict_grid(question.model, question.hardware, choices, *axes.values(), data=question.lengths)
+    return [value for value, upper in zip(values, grid.upper, strict=True) if upper <= question.budget_bytes]
 
 
-def _combine(question: _Question, singles: list[tuple[Change, int]]) -> tuple[Change, MemoryReport] | None:
+def _combine(hunt: _Hunt, singles: list[tuple[Change, int]]) -> tuple[Change, MemoryReport] | None:
     """Changes added one after another while each still saves, until it fits; None if it never does.
 
     The micro-batch starts at one, which changes nothing of the result, and grows again to what then fits.
     """
     total: Change = {}
-    choices = question.choices
-    last: MemoryReport | None = question.predict(choices)
+    choices = hunt.choices
+    last: MemoryReport | None = hunt.predict_after({})
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     # A micro-batch of one goes with every combination: it costs nothing of the result.
     steps: list[Change] = (
@@ -307,40 +280,39 @@ def _combine(question: _Question, singles: list[tuple[Change, int]]) -> tuple[Ch
     )
     steps += [change for change, _ in singles if "batch_size" not in change]
     for change in steps:
-        wanted = question.settled({**total, **change})
-        after = question.predict(question.after(wanted))
+        wanted = hunt.settled({**total, **change})
+        after = hunt.predict_after(wanted)
         if after is None or (last is not None and after.device_peak_bytes >= last.device_peak_bytes):
             continue
         total, last = wanted, after
         if _inside(after):
-            found = _largest_batch(question, total, after)
+            found = _largest_batch(hunt, total, after)
             return found if len(found[0]) > 1 else None
     return None
 
 
-def _largest_batch(question: _Question, total: Change, single: MemoryReport) -> tuple[Change, MemoryReport]:
+def _largest_batch(hunt: _Hunt, total: Change, single: MemoryReport) -> tuple[Change, MemoryReport]:
     """The combination with the largest micro-batch that still fits; `single` is what it takes as it stands."""
-    choices = question.choices
+    choices = hunt.choices
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     sizes = [size for size in range(choices.batch_size, 0, -1) if sequences % size == 0]
     rest = {name: value for name, value in total.items() if name not in ("batch_size", "gradient_accumulation_steps")}
-    there = question.after(total)
-    for size in [n for n, upper in _uppers(question, there, batches=sizes) if upper <= question.budget]:
+    there = hunt.after(total)
+    for size in _fitting(hunt, there, "batch_size", sizes):
         batch: Change = {"batch_size": size, "gradient_accumulation_steps": sequences // size}
         change = rest if size == choices.batch_size else {**batch, **rest}
         # The grid knows reserved bytes by a rule; whether it fits is said by the exact prediction alone.
-        after = question.predict(question.after(change))
+        after = hunt.predict_after(change)
         if change and after is not None and _inside(after):
             return change, after
     return total, single
 
 
-def _other_devices(question: _Question, memory: MemoryReport) -> list[Remedy]:
+def _other_devices(hunt: _Hunt) -> list[Remedy]:
     """The smallest other devices of the same make on which the configuration fits unchanged."""
-    from planner.decide.verdict import predict_speed, verdict_of
     from planner.devices.profiles import all_profiles
 
-    hardware, speed = question.hardware, question.speed
+    hardware, memory = hunt.question.hardware, hunt.judged.memory
     kinds = {hardware.kind} if hardware.kind in ("mps", "rocm") else {"cuda"}
     remedies: list[Remedy] = []
     larger = [p for p in all_profiles() if p.kind in kinds and p.name != hardware.name]
@@ -351,29 +323,35 @@ def _other_devices(question: _Question, memory: MemoryReport) -> list[Remedy]:
         budget = profile.budget_bytes if memory.budget_bytes == hardware.budget_bytes else profile.total_bytes - aside
         if budget < memory.allocated_peak_bytes:
             continue
-        try:
-            there = _usual(question.asked, profile, question.fixed)
-        except TuneplanError:
-            continue
-        after = _predict(question, profile, there, budget)
-        if after is None or not _inside(after):
-            continue
-        saves = (after.budget_bytes - after.device_peak_bytes) - (memory.budget_bytes - memory.device_peak_bytes)
-        faster = predict_speed(question.model, profile, there)
-        cost = None if faster is None or speed is None else faster.step_seconds - speed.step_seconds
-        other = {name: getattr(there, name) for name in _FOLLOWING}
-        remedies.append(
-            Remedy(
-                change={
-                    "gpu": profile.name,
-                    **{name: value for name, value in other.items() if value != getattr(question.choices, name)},
-                },
-                saves_bytes=saves,
-                costs_seconds_per_step=cost,
-                fits=True,
-                verdict=verdict_of(after),
-            )
-        )
+        remedy = _moved(hunt, replace(hunt.question, hardware=profile, budget=budget))
+        if remedy is not None:
+            remedies.append(remedy)
         if len(remedies) == OTHER_DEVICES:
             break
     return remedies
+
+
+def _moved(hunt: _Hunt, there: Question) -> Remedy | None:
+    """The question on another device; None where it does not fit or isn't modelled there."""
+    from planner.decide.verdict import predict_speed, verdict_of
+
+    try:
+        usual = there.completed()
+    except TuneplanError:
+        return None
+    after = hunt.predict(there.having(usual))
+    if after is None or not _inside(after):
+        return None
+    memory, speed = hunt.judged.memory, hunt.judged.speed
+    faster = predict_speed(there.model, there.hardware, usual)
+    following = {name: getattr(usual, name) for name in _FOLLOWING}
+    return Remedy(
+        change={
+            "gpu": there.hardware.name,
+            **{name: value for name, value in following.items() if value != getattr(hunt.choices, name)},
+        },
+        saves_bytes=(after.budget_bytes - after.device_peak_bytes) - (memory.budget_bytes - memory.device_peak_bytes),
+        costs_seconds_per_step=None if faster is None or speed is None else faster.step_seconds - speed.step_seconds,
+        fits=True,
+        verdict=verdict_of(after),
+    )

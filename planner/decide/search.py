@@ -6,37 +6,32 @@ are evaluated as arrays of shape (candidates,); nothing loops over them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from planner.contract.errors import Infeasible, InvalidInput
+from planner.contract.errors import Infeasible
 from planner.contract.records import Advice, CheckReport, Record
-from planner.contract.settings import check_length, fit_to_hardware
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.settings import check_length
+from planner.contract.spec import TrainingChoices
 from planner.contract.units import format_bytes
-from planner.data.lengths import lengths_of
+from planner.decide.advice import adopt, advise
 from planner.decide.advice_case import advised_batch
 from planner.decide.candidates import (
+    Space,
     batch_is_fixed,
     batch_pairs,
     candidate_lengths,
-    evaluate_first,
+    evaluate,
     layer_counts,
     losses,
     rounded,
 )
 from planner.decide.check import check
+from planner.decide.question import GOALS, Question
 from planner.decide.tiers import TIERS, choose
-
-if TYPE_CHECKING:
-    from planner.data.dataset import DatasetProfile
-
-GOALS: dict[str, str] = {"fastest": "high", "balanced": "balanced", "safest": "safe"}
-"""Which tier a goal recommends."""
 
 
 class Recommendation(Record):
@@ -64,117 +59,87 @@ class NothingFits(Infeasible):
         self.report = report
 
 
-def recommend(
-    model: ModelSpec,
-    hardware: HardwareProfile,
-    *,
-    choices: TrainingChoices | None = None,
-    fixed: Collection[str] = (),
-    effective_batch_size: int | None = None,
-    goal: str | None = None,
-    scenario: str = "standard",
-    budget_bytes: int | None = None,
-    data: DatasetProfile | None = None,
-    validation_split: float | None = None,
-    notes: Iterable[str] = (),
-) -> Recommendation:
-    """Finds the tiers.
+def recommend(question: Question) -> Recommendation:
+    """Tiers for the question, those choices kept that its `fixed` names.
 
-    `choices` holds every setting; those named in `fixed` stay as they are, of the others batch_size,
-    gradient_accumulation_steps, gradient_checkpointing, checkpoint_layers, max_length, loss, precision, lora_alpha and
-    lora_dropout may change.
-    `effective_batch_size`: sequences per optimizer step over all devices; None is the advised one, 16 or fewer.
-    `validation_split`: share of the examples kept out of training; None is the advised one.
-    `goal`: fastest, balanced or safest; None is the scenario's, usually balanced.
-    Raises `NothingFits` when no candidate fits, `InvalidInput` and `NotModelled` for requests without an answer.
+    Adapter scale and dropout that nobody named are the advised ones. Raises `NothingFits` when no candidate fits,
+    `InvalidInput` and `NotModelled` for requests without an answer.
     """
-    from planner.decide.advice import SCENARIOS, adopt, advise, validation_share
-
-    if scenario not in SCENARIOS:
-        raise InvalidInput(f"--scenario {scenario!r} is unknown; choose one of {', '.join(SCENARIOS)}")
-    goal = SCENARIOS[scenario].goal if goal is None else goal
-    if goal not in GOALS:
-        raise InvalidInput(f"--goal {goal!r} is unknown; choose one of {', '.join(GOALS)}")
-    base = choices or TrainingChoices()
-    fixed = set(fixed)
-    if "max_length" in fixed:
-        check_length(model, base)
-    asked = adopt(base, fixed, data)
-    base, format_notes = fit_to_hardware(asked, hardware, fixed=fixed)
-    if "optimizer_implementation" not in fixed:
-        base = base.with_usual_implementation(hardware.kind)
-    split = validation_share(data) if validation_split is None else validation_split
-    budget = hardware.budget_bytes if budget_bytes is None else budget_bytes
-    wanted = effective_batch_size
-    if wanted is None and not batch_is_fixed(fixed):
-        training = None if data is None else data.training_examples(split)
-        wanted = advised_batch(training, SCENARIOS[scenario], base.num_gpus)
-    pairs, effective, batch_notes = batch_pairs(base, fixed, wanted)
-    lengths = candidate_lengths(model, base, fixed, data)
-    layers = layer_counts(model, base, fixed)
-    ragged = None if data is None else lengths_of(data, validation_split=split)
-    candidates = evaluate_first(
-        model, hardware, losses(base, fixed), pairs=pairs, lengths=lengths, layers=layers, data=ragged
-    )
-    all_notes = [*notes, *format_notes, *batch_notes]
+    plain = replace(question, notes=())
+    scope = _scope(question)
+    candidates = evaluate(plain, scope.space)
 
     def judge(index: int) -> CheckReport:
-        chosen = candidates.choices(index, model)
-        tokens = None
-        if data is not None:
-            tokens = data.tokens_per_epoch(
-                chosen.max_length,
-                batch_size=chosen.batch_size,
-                padding=chosen.padding,
-                examples=data.training_examples(split),
-            )
-        return check(
-            model,
-            hardware,
-            chosen,
-            budget_bytes=budget,
-            tokens_per_epoch=tokens,
-            lengths=ragged,
-            with_remedies=False,
-        )
+        return check(plain.having(candidates.choices(index, question.model)), with_remedies=False)
 
-    picked = choose(candidates, budget, judge, open_length="max_length" not in fixed and data is None)
+    open_length = "max_length" not in question.fixed and question.data is None
+    picked = choose(candidates, question.budget_bytes, judge, open_length=open_length)
     if picked is None:
-        smallest = replace(candidates.choices(int(np.argmin(candidates.upper)), model), precision=asked.precision)
-        report = check(
-            model,
-            hardware,
-            smallest,
-            budget_bytes=budget,
-            lengths=ragged,
-            fixed=fixed,
-            notes=[*notes, *batch_notes],
-        )
+        least = candidates.choices(int(np.argmin(candidates.upper)), question.model)
+        smallest = replace(least, precision=scope.asked.precision)
+        report = check(replace(question, choices=smallest, notes=(*question.notes, *scope.batch_notes)))
         raise NothingFits(_nothing_fits(report), report)
     options = [report.model_copy(update={"tier": tier.name}) for tier, (_, report) in zip(TIERS, picked, strict=True)]
+    goal = question.goal or question.preset.goal
     number = [tier.name for tier in TIERS].index(GOALS[goal])
-    recommended, final = options[number], candidates.choices(picked[number][0], model)
-    if data is not None:
-        all_notes += data_notes(data, final, split, "max_length" in fixed)
-    elif "max_length" not in fixed:
-        all_notes.append("No data and no --max-length: each tier takes the length that the guides give it.")
+    recommended, final = options[number], candidates.choices(picked[number][0], question.model)
+    chosen = question.having(final)
     return Recommendation(
         goal=goal,
-        effective_batch_size=effective,
+        effective_batch_size=scope.effective_batch_size,
         recommended=recommended,
         options=options,
-        notes=all_notes,
-        advice=advise(
-            model,
-            hardware,
-            final,
-            data=data,
-            scenario=scenario,
-            validation_split=split,
-            step_seconds=None if recommended.speed is None else recommended.speed.step_seconds,
-        ),
-        data=None if data is None else data.summary(),
+        notes=[*question.notes, *scope.format_notes, *scope.batch_notes, *_length_notes(chosen)],
+        advice=advise(chosen, step_seconds=None if recommended.speed is None else recommended.speed.step_seconds),
+        data=None if question.data is None else question.data.profile.summary(),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scope:
+    """Where the search looks, and what had to be said on the way there."""
+
+    space: Space
+    asked: TrainingChoices
+    """The choices with the advised scale and dropout, before they were fitted to the device."""
+    effective_batch_size: int
+    format_notes: list[str]
+    batch_notes: list[str]
+
+
+def _scope(question: Question) -> _Scope:
+    """Everything that the question leaves open, in the order in which it is wanted."""
+    model, fixed, data = question.model, question.fixed, question.data
+    if "max_length" in fixed:
+        check_length(model, question.choices)
+    profile = None if data is None else data.profile
+    adopted = question.having(adopt(question.choices, fixed, profile))
+    base = adopted.completed()
+    wanted = question.effective_batch_size
+    if wanted is None and not batch_is_fixed(fixed):
+        wanted = advised_batch(None if data is None else data.training_examples, question.preset, base.num_gpus)
+    pairs, effective, batch_notes = batch_pairs(base, fixed, wanted)
+    return _Scope(
+        space=Space(
+            bases=losses(base, fixed),
+            pairs=pairs,
+            lengths=candidate_lengths(model, base, fixed, profile),
+            layers=layer_counts(model, base, fixed),
+        ),
+        asked=adopted.choices,
+        effective_batch_size=effective,
+        format_notes=adopted.fitted()[1],
+        batch_notes=batch_notes,
+    )
+
+
+def _length_notes(chosen: Question) -> list[str]:
+    """What the data means for the chosen length, or whose length it is without data."""
+    if chosen.data is not None:
+        return data_notes(chosen)
+    if "max_length" not in chosen.fixed:
+        return ["No data and no --max-length: each tier takes the length that the guides give it."]
+    return []
 
 
 def _nothing_fits(report: CheckReport) -> str:
@@ -191,10 +156,13 @@ def _s(count: int) -> str:
     return "" if count == 1 else "s"
 
 
-def data_notes(data: DatasetProfile, chosen: TrainingChoices, validation_split: float, length_fixed: bool) -> list[str]:
-    """What the data set's lengths mean for the chosen configuration."""
+def data_notes(question: Question) -> list[str]:
+    """What the data set's lengths mean for the question's choices; nothing without data."""
+    if question.data is None:
+        return []
+    data, chosen = question.data.profile, question.choices
     length = chosen.max_length
-    steps = data.steps_per_epoch(chosen.effective_batch_size, validation_split=validation_split)
+    steps = question.data.steps_per_epoch(chosen)
     said = [
         f"{data.examples} example{_s(data.examples)} ({data.format}), longest {data.longest} tokens, half have at most "
         f"{data.percentile(0.5)}; {data.basis}.",
@@ -209,7 +177,7 @@ def data_notes(data: DatasetProfile, chosen: TrainingChoices, validation_split: 
             f"--max-length {length} cuts {cut:.1%} of the examples and "
             f"{data.share_tokens_lost(length):.1%} of the tokens."
         )
-    elif length_fixed and length > 1.25 * data.longest:
+    elif "max_length" in question.fixed and length > 1.25 * data.longest:
         said.append(f"No example is longer than {data.longest}: --max-length {rounded(data.longest)} would do.")
     if not data.exact and data.longest_upper > length >= data.longest:
         said.append(f"If the text makes short tokens, the longest example has up to {data.longest_upper} tokens.")

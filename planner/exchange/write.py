@@ -112,13 +112,15 @@ def _read_back(written: words.Written, tool: str) -> Foreign:
 
 def _judged(run: words.WrittenRun, there: Foreign, hardware: HardwareProfile) -> tuple[CheckReport | None, str]:
     from planner.decide.check import check
+    from planner.decide.question import Question
 
     if there.no_figure:
         return None, there.no_figure
     choices = as_run_there(run.choices, there)
     choices = replace(choices, lora_targets=targets.in_words_of(run.spec, choices.lora_targets))
     try:
-        return check(run.spec, hardware, choices, with_remedies=False), ""
+        question = Question(model=run.spec, hardware=hardware, choices=choices)
+        return check(question, with_remedies=False), ""
     except (NotModelled, InvalidInput) as error:
         return None, str(error)
 

@@ -66,7 +66,7 @@ class RunControl(App[int]):
         """The plan of what stands on the screen, with the figures that stand beside it."""
         if not self.settled or self.evaluation is None:
             raise InvalidInput("the plan is still being computed")
-        return questions.make_plan(self.wizard, self.evaluation)
+        return questions.plan_of(self.wizard, self.evaluation)
 
     def save_plan(self) -> Path:
         """Writes the plan file beside the runs, without starting anything."""

@@ -19,7 +19,8 @@ from planner.tui.fields import BY_KEY, FIELDS
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
-    from planner.data.lengths import Lengths
+    from planner.data.use import DataUse
+    from planner.decide.question import Question
 
 BATCH = "effective_batch_size"
 OF_SCHEDULER = {
@@ -100,34 +101,36 @@ class WizardState:
         return (self.hardware.name if self.hardware else "", self.model_name, self.data.path or "")
 
     @property
-    def training_examples(self) -> int | None:
-        """Examples of one epoch, after the split and `max_examples`; None without data."""
+    def data_use(self) -> DataUse | None:
+        """The data as a run uses it, with the advised split where the person set none; None without data."""
         if self.dataset is None:
             return None
-        all_examples = self.dataset.examples
-        used = min(all_examples, self.data.max_examples or all_examples)
-        return max(1, self.dataset.training_examples(self.data.validation_split) * used // all_examples)
+        from planner.data.use import DataUse
+        from planner.decide.advice import validation_share
+
+        reading = self.data
+        if "validation_split" not in self.edited:
+            reading = reading.model_copy(update={"validation_split": validation_share(self.dataset)})
+        numbers = self.hyperparameters
+        return DataUse(
+            profile=self.dataset, settings=reading, seed=numbers.seed, group_by_length=numbers.group_by_length
+        )
 
     @property
-    def lengths(self) -> Lengths | None:
-        """Lengths of the training and validation sequences; None without data."""
-        if self.dataset is None:
+    def question(self) -> Question | None:
+        """What these choices ask of the planner; None until device and model are chosen."""
+        if self.hardware is None or self.model is None:
             return None
-        from planner.data.lengths import lengths_of
+        from planner.decide.question import Question
 
-        return lengths_of(self.dataset, validation_split=self.data.validation_split, seed=self.hyperparameters.seed)
-
-    @property
-    def tokens_per_epoch(self) -> int | None:
-        """Tokens that pass through the model in one epoch, padding included; None without data."""
-        if self.dataset is None:
-            return None
-        return self.dataset.tokens_per_epoch(
-            self.choices.max_length,
-            batch_size=self.choices.batch_size,
-            padding=self.choices.padding,
-            group_by_length=self.hyperparameters.group_by_length,
-            examples=self.training_examples,
+        return Question(
+            model=self.model,
+            model_name=self.model_name,
+            hardware=self.hardware,
+            choices=self.choices,
+            fixed=self.edited,
+            budget=self.budget_bytes,
+            data=self.data_use,
         )
 
 

@@ -18,13 +18,13 @@ from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, DataSettings, Hyperparameters, Plan
 from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec
-from planner.handover.making import expand, loadable, tokenizer_folder
+from planner.handover.places import expand, loadable, tokenizer_folder
 from planner.tui import figures
 from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
-    from planner.decide import search
+    from planner.decide.question import Question
 
 NEEDS_BOTH = "choose hardware and a model first"
 
@@ -185,21 +185,13 @@ def _other_head(state: WizardState, settings: DataSettings) -> ModelSpec | None:
 
 def evaluate(state: WizardState) -> Evaluation:
     """Judges the current configuration; `Superseded` where a newer question ended this one (see `WANTED`)."""
-    if state.hardware is None or state.model is None:
+    question = state.question
+    if question is None:
         return Evaluation(error=NEEDS_BOTH)
     try:
         from planner.decide.check import check
 
-        report = check(
-            state.model,
-            state.hardware,
-            state.choices,
-            budget_bytes=state.budget_bytes,
-            tokens_per_epoch=state.tokens_per_epoch,
-            lengths=state.lengths,
-            fixed=state.edited,
-            meanwhile=_still_wanted,
-        )
+        report = check(question, meanwhile=_still_wanted)
     except Superseded:
         raise
     except Exception as error:
@@ -220,20 +212,23 @@ SHAPE = {
 
 def recommend(state: WizardState) -> WizardAnswer:
     """Tiers and advice at the current effective batch, with everything kept that the person set besides the shape."""
-    if state.hardware is None or state.model is None:
+    question = state.question
+    if question is None:
         return WizardAnswer(error=NEEDS_BOTH)
+    from planner.decide import search
+
     shaped, new = bool(state.edited & SHAPE), state.adopted != state.context
     own_batch = state.edited & {"gradient_accumulation_steps", "effective_batch_size"}
     effective = state.choices.effective_batch_size if own_batch or (shaped and not new) else None
     try:
-        found = _search(state, state.edited - SHAPE, effective)
+        found = search.recommend(replace(question, fixed=state.edited - SHAPE, effective_batch_size=effective))
     except Infeasible as error:
-        return _nothing_fits(state, error)
+        return _nothing_fits(state, question, error)
     except Exception as error:
         return WizardAnswer(context=state.context, error=figures.in_labels(error_line(error)))
     start: CheckReport | None = found.recommended
     if shaped and new:
-        start = _with_own_shape(state, effective)
+        start = _with_own_shape(replace(question, effective_batch_size=effective))
     return WizardAnswer(
         context=state.context,
         tiers=tuple(found.options),
@@ -244,48 +239,26 @@ def recommend(state: WizardState) -> WizardAnswer:
     )
 
 
-def _nothing_fits(state: WizardState, error: Infeasible) -> WizardAnswer:
+def _nothing_fits(state: WizardState, question: Question, error: Infeasible) -> WizardAnswer:
     """The least that was tried, and how to learn with it all the same."""
     from planner.decide.advice import advise
 
-    assert state.model is not None
-    assert state.hardware is not None
     report: CheckReport | None = getattr(error, "report", None)
-    advice = advise(
-        state.model,
-        state.hardware,
-        state.choices if report is None else choices_from(report.settings),
-        data=state.dataset,
-        validation_split=state.data.validation_split if "validation_split" in state.edited else None,
-    )
+    advice = advise(question if report is None else question.having(choices_from(report.settings)))
     return WizardAnswer(
         context=state.context, advice=tuple(advice), start=report, error=figures.in_labels(error_line(error))
     )
 
 
-def _search(state: WizardState, fixed: frozenset[str], effective: int | None) -> search.Recommendation:
+def _with_own_shape(question: Question) -> CheckReport | None:
+    """The recommended configuration that keeps the person's own batch and checkpointing; None where none fits."""
     from planner.decide import search
 
-    assert state.model is not None
-    assert state.hardware is not None
-    return search.recommend(
-        state.model,
-        state.hardware,
-        choices=state.choices,
-        fixed=fixed,
-        effective_batch_size=effective,
-        budget_bytes=state.budget_bytes,
-        data=state.dataset,
-        validation_split=state.data.validation_split if "validation_split" in state.edited else None,
-    )
-
-
-def _with_own_shape(state: WizardState, effective: int | None) -> CheckReport | None:
-    """The recommended configuration that keeps the person's own batch and checkpointing; None where none fits."""
-    fixed = state.edited - {"effective_batch_size"}
+    fixed = question.fixed - {"effective_batch_size"}
     own = {"batch_size", "gradient_accumulation_steps"} <= fixed
+    effective = None if own else question.effective_batch_size
     try:
-        return _search(state, fixed, None if own else effective).recommended
+        return search.recommend(replace(question, fixed=fixed, effective_batch_size=effective)).recommended
     except TuneplanError:
         return None
 
@@ -322,31 +295,17 @@ def adopt(state: WizardState, found: WizardAnswer) -> WizardState:
     return replace(state, choices=choices, hyperparameters=numbers, data=data, adopted=adopted, effective_target=target)
 
 
-def make_plan(state: WizardState, evaluation: Evaluation) -> Plan:
+def plan_of(state: WizardState, evaluation: Evaluation) -> Plan:
     """The plan of what was chosen and judged, with the advice for it."""
     from planner.decide.advice import advise
-    from planner.handover import making
+    from planner.decide.planning import make_plan
 
-    report = evaluation.report
-    if state.hardware is None or state.model is None or report is None:
+    report, question = evaluation.report, state.question
+    if question is None or report is None:
         raise InvalidInput(evaluation.error or NEEDS_BOTH)
-    advice = advise(
-        state.model,
-        state.hardware,
-        choices_from(report.settings),
-        data=state.dataset,
-        validation_split=state.data.validation_split if "validation_split" in state.edited else None,
-        step_seconds=None if report.speed is None else report.speed.step_seconds,
-    )
-    return making.make_plan(
-        model=state.model,
-        model_name=state.model_name,
-        gpu=state.hardware.name,
-        report=report,
-        hyperparameters=state.hyperparameters,
-        advice=advice,
-        data=state.data,
-    )
+    seconds = None if report.speed is None else report.speed.step_seconds
+    advice = advise(question.having(choices_from(report.settings)), step_seconds=seconds)
+    return make_plan(question, report, hyperparameters=state.hyperparameters, advice=advice, data=state.data)
 
 
 NAME_PART = 40

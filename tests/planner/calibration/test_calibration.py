@@ -22,6 +22,7 @@ from planner.contract.settings import to_settings
 from planner.contract.spec import Calibration, HardwareProfile, TrainingChoices
 from planner.contract.units import MIB
 from planner.decide.check import check
+from planner.decide.question import Question
 from planner.devices import profiles
 from planner.memory import device
 from planner.models import sources
@@ -281,7 +282,7 @@ def test_predictions_pick_it_up() -> None:
     grid = memory.predict_grid(spec, hardware, choices, [4, 8], [512], [spec.total_layers])
     assert grid.allocated[0] == pytest.approx(max(v for k, v in after.instants.items() if k != "eval"), abs=1024)
     assert store.bare(hardware) == bare
-    report = check(spec, hardware, choices, with_remedies=False)
+    report = check(Question(model=spec, hardware=hardware, choices=choices), with_remedies=False)
     assert report.calibration is not None
     assert report.calibration["applied"] is True
     assert any("Corrected by 9 measurements of 3 models" in sentence for sentence in report.reasons)
@@ -290,7 +291,7 @@ def test_predictions_pick_it_up() -> None:
 def test_nothing_observed_changes_nothing() -> None:
     assert find(CARD) == profiles.load(CARD)
     spec = sources.load_model(MODELS[0])
-    assert check(spec, find(CARD), TrainingChoices(), with_remedies=False).calibration is None
+    assert check(Question(model=spec, hardware=find(CARD)), with_remedies=False).calibration is None
 
 
 def test_runs_tell_how_far_off_predictions_were() -> None:

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Advice
-from planner.contract.spec import TrainingChoices
+from planner.contract.records import Advice, DataSettings
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.data import dataset
-from planner.decide.advice import SCENARIOS, adopt, advise, hyperparameters
+from planner.data.use import DataUse
+from planner.decide import advice as rules
+from planner.decide.advice import adopt, hyperparameters, validation_share
 from planner.decide.advice_case import advised_batch, advised_passes
 from planner.decide.advice_length import warmup_share
+from planner.decide.advice_sources import SCENARIOS
+from planner.decide.question import Question
 from planner.devices import hardware
 from planner.models import sources
 from planner.report.words import short_source
@@ -30,6 +34,23 @@ ASKED_FOR = {
     *("lora_r", "lora_alpha", "lora_dropout", "lora_targets", "precision", "padding", "validation_split", "optimizer"),
     *("eval_steps", "save_steps", "logging_steps", "early_stopping_patience"),
 }
+
+
+def advise(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    *,
+    data: dataset.DatasetProfile | None = None,
+    scenario: str = "standard",
+    step_seconds: float | None = None,
+) -> list[Advice]:
+    """The advice on these, the data split as is advised."""
+    use = None
+    if data is not None:
+        use = DataUse(profile=data, settings=DataSettings(validation_split=validation_share(data)))
+    question = Question(model=model, hardware=hardware, choices=choices, data=use, scenario=scenario)
+    return rules.advise(question, step_seconds=step_seconds)
 
 
 def values(advice: list[Advice]) -> dict[str, object]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from planner.cli.request import resolve
+from planner.cli.asked import Target
+from planner.cli.resolve import resolve
 from planner.contract.records import CheckReport
 from planner.decide.check import check
 
@@ -20,10 +21,7 @@ CASES = [
 
 def judged(gpu: str, words: dict[str, Any]) -> CheckReport:
     """As `plan check` judges these options."""
-    request = resolve(gpu=gpu, model="qwen2.5-1.5b", reserve=None, values=words)
-    return check(
-        request.model, request.hardware, request.choices, budget_bytes=request.budget_bytes, fixed=request.fixed
-    )
+    return check(resolve(Target(gpu=gpu, model="qwen2.5-1.5b", settings=words)))
 
 
 @pytest.mark.parametrize(

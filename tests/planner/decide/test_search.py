@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.settings import choices_from
-from planner.contract.spec import TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
 from planner.contract.units import GIB
 from planner.decide import candidates, search, tiers
 from planner.decide.check import check
+from planner.decide.question import GOALS, Question
 from planner.decide.verdict import verdict_of
 from planner.devices import hardware
 from planner.models import sources
@@ -22,6 +24,13 @@ PHI = sources.load_model("phi-2")
 LLAMA = sources.load_model("llama-3.2-1b")
 QWEN = sources.load_model("qwen2.5-0.5b")
 A10G = hardware.find("a10g")
+
+
+def ask(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices | None = None, **more: Any) -> Question:
+    """A question about these three."""
+    return Question(model=model, hardware=hardware, choices=choices or TrainingChoices(), **more)
+
+
 DEVICES = ("gtx-1050-ti", "rtx-3060", "t4", "a10g", "m3-18gb", "a100-80gb", "h200", "cpu")
 
 
@@ -33,15 +42,16 @@ def test_tiers_keep_the_effective_batch_and_never_grow(device: str, model, stack
     profile = hardware.find(device)
     choices = TrainingChoices(max_length=512, stack=stack)
     loss = "chunked" if stack == "builtin" else "full"
-    smallest = check(model, profile, replace(choices, batch_size=1, loss=loss), with_remedies=False)
+    question = ask(model, profile, choices, fixed=frozenset({"max_length", "stack"}))
+    smallest = check(ask(model, profile, replace(choices, batch_size=1, loss=loss)), with_remedies=False)
     if smallest.verdict == "does_not_fit":
         with pytest.raises(search.NothingFits) as caught:
-            search.recommend(model, profile, choices=choices, fixed={"max_length", "stack"})
+            search.recommend(question)
         assert caught.value.report.verdict == "does_not_fit"
         assert caught.value.report.settings["batch_size"] == 1
         assert caught.value.exit_code == 3
         return
-    answer = search.recommend(model, profile, choices=choices, fixed={"max_length", "stack"})
+    answer = search.recommend(question)
     peaks = [option.memory.device_peak_bytes for option in answer.options]
     assert [option.tier for option in answer.options] == ["high", "balanced", "low", "safe"]
     assert all(later <= earlier * 1.001 for earlier, later in itertools.pairwise(peaks)), peaks
@@ -58,7 +68,8 @@ def test_the_fast_tier_is_the_fastest_of_all_that_fit() -> None:
     base = TrainingChoices(max_length=2048, loss="chunked")
     pairs, _, _ = candidates.batch_pairs(base, set(), 32)
     layers = candidates.layer_counts(PHI, base, set())
-    found = candidates.evaluate(PHI, A10G, base, pairs=pairs, lengths=[2048], layers=layers)
+    space = candidates.Space(bases=(base,), pairs=pairs, lengths=[2048], layers=layers)
+    found = candidates.evaluate(ask(PHI, A10G), space)
     picks = tiers.pick_tiers(found, A10G.budget_bytes, open_length=False)
     assert picks is not None
     inside = (found.upper <= A10G.budget_bytes) & (found.device <= 0.95 * A10G.budget_bytes)
@@ -70,9 +81,10 @@ def test_grid_and_single_prediction_agree() -> None:
     """GIVEN a picked candidate THEN judging it alone gives the peak the search saw."""
     base = TrainingChoices(max_length=1024, loss="chunked")
     pairs, _, _ = candidates.batch_pairs(base, set(), 32)
-    found = candidates.evaluate(LLAMA, A10G, base, pairs=pairs, lengths=[1024], layers=[0, 5, LLAMA.total_layers])
+    space = candidates.Space(bases=(base,), pairs=pairs, lengths=[1024], layers=[0, 5, LLAMA.total_layers])
+    found = candidates.evaluate(ask(LLAMA, A10G), space)
     for index in range(0, len(found), 4):
-        alone = check(LLAMA, A10G, found.choices(index, LLAMA), with_remedies=False).memory
+        alone = check(ask(LLAMA, A10G, found.choices(index, LLAMA)), with_remedies=False).memory
         assert alone.allocated_peak_bytes == pytest.approx(int(found.device[index]) - A10G.context_bytes, rel=0.06)
 
 
@@ -84,8 +96,10 @@ def test_fifty_thousand_candidates_in_a_tenth_of_a_second() -> None:
     lengths = list(range(8, 2049, 8))
     assert len(pairs) * len(layers) * len(lengths) >= 50_000
 
+    space = candidates.Space(bases=(base,), pairs=pairs, lengths=lengths, layers=layers)
+
     def work() -> None:
-        found = candidates.evaluate(PHI, A10G, base, pairs=pairs, lengths=lengths, layers=layers)
+        found = candidates.evaluate(ask(PHI, A10G), space)
         assert tiers.pick_tiers(found, A10G.budget_bytes, open_length=True)
 
     assert reference_seconds(work) < 0.1
@@ -93,16 +107,17 @@ def test_fifty_thousand_candidates_in_a_tenth_of_a_second() -> None:
 
 def test_goal_picks_the_tier() -> None:
     """GIVEN a goal THEN the recommended option is the tier that the goal names."""
-    for goal, tier in search.GOALS.items():
-        answer = search.recommend(QWEN, A10G, choices=TrainingChoices(max_length=256), fixed={"max_length"}, goal=goal)
+    for goal, tier in GOALS.items():
+        short = TrainingChoices(max_length=256)
+        answer = search.recommend(ask(QWEN, A10G, short, fixed=frozenset({"max_length"}), goal=goal))
         assert answer.recommended.tier == tier
     with pytest.raises(InvalidInput, match="--goal 'cheap'"):
-        search.recommend(QWEN, A10G, goal="cheap")
+        ask(QWEN, A10G, goal="cheap")
 
 
 def test_open_length_follows_the_guides() -> None:
     """GIVEN no length and no data THEN no tier is longer than the guides' and the notes say so."""
-    answer = search.recommend(PHI, A10G)
+    answer = search.recommend(ask(PHI, A10G))
     lengths = [option.settings["max_length"] for option in answer.options]
     assert lengths == [2048, 1024, 768, 768]
     assert any("No data and no --max-length" in note for note in answer.notes)
@@ -112,12 +127,12 @@ def test_precision_follows_the_card() -> None:
     """GIVEN a card without bf16 THEN the search takes fp16 and says why, and a demand for bf16 is refused."""
     t4 = hardware.find("t4")
     choices = TrainingChoices(max_length=512)
-    answer = search.recommend(PHI, t4, choices=choices, fixed={"max_length"})
+    answer = search.recommend(ask(PHI, t4, choices, fixed=frozenset({"max_length"})))
     assert answer.recommended.settings["precision"] == "fp16"
     assert any("fp16 instead of bf16" in note for note in answer.notes)
     with pytest.raises(NotModelled, match="--precision bf16 does not run natively on NVIDIA T4"):
-        search.recommend(PHI, t4, choices=choices, fixed={"max_length", "precision"})
-    full = search.fit_to_hardware(replace(choices, method="full"), t4)[0]
+        search.recommend(ask(PHI, t4, choices, fixed=frozenset({"max_length", "precision"})))
+    full, _ = ask(PHI, t4, replace(choices, method="full")).fitted()
     assert full.precision == "fp16-mixed"
 
 
@@ -140,7 +155,7 @@ def test_effective_batch_must_be_reachable() -> None:
 def test_remedies_are_computed_and_true() -> None:
     """GIVEN a configuration that does not fit THEN each remedy, judged again, does what it says."""
     choices = TrainingChoices(max_length=2048, gradient_checkpointing=False, stack="peft")
-    report = check(PHI, A10G, choices)
+    report = check(ask(PHI, A10G, choices))
     assert report.verdict == "does_not_fit"
     kinds = {tuple(sorted(remedy.change)) for remedy in report.remedies}
     assert ("batch_size", "gradient_accumulation_steps") in kinds
@@ -148,14 +163,14 @@ def test_remedies_are_computed_and_true() -> None:
     assert any(remedy.fits for remedy in report.remedies)
     for remedy in report.remedies:
         if "gpu" in remedy.change:
-            there = check(PHI, hardware.find(remedy.change["gpu"]), choices, with_remedies=False)
+            there = check(ask(PHI, hardware.find(remedy.change["gpu"]), choices), with_remedies=False)
             assert there.verdict in ("fits", "tight")
             continue
         changed = choices_from(remedy.change, base=choices)
         if "checkpoint_layers" in remedy.change:
             changed = replace(changed, checkpoint_layers=remedy.change["checkpoint_layers"])
         assert changed.effective_batch_size == choices.effective_batch_size
-        after = check(PHI, A10G, changed, with_remedies=False).memory
+        after = check(ask(PHI, A10G, changed), with_remedies=False).memory
         assert report.memory.device_peak_bytes - after.device_peak_bytes == remedy.saves_bytes
         assert remedy.fits == (after.interval_bytes[1] <= after.budget_bytes)
         assert remedy.verdict == verdict_of(after)
@@ -165,7 +180,7 @@ def test_remedies_are_computed_and_true() -> None:
 
 def test_verdicts_at_their_edges() -> None:
     """GIVEN one peak and budgets around it THEN fits, tight and does_not_fit change where they should."""
-    memory = check(QWEN, A10G, TrainingChoices(max_length=512), with_remedies=False).memory
+    memory = check(ask(QWEN, A10G, TrainingChoices(max_length=512)), with_remedies=False).memory
     peak, upper = memory.device_peak_bytes, memory.interval_bytes[1]
     assert verdict_of(memory.model_copy(update={"budget_bytes": peak - 1})) == "does_not_fit"
     assert verdict_of(memory.model_copy(update={"budget_bytes": peak})) == "tight"
@@ -176,11 +191,11 @@ def test_verdicts_at_their_edges() -> None:
 def test_guides_workload() -> None:
     """GIVEN phi-2 as the guides train it THEN the peaks are those that a trace of the real step gives."""
     choices = TrainingChoices(max_length=2048, stack="peft")
-    report = check(PHI, A10G, choices)
+    report = check(ask(PHI, A10G, choices))
     assert report.memory.allocated_peak_bytes / GIB == pytest.approx(17.3, abs=0.1)
     assert report.verdict in ("fits", "tight")
     assert sum(report.memory.components.values()) == report.memory.device_peak_bytes
-    without = check(PHI, A10G, replace(choices, gradient_checkpointing=False), with_remedies=False)
+    without = check(ask(PHI, A10G, replace(choices, gradient_checkpointing=False)), with_remedies=False)
     assert without.memory.allocated_peak_bytes / GIB == pytest.approx(126.0, abs=0.5)
 
 
@@ -188,12 +203,12 @@ def test_adapters_on_the_vocabulary_head_take_the_whole_loss() -> None:
     """The trainer makes no chunked loss of them: it is refused where asked for, and never recommended."""
     choices = TrainingChoices(max_length=64, lora_targets=("lm_head",))
     with pytest.raises(NotModelled, match="--loss chunked with adapters on the vocabulary head; use --loss full"):
-        check(QWEN, A10G, replace(choices, loss="chunked"))
-    answer = search.recommend(QWEN, A10G, choices=choices, fixed={"max_length", "lora_targets"})
+        check(ask(QWEN, A10G, replace(choices, loss="chunked")))
+    answer = search.recommend(ask(QWEN, A10G, choices, fixed=frozenset({"max_length", "lora_targets"})))
     assert {option.settings["loss"] for option in answer.options} == {"full"}
 
 
 def test_length_beyond_the_positions_names_both() -> None:
     """GIVEN a length over the model's positions THEN the refusal names both numbers."""
     with pytest.raises(InvalidInput, match="4096 is beyond the 2048 positions of phi-2"):
-        check(PHI, A10G, TrainingChoices(max_length=4096))
+        check(ask(PHI, A10G, TrainingChoices(max_length=4096)))

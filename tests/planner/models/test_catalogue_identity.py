@@ -12,7 +12,7 @@ from planner.cli import main
 from planner.contract.errors import InvalidInput
 from planner.devices.profiles import load
 from planner.handover import plans
-from planner.handover.making import loadable, tokenizer_folder
+from planner.handover.places import loadable, tokenizer_folder
 from planner.models import catalogue
 from planner.models.sources import identity_notes, load_model
 from planner.tui import state, work
@@ -134,7 +134,7 @@ def test_the_wizards_plan_loads_the_same_model_as_the_command_lines(name: str) -
     model = work.read_model(name, final=True).model
     assert model is not None
     wizard = state.with_hardware(state.preset({"max_length": 128, "batch_size": 1}, {}, None), load("a100-80gb"))
-    plan = work.make_plan(wizard := state.with_model(wizard, model, name), work.evaluate(wizard))
+    plan = work.plan_of(wizard := state.with_model(wizard, model, name), work.evaluate(wizard))
     assert plan.model == loadable(name)
     assert "/" in plan.model
     assert plan.model_config_inline == dict(load_model(name).config)

@@ -117,10 +117,12 @@ def test_hardware_decides_the_precision(start) -> None:
 
 def test_evaluation_equals_check(start) -> None:
     from planner.decide.check import check
+    from planner.decide.question import Question
 
     report = work.evaluate(start).report
     assert report is not None
-    direct = check(start.model, start.hardware, start.choices, budget_bytes=start.budget_bytes)
+    question = Question(model=start.model, hardware=start.hardware, choices=start.choices, budget=start.budget_bytes)
+    direct = check(question)
     assert report.memory == direct.memory
 
 
@@ -179,7 +181,7 @@ def test_the_same_answers_give_the_command_lines_plan(
     if "batch_size" not in settings:
         assert {a.name: a.value for a in found.advice}["padding"] == "packed"
     wizard = work.adopt(wizard, found)
-    made = work.make_plan(wizard, work.evaluate(wizard))
+    made = work.plan_of(wizard, work.evaluate(wizard))
     assert made.model == "EleutherAI/pythia-410m"
     assert made.model_dump(exclude={"created"}) == wanted.model_dump(exclude={"created"})
 
@@ -287,7 +289,7 @@ def test_plan_holds_what_was_chosen(start, tmp_path: Path) -> None:
     from planner.handover import plans
 
     wizard = state.change(start, "learning_rate", 1e-4)
-    plan = work.make_plan(wizard, work.evaluate(wizard))
+    plan = work.plan_of(wizard, work.evaluate(wizard))
     path = plans.save(plan, tmp_path / "plan.yaml")
     again = plans.load(path)
     assert again == plan

@@ -10,6 +10,7 @@ from planner import memory
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
 from planner.decide.check import check
+from planner.decide.question import Question
 from planner.devices.hardware import find
 from planner.models import sources
 from trainer.measure.allocator import configure
@@ -51,7 +52,7 @@ def test_less_is_reserved_and_as_much_allocated() -> None:
 
 def test_it_is_offered_where_it_makes_room() -> None:
     spec, card = sources.load_model("phi-2"), find("a10g")
-    report = check(spec, card, TIGHT, fixed=("stack",))
+    report = check(Question(model=spec, hardware=card, choices=TIGHT, fixed=frozenset({"stack"})))
     offered = {str(remedy.change): remedy for remedy in report.remedies}
     assert report.verdict == "tight"
     assert offered["{'expandable_segments': True}"].fits
@@ -61,7 +62,7 @@ def test_other_allocators_have_no_such_setting() -> None:
     spec = sources.load_model("phi-2")
     for name in ("cpu", "m3-max-36gb", "mi300x"):
         with pytest.raises(NotModelled, match="expandable-segments"):
-            check(spec, find(name), replace(TIGHT, expandable_segments=True))
+            check(Question(model=spec, hardware=find(name), choices=replace(TIGHT, expandable_segments=True)))
 
 
 def test_the_wizard_drops_it_with_the_card() -> None:

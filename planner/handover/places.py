@@ -1,44 +1,9 @@
-"""What passes from the planner to the trainer: the plan's record, and the name under which the model is loaded.
-
-The command line and the wizard both make their plans here, so that one question has one plan.
-"""
+"""Paths and names that hold wherever the trainer is started: of data, of a model's weights, of its tokenizer."""
 
 from __future__ import annotations
 
-import datetime
 import os
 from pathlib import Path
-
-from planner.contract.records import Advice, CheckReport, DataSettings, Hyperparameters, Plan
-from planner.contract.spec import ModelSpec
-
-
-def make_plan(
-    *,
-    model: ModelSpec,
-    model_name: str,
-    gpu: str,
-    report: CheckReport,
-    hyperparameters: Hyperparameters,
-    advice: list[Advice],
-    data: DataSettings,
-) -> Plan:
-    """The plan record of a judged configuration; paths in it hold wherever the trainer is started."""
-    from planner import __version__
-
-    return Plan(
-        model=loadable(model_name),
-        model_config_inline=dict(model.config) or None,
-        gpu=gpu,
-        settings=report.settings,
-        hyperparameters=hyperparameters,
-        advice=advice,
-        data=data.model_copy(update={"path": absolute(data.path) if data.path else None}),
-        predicted=report.memory,
-        predicted_speed=report.speed,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        tuneplan_version=__version__,
-    )
 
 
 def expand(text: str) -> str:

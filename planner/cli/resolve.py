@@ -1,59 +1,77 @@
-"""From options to what the planner computes with: model, device, choices, budget, data."""
+"""From options to the question that the planner answers: model, device, choices, budget, data."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from planner.cli.asked import Aim, Batch, Source, Target
 from planner.contract import settings
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, TrainingChoices
 from planner.contract.units import format_bytes
+from planner.decide.question import Question
 from planner.decide.verdict import budget_of
-from planner.handover.making import loadable, tokenizer_folder
+from planner.handover.places import loadable, tokenizer_folder
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
+    from planner.data.use import DataUse
 
 DEFAULT_MODEL = "phi-2"
 """The guides' workload: phi-2 with LoRA r8, alpha 32, dropout 0.05 on q, k, v, dense, fc1, fc2 (all linear layers)."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CliRequest:
-    """What the user asked for, resolved."""
-
-    model: ModelSpec
-    model_name: str
-    """As the trainer will load it: hub id or path."""
-    hardware: HardwareProfile
-    gpu_name: str
-    choices: TrainingChoices
-    fixed: frozenset[str]
-    """Names of the choices that the user gave."""
-    budget_bytes: int
-    notes: tuple[str, ...]
+NO_DATA = Source()
 
 
-def resolve(
-    *, gpu: str | None, model: str | None, reserve: str | None, values: Mapping[str, Any], task: str | None = None
-) -> CliRequest:
-    """The request behind the options; every default that was taken is in `notes`. `task` replaces the model's head."""
+def resolve(target: Target, source: Source = NO_DATA, aim: Batch | None = None) -> Question:
+    """The question behind the options; every default that was taken is in its notes."""
+    _check_split(source.validation_split)
+    question = _without_data(target, task="classification" if source.format == "classification" else None)
+    if isinstance(aim, Aim):
+        question = replace(question, goal=aim.goal, scenario=aim.scenario)
+    if aim is not None:
+        question = replace(question, effective_batch_size=aim.effective_batch_size)
+    return replace(question, data=_data(source, question))
+
+
+def _without_data(target: Target, *, task: str | None) -> Question:
+    """Model, device, choices and budget. `task` replaces the model's head: labelled data puts a classifier on it."""
     from planner.models import recorded, sources
 
     notes: list[str] = []
-    given = {name: value for name, value in values.items() if value is not None and name in settings.BY_NAME}
+    given, model = {name: value for name, value in target.settings.items() if value is not None}, target.model
     choices = settings.choices_from(given)
     _refuse_without_effect(given, choices)
     if model is not None and not model.strip():
         raise InvalidInput("--model is empty; 'plan models' lists all, and the path of a config.json is accepted too")
     if model is None:
         notes.append(f"No --model given: {DEFAULT_MODEL} with {_method_text(choices)} (the training guides' workload).")
-    hardware, used, hardware_notes = _device(gpu)
+    hardware, used, hardware_notes = _device(target.gpu)
     notes += hardware_notes
+    budget = _budget(target.reserve, hardware, used)
+    spec = sources.load_model(model or DEFAULT_MODEL, task=task)
+    notes += [*sources.identity_notes(model or DEFAULT_MODEL), *recorded.notes(spec)]
+    if "loss" not in given:
+        choices = choices.with_usual_loss(spec.task)
+    question = Question(
+        model=spec,
+        model_name=loadable(model or DEFAULT_MODEL),
+        hardware=hardware,
+        choices=choices,
+        fixed=frozenset(given),
+        budget=budget,
+        notes=tuple(notes),
+    )
+    implementation = question.completed().optimizer_implementation
+    return question.having(replace(choices, optimizer_implementation=implementation))
+
+
+def _budget(reserve: str | None, hardware: HardwareProfile, used: int) -> int:
+    """Device bytes that the run may use; a device on which nothing is left is refused."""
     reserve_bytes = None if reserve is None else settings.parse_size(reserve, option="--reserve")
     budget = budget_of(hardware, reserve_bytes=reserve_bytes, used_by_others_bytes=used)
     if budget <= 0:
@@ -61,24 +79,12 @@ def resolve(
             f"nothing of {hardware.title}'s {format_bytes(hardware.total_bytes)} is left to plan with: "
             f"{format_bytes(used)} held by others, {format_bytes(reserve_bytes or hardware.reserve_bytes)} reserved"
         )
-    spec = sources.load_model(model or DEFAULT_MODEL, task=task)
-    notes += [*sources.identity_notes(model or DEFAULT_MODEL), *recorded.notes(spec)]
-    if "loss" not in given:
-        choices = choices.with_usual_loss(spec.task)
-    if "optimizer_implementation" not in given:
-        fitted, _ = settings.fit_to_hardware(choices, hardware, fixed=given)
-        usual = fitted.with_usual_implementation(hardware.kind).optimizer_implementation
-        choices = replace(choices, optimizer_implementation=usual)
-    return CliRequest(
-        model=spec,
-        model_name=loadable(model or DEFAULT_MODEL),
-        hardware=hardware,
-        gpu_name=hardware.name,
-        choices=choices,
-        fixed=frozenset(given),
-        budget_bytes=budget,
-        notes=tuple(notes),
-    )
+    return budget
+
+
+def _check_split(share: float | None) -> None:
+    if share is not None and not 0 <= share < 1:
+        raise InvalidInput(f"--validation-split must lie in [0, 1), not {share:g}")
 
 
 def _refuse_without_effect(given: Mapping[str, Any], choices: TrainingChoices) -> None:
@@ -127,28 +133,45 @@ def _device(gpu: str | None) -> tuple[HardwareProfile, int, list[str]]:
     return found.profile, found.used_by_others_bytes, notes
 
 
-def load_data(
-    path: str,
-    request: CliRequest,
-    *,
-    format: str = "auto",
-    columns: Mapping[str, str] | None = None,
-    skip_invalid: bool = False,
-) -> DatasetProfile:
+def _data(source: Source, question: Question) -> DataUse | None:
+    """The measured data; None where none was named."""
+    columns = parse_columns(source.columns)
+    if source.data is None:
+        if columns or source.format != "auto" or source.skip_invalid:
+            raise InvalidInput("--format, --columns and --skip-invalid describe --data, which is not given")
+        return None
+    from planner.contract.records import DataSettings
+    from planner.data.use import DataUse
+    from planner.decide.advice import validation_share
+
+    profile = _measured(source, question, columns)
+    split = validation_share(profile) if source.validation_split is None else source.validation_split
+    reading = DataSettings(
+        path=source.data,
+        format=source.format,  # type: ignore[arg-type]
+        columns=columns,
+        validation_split=split,
+        skip_invalid=source.skip_invalid,
+    )
+    return DataUse(profile=profile, settings=reading)
+
+
+def _measured(source: Source, question: Question, columns: Mapping[str, str]) -> DatasetProfile:
     """The data set's profile, counted with the model's tokenizer where one is at hand; long reading is told."""
     from planner.data import dataset
 
+    path, model = source.data or "", question.model
     if not path.strip():
         raise InvalidInput("--data is empty; name a file, or a folder of them")
     return dataset.profile(
         path,
-        format=format,
-        task=request.model.task,
+        format=source.format,
+        task=model.task,
         columns=columns,
-        skip_invalid=skip_invalid,
+        skip_invalid=source.skip_invalid,
         progress=_SignOfLife(),
-        tokenizer=tokenizer_folder(request.model_name),
-        vocab_size=request.model.vocab_size,
+        tokenizer=tokenizer_folder(question.model_name),
+        vocab_size=model.vocab_size,
     )
 
 
