@@ -79,12 +79,15 @@ def predicted(args: Sequence[str]) -> MemoryReport:
     return memory.predict(asked.model, asked.hardware, asked.choices, budget_bytes=asked.budget_bytes)
 
 
+def raw(path: Path = CASES) -> list[dict[str, Any]]:
+    """The rows as they stand in the file."""
+    found: list[dict[str, Any]] = json.loads(path.read_text())
+    return found
+
+
 def read(path: Path = CASES) -> list[Row]:
     """The rows of a file with what is predicted for them."""
-    return [
-        Row(row["id"], row["device"], dict(row["bytes"]), predicted(row["args"]))
-        for row in json.loads(path.read_text())
-    ]
+    return [Row(row["id"], row["device"], dict(row["bytes"]), predicted(row["args"])) for row in raw(path)]
 
 
 def summary(rows: Sequence[Row]) -> list[str]:

@@ -87,7 +87,10 @@ def row(item: Observation, hardware: HardwareProfile) -> Row:
     workspaces = device.workspace_bytes(hardware)
     persistent = report.instants["load"] - workspaces
     instants = [name for name in item.instants if name in report.instants]
-    peak = max(report.instants[name] for name in instants) if instants else report.allocated_peak_bytes
+    tensors = report.tensors_peak_bytes or report.allocated_peak_bytes
+    # What blocks hold beyond their tensors is allocated, too, as the device counts it.
+    rounding = report.allocated_peak_bytes - tensors
+    peak = max(report.instants[name] for name in instants) + rounding if instants else report.allocated_peak_bytes
     uniform = item.source in SPEED_SOURCES and item.step_seconds
     return Row(
         model=name,

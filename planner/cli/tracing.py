@@ -126,26 +126,28 @@ def _complete(found: Mapping[str, Any], course: Timeline, question: Question) ->
     peak = int(found["allocated_peak_bytes"])
     allocated, persistent = np.array([peak]), np.array([found["instants"]["load"]])
     if hardware.kind in ("cuda", "rocm"):
-        from planner.memory.reserved.replay import held
+        from planner.memory.reserved.replay import alike, held
 
         limit = question.budget_bytes - hardware.context_bytes
         first = [hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES
         replay = held(
-            first + course.persistent_sizes(),
-            course.log(),
+            alike(first + course.persistent_sizes(), course.log()),
             limit=limit if peak <= limit else None,
             expandable=question.choices.expandable_segments,
         )
-        most = max(replay.free_bytes, peak)
-        reserved = max(replay.limited_bytes or most, peak)
+        blocks = max(replay.allocated_bytes, peak)
+        most = max(replay.free_bytes, blocks)
+        reserved = max(replay.limited_bytes or most, blocks)
     else:
+        blocks = peak
         reserved = most = int(device.reserved(allocated, persistent)[0])
     total = reserved + hardware.context_bytes
     components = {name: size for name, size in found["components"].items() if size}
     components["fragmentation"] = reserved - peak
     components["context"] = hardware.context_bytes
     return MemoryReport(
-        allocated_peak_bytes=peak,
+        allocated_peak_bytes=blocks,
+        tensors_peak_bytes=peak,
         reserved_peak_bytes=reserved,
         device_peak_bytes=total,
         interval_bytes=(

@@ -72,6 +72,7 @@ class MemoryReport(Record):
     """The memory object of `plan check --json` and `plan trace --json`."""
 
     allocated_peak_bytes: Bytes
+    """As the device's allocator counts it: blocks, which may be larger than the tensors in them."""
     reserved_peak_bytes: Bytes
     device_peak_bytes: Bytes
     interval_bytes: tuple[Bytes, Bytes]
@@ -79,9 +80,11 @@ class MemoryReport(Record):
     budget_bytes: Bytes
     binding_instant: str
     instants: dict[str, Bytes]
-    """Allocated bytes at the peak within each instant of the step."""
+    """Bytes in tensors at the peak within each instant of the step."""
     components: dict[str, Annotated[int, Field(gt=-(2**63), lt=2**63)]]
     """Additive parts of the device peak at the binding instant; they sum to `device_peak_bytes`."""
+    tensors_peak_bytes: Bytes | None = None
+    """The largest instant; None in records from before blocks were told from tensors."""
     batch_lengths: BatchLengths | None = None
     """Row by row the lengths of the sequences in the micro-batch that sets the peak; left out where no data was given
     and every row has max_length."""

@@ -73,6 +73,14 @@ def runs_inside(calibration: Mapping[str, Any] | None) -> str:
     return "95 of 100" if calibration is not None and calibration.get("applied") else "4 of 5"
 
 
+def _allocated(memory: MemoryReport) -> str:
+    """What is allocated, and what of it tensors fill, where that is another figure."""
+    allocated, tensors = format_bytes(memory.allocated_peak_bytes), memory.tensors_peak_bytes
+    if tensors is None or format_bytes(tensors) == allocated:
+        return f"{allocated} of it in tensors"
+    return f"{allocated} of it allocated, {format_bytes(tensors)} in tensors"
+
+
 def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, Any] | None = None) -> list[str]:
     """Why the verdict is what it is: binding instant, largest components, what is left, how certain."""
     where = INSTANT_TEXT.get(memory.binding_instant, f"at {memory.binding_instant}")
@@ -81,8 +89,7 @@ def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, An
     largest = sorted(memory.components.items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{component_text(name)} {format_bytes(size)}" for name, size in largest if size > 0)
     sentences = [
-        f"Memory peaks {where}: {format_bytes(memory.device_peak_bytes)} on the device, "
-        f"{format_bytes(memory.allocated_peak_bytes)} of it in tensors.",
+        f"Memory peaks {where}: {format_bytes(memory.device_peak_bytes)} on the device, {_allocated(memory)}.",
         f"Most of it: {parts}.",
     ]
     budget = format_bytes(memory.budget_bytes)

@@ -132,6 +132,7 @@ def corrected_report(hardware: HardwareProfile, report: MemoryReport, persistent
     return report.model_copy(
         update={
             "allocated_peak_bytes": int(peaks[0]),
+            "tensors_peak_bytes": None if report.tensors_peak_bytes is None else allocated(report.tensors_peak_bytes),
             "reserved_peak_bytes": int(held[0]),
             "device_peak_bytes": total,
             "interval_bytes": (max(low, int(peaks[0])), max(int(highest[0]), total)),

@@ -18,7 +18,7 @@ from planner.memory.engine.monomials import WIDTH, is_vector
 from planner.memory.engine.peak import Envelope, envelope, evaluate
 from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
 from planner.memory.recorded.wanted import is_recorded, regimes
-from planner.memory.reserved.replay import replayed
+from planner.memory.reserved.replay import Asked, Replay, numbers, replayed
 from planner.memory.step.case import Case, flattens
 from planner.memory.step.kept import recall
 from planner.memory.step.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
@@ -359,14 +359,15 @@ def predict(
         held = _no_less_than_smaller(model, hardware, choices, lengths, budget, step, held)
     total = held.reserved + hardware.context_bytes
     components = _step_components(step, device.workspace_bytes(hardware))
-    components["fragmentation"] = held.reserved - step.allocated
+    components["fragmentation"] = held.reserved - step.allocated  # what is lost within blocks, and between them
     components["context"] = hardware.context_bytes
     lower, upper = _interval(hardware, step, held)
     if choices.num_gpus > 1:
         margin = int(UNMEASURED_SHARE * total)
         lower, upper = lower - margin, upper + margin
     report = MemoryReport(
-        allocated_peak_bytes=step.allocated,
+        allocated_peak_bytes=held.allocated,
+        tensors_peak_bytes=step.allocated,
         reserved_peak_bytes=held.reserved,
         device_peak_bytes=total,
         interval_bytes=(lower, upper),
@@ -442,6 +443,8 @@ def _step_components(step: _Step, workspaces: int) -> dict[str, int]:
 class _Held:
     """What the allocator holds."""
 
+    allocated: int
+    """In blocks, which may be larger than the tensors in them."""
     reserved: int
     """Below the budget, with free segments given back, where that suffices."""
     most: int
@@ -452,10 +455,12 @@ class _Held:
 
 def _held(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, step: _Step, budget: int) -> _Held:
     if hardware.kind in ("cuda", "rocm") and choices.num_gpus == 1:
-        found = _replayed(model, hardware, step.at_peak, step.allocated, budget - hardware.context_bytes)
-        return _Held(*found, replayed=True)
+        found = _replayed(hardware, step, budget - hardware.context_bytes)
+        allocated = max(found.allocated_bytes, step.allocated)
+        most = max(found.free_bytes, allocated)
+        return _Held(allocated, max(found.limited_bytes or most, allocated), most, replayed=True)
     by_rule = int(device.reserved(np.array([step.allocated]), np.array([step.persistent]))[0])
-    return _Held(by_rule, by_rule)
+    return _Held(step.allocated, by_rule, by_rule)
 
 
 def _interval(hardware: HardwareProfile, step: _Step, held: _Held) -> tuple[int, int]:
@@ -491,7 +496,7 @@ def _no_less_than_smaller(
     for batch in sorted({*range(max(smallest, size - 3), size), *_spread(smallest, size)}):
         fewer = replace(choices, batch_size=batch)
         other = _held(model, hardware, fewer, _step(model, hardware, fewer, lengths), budget)
-        held = _Held(max(held.reserved, other.reserved), max(held.most, other.most), replayed=True)
+        held = _Held(held.allocated, max(held.reserved, other.reserved), max(held.most, other.most), replayed=True)
     return held
 
 
@@ -513,22 +518,23 @@ def _waiting_gradients(case: Case) -> int:
     return int(recall("waiting gradients", case, None, made, lambda value: type(value) is int and value >= 0))
 
 
-def _replayed(model: ModelSpec, hardware: HardwareProfile, load: Load, allocated: int, limit: int) -> tuple[int, int]:
-    """Reserved bytes below `limit` (or without it, where it does not suffice), and without it."""
-    none = np.array([0])
-    envelope = envelope_of(load.case)
-    found = replayed(
-        load.case,
-        none,
-        none,
-        chunk_rows(model.vocab_size),
-        first=[hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES,
-        limit=max(limit, 0) if allocated <= limit else None,
-        expandable=load.case.choices.expandable_segments,
-        values=load.at(envelope, int(load.live(envelope).argmax())),
+def _replayed(hardware: HardwareProfile, step: _Step, limit: int) -> Replay:
+    """The run's allocations through the allocator, below `limit` where that can suffice."""
+    load, envelope = step.load, envelope_of(step.load.case)
+    evaluated = envelope_of(step.evaluation.case)
+    count = step.waiting // load.handed_over
+    return replayed(
+        Asked(
+            case=load.case,
+            values=numbers(load.at(envelope, int(load.live(envelope).argmax()))),
+            workspace=hardware.cublas_workspace_bytes,
+            waiting=(load.handed_over,) * min(count, 2) + ((count - 2) * load.handed_over,) * (count > 2),
+            evaluation=step.evaluation.case,
+            evaluation_values=numbers(step.evaluation.at(evaluated, int(step.evaluation.live(evaluated).argmax()))),
+            limit=max(limit, 0) if step.allocated <= limit else None,
+            expandable=load.case.choices.expandable_segments,
+        )
     )
-    free = max(found.free_bytes, allocated)
-    return max(found.limited_bytes or free, allocated), free
 
 
 def _eval_case(case: Case, choices: TrainingChoices) -> Case:

@@ -175,14 +175,15 @@ def load(
     seed = plan.hyperparameters.seed
     transformers.set_seed(seed)
     meter.begin("load")
-    # Where each device holds a part, the whole is built in host memory.
-    first = "cpu" if choices.num_gpus > 1 and choices.strategy in ("fsdp", "zero3") else str(device)
+    # Where each device holds a part, or quantised weights, the whole is built in host memory.
+    divided = choices.num_gpus > 1 and choices.strategy in ("fsdp", "zero3")
+    first = "cpu" if divided or choices.method == "qlora" else str(device)
     model = loading.load_model(plan, choices, config, device=first, seed=seed, task=task)
     model.name_or_path = model.config.name_or_path = portable.model_name(plan.model)  # what adapters say of their base
     check_positions(plan, choices, model)
     model = modeling.separate_experts(model, choices)
     if choices.method == "qlora":
-        model = modeling.quantize(model, choices)
+        model = modeling.quantize(model, choices, device=None if divided else device)
         modeling.prepare_kbit(model, choices)
         for module in model.modules():
             # On a cpu, bitsandbytes would repack the weights in place for an evaluation; they stay as trained on.

@@ -20,12 +20,15 @@ INT8_THRESHOLD = 6.0
 """Columns of an input that reach this magnitude skip the int8 product (transformers' `llm_int8_threshold`)."""
 
 
-def quantize(model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype | None = None) -> Any:
+def quantize(
+    model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype | None = None, device: Any = None
+) -> Any:
     """Replaces every linear layer but the head by a quantised one, as transformers does when it loads quantised.
 
     That is every plain `nn.Linear` and GPT-2's `Conv1D`, whose weight is transposed. Weights on a device are quantised
     at once; on `meta` only the structure changes. `compute_dtype` is what 4-bit weights are de-quantised to; None
-    follows the input. int8 weights are de-quantised to the dtype of their input.
+    follows the input. int8 weights are de-quantised to the dtype of their input. `device`: where the model is to be;
+    weights in host memory go there one by one, so that it never holds more than one of them unquantised.
     """
     if choices.method != "qlora":
         return model
@@ -46,11 +49,17 @@ def quantize(model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype
         transposed = isinstance(module, Conv1D)
         if not (transposed or type(module) is torch.nn.Linear) or not should_convert_module(name, kept):
             continue
-        weight = module.weight.data.t().contiguous() if transposed else module.weight.data
+        weight = module.weight.data if device is None else module.weight.data.to(device)
+        weight = weight.t().contiguous() if transposed else weight
         made = _int8(weight) if int8 else _four_bit(weight, choices, compute_dtype)
         made.bias = module.bias
         made.train(module.training)
         model.set_submodule(name, made)
+        del weight
+    if device is not None:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.to(device)
     model.is_loaded_in_8bit, model.is_loaded_in_4bit = int8, not int8
     model.is_quantized = True
     for module in model.modules():

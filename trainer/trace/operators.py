@@ -225,11 +225,13 @@ def safe_softmax_scratch(args: Any, out: Any) -> list[int]:
 
 
 def gemm_4bit_scratch(args: Any, out: Any) -> list[int]:
-    """The de-quantised weight in the input's dtype, and its fp32 scales when those are quantised too."""
+    """The de-quantised weight in the input's dtype; where its scales are quantised too, they in fp32, without and with
+    their mean (bitsandbytes 0.50 backends/cuda/ops.py, _dequant_linear_fallback).
+    """
     inputs, shape, block = args[0], args[2], args[4]
     numbers = shape[0] * shape[1]
     scales = -(-numbers // block) * 4 if len(args) > 7 and args[7] is not None else 0
-    return [numbers * inputs.element_size(), scales]
+    return [scales, scales, numbers * inputs.element_size()]
 
 
 def grouped_mm(mat_a: Any, mat_b: Any, *args: Any, **kwargs: Any) -> Any:

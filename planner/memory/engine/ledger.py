@@ -10,6 +10,10 @@ from contextlib import contextmanager
 
 from planner.memory.engine.monomials import WIDTH, ZERO, Vector, add, times_copies
 
+FORWARD_LIBRARY, BACKWARD_LIBRARY, UPDATE = -1, -2, -3
+"""Marks in a log: the first matrix product of the forward and of the backward pass, for which cuBLAS takes a workspace
+(one for each of PyTorch's threads, which stays), and the beginning of the update."""
+
 Snapshot = tuple[Vector, dict[str, Vector]]
 """What is live, in total and by component."""
 
@@ -53,6 +57,8 @@ class Ledger:
         self.log_values = log_values
         """Where set: the monomials' values at which every allocation and release is logged instead of counted."""
         self.allocations = 0
+        self.noted: set[int] = set()
+        """Marks that stand in the log."""
         self.live = [0] * (2 * WIDTH)
         self.by_component: dict[str, list[int]] = {}
         self.instant = "load"
@@ -71,6 +77,16 @@ class Ledger:
         self.groups: list[LayerGroup] = []
         self.running: LayerGroup | None = None
         """The repeated stretch whose backward runs."""
+
+    def note(self, mark: int) -> None:
+        """Writes a mark into the log, once: a key below 0 that is no allocation."""
+        if self.log_values is not None and mark not in self.noted:
+            self.noted.add(mark)
+            self.segments[-1].log.append((mark, 0))
+
+    def product(self) -> None:
+        """A matrix product begins, its result allocated."""
+        self.note(BACKWARD_LIBRARY if self.instant == "backward" else FORWARD_LIBRARY)
 
     def grow(self, monomial: int, size: int, component: str) -> int:
         """An allocation: counts it and records what is live now; its number in the log, if one is kept."""

@@ -283,8 +283,10 @@ def linear(
         result: list[Tensor | None] = [None, None, None]
         if needs_x:
             result[0] = tape.new(size[0], size[1], width)
+            tape.ledger.product()
         if parameter is not None:
             result[1] = tape.new(ONE, count, weight_width)
+            tape.ledger.product()
         if bias_size:
             result[2] = tape.new(ONE, bias_size, bias_width)
         return result
@@ -292,6 +294,7 @@ def linear(
     inputs = (x, weight.tensor, bias.tensor if bias is not None else None)
     tape.saves(inputs, saved, backward)
     out = tape.new(x.monomial, outputs, x.itemsize)
+    tape.ledger.product()
     return tape.record(out, inputs, saved, backward)
 
 
@@ -344,6 +347,7 @@ def matmul(
     left = contiguous(tape, a) if copy_a and not tape.rules.single_sequence else a
     right = contiguous(tape, b) if copy_b and not tape.rules.single_sequence else b
     out = tape.new(out_monomial, out_elements, a.itemsize)
+    tape.ledger.product()
     needs = (left.requires_grad, right.requires_grad)
     sizes = (_size(left), _size(right))
     width = a.itemsize

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 Event = tuple[int, int]
-"""(key, bytes) of an allocation, (key, -1) of its release."""
+"""(key, bytes) of an allocation, (key, -1) of its release; with a key below 0 a mark, which is passed on as it is."""
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ def unroll(parts: list[LogPart], copies: dict[int, int]) -> list[Event] | None:
     }
     for part in parts:
         if not part.group:
-            out.extend((key * stride + last.get(key, 0), size) for key, size in part.events)
+            out.extend((key * stride + last.get(key, 0) if key >= 0 else key, size) for key, size in part.events)
             continue
         group = groups[part.group]
         for turn in range(group.copies):
@@ -80,7 +80,9 @@ def _emit(
 ) -> None:
     own_forward, own_backward = group.forward_keys, group.backward_keys
     for key, size in part.events:
-        if key in own_forward:
+        if key < 0:
+            out.append((key, size))
+        elif key in own_forward:
             out.append((key * stride + copy, size))
         elif key in own_backward:
             out.append((key * stride + turn, size))
@@ -99,10 +101,10 @@ def _analyse(group: _Group, parts: list[LogPart]) -> bool:
     forward, backward = group.forward, group.backward
     if forward is None:
         return False
-    group.forward_keys = {key for key, size in forward.events if size >= 0}
+    group.forward_keys = {key for key, size in forward.events if size >= 0 <= key}
     own = [forward] if backward is None else [forward, backward]
     if backward is not None:
-        group.backward_keys = {key for key, size in backward.events if size >= 0}
+        group.backward_keys = {key for key, size in backward.events if size >= 0 <= key}
     inside = {key for part in own for key, size in part.events if size < 0}
     outside = {key for part in parts if part not in own for key, size in part.events if size < 0}
     leaving = group.forward_keys & outside

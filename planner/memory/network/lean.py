@@ -58,6 +58,7 @@ class FrozenLayer:
         """A result of the product or of the product with the transpose."""
         weight = self.weight(itemsize)
         out = self.tape.new(monomial, elements, itemsize)
+        self.tape.ledger.product()
         del weight
         return out
 

@@ -238,6 +238,7 @@ class Net:
             if rotary:
                 rows = self.positions
                 frequencies = tape.new(rows, head_dim // 2, FP32)
+                tape.ledger.product()
                 table = tape.new(rows, head_dim, FP32)
                 del frequencies
                 wide_cos, wide_sin = tape.new(rows, head_dim, FP32), tape.new(rows, head_dim, FP32)

@@ -13,7 +13,6 @@ from planner.contract.errors import NotModelled
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BYTE, FP32, HALF, ONE
-from planner.memory.engine.tape import Tape
 from planner.memory.network import lean
 
 if TYPE_CHECKING:
@@ -114,16 +113,21 @@ def dequantized(net: Net, module: Module) -> Tensor:
 def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
     """bitsandbytes: x cast to the compute dtype, product with the de-quantised weight, result cast back.
 
-    Forward holds the de-quantised weight (n·w) and, under double quantisation, its fp32 scales (n/64·4); backward
-    again. Saves nothing through autograd: the packed weight hangs on the function itself.
+    Forward holds the de-quantised weight (n·w) and, under double quantisation, its fp32 scales (n/64·4) without and
+    with their mean; backward the weight and one of them. Saves nothing through autograd: the packed weight hangs on the
+    function itself.
     """
     tape = net.tape
     compute = net.compute_itemsize(x)
     narrow = ops.to(tape, x, compute)
     count = module.in_features * module.out_features
     nested = net.choices.quantization == "nf4-double"
+    scales = [tape.new(ONE, count // BLOCK_4BIT, FP32) for _ in range(2 if nested else 0)]
+    weight = tape.new(ONE, count, compute)
     result = tape.new(narrow.monomial, narrow.elements * module.out_features // module.in_features, compute)
-    _dequantized(tape, count, compute, nested)
+    tape.ledger.product()
+    scales.clear()
+    del weight
     size = (narrow.monomial, narrow.elements)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -133,18 +137,12 @@ def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
         if compute != net.storage_itemsize:
             weight = tape.new(ONE, count, compute)  # the cast's operand has no name: it is gone before the product
         gradient = tape.new(size[0], size[1], compute)
+        tape.ledger.product()
         del weight
         return [gradient]
 
     tape.record(result, (narrow,), (), backward)
     return ops.to(tape, result, x.itemsize)
-
-
-def _dequantized(tape: Tape, count: int, itemsize: int, nested: bool) -> None:
-    """Scratch of one 4-bit product."""
-    weight = tape.new(ONE, count, itemsize)
-    scales = tape.new(ONE, count // BLOCK_4BIT, FP32) if nested else None
-    del weight, scales
 
 
 def _int8_lean(net: Net, module: Module, x: Tensor) -> Tensor:

@@ -7,12 +7,15 @@ best fit within its pool; what is left over is split off (small pool: 512 B or m
 Neighbouring free blocks of a segment merge. With expandable segments a pool is one range that grows by 2 MiB (small) or
 20 MiB (large) pages. Segments are given back only when memory runs out: then all that are wholly free go, and the
 request is tried once more.
+
+Of free blocks of one size the one at the lowest address is taken, and new segments lie below older ones: on a T4 (rows
+of tests/cases/measured_t4.json) that gives reserved bytes to 0.1 % where upward addresses are 3 to 9 % off. Where a
+driver places segments is not documented.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
 
 from planner.contract.units import MIB
 
@@ -68,11 +71,13 @@ class CachingAllocator:
         self.expandable = expandable_segments
         self.allocated = 0
         self.reserved = 0
+        self.aside = 0
+        """Bytes of segments that are counted elsewhere (`set_aside`)."""
         self.allocated_peak = 0
         self.reserved_peak = 0
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self._at: dict[int, _Block] = {}
-        self._next_address = 0
+        self._next_address = 1 << 59
         self._tail: dict[bool, _Block | None] = {True: None, False: None}
 
     def allocate(self, size: int) -> int:
@@ -133,8 +138,8 @@ class CachingAllocator:
         if self._exceeds(size):
             self._flush()
         self._reserve(size)
+        self._next_address -= size + BLOCK  # a gap, so that segments never merge
         block = _Block(self._next_address, size, small)
-        self._next_address += size + BLOCK  # a gap, so that segments never merge
         self._at[block.address] = block
         return block
 
@@ -163,13 +168,22 @@ class CachingAllocator:
         return block
 
     def _exceeds(self, size: int) -> bool:
-        return self.limit is not None and self.reserved + size > self.limit
+        return self.limit is not None and self.reserved + self.aside + size > self.limit
 
     def _reserve(self, size: int) -> None:
         if self._exceeds(size):
             raise OutOfMemory
         self.reserved += size
-        self.reserved_peak = max(self.reserved_peak, self.reserved)
+        self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
+
+    def set_aside(self, size: int) -> None:
+        """Counts segments of `size` bytes that stand beside those of this model (a pool that is not played)."""
+        if self._exceeds(size - self.aside):
+            self._flush()
+        if self._exceeds(size - self.aside):
+            raise OutOfMemory
+        self.aside = size
+        self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
 
     def _flush(self) -> None:
         """Gives every wholly free segment back to the device."""
@@ -215,67 +229,4 @@ class CachingAllocator:
         return left
 
 
-def replay(
-    persistent: Iterable[int],
-    step: list[tuple[int, int]],
-    *,
-    steps: int = 2,
-    expandable_segments: bool = False,
-    limit: int | None = None,
-) -> CachingAllocator:
-    """The allocator after `steps` repetitions of one step; the second repeats what the first one left in the pools.
-
-    persistent: sizes in bytes that live throughout (weights, optimizer state). step: (key, size) for an allocation
-    under a key of its own, (key, -1) for its release; what a step does not release is released at its end.
-    limit: bytes that may be reserved. Raises `OutOfMemory` where they do not suffice.
-
-    The small pool (half of the allocations, under a hundredth of the bytes) is counted rather than played: the largest
-    sum of its live blocks, in whole segments.
-    """
-    persistent = [rounded(size) for size in persistent if size > 0]
-    always_small = sum(size for size in persistent if size <= SMALL_LIMIT)
-    large, peak_small = _without_small(step, always_small)
-    small = -(-peak_small // SMALL_SEGMENT) * SMALL_SEGMENT
-    allocator = CachingAllocator(
-        expandable_segments=expandable_segments, limit=None if limit is None else max(0, limit - small)
-    )
-    for size in persistent:
-        if size > SMALL_LIMIT:
-            allocator.allocate(size)
-    held: dict[int, int] = {}
-    for _ in range(steps):
-        for key, size in large:
-            if size < 0:
-                allocator.release(held.pop(key))
-            else:
-                held[key] = allocator.allocate(size)
-        for handle in held.values():
-            allocator.release(handle)
-        held.clear()
-    allocator.reserved += small
-    allocator.reserved_peak += small
-    return allocator
-
-
-def _without_small(step: list[tuple[int, int]], live: int) -> tuple[list[tuple[int, int]], int]:
-    """The events of the large pool, and the largest sum of live small blocks (`live` of them before the step)."""
-    large: list[tuple[int, int]] = []
-    small: dict[int, int] = {}
-    peak = live
-    for event in step:
-        key, size = event
-        if size > SMALL_LIMIT:
-            large.append(event)
-        elif size >= 0:
-            size = rounded(size) if size else 0
-            small[key] = size
-            live += size
-            peak = max(peak, live)
-        elif key in small:
-            live -= small.pop(key)
-        else:
-            large.append(event)
-    return large, peak
-
-
-__all__ = ["CachingAllocator", "OutOfMemory", "replay", "rounded", "segment_size"]
+__all__ = ["CachingAllocator", "OutOfMemory", "rounded", "segment_size"]

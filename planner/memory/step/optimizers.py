@@ -71,11 +71,11 @@ def trained_tensors(spec: ModelSpec, choices: TrainingChoices, base: int, adapte
     adapted = adapter_modules(spec, choices)
     order = {module.path: index for index, module in enumerate(registered(spec))}
     for module in sorted([*whole, *adapted], key=lambda module: order[module.path]):
-        found += _adapter(spec, choices, module, adapter) if module in adapted else _whole(module, base)
+        found += adapter_tensors(spec, choices, module, adapter) if module in adapted else whole_tensors(module, base)
     return found
 
 
-def _whole(module: Module, itemsize: int) -> list[TrainedTensor]:
+def whole_tensors(module: Module, itemsize: int) -> list[TrainedTensor]:
     """Weight and bias of a module that is trained in full."""
     found = [] if module.tied_to else [TrainedTensor(module.shape, module.copies, itemsize, decays(module.path))]
     if module.bias:
@@ -89,7 +89,7 @@ def decays(name: str) -> bool:
     return not any(part in name.lower() for part in NOT_DECAYED)
 
 
-def _adapter(spec: ModelSpec, choices: TrainingChoices, module: Module, itemsize: int) -> list[TrainedTensor]:
+def adapter_tensors(spec: ModelSpec, choices: TrainingChoices, module: Module, itemsize: int) -> list[TrainedTensor]:
     """A and B of a module's adapter, and DoRA's magnitude, which is decayed too."""
     rank = adapter_rank(spec, module, choices)
     experts = module.shape[0] if len(module.shape) == 3 else 1

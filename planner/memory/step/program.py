@@ -12,6 +12,7 @@ from dataclasses import replace
 from planner.contract.spec import ModelSpec, Module, TrainingChoices
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.layout import Stretch, stacked, symbolic_range
+from planner.memory.engine.ledger import UPDATE
 from planner.memory.engine.monomials import FP32, INT64, ONE, T
 from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
@@ -23,7 +24,7 @@ from planner.memory.recorded.play import play
 from planner.memory.recorded.wanted import is_recorded
 from planner.memory.step.case import Case
 from planner.memory.step.exchange import Exchange, Reduction
-from planner.memory.step.optimizers import state_bytes, trained_tensors
+from planner.memory.step.optimizers import adapter_tensors, state_bytes, trained_tensors
 from planner.memory.step.sharding import (
     Shares,
     divides_gradients,
@@ -49,7 +50,7 @@ def run(
     """The tape of one step; with `watch` (segment, event) also the live bytes by component at that event.
 
     With `log_values` (the monomials' values) allocations and releases are logged one by one; what is there before the
-    step (`persistent_sizes`) is left out of the log. `every_layer`: no layer stands for others.
+    step (`reserved.loading`) is left out of the log. `every_layer`: no layer stands for others.
     """
     rules = Rules.of(
         case.choices,
@@ -106,6 +107,7 @@ def run(
 
 def _update(net: Net) -> None:
     net.tape.ledger.begin("optimizer")
+    net.tape.ledger.note(UPDATE)
     net.tape.ledger.mark()
     optimizer_step(net)
 
@@ -184,7 +186,7 @@ def _several(net: Net) -> list[Tensor]:
     if exchanges(choices):
         adapters = {}
         for module in adapter_modules(net.spec, choices):
-            tensors = trained_tensors(replace(net.spec, modules=(module,)), choices, net.itemsize, net.adapter_itemsize)
+            tensors = adapter_tensors(net.spec, choices, module, net.adapter_itemsize)
             adapters[module.path] = (sum(tensor.size for tensor in tensors) // module.copies, module.layers)
         net.exchange = Exchange(
             tape,
@@ -204,21 +206,6 @@ def _several(net: Net) -> list[Tensor]:
         )
     with tape.scope("communication"):
         return [tape.new(ONE, rank_shares(net).buckets, 1)]
-
-
-def persistent_sizes(case: Case) -> list[int]:
-    """The same, one size in bytes for every tensor."""
-    net = Net.build(case.spec, case.choices)
-    tensors = trained_tensors(case.spec, case.choices, net.itemsize, net.adapter_itemsize)
-    sizes: list[int] = [size for size in (buffer_bytes(case.spec),) if size]
-    for module in case.spec.modules:
-        sizes += module_sizes(net, module) * module.copies
-    for tensor in tensors:
-        single = tensor.elements * tensor.itemsize
-        state = state_bytes([replace(tensor, copies=1)], case.choices)
-        parts = [single] * (case.choices.method != "full") + [state // 2] * (2 if state else 0)
-        sizes += (parts + [single] * net.accumulating) * tensor.copies
-    return sizes
 
 
 def module_sizes(net: Net, module: Module) -> list[int]:

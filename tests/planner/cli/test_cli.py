@@ -36,7 +36,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
 CHECK_KEYS = {"schema", "hardware", "model", "settings", "memory", "speed", "verdict", "reasons", "remedies"}
 MEMORY_KEYS = {
     *("allocated_peak_bytes", "reserved_peak_bytes", "device_peak_bytes", "interval_bytes", "budget_bytes"),
-    *("binding_instant", "instants", "components"),
+    *("binding_instant", "instants", "components", "tensors_peak_bytes"),
 }
 SPEED_KEYS = {
     *("tokens_per_second", "step_seconds", "epoch_seconds", "model_flops_utilization", "interval_tokens_per_second"),

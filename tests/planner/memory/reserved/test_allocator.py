@@ -10,9 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.contract.units import MIB
-from planner.memory.reserved.allocator import CachingAllocator, OutOfMemory, replay, rounded, segment_size
+from planner.memory.reserved.allocator import CachingAllocator, OutOfMemory, rounded, segment_size
+from planner.memory.reserved.history import Played, play
+from planner.memory.reserved.replay import alike
 
 KIB = 1024
+
+
+def played(persistent: list[int], step: list[tuple[int, int]], **options: Any) -> Played:
+    """What the allocator held over equal steps."""
+    (found,) = play(alike(persistent, step), **options)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -171,31 +179,31 @@ def test_a_segment_in_use_cannot_be_given_back() -> None:
 def test_a_replay_counts_what_the_second_step_finds() -> None:
     # Persistent 10 MiB. Step: 30, freed, then 28 (fits into the 30's segment: 2 MiB are left, split off).
     step = [(1, 30 * MIB), (1, -1), (2, 28 * MIB), (2, -1)]
-    done = replay([10 * MIB], step)
-    assert (done.allocated_peak, done.reserved_peak) == (40 * MIB, 40 * MIB)
+    done = played([10 * MIB], step)
+    assert (done.allocated, done.reserved) == (40 * MIB, 40 * MIB)
     # The other way round the second step reuses the first one's larger segment for 28, and 30 finds it again.
-    done = replay([10 * MIB], [(1, 28 * MIB), (1, -1), (2, 30 * MIB), (2, -1)])
-    assert done.reserved_peak == 68 * MIB
+    done = played([10 * MIB], [(1, 28 * MIB), (1, -1), (2, 30 * MIB), (2, -1)])
+    assert done.reserved == 68 * MIB
 
 
 def test_a_replay_releases_what_a_step_leaves() -> None:
-    assert replay([], [(1, 16 * MIB)]).reserved_peak == 16 * MIB
+    assert played([], [(1, 16 * MIB)]).reserved == 16 * MIB
 
 
 def test_a_replay_counts_small_blocks_by_their_largest_sum() -> None:
     # 3 x 1 MiB at once beside 512 B that persist: 3 MiB + 512 B in segments of 2 MiB.
     step = [(k, MIB) for k in range(3)] + [(k, -1) for k in range(3)]
-    assert replay([1], step).reserved_peak == 4 * MIB
+    assert played([1], step).reserved == 4 * MIB
 
 
 def test_a_replay_below_a_limit() -> None:
     step = [(1, 40 * MIB), (1, -1), (2, 50 * MIB), (2, -1)]
-    assert replay([], step).reserved_peak == 90 * MIB
-    limited = replay([], step, limit=60 * MIB)
-    assert limited.reserved_peak == 50 * MIB
+    assert played([], step).reserved == 90 * MIB
+    limited = played([], step, limit=60 * MIB)
+    assert limited.reserved == 50 * MIB
     assert limited.flushes > 0
     with pytest.raises(OutOfMemory):
-        replay([], step, limit=49 * MIB)
+        played([], step, limit=49 * MIB)
 
 
 # ---- invariants
@@ -259,7 +267,7 @@ def test_a_replay_reserves_at_least_what_is_live(actions: list[tuple[int, int, i
             held.append(key)
         else:
             step.append((held.pop(pick % len(held)), -1))
-    done: Any = replay([MIB, 3 * MIB], step, expandable_segments=expandable)
+    done: Any = played([MIB, 3 * MIB], step, expandable_segments=expandable)
     live = peak = MIB + 3 * MIB
     sizes: dict[int, int] = {}
     for key, size in step:
@@ -269,4 +277,4 @@ def test_a_replay_reserves_at_least_what_is_live(actions: list[tuple[int, int, i
             peak = max(peak, live)
         else:
             live -= sizes.pop(key)
-    assert done.reserved_peak >= peak
+    assert done.reserved >= peak

@@ -1,0 +1,188 @@
+"""The whole history of a run's allocations: loading, the first step, which makes the optimizer's state, later steps.
+
+Between the parts some live on: weights and adapters, cuBLAS' workspaces (one of each of PyTorch's threads, from its
+first matrix product on), the optimizer's state (from the first update on), gradients until the update is done. What the
+allocator holds hangs on the order in which all of them come and go, since what is left over between two blocks that
+stay is lost to anything larger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from planner.memory.engine.ledger import BACKWARD_LIBRARY, FORWARD_LIBRARY, UPDATE
+from planner.memory.network.net import Net
+from planner.memory.reserved.loading import loading
+from planner.memory.reserved.player import Event, Player
+from planner.memory.step.case import Case
+from planner.memory.step.optimizers import state_bytes, trained_tensors
+from planner.memory.step.updates import one_by_one
+
+LASTING = 1 << 40
+"""Keys from here on are of what outlives its step."""
+LATER_STEPS = 3
+"""At most so many steps after the first are played; fewer once one of them reserves nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step: its first micro-batch, a later one (None where there is none), the update."""
+
+    first: list[Event]
+    later: list[Event] | None
+    update: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All parts of a run."""
+
+    load: list[list[Event]]
+    """Each way that loading may go."""
+    step: Step
+    state: list[int]
+    """Sizes of the optimizer's state, in the order in which it is made."""
+    workspace: int
+    """Bytes of one cuBLAS workspace."""
+    waiting: list[int]
+    """Sizes of the batches that a step fetches with its first one."""
+    evaluation: list[Event] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What the allocator held, in bytes."""
+
+    resident: int
+    """Allocated once the model is loaded."""
+    allocated: int
+    """Most that was allocated in a step, or in an evaluation."""
+    reserved: int
+    """Most that was reserved, loading included."""
+    flushes: int
+
+
+def split(log: list[Event]) -> tuple[list[Event], list[Event]]:
+    """A step's events before its update, and those of the update."""
+    places = [place for place, event in enumerate(log) if event[0] == UPDATE]
+    at = places[0] if places else len(log)
+    return log[:at], log[at + 1 :]
+
+
+def apart(events: list[Event]) -> list[Event]:
+    """The events under keys that no other micro-batch has, whose gradients live on under theirs."""
+    return [(key + LASTING // 2 if key >= 0 else key, size) for key, size in events]
+
+
+def state_sizes(case: Case) -> list[int]:
+    """The optimizer's state, tensor after tensor in the order of the update."""
+    net = Net.build(case.spec, case.choices)
+    tensors = trained_tensors(case.spec, case.choices, net.itemsize, net.adapter_itemsize)
+    sizes: list[int] = []
+    known: dict[tuple[int, ...], int] = {}
+    for tensor in one_by_one(tensors):
+        size = known.get(tensor.shape)
+        if size is None:
+            size = known[tensor.shape] = state_bytes([replace(tensor, copies=1)], case.choices) // 2
+        sizes += [size, size] if size else []
+    return sizes
+
+
+def before_the_step(case: Case) -> list[list[Event]]:
+    """Loading (`reserved.loading`)."""
+    return loading(Net.build(case.spec, case.choices))
+
+
+class _Run:
+    """Plays a history step by step."""
+
+    def __init__(self, history: History, player: Player) -> None:
+        self.history, self.player = history, player
+        self._lasting = LASTING
+        marked = {key for key, _ in history.step.first if key < 0}
+        self._marks: dict[int, list[int]] = {
+            FORWARD_LIBRARY: [history.workspace],
+            BACKWARD_LIBRARY: [history.workspace],
+        }
+
+        for mark in {FORWARD_LIBRARY, BACKWARD_LIBRARY} - marked:  # a recorded program does not say where it multiplies
+            self._take(self._marks.pop(mark))
+
+    def step(self) -> None:
+        """One optimizer step: its micro-batches, the update, and the gradients gone."""
+        step, history = self.history.step, self.history
+        waiting = [(LASTING - 1 - number, size) for number, size in enumerate(history.waiting)]
+        self.player.play(waiting)
+        self._pass(step.first)
+        left = _left(step.first)
+        if step.later is not None:
+            for _ in range(min(len(history.waiting), 2)):
+                self._pass(step.later)
+                self.player.release(_left(step.later))
+        self._take(history.state, first=UPDATE)
+        self.player.play(step.update)
+        self.player.release([key for key, _ in waiting])
+        self.player.release([*left, *_left(step.update)])
+
+    def evaluate(self) -> None:
+        """An evaluation batch."""
+        if self.history.evaluation is not None:
+            self._pass(self.history.evaluation)
+            self.player.release(_left(self.history.evaluation))
+
+    def _pass(self, events: list[Event]) -> None:
+        """Events of a pass; at a mark what is made there once."""
+        begin = 0
+        for place in [place for place, event in enumerate(events) if event[0] < 0]:
+            self.player.play(events[begin:place])
+            self._take(self._marks.pop(events[place][0], []))
+            begin = place + 1
+        self.player.play(events[begin:] if begin else events)
+
+    def _take(self, sizes: list[int], *, first: int = 0) -> None:
+        """Allocates what stays; under the mark `first` only the first time."""
+        if first and first in self._marks:
+            return
+        if first:
+            self._marks[first] = []
+        self.player.play((self._lasting + number, size) for number, size in enumerate(sizes))
+        self._lasting += len(sizes)
+
+
+def _left(events: list[Event]) -> list[int]:
+    """Keys of what events leave behind, in the order of its birth."""
+    alive: dict[int, None] = {}
+    for key, size in events:
+        if size >= 0:
+            alive[key] = None
+        else:
+            alive.pop(key, None)
+    return list(alive)
+
+
+def play(history: History, *, limit: int | None = None, expandable_segments: bool = False) -> list[Played]:
+    """The history played to where nothing changes any more, for each way that loading may go.
+
+    Raises `OutOfMemory` where `limit` does not suffice for one of them.
+    """
+    return [
+        _played(history, load, Player(expandable_segments=expandable_segments, limit=limit)) for load in history.load
+    ]
+
+
+def _played(history: History, load: list[Event], player: Player) -> Played:
+    # Keys of loading are told from those of a step.
+    player.play((key + 2 * LASTING, size) for key, size in load)
+    resident = player.allocated
+    player.forget_peak()
+    run = _Run(history, player)
+    run.step()
+    before = -1
+    for number in range(LATER_STEPS):
+        if number == 1:
+            run.evaluate()
+        run.step()
+        if player.reserved_peak == before and number:
+            break
+        before = player.reserved_peak
+    return Played(resident, player.allocated_peak, player.reserved_peak, player.flushes)
