@@ -145,11 +145,8 @@ def layer_counts(model: ModelSpec, base: TrainingChoices, fixed: Collection[str]
     """How many layers may be checkpointed: any number on the builtin stack, all or none on the other."""
     if "checkpoint_layers" in fixed or ("gradient_checkpointing" in fixed):
         return [base.checkpointed_layers(model.total_layers)]
-    if "recorded" in model.config:
-        from planner.memory.recorded.cuts import counts
-
-        covered = counts(model.config["recorded"]["kinds"])
-        return [covered[0], covered[-1]] if base.stack != "builtin" else covered
+    if "recorded" in model.config:  # each further number would have to be traced first
+        return [0, model.total_layers]
     if base.stack == "builtin":
         return _numbers(model.total_layers)
     return [0, model.total_layers]

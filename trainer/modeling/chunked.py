@@ -16,9 +16,11 @@ from torch.nn import functional
 
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
+from planner.contract.written import WRITTEN
 from trainer.modeling import packing
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.lean import products
+from trainer.modeling.plain_head import plain_head
 from trainer.modeling.precision import autocast_dtype, precision_context
 
 IGNORE = -100
@@ -113,6 +115,13 @@ def head_of(model: Any) -> tuple[Any, float, float | None]:
         head = head.modules_to_save[head.active_adapter if isinstance(head.active_adapter, str) else "default"]
     if hasattr(head, "lora_A"):
         raise NotModelled("--loss chunked with adapters on the vocabulary head; leave it out of --lora-targets")
+    if config.model_type not in WRITTEN and (
+        not plain_head(type(base)) or getattr(config, "output_router_logits", False)
+    ):
+        raise NotModelled(
+            f"--loss chunked: {type(base).__name__} does more between its layers and its loss than a product; "
+            "use --loss full"
+        )
     scaling = 1.0
     if getattr(config, "logits_scaling", None):
         scaling = 1.0 / config.logits_scaling

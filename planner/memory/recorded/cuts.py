@@ -53,8 +53,9 @@ def cut(kinds: Sequence[str], checkpointed: int) -> Cut:
         return Cut(count, checkpointed, (), ())
     prefix, period = found
     if partly:
-        windows = (Window(prefix + 1, 1), Window(prefix + 4, 1))
-        return Cut(prefix + 7, prefix + 3, windows, (checkpointed - prefix - 1, count - checkpointed - 2))
+        # The last recomputed layer stands by itself: what it hands on is no input of a recomputation.
+        windows = (Window(prefix + 1, 1), Window(prefix + 5, 1))
+        return Cut(prefix + 8, prefix + 4, windows, (checkpointed - prefix - 2, count - checkpointed - 2))
     last = (count - prefix - 2) % period + 1
     copies = (count - prefix - 1 - last) // period
     layers = prefix + 1 + 2 * period + last
@@ -67,7 +68,7 @@ def some_counts(kinds: Sequence[str]) -> range:
     found = regular(kinds)
     if found is None or found[1] != 1:
         return range(0)
-    return range(found[0] + 3, max(found[0] + 3, len(kinds) - 3))
+    return range(found[0] + 4, max(found[0] + 4, len(kinds) - 3))
 
 
 def counts(kinds: Sequence[str]) -> list[int]:

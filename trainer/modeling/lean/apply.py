@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from planner.contract.spec import TrainingChoices
+from planner.contract.written import WRITTEN
 from trainer.modeling.checkpointing import base_model
+from trainer.modeling.lean import proof
 from trainer.modeling.lean.dora import DoraLinear
 from trainer.modeling.lean.dropout import SeededDropout
 from trainer.modeling.lean.frozen import FrozenLinear
@@ -32,9 +34,10 @@ _LATE_NORMS = ("Olmo2RMSNorm",)
 def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] = PIECES) -> Any:
     """The model with its forwards replaced, for the pieces named; what has no lean form stays as it is."""
     base = base_model(model)
+    known = base.config.model_type in WRITTEN
     for module in list(base.modules()):
         kind = type(module).__name__
-        if "mlp" in pieces and choices.method != "full" and _is_mlp(module):
+        if "mlp" in pieces and choices.method != "full" and _is_mlp(module) and (known or _proven_mlp(module)):
             _replace(module, _gated_forward if hasattr(module, "gate_proj") else _plain_forward)
         if "lora" in pieces and is_int8(module):
             module._lean_base = Base(module)
@@ -43,12 +46,24 @@ def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] 
             module._lean_base = Base(module.base_layer)
             _replace(module, _dora_forward if module.lora_variant else _lora_forward)
         elif "norm" in pieces and kind.endswith("RMSNorm") and getattr(module, "weight", None) is not None:
-            module._lean_offset = 1.0 if kind in _OFFSET_NORMS else 0.0
-            module._lean_late = kind in _OFFSET_NORMS or kind in _LATE_NORMS
-            _replace(module, _norm_forward)
+            late = kind in _OFFSET_NORMS or kind in _LATE_NORMS
+            form = (1.0 if kind in _OFFSET_NORMS else 0.0, late) if known else proof.norm_form(module)
+            if form is not None:
+                module._lean_offset, module._lean_late = form
+                _replace(module, _norm_forward)
         elif "dropout" in pieces and type(module) is torch.nn.Dropout:
             _replace(module, _dropout_forward)
     return model
+
+
+def _proven_mlp(module: Any) -> bool:
+    """Whether the module's own forward is the one that its lean form computes."""
+    act, pair = _activation(module), _plain_pair(module)
+    if hasattr(module, "gate_proj"):
+        return proof.mlp_holds(module, lambda small, x: small.down_proj(act(small.gate_proj(x)) * small.up_proj(x)))
+    if pair is None or getattr(module, "dropout", None) is not None or getattr(module, "residual_dropout", None):
+        return False
+    return proof.mlp_holds(module, lambda small, x: getattr(small, pair[1])(act(getattr(small, pair[0])(x))))
 
 
 def _replace(module: Any, forward: Any) -> None:

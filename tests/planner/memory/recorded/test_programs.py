@@ -145,7 +145,7 @@ def test_the_fewest_layers_stand_for_all():
 
 def test_a_part_of_the_layers_is_recomputed_where_they_are_alike():
     found = cut("a" * 32, 10)
-    assert (found.layers, found.checkpointed, found.copies) == (7, 3, (9, 20))
-    assert counts("a" * 8) == [0, 3, 4, 8]
+    assert (found.layers, found.checkpointed, found.copies) == (8, 4, (8, 20))
+    assert counts("a" * 8) == [0, 4, 8]
     with pytest.raises(NotModelled, match="take none, all"):
         cut("aaab" * 8, 10)
