@@ -1,7 +1,7 @@
 """Whether a network's logits are a plain product of its hidden states: read off its class's own source.
 
 The chunked loss stands in for what a model does between its layers and its loss. Where that is more than the head's
-product with the factors known here (a scale, a soft cap), another loss would be trained; such a model takes the full one.
+product with the factors known here (a scale, a soft cap), another loss would be trained; it takes the full one then.
 """
 
 from __future__ import annotations
