@@ -6,7 +6,6 @@ product with the factors known here (a scale, a soft cap), another loss would be
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from typing import Any
@@ -32,12 +31,21 @@ _BETWEEN = re.compile(
 _HIDDEN = re.compile(r"hidden_states = outputs(\.last_hidden_state|\[0\])")
 
 
-@functools.cache
 def plain_head(cls: Any) -> bool:
     """Whether a class's own forward makes its logits of the hidden states by the head and the factors known here.
 
     Read off its source: a network that does anything else there would be trained on another loss.
     """
+    known: bool | None = _KNOWN.get(cls)
+    if known is None:
+        known = _KNOWN[cls] = _read(cls)
+    return known
+
+
+_KNOWN: dict[Any, bool] = {}
+
+
+def _read(cls: Any) -> bool:
     try:
         lines = [line.strip() for line in inspect.getsource(inspect.unwrap(cls.forward)).splitlines()]
     except (OSError, TypeError):
