@@ -130,8 +130,9 @@ class Architecture:
     """Older names of the rotary type `longrope`."""
     unrotated_interval: bool = False
     """Whether `no_rope_layer_interval` says which layers don't rotate."""
-    own_tokenizer: bool = False
-    """Whether transformers builds a `LlamaTokenizer` by its class, not from the file."""
+    tokenizer_from_file: bool = False
+    """Whether transformers loads what calls itself a `LlamaTokenizer` from the file as it is, not built by the class:
+    it has `TokenizersBackend` for the model type (models/auto/tokenization_auto.py)."""
 
     # ---- the network runs (planner.memory, planner.speed)
     layers: str = "llama"

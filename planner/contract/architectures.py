@@ -58,16 +58,15 @@ _ALL = (
         name="llama",
         decoder=replace(_BIASED, mlp_bias="mlp_bias"),
         derives_head_dim=True,
-        own_tokenizer=True,
     ),
     Architecture(
         name="mistral",
+        tokenizer_from_file=True,
         decoder=Decoder(),
         derives_head_dim=True,
         full_mask_always=False,
-        own_tokenizer=True,
     ),
-    Architecture(name="ministral", decoder=Decoder(), window_layers="all"),
+    Architecture(name="ministral", tokenizer_from_file=True, decoder=Decoder(), window_layers="all"),
     Architecture(
         name="seed_oss",
         decoder=Decoder(qkv_bias="attention_bias", o_bias="attention_out_bias", mlp_bias="mlp_bias"),
@@ -78,6 +77,7 @@ _ALL = (
     Architecture(name="qwen3", decoder=_QWEN3, window_switch="none", window_layers="late"),
     Architecture(
         name="granite",
+        tokenizer_from_file=True,
         decoder=replace(_BIASED, mlp_bias="mlp_bias"),
         classifies=False,
         scaled_embeddings="after",
@@ -93,6 +93,7 @@ _ALL = (
     Architecture(name="olmo", decoder=replace(_BIASED, norm="plain"), layers="olmo", wide_rotary_tables=True),
     Architecture(
         name="olmo2",
+        tokenizer_from_file=True,
         decoder=replace(_BIASED, norms="after", qk_norm="full"),
         layers="olmo2",
         wide_rotary_tables=True,
@@ -100,6 +101,7 @@ _ALL = (
     ),
     Architecture(
         name="phi3",
+        tokenizer_from_file=True,
         decoder=Decoder(fused=True),
         rotary_share=1.0,
         longrope_names=("su", "yarn"),
@@ -109,6 +111,7 @@ _ALL = (
     ),
     Architecture(
         name="stablelm",
+        tokenizer_from_file=True,
         decoder=Decoder(
             qkv_bias="use_qkv_bias",
             norm="layer",
@@ -160,6 +163,7 @@ _ALL = (
     # ---- mixtures of experts
     Architecture(
         name="mixtral",
+        tokenizer_from_file=True,
         decoder=Decoder(
             experts=Experts(
                 width="intermediate_size",
@@ -177,7 +181,6 @@ _ALL = (
         ),
         layers="experts",
         full_mask_always=False,
-        own_tokenizer=True,
     ),
     Architecture(
         name="qwen2_moe",
@@ -217,6 +220,7 @@ _ALL = (
     ),
     Architecture(
         name="gpt_bigcode",
+        tokenizer_from_file=True,
         builder="gpt.gpt_bigcode",
         derives="gpt.gpt_bigcode_keys",
         layers="gpt2",

@@ -169,8 +169,7 @@ def _model_type(folder: Path) -> str:
 
 def _builds_its_own(folder: Path) -> bool:
     """Whether a `LlamaTokenizer` is built by the class, not from the file; so too where no config says otherwise."""
-    name = _model_type(folder)
-    return not name or architectures.of(name).own_tokenizer
+    return not architectures.of(_model_type(folder)).tokenizer_from_file
 
 
 def _batches(rendered: Iterable[tuple[Example, Rendered]]) -> Iterator[list[tuple[Example, Rendered]]]:

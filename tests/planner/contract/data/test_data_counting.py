@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from planner.contract import architectures
 from planner.contract.data.counting import TokenCounter
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import InvalidInput
@@ -60,6 +61,24 @@ def test_planner_and_trainer_count_the_same(folder: Any, kind: str, template: st
     assert [length for length in counted.lengths if length] == trained.lengths
     assert counted.learned == sum(label != IGNORED for sequence in trained.sequences for label in sequence.labels)
     assert counted.remarks.counts == trained.remarks.counts
+
+
+def test_the_models_whose_class_of_llama_is_loaded_as_it_is() -> None:
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    for name in architectures.supported():
+        by_file = TOKENIZER_MAPPING_NAMES.get(name) == "TokenizersBackend"
+        assert architectures.of(name).tokenizer_from_file == by_file, name
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3"])
+def test_the_class_of_llama_is_built_where_transformers_builds_it(folder: Any, model_type: str) -> None:
+    """By the file each stretch between special tokens begins with a blank, by the class only the first."""
+    place = folder("llama2")
+    (place / "config.json").write_text(json.dumps({"model_type": model_type}))
+    counter, tokenizer = TokenCounter.read(place), small_tokenizers.load(place)
+    assert counter is not None
+    assert counter.count(EXAMPLES[1:6]).lengths == tokenize(EXAMPLES[1:6], tokenizer, max_length=9999).lengths
 
 
 @pytest.mark.parametrize("name", EXPECTED)
