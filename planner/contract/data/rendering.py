@@ -138,6 +138,8 @@ class Rendering:
                 answer = next(answers)
                 spans = tuple((begin, end) for begin, end in answer["spans"])
                 yield Rendered(answer["text"], spans, templated=True, counts=answer["counts"])
+        # Ended in order: what is dropped before its end takes its process along.
+        next(answers, None)
 
     def prompt(self, messages: Sequence[Message], shape: str = "prompt-completion", tools: Sequence[Any] = ()) -> str:
         """The text that a model is given before it answers."""

@@ -172,6 +172,20 @@ def test_the_template_is_found_where_transformers_finds_it(tmp_path: Path, form:
         assert planned.place == trained.place
 
 
+def test_one_process_serves_every_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and validation, several chunks of examples, and the sample's prompt: a start costs a third of a second."""
+    monkeypatch.setattr("planner.contract.data.rendering._AT_ONCE", 2)
+    render_process.close_all()
+    started: list[Any] = []
+    whole = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **more: started.append(words) or whole(*words, **more))
+    rendering = Rendering(template(CHATML))
+    for _ in range(2):
+        assert len(list(rendering.render([chat(number, "Q", "A") for number in range(5)]))) == 5
+    rendering.prompt([Message("user", "Q", learned=False)])
+    assert len(started) == 1
+
+
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     code = (
         "from planner.contract.data.rendering import Rendering\n"
