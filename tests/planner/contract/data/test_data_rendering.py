@@ -60,6 +60,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.skipif(sys.platform != "linux", reason="memory can only be limited on Linux")
 def test_a_template_that_asks_for_too_much_is_stopped(kind: str) -> None:
+    render_process.close_all()
     source, reason = HOSTILE[kind]
     begin = time.monotonic()
     with pytest.raises(InvalidInput) as caught:
@@ -173,7 +174,7 @@ def test_the_template_is_found_where_transformers_finds_it(tmp_path: Path, form:
 
 
 def test_one_process_serves_every_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training and validation, several chunks of examples, and the sample's prompt: a start costs a third of a second."""
+    """Training, validation, chunks of examples, and the sample's prompt: a start costs a third of a second."""
     monkeypatch.setattr("planner.contract.data.rendering._AT_ONCE", 2)
     render_process.close_all()
     started: list[Any] = []
