@@ -84,9 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     # as soon as anything else wants the processor; threads that sleep cost a few percent on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        limits.prepare()
         if given.command == "run":
             return _run(given)
+        limits.prepare()
         from trainer.wire.interrupts import as_one_line
 
         with as_one_line():

@@ -53,6 +53,7 @@ def main(request: Request, events: EventStream) -> int:
     control.install_signals()
     lock: folder.FolderLock | None = None
     try:
+        limits.prepare()
         plan = read_plan(request)
         choices = read_choices(plan, str(request.plan))
         if request.alone and plan.gpu == "cpu":
