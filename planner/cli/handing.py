@@ -98,6 +98,31 @@ def export(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """In which form a run goes out."""
+
+    to: str = option("folder, gguf, ollama, mlx, vllm or hub.", default="folder")
+    output: str | None = option("New folder. Default RUN-TO.", metavar="FOLDER")
+    merged: bool = option("The adapter merged into its base.", "--merged", default=False)
+    adapter: bool = option("The adapter alone, also as GGUF.", "--adapter", default=False)
+    type: str | None = option("Of a GGUF file's matrices: f16, q8_0 or f32.")
+    dtype: str | None = option("Of a merged model: auto, fp32, bf16 or fp16.")
+    repo: str | None = option("Repository on the hub.", metavar="OWNER/NAME")
+    public: bool = option("Visible to everybody; private without it.", "--public", default=False)
+
+
+@app.command()
+@options.with_records
+def publish(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")], made: Publication
+) -> int:
+    """A finished run for others to use: a folder with its card, GGUF, Ollama, MLX, vLLM, or the hub."""
+    from planner.cli import handoff
+
+    return handoff.run("publish", [run_dir, *_words(made)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RangeTest:
     """How the learning rate is searched for."""
 

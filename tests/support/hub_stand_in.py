@@ -7,6 +7,7 @@ GET of `/<id>/resolve/<rev>/<file>` with ETag, X-Repo-Commit, X-Linked-Size and 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -48,6 +49,9 @@ class Hub:
     datasets: dict[str, Repository] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     address: str = ""
+    written: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Repositories that clients made, with the files that they committed."""
+    private: dict[str, bool] = field(default_factory=dict)
 
     def asked(self, name: str) -> bool:
         """Whether anyone asked for a file of this name."""
@@ -70,7 +74,38 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         self._posted = self.rfile.read(length)
-        self._answer(body=True)
+        path = unquote(urlsplit(self.path).path)
+        if path == "/api/repos/create" or re.search(r"/(preupload|commit)/|validate-yaml$", path):
+            self._write(path)
+        else:
+            self._answer(body=True)
+
+    def _write(self, path: str) -> None:
+        """Making a repository and committing to it: huggingface_hub `hf_api.py` and `_commit_api.py` (1.x)."""
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        self.hub.requests.append(("POST", path, token))
+        if token != TOKEN:
+            return self._refuse(401, "Unauthorized", "Invalid credentials in Authorization header")
+        if path == "/api/repos/create":
+            asked = json.loads(self._posted)
+            name = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
+            self.hub.written.setdefault(name, {})
+            self.hub.private[name] = bool(asked.get("private") or asked.get("visibility") == "private")
+            return self._json({"url": f"{self.hub.address}/{name}", "id": name}, True)
+        if path.endswith("validate-yaml"):
+            return self._json({"errors": [], "warnings": []}, True)
+        name = path.split("/api/models/")[1].split("/preupload/")[0].split("/commit/")[0]
+        if "/preupload/" in path:
+            files = json.loads(self._posted)["files"]
+            ways = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in files]
+            return self._json({"files": ways}, True)
+        for line in self._posted.decode().splitlines():
+            entry = json.loads(line)
+            if entry["key"] == "file":
+                self.hub.written[name][entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+        return self._json(
+            {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.hub.address}/{name}/commit/{COMMIT}"}, True
+        )
 
     def _answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)

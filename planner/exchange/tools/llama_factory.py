@@ -84,6 +84,7 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     if model is not None:
         keys.note("model_name_or_path", "read", f"model {model}")
     keys.values["stack"] = "peft"
+    _trains(keys)
     stage = (keys.text("stage") or "sft").lower()
     if stage not in ("sft", "pt"):
         raise keys.refuse("stage", "modelled are sft and pt: other stages keep a second model or forward pass")
@@ -123,6 +124,13 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
         keys.note("dataset", "assumed", "every row of full length; --data FILE counts your own")
     keys.finish(IDLE | hf.IDLE, (*hf.PREFIXES, "vllm_", "sglang_", "export_", "profiler_", "generation_", "kt_"))
     return model, data, several
+
+
+def _trains(keys: Keys) -> None:
+    """Files of its other commands have the same keys and describe no training."""
+    others = [name for name in ("do_predict", "export_dir", "infer_backend") if keys.content.get(name)]
+    if others and not keys.flag("do_train"):
+        raise keys.wrong(others[0], "says that nothing is trained here (do_train is not set)")
 
 
 def _method(keys: Keys) -> None:

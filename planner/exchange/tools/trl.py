@@ -17,13 +17,17 @@ NAME = "trl"
 STACK = "transformers' Trainer on PEFT (stack peft), which TRL builds on"
 RECOGNISED_BY = (
     frozenset({"model_name_or_path"}),
-    frozenset({"per_device_train_batch_size", "use_peft", "max_length", "dtype"}),
+    frozenset({"per_device_train_batch_size", "use_peft", "max_length", "dtype", "dataset_name", "learning_rate"}),
 )
 
 NOT_MODELLED = {
     "activation_offloading": "every activation goes to the host",
     "lora_target_parameters": "adapters on fused expert tensors",
     "max_grad_value": "clipping by value",
+    "beta": "a preference's or a reward's training, with further forward passes",
+    "max_prompt_length": "a preference's or a reward's training, with further forward passes",
+    "num_generations": "training on generated answers",
+    "precompute_ref_log_probs": "a preference's training",
 }
 IDLE = frozenset(
     (

@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 from planner.contract import json_text
-from planner.contract.errors import InvalidInput
+from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.yaml_text import Document
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf
@@ -71,9 +71,21 @@ def document(text: str, where: str) -> Document:
                 lines[name, keyword.arg] = keyword.value.lineno
         if name == "from_pretrained" and node.args and "model_name" not in arguments:
             arguments["model_name"] = _value(node.args[0], known)
+    _require_training(tree, where)
     if "from_pretrained" not in content:
         raise InvalidInput(f"{where}: no call of from_pretrained in it, so no model is named")
     return Document(where=where, value=content, lines=lines)
+
+
+def _require_training(tree: ast.Module, where: str) -> None:
+    """Other trainers of TRL keep more than a supervised step; a script without any trains nothing."""
+    called = {_called(node): node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    trainers = [name for name in called if name.endswith("Trainer")]
+    for name in trainers:
+        if name not in ("SFTTrainer", "UnslothTrainer", "Trainer"):
+            raise NotModelled(f"{where}:{called[name]}: {name} is not modelled: it runs further forward passes")
+    if not trainers:
+        raise InvalidInput(f"{where}: no trainer is made in it (SFTTrainer), so nothing is trained")
 
 
 class _Unreadable:

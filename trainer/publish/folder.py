@@ -1,0 +1,92 @@
+"""A folder that `from_pretrained` takes: adapter or merged model, tokenizer, generation settings, card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from planner.contract.errors import InvalidInput
+from trainer.publish import card, facts
+
+KEPT = (
+    *("adapter_config.json", "adapter_model.safetensors", "config.json", "generation_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json", "merges.txt"),
+    *("tokenizer.model", "added_tokens.json", "model.safetensors.index.json", "spiece.model", "vocab.txt"),
+)
+"""Files of a result that others need; run state, manifests and logs stay behind."""
+
+
+def publish(run_dir: Path, target: Path, *, merged: bool, dtype: str = "auto") -> dict[str, Any]:
+    """Writes the files into `target`, an existing empty folder; returns what it is."""
+    from trainer.commands.generate import trained_folder
+    from trainer.commands.merge import merge
+    from trainer.weights import adapter_files
+
+    found = facts.read(run_dir)
+    source = trained_folder(run_dir)
+    adapter = (source / "adapter_config.json").is_file()
+    base = adapter_files.base_of(source) if adapter else str(source)
+    if merged and adapter:
+        whole = target / "merged"
+        merge(run_dir, whole, dtype=dtype)
+        for path in sorted(whole.iterdir()):
+            if path.name in KEPT or path.suffix == ".safetensors":
+                path.rename(target / path.name)
+        shutil.rmtree(whole)
+    else:
+        for path in sorted(source.iterdir()):
+            if path.is_symlink() or not path.is_file():
+                continue
+            if path.name in KEPT or path.suffix == ".safetensors":
+                shutil.copyfile(path, target / path.name)
+    _generation_config(base, target)
+    _without_paths(target / "adapter_config.json", found.base)
+    whole_model = merged or not adapter
+    licence = facts.licence(found.plan.model)
+    text = card.card(found, merged=whole_model, licence=licence, loads=_loads(found.base, whole=whole_model))
+    (target / "README.md").write_text(text, encoding="utf-8")
+    return {"base": found.base, "merged": whole_model, "licence": licence}
+
+
+def _generation_config(base: str, target: Path) -> None:
+    """The base's own, where the result has none."""
+    import transformers
+
+    if (target / "generation_config.json").exists():
+        return
+    try:
+        transformers.GenerationConfig.from_pretrained(base, local_files_only=True).save_pretrained(target)
+    except (OSError, ValueError):
+        if (target / "config.json").is_file():
+            transformers.GenerationConfig().save_pretrained(target)
+
+
+def _without_paths(config: Path, base: str) -> None:
+    """An adapter names its base by hub id or by the last part of its folder, never by this machine's path."""
+    import json
+
+    from planner.contract import json_text
+
+    if not config.is_file():
+        return
+    content = json_text.read_object(config)
+    named = content.get("base_model_name_or_path")
+    if isinstance(named, str) and named != base:
+        content["base_model_name_or_path"] = base
+        config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _loads(base: str, *, whole: bool) -> str:
+    if whole:
+        return 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("THIS")'
+    return (
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "THIS")'
+    )
+
+
+def require_run(run_dir: Path) -> None:
+    """Refuses what is no folder, in one line."""
+    if not run_dir.is_dir():
+        raise InvalidInput(f"{run_dir}: there is no such run folder")
