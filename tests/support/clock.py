@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -15,6 +17,21 @@ def reference_seconds(work: Callable[[], object], *, repeats: int = 5) -> float:
     """CPU seconds that `work` would take on that machine: its best of `repeats`, beside the yardstick's best."""
     best = min(_cpu_seconds(work) for _ in range(repeats))
     return best * YARDSTICK_SECONDS / min(_cpu_seconds(_yardstick) for _ in range(5))
+
+
+@contextlib.contextmanager
+def takes_at_most(seconds: float) -> Iterator[None]:
+    """Holds the block against so many seconds of the processor, those of processes that it ended among them: what
+    else the machine does meanwhile costs none.
+    """
+    begun = _used()
+    yield
+    assert _used() - begun < seconds
+
+
+def _used() -> float:
+    found = os.times()
+    return found.user + found.system + found.children_user + found.children_system
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:

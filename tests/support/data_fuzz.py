@@ -244,7 +244,7 @@ def try_one(rng: random.Random, folder: Path) -> str:
     path.write_bytes(raw)
     try:
         settings = settings_of(rng, path)
-        started = time.monotonic()
+        started = time.process_time()
         reading = open_data(settings)
         for example in [*reading.training(), *reading.validation()]:
             for message_ in example.messages or ():
@@ -258,7 +258,7 @@ def try_one(rng: random.Random, folder: Path) -> str:
         outcome = "refused"
     finally:
         path.unlink()
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     for sentence in said[:1] if outcome == "refused" else said[:-1]:
         assert "\n" not in sentence, sentence
         assert len(sentence) < 700 + len(str(folder)) * 5, sentence

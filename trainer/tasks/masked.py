@@ -44,6 +44,9 @@ class Masked(Unpacked):
                 data.skipped += 1
                 continue
             rows = _rows(tokenizer, text, max_length)
+            if len(rows[0]) <= tokenizer.num_special_tokens_to_add(False):  # signs that no token is made of
+                data.skipped += 1
+                continue
             data.split += len(rows) > 1
             for row in rows:
                 data.sequences.append(Tokens(row, row))

@@ -104,6 +104,7 @@ class TokenCounter:
 
     def _count_texts(self, examples: Sequence[Example], task: str, counted: Counted) -> None:
         """Each text by itself, with the tokenizer's own special tokens; source and target stand side by side."""
+        least = self.marks if task == "masked" else 0
         for start in range(0, len(examples), 1024):
             plain = [found for example in examples[start : start + 1024] if (found := texts(example, task)) is not None]
             width = len(plain[0])
@@ -114,7 +115,8 @@ class TokenCounter:
                 if task == "classification" and self._reads_end and last.ids[-1:] != [self._eos]:
                     sizes[-1] += 1
                 # What has nothing to learn is left out.
-                counts = bool(sizes[0] and found[-1]) if task == "seq2seq" else task != "masked" or bool(found[0])
+                counts = bool(found[-1]) if task == "seq2seq" else task != "masked" or bool(found[0])
+                counts = counts and sizes[0] > least
                 counted.lengths.append(max(sizes) if counts else 0)
                 counted.learned += sizes[-1] if counts else 0
                 counted.text_bytes += sum(len(text.encode("utf-8", "replace")) for text in found)

@@ -177,8 +177,8 @@ def kill_one(assets: Path, tmp_path: Path) -> None:
     os.kill(second, signal.SIGKILL)
     started = time.monotonic()
     failed = until(run, lambda event: event.kind == "failed")
-    assert run.wait(30) == failed.data["exit_code"] == 4
-    assert time.monotonic() - started < 30
+    assert run.wait(60) == failed.data["exit_code"] == 4
+    assert time.monotonic() - started < 120  # and not the hours after which one that waits gives up
     assert "rank 1 of 2 was ended by SIGKILL" in failed.data["message"]
     assert run.stderr_tail.strip().splitlines()[-1] == f"error: {failed.data['message']}"
     assert children(run.pid) == []

@@ -6,7 +6,6 @@ import ast
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from planner.contract.data.examples import Example, Message
 from planner.contract.data.rendering import Remarks, Rendering
 from planner.contract.data.template import ChatTemplate, read_template
 from planner.contract.errors import InvalidInput
+from tests.support.clock import takes_at_most
 from tests.support.template_kinds import CHATML, DROPS_THOUGHTS, THINKING_LAST
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -62,10 +62,8 @@ HOSTILE = {
 def test_a_template_that_asks_for_too_much_is_stopped(kind: str) -> None:
     render_process.close_all()
     source, reason = HOSTILE[kind]
-    begin = time.monotonic()
-    with pytest.raises(InvalidInput) as caught:
+    with takes_at_most(10), pytest.raises(InvalidInput) as caught:
         render(source + CHATML)
-    assert time.monotonic() - begin < 10
     line = str(caught.value)
     assert reason in line
     assert line.startswith("data.jsonl:1: ")
@@ -205,7 +203,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
         "except KeyboardInterrupt:\n"
         "    print('stopped', flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
     number, said = done.stdout.split()
     assert (said, done.stderr) == ("stopped", "")
     with pytest.raises(ProcessLookupError):
