@@ -214,6 +214,17 @@ def efficient_backward_scratch(args: Any, out: Any) -> list[int]:
     return sizes
 
 
+def embedding_backward_scratch(args: Any, out: Any) -> list[int]:
+    """Beyond 3072 tokens: the sorted tokens and where their runs begin, six int64 arrays, and fp32 sums over up to ten
+    tokens each (native/cuda/EmbeddingBackwardKernel.cu, 2.13).
+    """
+    indices, table = args[1].numel(), args[2]
+    if indices <= 3072:
+        return []
+    sums = indices // 10 + min(indices, table)
+    return [*([indices * 8] * 5), sums * 8, sums * out.shape[-1] * 4]
+
+
 def softmax_backward_scratch(args: Any, out: Any) -> list[int]:
     """The product of gradient and result, made before the kernel runs."""
     return [args[1].numel() * args[1].element_size()]
@@ -262,6 +273,7 @@ def cuda_scratch() -> dict[Any, Any]:
         aten._scaled_dot_product_efficient_attention_backward.default: efficient_backward_scratch,
         aten._safe_softmax.default: safe_softmax_scratch,
         aten._softmax_backward_data.default: softmax_backward_scratch,
+        aten.embedding_dense_backward.default: embedding_backward_scratch,
     }
     try:
         import bitsandbytes  # noqa: F401

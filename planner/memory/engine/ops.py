@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from planner.contract.architecture import NormForm
 from planner.memory.engine.graph import Gradients, Parameter, Raw, Tensor
-from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, ONE, C, S, T
+from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, INT64, ONE, TX, C, S, T
 from planner.memory.engine.tape import Tape
 
 
@@ -458,10 +458,22 @@ def _normed(tape: Tape, x: Tensor, width: int) -> Tensor:
 
 
 def embedding(tape: Tape, weight: Weight, width: int, monomial: int = T) -> Tensor:
-    """Row lookup: output tokens·width·w; backward a dense gradient of the whole table."""
+    """Row lookup: output tokens·width·w; backward a dense gradient of the whole table.
+
+    CUDA sorts the tokens first and sums in parts of ten: 1.1·tokens·width·4 and six index arrays, beside the gradient
+    (native/cuda/EmbeddingBackwardKernel.cu, 2.13). Up to 3072 tokens another kernel runs; here the step is at 2048.
+    """
     out = tape.new(monomial, width, weight.tensor.itemsize)
     count, itemsize = weight.tensor.elements, weight.tensor.itemsize
-    return tape.record(out, (weight.tensor,), (), lambda g, s: (tape.new(ONE, count, itemsize),))
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> tuple[Tensor]:
+        gradient = tape.new(ONE, count, itemsize)
+        if tape.rules.target == "cuda" and monomial == T:
+            sums = tape.new(TX, width * FP32 * 11 // 10 + 6 * INT64, 1)
+            del sums
+        return (gradient,)
+
+    return tape.record(out, (weight.tensor,), (), backward)
 
 
 def rotary(tape: Tape, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
