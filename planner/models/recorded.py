@@ -1,5 +1,6 @@
 """Models that were learned by tracing: their description and their programs, in the user's data folder.
 
+Shipped ones stand beside this file, compressed, and are looked at where the user's folder has none.
 `<data folder>/recorded/<config>/spec.json` describes a network (`tuneplan.recorded-model/1`), beside it stand its
 programs (`tuneplan.envelope/1`), each under the hash of what it is for. A file is written whole; what can't be read is
 refused by name. A program that can't be made is kept too, with the reason, so that nobody waits for it twice.
@@ -19,6 +20,7 @@ from planner.contract.spec import ModelSpec, Module
 
 SCHEMA = "tuneplan.recorded-model/1"
 REFUSED = "tuneplan.refused/1"
+SHIPPED = Path(__file__).parent / "recordings"
 MAX_BYTES = 64 * 2**20
 NOISE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "architectures")
 """Keys of a config.json that say nothing of the network's shape; of `architectures` the head counts."""
@@ -51,8 +53,8 @@ def folder(config: Mapping[str, Any]) -> Path:
 
 def spec_of(config: Mapping[str, Any], id: str) -> ModelSpec:
     """The spec of a network that was learned; raises `Unlearned` where it wasn't."""
-    path = folder(config) / "spec.json"
-    if not path.is_file():
+    path = found_at(folder(config) / "spec.json")
+    if path is None:
         raise Unlearned(
             f"{id}: architecture {config.get('model_type')!r} has no written program; 'plan learn' records one "
             "(needs pip install 'tuneplan[train]')",
@@ -77,8 +79,9 @@ def notes(spec: ModelSpec) -> list[str]:
     about = spec.config.get("recorded")
     if about is None:
         return []
-    versions = about["versions"]
-    return [f"{spec.architecture} is recorded on this machine with transformers {versions.get('transformers', '?')}."]
+    version = about["versions"].get("transformers", "?")
+    where = "its dimensions come with tuneplan" if about["shipped"] else "it is recorded on this machine"
+    return [f"{spec.architecture} has no written program: {where}, read off transformers {version}."]
 
 
 def programs(config: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -94,11 +97,25 @@ def programs(config: Mapping[str, Any]) -> tuple[int, list[str]]:
     return kept, refused
 
 
+def found_at(path: Path) -> Path | None:
+    """The file, or its shipped copy; None where neither is there."""
+    if path.is_file():
+        return path
+    shipped = SHIPPED / path.parent.name / f"{path.name}.gz"
+    return shipped if shipped.is_file() else None
+
+
 def read(path: Path) -> dict[str, Any]:
-    """The JSON object of a file in the folder."""
+    """The JSON object of a file in the folder, or of a shipped one."""
     from planner.contract import json_text, text_file
 
-    content = json_text.parse(text_file.read(path, str(path), max_bytes=MAX_BYTES), str(path), max_bytes=MAX_BYTES)
+    if path.suffix == ".gz":
+        import gzip
+
+        text = gzip.decompress(path.read_bytes()).decode()
+    else:
+        text = text_file.read(path, str(path), max_bytes=MAX_BYTES)
+    content = json_text.parse(text, str(path), max_bytes=MAX_BYTES)
     if not isinstance(content, dict):
         raise InvalidInput(f"{path}: holds no object; delete it, it will be made again")
     return content
@@ -114,7 +131,8 @@ def _spec(found: Mapping[str, Any], config: Mapping[str, Any], id: str) -> Model
         raise ValueError
     counts: dict[str, Any] = {name: _count(found[name]) for name in COUNTS}
     window = found["sliding_window"]
-    about = {
+    about: dict[str, Any] = {
+        "shipped": bool(found.get("shipped")),
         "kinds": [str(kind) for kind in found["kinds"]],
         "buffer_bytes": _count(found["buffer_bytes"]),
         "head": found["head"],

@@ -99,14 +99,15 @@ def log_of(case: Case) -> Log:
     known = _LOGS.get(str(path))
     if known is not None:
         return known
-    if not path.is_file():
+    place = recorded.found_at(path)
+    if place is None:
         raise recorded.Unlearned(
             f"{case.spec.id}: no program is recorded for these settings; 'plan learn {case.spec.id}' with the same "
             "settings records it",
             config,
             asked,
         )
-    content = recorded.read(path)
+    content = recorded.read(place)
     if content.get("schema") == recorded.REFUSED:
         raise NotModelled(f"{case.spec.id}: {content.get('reason')}; 'plan trace' gives the figure of one shape")
     found = _LOGS[str(path)] = Log.read(content, str(path))
