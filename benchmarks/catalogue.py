@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from planner.contract.architectures import ARCHITECTURES
 from planner.contract.errors import TuneplanError
-from planner.contract.written import WRITTEN
 from planner.handover.recorder import Recorder
 from planner.models import catalogue, recorded
 from planner.models.sources.configs import text_part
@@ -46,7 +46,7 @@ def add(item: dict[str, Any], recorder: Recorder) -> str:
         "config": config,
     }
     said = ""
-    if part["model_type"] not in WRITTEN:
+    if part["model_type"] not in ARCHITECTURES:
         found = {"schema": recorded.SCHEMA, "shipped": True, **recorder.ask(do="describe", config=part)["spec"]}
         folder = recorded.SHIPPED / recorded.folder(part).name
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from planner.cli.talk import print_json, say
 from planner.contract.errors import Infeasible
+from planner.handover.recorder import installed
 from planner.models.recorded import Unlearned
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ def learned(work: Callable[[], Answer]) -> Answer:
     from planner.decide import learning
 
     return learning.learned(work, say, allowed=installed)
-
-
-def installed() -> bool:
-    """Whether torch, transformers and peft are there; imports nothing."""
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "peft"))
 
 
 def run_learn(target: Target, *, as_json: bool) -> int:

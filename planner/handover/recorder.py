@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 from typing import IO, Any
 
 from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed
+
+
+def installed() -> bool:
+    """Whether torch, transformers and peft are there; imports nothing."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "peft"))
 
 
 class Recorder:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.contract import edge
 from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
     from planner.decide.question import Question
 
+Answer = TypeVar("Answer")
 NEEDS_BOTH = "choose hardware and a model first"
 
 
@@ -114,6 +115,22 @@ def error_line(error: BaseException) -> str:
     return edge.account(error)[0]
 
 
+def _learned(work: Callable[[], Answer]) -> Answer:
+    """What `work` returns; a model without a written program is recorded on the way, where that is possible."""
+    from planner.models.recorded import Unlearned
+
+    try:
+        return work()
+    except Unlearned:
+        from planner.handover.recorder import installed
+
+        if not installed():
+            raise
+    from planner.decide import learning
+
+    return learning.learned(work, lambda message: None, allowed=installed)
+
+
 def look_at_machine() -> HardwareFound:
     """Finds this machine's device."""
     try:
@@ -135,7 +152,8 @@ def read_model(name: str, *, final: bool) -> ModelFound:
     try:
         from planner.models.sources import load_model
 
-        return ModelFound(name=name, model=load_model(expand(name)), final=final)
+        found = _learned(lambda: load_model(expand(name))) if final else load_model(expand(name))
+        return ModelFound(name=name, model=found, final=final)
     except Exception as error:
         return ModelFound(name=name, final=final, error=error_line(error))
 
@@ -191,7 +209,7 @@ def evaluate(state: WizardState) -> Evaluation:
     try:
         from planner.decide.check import check
 
-        report = check(question, meanwhile=_still_wanted)
+        report = _learned(lambda: check(question, meanwhile=_still_wanted))
     except Superseded:
         raise
     except Exception as error:
@@ -221,7 +239,8 @@ def recommend(state: WizardState) -> WizardAnswer:
     own_batch = state.edited & {"gradient_accumulation_steps", "effective_batch_size"}
     effective = state.choices.effective_batch_size if own_batch or (shaped and not new) else None
     try:
-        found = search.recommend(replace(question, fixed=state.edited - SHAPE, effective_batch_size=effective))
+        asked = replace(question, fixed=state.edited - SHAPE, effective_batch_size=effective)
+        found = _learned(lambda: search.recommend(asked))
     except Infeasible as error:
         return _nothing_fits(state, question, error)
     except Exception as error:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from planner.contract.architectures import ARCHITECTURES
 from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
-from planner.contract.written import WRITTEN
 from trainer.modeling import packing
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.lean import products
@@ -115,7 +115,7 @@ def head_of(model: Any) -> tuple[Any, float, float | None]:
         head = head.modules_to_save[head.active_adapter if isinstance(head.active_adapter, str) else "default"]
     if hasattr(head, "lora_A"):
         raise NotModelled("--loss chunked with adapters on the vocabulary head; leave it out of --lora-targets")
-    if config.model_type not in WRITTEN and (
+    if config.model_type not in ARCHITECTURES and (
         not plain_head(type(base)) or getattr(config, "output_router_logits", False)
     ):
         raise NotModelled(

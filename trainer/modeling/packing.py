@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from planner.contract.written import WRITTEN
+from planner.contract.architectures import ARCHITECTURES
 
 NAME = "sequences"
 """This attention's name in transformers' registry."""
@@ -95,7 +95,7 @@ def can_flatten(base: Any) -> bool:
         linear = getattr(config, "layer_types", None) or ()
         base._flattens = (
             type(base).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-            and config.model_type in WRITTEN  # the planner has no flat rows of recorded models
+            and config.model_type in ARCHITECTURES  # the planner has no flat rows of recorded models
             and config._attn_implementation in ("sdpa", NAME)
             and getattr(config, "is_causal", True)
             and all(kind in ("full_attention", "sliding_attention") for kind in linear)

@@ -169,7 +169,10 @@ def expert_tensors(model: Any) -> dict[str, str]:
 
 def _first(config: Any, *names: str) -> Any:
     for name in names:
-        value = getattr(config, name, None)
+        try:
+            value = getattr(config, name, None)
+        except Exception:  # a value of each layer's own, which transformers refuses to read for all
+            continue
         if isinstance(value, (list, tuple)) and value and isinstance(value[0], int):
             value = max(value)
         if value is not None and not isinstance(value, (dict, list, tuple)):

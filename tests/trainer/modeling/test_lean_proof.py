@@ -7,8 +7,6 @@ import importlib
 import pytest
 import torch
 
-from planner.contract.written import WRITTEN
-from planner.models.sources.families.registry import supported
 from trainer.modeling.lean import proof
 from trainer.modeling.plain_head import plain_head
 
@@ -82,7 +80,3 @@ def test_an_mlp_that_scales_its_gate_is_told_apart(scale: float, holds: bool) ->
 )
 def test_a_head_that_does_more_than_a_product_gets_no_chunked_loss(kind: str, name: str, plain: bool) -> None:
     assert plain_head(_module(kind, name)) is plain
-
-
-def test_the_written_types_are_those_with_a_program() -> None:
-    assert set(supported()) == WRITTEN

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from planner.contract.architectures import ARCHITECTURES
 from planner.contract.spec import TrainingChoices
-from planner.contract.written import WRITTEN
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.lean import proof
 from trainer.modeling.lean.dora import DoraLinear
@@ -34,7 +34,7 @@ _LATE_NORMS = ("Olmo2RMSNorm",)
 def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] = PIECES) -> Any:
     """The model with its forwards replaced, for the pieces named; what has no lean form stays as it is."""
     base = base_model(model)
-    known = base.config.model_type in WRITTEN
+    known = base.config.model_type in ARCHITECTURES
     for module in list(base.modules()):
         kind = type(module).__name__
         if "mlp" in pieces and choices.method != "full" and _is_mlp(module) and (known or _proven_mlp(module)):
