@@ -94,17 +94,19 @@ def traced(
     evaluate: an evaluation batch of full rows follows (instant `eval`).
     """
     from planner.memory.device import workspace_bytes
-    from trainer.trace import trace
+    from trainer.trace import Setup, trace
 
     began = time.perf_counter()
     try:
         result = trace(
             dict(spec.config),
             choices,
-            padded=padded(choices),
-            cublas_workspace_bytes=int(workspace_bytes(load(gpu))),
-            lengths=rows,
-            evaluate=evaluate,
+            Setup(
+                padded=padded(choices),
+                cublas_workspace_bytes=int(workspace_bytes(load(gpu))),
+                lengths=rows,
+                evaluate=evaluate,
+            ),
         )
     except NotModelled as error:
         return {"refused": str(error)}

@@ -50,5 +50,5 @@ def run_train(plan_file: str, training: Training, extra: Sequence[str] = ()) -> 
             print(shown(line))
     if follower.stopped:
         sys.stdout.flush()
-        raise Interrupted(kept_line(follower.started.get("run_dir") or training.output, training.device))
+        raise Interrupted(kept_line(follower.started.run_dir or training.output, training.device))
     return code

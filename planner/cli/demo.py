@@ -66,7 +66,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
     print(shown(f"The rule in the data: {assets['rule']}"))
     try:
         for prompt, wanted in _examples(Path(assets["held_out"]), SHOWN_EXAMPLES):
-            said = _generate(follower.started.get("run_dir") or str(folder / "run"), prompt)
+            said = _generate(follower.started.run_dir or str(folder / "run"), prompt)
             print(f"  {prompt!r} → {said!r} (held-out answer: {wanted!r})", flush=True)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; what was trained is kept in {folder / 'run'}") from None

@@ -10,12 +10,23 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from planner.cli.signals import handling, hanging_up
 from planner.contract import process
 from planner.contract.errors import Interrupted, RunFailed
-from planner.contract.records import Event
+from planner.contract.events import (
+    DataEvent,
+    EvalEvent,
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    OomEvent,
+    PhaseEvent,
+    StartedEvent,
+    StepEvent,
+    WarningEvent,
+)
 from planner.contract.run_folder import checkpoints
 from planner.contract.units import format_bytes, format_duration
 from planner.contract.words import json_safe, shown
@@ -35,9 +46,9 @@ class Follower:
         self.raw = raw
         """Pass the events on as JSON lines on stdout instead of showing them."""
         self.moving = self.stream.isatty()
-        self.finished: dict[str, Any] | None = None
-        self.failed: dict[str, Any] | None = None
-        self.started: dict[str, Any] = {}
+        self.finished: FinishedEvent | None = None
+        self.failed: FailedEvent | None = None
+        self.started = StartedEvent()
         self.interrupts = 0
         self._stepping = False
         self._deaf = False
@@ -72,7 +83,7 @@ class Follower:
         if self.stopped:
             return Interrupted.exit_code
         if self.failed is not None:
-            return process.exit_code(int(self.failed.get("exit_code") or 0)) or RunFailed.exit_code
+            return process.exit_code(self.failed.exit_code or 0) or RunFailed.exit_code
         return 0 if code == 0 else RunFailed.exit_code
 
     @property
@@ -81,7 +92,7 @@ class Follower:
         if self.interrupts == 0:
             return False
         if self.finished is not None:
-            return self.finished.get("reason") == "stopped"
+            return self.finished.reason == "stopped"
         return self.interrupts > 1 or self.failed is None
 
     def _pass_on(self, event: Event) -> None:
@@ -96,57 +107,56 @@ class Follower:
 
     def show(self, event: Event) -> None:
         """One event as text; kinds it does not know are passed over."""
-        data = event.data
-        if event.kind == "started":
-            self.started = data
-            self._say(
-                f"training on {data.get('device')}: {data.get('total_steps')} steps in {data.get('run_dir')} "
-                f"(Ctrl-C stops with a checkpoint)"
-            )
-        elif event.kind == "phase":
-            # A phase without a detail says nothing that its own event does not.
-            if data.get("detail"):
-                self._say(f"{data.get('name')}: {data['detail']}")
-        elif event.kind == "data":
-            self._say(
-                f"data: {data.get('examples')} examples, {data.get('validation_examples')} to validate, "
-                f"{data.get('truncated')} cut, {data.get('skipped')} skipped"
-            )
-        elif event.kind == "step":
+        told = event.told
+        if isinstance(told, StepEvent | EvalEvent):
             self._stepping = True
-            self._step(data)
-        elif event.kind == "eval":
-            self._stepping = True
-            best = ", best so far" if data.get("best") else ""
-            self._say(f"step {data.get('step')}: validation loss {_number(data.get('loss'), '.4f')}{best}")
-        elif event.kind == "warning":
-            self._say(f"warning: {data.get('message')}" + (f" ({data['advice']})" if data.get("advice") else ""))
-        elif event.kind == "oom":
-            new = data.get("new_batch_size")
-            outcome = "nothing is left to halve" if new is None else f"becomes {new}, the effective batch stays"
-            self._say(f"out of memory in {data.get('phase')}: micro-batch {data.get('batch_size')} {outcome}")
-        elif event.kind == "finished":
-            self.finished = data
-        elif event.kind == "failed":
-            self.failed = data
-            if not self.raw and self.interrupts < 2:
-                self._say(f"failed: {data.get('message')}")
+        match told:
+            case StartedEvent():
+                self.started = told
+                self._say(
+                    f"training on {told.device}: {told.total_steps} steps in {told.run_dir} (Ctrl-C stops with a "
+                    "checkpoint)"
+                )
+            case PhaseEvent():
+                # A phase without a detail says nothing that its own event does not.
+                if told.detail:
+                    self._say(f"{told.name}: {told.detail}")
+            case DataEvent():
+                self._say(
+                    f"data: {told.examples} examples, {told.validation_examples} to validate, {told.truncated} cut, "
+                    f"{told.skipped} skipped"
+                )
+            case StepEvent():
+                self._step(told)
+            case EvalEvent():
+                best = ", best so far" if told.best else ""
+                self._say(f"step {told.step}: validation loss {_number(told.loss, '.4f')}{best}")
+            case WarningEvent():
+                self._say(f"warning: {told.message}" + (f" ({told.advice})" if told.advice else ""))
+            case OomEvent():
+                new = told.new_batch_size
+                outcome = "nothing is left to halve" if new is None else f"becomes {new}, the effective batch stays"
+                self._say(f"out of memory in {told.phase}: micro-batch {told.batch_size} {outcome}")
+            case FinishedEvent():
+                self.finished = told
+            case FailedEvent():
+                self.failed = told
+                if not self.raw and self.interrupts < 2:
+                    self._say(f"failed: {told.message}")
 
-    def _step(self, data: dict[str, Any]) -> None:
-        step, total = data.get("step"), data.get("total_steps")
+    def _step(self, told: StepEvent) -> None:
         now = time.monotonic()
-        if not self.moving and step != total and now - self._last_line < LINE_SECONDS:
+        if not self.moving and told.step != told.total_steps and now - self._last_line < LINE_SECONDS:
             return
         self._last_line = now
-        left = data.get("seconds_left")
         parts = [
-            f"step {step}/{total}",
-            f"loss {_number(data.get('loss'), '.4f')}",
-            f"lr {_number(data.get('learning_rate'), '.2g')}",
-            f"{_number(data.get('tokens_per_second'), ',.0f')} tok/s",
+            f"step {told.step}/{told.total_steps}",
+            f"loss {_number(told.loss, '.4f')}",
+            f"lr {_number(told.learning_rate, '.2g')}",
+            f"{_number(told.tokens_per_second, ',.0f')} tok/s",
         ]
-        parts += [text] if (text := self._memory(data)) else []
-        parts += [f"{format_duration(left)} left"] if left else []
+        parts += [text] if (text := self._memory(told)) else []
+        parts += [f"{format_duration(told.seconds_left)} left"] if told.seconds_left else []
         line = "  ".join(parts)
         if self.moving:  # a terminal: nothing that could lose its reader
             print(f"\r\x1b[K{shown(line)}", end="", file=self.stream, flush=True)
@@ -154,10 +164,10 @@ class Follower:
         else:
             self._say(line)
 
-    def _memory(self, data: dict[str, Any]) -> str:
+    def _memory(self, told: StepEvent) -> str:
         """The peak of tensors, which the end of the run and every prediction name; beside it what the device holds."""
-        tensors, held = data.get("allocated_peak_bytes"), data.get("device_bytes")
-        where = "process" if str(self.started.get("device", "")).endswith("cpu") else "device"
+        tensors, held = told.allocated_peak_bytes, told.device_bytes
+        where = "process" if (self.started.device or "").endswith("cpu") else "device"
         parts = [f"tensors {format_bytes(tensors)}"] if tensors else []
         parts += [f"{where} {format_bytes(held)}"] if held else []
         return ", ".join(parts)
@@ -174,45 +184,38 @@ class Follower:
             self._open_line = False
 
 
-def _number(value: Any, form: str) -> str:
-    if not isinstance(value, int | float) or (isinstance(value, float) and math.isnan(value)):
-        return "?"
-    return format(value, form)
+def _number(value: float | None, form: str) -> str:
+    return "?" if value is None else format(value, form)
 
 
-def summary_lines(finished: dict[str, Any]) -> list[str]:
+def summary_lines(finished: FinishedEvent) -> list[str]:
     """What a finished run has to say: how it ended, loss before and after, promised against measured memory, where."""
-    if finished.get("reason") == "stopped" and not finished.get("steps"):
+    if finished.reason == "stopped" and not finished.steps:
         return []  # nothing was trained, and `kept_line` says so
     reason = {"completed": "Completed", "stopped": "Stopped", "early_stopping": "Stopped early"}
-    seconds = finished.get("seconds")
-    lines = [
-        f"{reason.get(str(finished.get('reason')), 'Ended')} after {finished.get('steps')} steps"
-        + (f" in {format_duration(seconds)}" if isinstance(seconds, int | float) else "")
-    ]
-    before, after = finished.get("eval_loss_before"), finished.get("eval_loss")
+    took = f" in {format_duration(finished.seconds)}" if finished.seconds is not None else ""
+    lines = [f"{reason.get(finished.reason or '', 'Ended')} after {finished.steps} steps{took}"]
+    before, after = finished.eval_loss_before, finished.eval_loss
     if before is not None and after is not None:
         lines.append(
             f"Held-out loss: {before:.4f} before, {after:.4f} after (perplexity {_exp(before)} to {_exp(after)})"
         )
-    predicted, measured = finished.get("predicted_bytes"), finished.get("measured_bytes")
+    predicted, measured = finished.predicted_bytes, finished.measured_bytes
     if predicted and measured:
         off = measured / predicted - 1
         side = "as predicted"
         if abs(off) >= 0.0005:
             side = f"{abs(off):.1%} {'above' if off > 0 else 'below'} the prediction"
-        if finished.get("as_predicted") is False:
+        if finished.as_predicted is False:
             side += ", which is for the heaviest batch; the measured steps met lighter ones"
         lines.append(
             f"Peak of tensors: {format_bytes(predicted)} predicted, {format_bytes(measured)} measured ({side})"
         )
     elif measured:
         lines.append(f"Peak of tensors: {format_bytes(measured)} measured (the plan holds no prediction)")
-    whole = Path(str(finished.get("adapter_path") or "")).name == "model"  # of full fine-tuning
-    for key, title in (("adapter_path", "Model" if whole else "Adapter"), ("observation_path", "Observation")):
-        if finished.get(key):
-            lines.append(f"{title}: {finished[key]}")
-    return lines
+    whole = Path(finished.adapter_path or "").name == "model"  # of full fine-tuning
+    written = (("Model" if whole else "Adapter", finished.adapter_path), ("Observation", finished.observation_path))
+    return [*lines, *(f"{title}: {path}" for title, path in written if path)]
 
 
 def kept_line(run_dir: str | Path | None, device: str = "auto") -> str:

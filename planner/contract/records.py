@@ -1,5 +1,5 @@
-"""The wire format: plan file, check report, events and observations. What one part writes, another reads, and
-nothing else.
+"""The wire format: plan file, check report and observations (events: `events.py`). What one part writes, another
+reads, and nothing else.
 
 pydantic models, so that each has a JSON schema and rejects what it does not know. Bytes are integers, times seconds.
 """
@@ -21,9 +21,10 @@ from pydantic import (
 )
 
 from planner.contract.errors import InvalidInput
-from planner.contract.shown import shown
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
+Ended = Literal["ran", "out_of_memory", "failed"]
+"""How a measured run ended."""
 
 REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive", "neptune")
 """Names that `report_to` passes on to transformers."""
@@ -263,65 +264,6 @@ class Plan(Record):
     model_config = ConfigDict(populate_by_name=True)
 
 
-_EVENT_NUMBERS = frozenset(
-    (
-        *("step", "total_steps", "steps", "epoch", "epochs", "pid", "trainable_parameters", "parameters", "examples"),
-        *("validation_examples", "tokens", "truncated", "skipped", "loss", "learning_rate", "grad_norm"),
-        *("tokens_per_second", "step_seconds", "allocated_peak_bytes", "device_bytes", "seconds_left", "perplexity"),
-        *("accuracy", "batch_size", "new_batch_size", "gradient_accumulation_steps", "seconds", "eval_loss"),
-        *("eval_loss_before", "predicted_bytes", "measured_bytes", "exit_code"),
-    )
-)
-_EVENT_TEXTS = frozenset(
-    (
-        *("run_dir", "device", "name", "detail", "sample", "path", "kind", "what", "message", "advice", "phase"),
-        *("reason", "adapter_path", "observation_path"),
-    )
-)
-"""Fields of `Event.data` by what stands in them, where they are not null."""
-
-
-class Event(Record):
-    """One line of the trainer's stdout (JSON lines). `kind` says which fields of `data` are there.
-
-    started {run_dir, pid, device, total_steps, epochs, trainable_parameters, parameters, versions, predicted}
-    phase {name, detail}: load, data, train, eval, save, finish
-    data {examples, validation_examples, tokens, truncated, lengths, skipped}
-    step {step, total_steps, epoch, loss, learning_rate, grad_norm, tokens_per_second, step_seconds,
-    allocated_peak_bytes,
-          device_bytes, seconds_left}
-    eval {step, loss, perplexity, best, sample}; a classifier also accuracy
-    checkpoint {path, step, kind: last|best}
-    warning {what, message, advice}
-    oom {phase, step, batch_size, new_batch_size, gradient_accumulation_steps}
-    paused {step} / resumed {step}
-    finished {reason: completed|stopped|early_stopping, adapter_path, steps, seconds, eval_loss, eval_loss_before,
-              predicted_bytes, measured_bytes, observation_path}
-    failed {message, exit_code}
-    """
-
-    schema_: Literal["tuneplan.event/1"] = Field(default="tuneplan.event/1", alias="schema")
-    kind: str
-    time: Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False), _Number]
-    """Seconds since the epoch."""
-    data: dict[str, Any] = {}
-
-    @field_validator("data")
-    @classmethod
-    def _plain(cls, data: dict[str, Any]) -> dict[str, Any]:
-        for name, value in data.items():
-            if value is None:
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name in _EVENT_NUMBERS and not (number and abs(value) < 2**63):
-                raise ValueError(f"{name} must be a number, not {shown(value)}")
-            if name in _EVENT_TEXTS and not isinstance(value, str):
-                raise ValueError(f"{name} must be text, not {shown(value)}")
-        return data
-
-    model_config = ConfigDict(populate_by_name=True)
-
-
 class Observation(Record):
     """One measured run: settings, versions, hardware, peaks by instant, step time. Calibration reads these."""
 
@@ -348,7 +290,7 @@ class Observation(Record):
     """Row by row the lengths of the sequences in the heaviest micro-batch that ran; None where rows had one length."""
     step_seconds: list[Seconds] = []
     tokens_per_second: Rate | None = None
-    outcome: Literal["ran", "out_of_memory", "failed"] = "ran"
+    outcome: Ended = "ran"
     """Whether the steps ran; peaks of a run that did not are those up to its end."""
     probe: dict[str, Any] = {}
     """How a probe measured: padded, memory_limit_bytes, warmup_steps, phase of an overflow, context_bytes,

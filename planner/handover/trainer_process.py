@@ -16,7 +16,7 @@ from typing import IO
 
 from planner.contract import process
 from planner.contract.errors import RunFailed
-from planner.contract.records import Event
+from planner.contract.events import Event, FailedEvent, StartedEvent, line_of
 from planner.contract.shown import clause
 
 STDERR_LINES = 200
@@ -181,8 +181,8 @@ class Run:
         code = self.process.wait()
         self._stderr_reader.join(timeout=5)
         if "failed" not in self._last and (code != 0 or "finished" not in self._last):
-            data = {"message": self._obituary(code), "exit_code": code or RunFailed.exit_code}
-            self._put(Event(kind="failed", time=time.time(), data=data))
+            told = FailedEvent(message=self._obituary(code), exit_code=code or RunFailed.exit_code)
+            self._put(line_of(told, time.time()))
         self._backlog.close()
 
     def _put(self, event: Event) -> None:
@@ -194,7 +194,8 @@ class Run:
     def _way_on(self) -> str:
         """What `--resume` finds, as far as the events tell."""
         started = self._last.get("started")
-        if "checkpoint" in self._last or (started is not None and started.data.get("resumed_from")):
+        resumed = started is not None and isinstance(started.told, StartedEvent) and started.told.resumed_from
+        if "checkpoint" in self._last or resumed:
             return "--resume goes on from its last checkpoint"
         return "it had written no checkpoint yet"
 

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
+from planner.contract.events import Event, FailedEvent, FinishedEvent, StartedEvent, StepEvent
 from planner.contract.files import open_plain, read_plain
-from planner.contract.records import Event, parse_record
+from planner.contract.records import parse_record
 from planner.contract.run_folder import EVENTS, PLAN, checkpoints, holder
 from planner.tui import live
 from planner.tui.live import RunSnapshot
@@ -70,22 +71,21 @@ def _look(folder: Path, changed: float) -> PastRun | None:
         events = _tail(folder / EVENTS)
     except OSError:
         return None
-    last = events[-1] if events else None
-    steps = [event.data for event in events if event.kind == "step"]
+    last = events[-1].told if events else None
+    steps = [event.told for event in events if isinstance(event.told, StepEvent)]
     state: State
     if holder(folder) is not None:
         state = "going on"
     elif not checkpoints(folder):
         return None
-    elif last is not None and last.kind == "finished":
-        if last.data.get("reason") != "stopped":
+    elif isinstance(last, FinishedEvent):
+        if last.reason != "stopped":
             return None
         state = "stopped"
     else:
-        state = "failed" if last is not None and last.kind == "failed" else "interrupted"
-    now: dict[str, Any] = steps[-1] if steps else {}
-    step, total = round(now.get("step") or 0), round(now.get("total_steps") or 0)
-    return PastRun(folder=folder, state=state, step=step, total_steps=total, changed=changed)
+        state = "failed" if isinstance(last, FailedEvent) else "interrupted"
+    now = steps[-1] if steps else StepEvent()
+    return PastRun(folder=folder, state=state, step=now.step or 0, total_steps=now.total_steps or 0, changed=changed)
 
 
 def _is_plain(path: Path) -> bool:
@@ -124,13 +124,13 @@ def replay(folder: Path) -> tuple[RunSnapshot, int]:
         raise InvalidInput(f"{folder / EVENTS}: {error.strerror or error}") from None
     whole = text[: text.rfind(b"\n") + 1]
     events = [event for event in map(_event, whole.split(b"\n")) if event is not None]
-    steps = [place for place, event in enumerate(events) if event.kind == "step"]
+    steps = [place for place, event in enumerate(events) if isinstance(event.told, StepEvent)]
     every = len(steps) // STEPS_KEPT + 1
     passed_over = set(steps) - set(steps[::every]) - set(steps[-1:])
     for place, event in enumerate(events):
         if place in passed_over:
             continue
-        if event.kind == "started" and run.over:
+        if isinstance(event.told, StartedEvent) and run.over:
             # The run was resumed after this end: only what came of that counts.
             run = replace(run, failure=None, result=None)
         run = live.reduce(run, event)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
-from planner.contract.records import Event, Plan
+from planner.contract.events import (
+    CheckpointEvent,
+    DataEvent,
+    EvalEvent,
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    OomEvent,
+    PausedEvent,
+    PhaseEvent,
+    ResumedEvent,
+    StartedEvent,
+    StepEvent,
+    Told,
+    WarningEvent,
+)
+from planner.contract.records import Plan
 from planner.contract.units import format_bytes, format_deviation, format_duration
 from planner.contract.words import LAYOUT, one_line, shown
 from planner.tui.figures import short_bytes
@@ -51,8 +66,7 @@ class RunSnapshot:
     sample: str = ""
     checkpoint: str | None = None
     log: tuple[str, ...] = ()
-    result: dict[str, Any] | None = None
-    """`data` of the `finished` event."""
+    result: FinishedEvent | None = None
     failure: str | None = None
 
     @property
@@ -94,14 +108,45 @@ def _resumable(run: RunSnapshot) -> RunSnapshot:
 
 def reduce(run: RunSnapshot, event: Event) -> RunSnapshot:
     """The snapshot after one event; an unknown kind leaves a line in the log."""
-    handler = _HANDLERS.get(event.kind)
-    if handler is None:
-        return _logged(run, f"{event.kind} {event.data}")
     try:
-        return handler(run, event.data)
-    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        told = event.told
+        return _logged(run, f"{event.kind} {event.data}") if told is None else _after(run, told)
+    except (TypeError, ValueError, ArithmeticError):
         # Another program's run, or a damaged one: what it says is shown, not believed.
         return _logged(run, f"{event.kind} that can't be read: {str(event.data)[:200]}")
+
+
+def _after(run: RunSnapshot, told: Told) -> RunSnapshot:
+    match told:
+        case StartedEvent():
+            return _started(run, told)
+        case PhaseEvent():
+            return _phase(run, told)
+        case DataEvent():
+            return _data(run, told)
+        case StepEvent():
+            return _step(run, told)
+        case EvalEvent():
+            return _eval(run, told)
+        case CheckpointEvent():
+            return _checkpoint(run, told)
+        case WarningEvent():
+            advice = f" ({told.advice})" if told.advice else ""
+            return _logged(run, f"warning: {told.message or told.what or ''}{advice}")
+        case OomEvent():
+            return _oom(run, told)
+        case PausedEvent():
+            step = run.step if told.step is None else told.step
+            doing = f"paused after step {step}"
+            return _logged(replace(run, phase="paused", doing=doing, step=step), doing)
+        case ResumedEvent():
+            step = run.step if told.step is None else told.step
+            return _logged(replace(run, phase="running", doing="training"), f"goes on after step {step}")
+        case FinishedEvent():
+            return _finished(run, told)
+        case FailedEvent():
+            return fail(run, told.message or death(told.exit_code))
+    return run
 
 
 def ended(run: RunSnapshot, exit_code: int | None, tail: str = "") -> RunSnapshot:
@@ -140,31 +185,27 @@ def _logged(run: RunSnapshot, line: str) -> RunSnapshot:
     return replace(run, log=(*run.log, shown(line, keep=LAYOUT))[-LOG_LINES:])
 
 
-def _curve(points: tuple[Point, ...], x: float, y: Any) -> tuple[Point, ...]:
-    if y is None or not math.isfinite(float(y)):
+def _curve(points: tuple[Point, ...], x: float, y: float | None) -> tuple[Point, ...]:
+    if y is None:
         return points
     # A resumed run repeats the steps after its checkpoint: the later word holds.
-    longer = (*(point for point in points if point[0] < x), (x, float(y)))
+    longer = (*(point for point in points if point[0] < x), (x, y))
     return longer if len(longer) <= CURVE_POINTS else longer[::2]
 
 
-def _started(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    device = one_line(data.get("device", ""))
+def _started(run: RunSnapshot, told: StartedEvent) -> RunSnapshot:
+    device = one_line(told.device or "")
+    run_dir = run.run_dir if told.run_dir is None else told.run_dir
     run = replace(
-        run,
-        phase="running",
-        doing="started",
-        run_dir=str(data.get("run_dir", run.run_dir)),
-        device=device,
-        total_steps=int(data.get("total_steps") or 0),
+        run, phase="running", doing="started", run_dir=run_dir, device=device, total_steps=told.total_steps or 0
     )
-    trainable = data.get("trainable_parameters")
-    parts = f", {trainable:,} trainable parameters" if isinstance(trainable, int) else ""
+    trainable = told.trainable_parameters
+    parts = f", {trainable:,} trainable parameters" if trainable is not None else ""
     return _logged(run, f"started on {device}: {run.total_steps} steps{parts}")
 
 
-def _phase(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    name, detail = one_line(data.get("name", "")), one_line(data.get("detail") or "")
+def _phase(run: RunSnapshot, told: PhaseEvent) -> RunSnapshot:
+    name, detail = one_line(told.name or ""), one_line(told.detail or "")
     words = {"load": "loading the model", "data": "reading the data", "train": "training", "eval": "evaluating"}
     words |= {"save": "saving", "finish": "finishing"}
     doing = words.get(name, name) + (f": {detail}" if detail else "")
@@ -174,124 +215,89 @@ def _phase(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
     return run if name in ("train", "eval", "save") else _logged(run, doing)
 
 
-def _data(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    line = f"{data.get('examples', '?')} examples to train on, {data.get('validation_examples', 0)} to validate"
-    if data.get("truncated"):
-        line += f", {data['truncated']} truncated"
-    if data.get("skipped"):
-        line += f", {data['skipped']} skipped"
+def _data(run: RunSnapshot, told: DataEvent) -> RunSnapshot:
+    examples = "?" if told.examples is None else told.examples
+    line = f"{examples} examples to train on, {told.validation_examples or 0} to validate"
+    if told.truncated:
+        line += f", {told.truncated} truncated"
+    if told.skipped:
+        line += f", {told.skipped} skipped"
     return _logged(run, line)
 
 
-def _step(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    step = int(data.get("step", run.step))
-    loss = data.get("loss")
-    measured = [value for value in (run.measured_bytes, data.get("allocated_peak_bytes")) if value]
-    device = [value for value in (run.device_bytes, data.get("device_bytes")) if value]
+def _step(run: RunSnapshot, told: StepEvent) -> RunSnapshot:
+    step = run.step if told.step is None else told.step
+    measured = [value for value in (run.measured_bytes, told.allocated_peak_bytes) if value]
+    device = [value for value in (run.device_bytes, told.device_bytes) if value]
     phase: Phase = run.phase if run.phase in ("stopping", "paused") else "running"
     return replace(
         run,
         phase=phase,
         doing="training" if phase == "running" else run.doing,
         step=step,
-        total_steps=int(data.get("total_steps") or run.total_steps),
-        epoch=float(data.get("epoch") or run.epoch),
-        loss=(step, float(loss)) if loss is not None else run.loss,
-        train=_curve(run.train, step, loss),
-        learning_rates=_curve(run.learning_rates, step, data.get("learning_rate")),
-        speeds=_curve(run.speeds, step, data.get("tokens_per_second")),
-        step_seconds=data.get("step_seconds", run.step_seconds),
-        seconds_left=data.get("seconds_left", run.seconds_left),
+        total_steps=told.total_steps or run.total_steps,
+        epoch=told.epoch or run.epoch,
+        loss=run.loss if told.loss is None else (step, told.loss),
+        train=_curve(run.train, step, told.loss),
+        learning_rates=_curve(run.learning_rates, step, told.learning_rate),
+        speeds=_curve(run.speeds, step, told.tokens_per_second),
+        step_seconds=run.step_seconds if told.step_seconds is None else told.step_seconds,
+        seconds_left=run.seconds_left if told.seconds_left is None else told.seconds_left,
         measured_bytes=max(measured, default=None),
         device_bytes=max(device, default=None),
     )
 
 
-def _eval(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    step, loss = int(data.get("step", run.step)), data.get("loss")
-    line = f"step {step}: evaluation loss {loss:.4f}" if isinstance(loss, (int, float)) else f"step {step}: evaluated"
-    perplexity = data.get("perplexity")
-    if isinstance(perplexity, (int, float)):
-        line += f", perplexity {perplexity:.4g}"
-    if data.get("best"):
+def _eval(run: RunSnapshot, told: EvalEvent) -> RunSnapshot:
+    step = run.step if told.step is None else told.step
+    line = f"step {step}: evaluated" if told.loss is None else f"step {step}: evaluation loss {told.loss:.4f}"
+    if told.perplexity is not None:
+        line += f", perplexity {told.perplexity:.4g}"
+    if told.best:
         line += ", the best so far"
-    sample = data.get("sample")
-    run = replace(run, step=max(run.step, step), evals=_curve(run.evals, step, loss))
-    if sample:
-        run = replace(run, sample=sample_text(sample))
+    sample = shown(told.sample, keep=LAYOUT) if told.sample else run.sample
+    run = replace(run, step=max(run.step, step), evals=_curve(run.evals, step, told.loss), sample=sample)
     return _logged(run, line)
 
 
-def sample_text(sample: Any) -> str:
-    """The sample of an evaluation as text, whether the trainer sent a string or prompt and completion."""
-    if isinstance(sample, dict):
-        return shown("\n".join(f"{name}: {value}" for name, value in sample.items() if value is not None), keep=LAYOUT)
-    return shown(sample, keep=LAYOUT)
+def _checkpoint(run: RunSnapshot, told: CheckpointEvent) -> RunSnapshot:
+    kind, step = told.kind or "last", run.step if told.step is None else told.step
+    kept = run.checkpoint if kind == "best" and run.checkpoint else told.path or ""
+    return _logged(replace(run, checkpoint=kept), f"step {step}: {kind} checkpoint saved")
 
 
-def _checkpoint(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    path = str(data.get("path", ""))
-    kind = data.get("kind", "last")
-    kept = run.checkpoint if kind == "best" and run.checkpoint else path
-    return _logged(replace(run, checkpoint=kept), f"step {data.get('step', run.step)}: {kind} checkpoint saved")
+def _oom(run: RunSnapshot, told: OomEvent) -> RunSnapshot:
+    def known(value: int | None) -> str:
+        return "?" if value is None else str(value)
 
-
-def _warning(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    message, advice = str(data.get("message") or data.get("what") or ""), str(data.get("advice") or "")
-    return _logged(run, f"warning: {message}" + (f" ({advice})" if advice else ""))
-
-
-def _oom(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    new = data.get("new_batch_size")
-    outcome = (
-        "nothing is left to halve"
-        if new is None
-        else f"now {new}, accumulation {data.get('gradient_accumulation_steps', '?')}"
-    )
+    outcome = "nothing is left to halve"
+    if told.new_batch_size is not None:
+        outcome = f"now {told.new_batch_size}, accumulation {known(told.gradient_accumulation_steps)}"
     return _logged(
         run,
-        f"out of memory in {data.get('phase', 'the step')} at step {data.get('step', run.step)}: batch "
-        f"{data.get('batch_size', '?')}, {outcome}",
+        f"out of memory in {told.phase or 'the step'} at step {run.step if told.step is None else told.step}: batch "
+        f"{known(told.batch_size)}, {outcome}",
     )
-
-
-def _paused(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    step = data.get("step", run.step)
-    doing = f"paused after step {step}"
-    return _logged(replace(run, phase="paused", doing=doing, step=int(step)), doing)
-
-
-def _resumed(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    return _logged(replace(run, phase="running", doing="training"), f"goes on after step {data.get('step', run.step)}")
 
 
 REASONS = {"early_stopping": "stopped early (the evaluation loss no longer fell)"}
 
 
-def _finished(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    reason = REASONS.get(str(data.get("reason", "completed")), one_line(data.get("reason")))
+def _finished(run: RunSnapshot, told: FinishedEvent) -> RunSnapshot:
+    reason = told.reason or "completed"
+    reason = REASONS.get(reason, one_line(reason))
     return _logged(
         replace(
             run,
             phase="finished",
             doing=reason,
-            result=data,
+            result=told,
             seconds_left=0.0,
-            predicted_bytes=data.get("predicted_bytes") or run.predicted_bytes,
-            measured_bytes=data.get("measured_bytes") or run.measured_bytes,
+            predicted_bytes=told.predicted_bytes or run.predicted_bytes,
+            measured_bytes=told.measured_bytes or run.measured_bytes,
         ),
-        f"{reason} after {data.get('steps', run.step)} steps",
+        f"{reason} after {run.step if told.steps is None else told.steps} steps",
     )
-
-
-def _failed(run: RunSnapshot, data: dict[str, Any]) -> RunSnapshot:
-    return fail(run, str(data.get("message") or death(data.get("exit_code"))))
-
-
-_HANDLERS = {
-    "started": _started, "phase": _phase, "data": _data, "step": _step, "eval": _eval, "checkpoint": _checkpoint,
-    "warning": _warning, "oom": _oom, "paused": _paused, "resumed": _resumed, "finished": _finished, "failed": _failed,
-}  # fmt: skip
 
 
 def figures(run: RunSnapshot) -> list[tuple[str, str]]:
@@ -332,28 +338,28 @@ def deviation_text(run: RunSnapshot) -> str:
 
 def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
     """Name and text of every figure on the end screen."""
-    data = run.result or {}
-    if not data.get("steps", run.step):
+    end = run.result or FinishedEvent()
+    made = run.step if end.steps is None else end.steps
+    if not made:
         return [("steps", "none: it was stopped before the first one, and nothing was trained")]
-    before, after = data.get("eval_loss_before"), data.get("eval_loss")
-    steps = f"{data.get('steps', run.step)}" + (f" of {run.total_steps}" if run.total_steps else "")
-    if data.get("seconds") is not None:
-        steps += f" in {format_duration(float(data['seconds']))}"
-    written = near_path(data.get("adapter_path"))
+    steps = f"{made}" + (f" of {run.total_steps}" if run.total_steps else "")
+    if end.seconds is not None:
+        steps += f" in {format_duration(end.seconds)}"
+    written = near_path(end.adapter_path)
     rows = [("model" if Path(written).name == "model" else "adapter", written or "none written"), ("steps", steps)]
-    if after is not None:
-        first = "" if before is None else f"{before:.4f} before, "
-        rows.append(("held-out loss", f"{first}{after:.4f} after"))
+    if end.eval_loss is not None:
+        first = "" if end.eval_loss_before is None else f"{end.eval_loss_before:.4f} before, "
+        rows.append(("held-out loss", f"{first}{end.eval_loss:.4f} after"))
     rows.append(("peak in tensors", _beside(run.measured_bytes, run.predicted_bytes, f" ({deviation_text(run)})")))
-    if data.get("as_predicted") is False:
+    if end.as_predicted is False:
         rows.append(("", "predicted for the heaviest batch; the measured steps met lighter ones"))
     if run.device_bytes:
         rows.append((f"peak of {holder(run)}", _beside(run.device_bytes, run.predicted_device_bytes)))
     if run.speeds:
         planned = f", planned {run.planned_speed:,.0f}" if run.planned_speed else ""
         rows.append(("tokens/s", f"{median(speed for _, speed in run.speeds):,.0f}{planned}"))
-    if data.get("observation_path"):
-        rows.append(("observation", near_path(data["observation_path"])))
+    if end.observation_path:
+        rows.append(("observation", near_path(end.observation_path)))
     return rows
 
 
@@ -365,7 +371,7 @@ def _beside(measured: int | None, predicted: int | None, more: str = "") -> str:
     return f"{text}, {format_bytes(predicted)} predicted{more}" if predicted else text
 
 
-def near_path(path: Any) -> str:
+def near_path(path: str | Path | None) -> str:
     """A path as seen from here where it lies below, whole elsewhere; empty for none."""
     if not path:
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.message import Message
 
-from planner.contract.records import Event
+from planner.contract.events import Event
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
 from planner.tui.state import WizardState

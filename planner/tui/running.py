@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual import work
@@ -255,7 +255,7 @@ class RunControl(App[int]):
         run = self.run_snapshot
         if run is None or not run.over or self._plan_path is None:
             return False
-        stopped = (run.result or {}).get("reason") == "stopped"
+        stopped = run.result is not None and run.result.reason == "stopped"
         return (run.phase == "failed" or stopped) and run.checkpoint is not None
 
     def next_commands(self) -> list[tuple[str, str]]:
@@ -265,8 +265,7 @@ class RunControl(App[int]):
             return []
         found: list[tuple[str, str]] = []
         plan, folder = live.near_path(self._plan_path), live.near_path(self.run_folder)
-        result: dict[str, Any] = run.result or {}
-        if result.get("adapter_path"):
+        if run.result is not None and run.result.adapter_path:
             words = trainer_command("generate", folder, "--prompt")
             found.append(("generate with it:", f"{words} '…'"))
         if self.may_resume:

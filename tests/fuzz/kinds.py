@@ -19,7 +19,7 @@ import yaml
 
 from planner import memory
 from planner.calibration import reading, store
-from planner.contract import records, settings
+from planner.contract import events, records, settings
 from planner.contract.spec import Calibration, TrainingChoices
 from planner.handover import plans
 from planner.models import catalogue, sources
@@ -418,7 +418,7 @@ def _events() -> list[dict[str, Any]]:
         "failed": {"message": "m", "exit_code": 4},
     }
     return [
-        records.Event(kind=kind, time=1.7e9, data=content).model_dump(mode="json", by_alias=True)
+        events.Event(kind=kind, time=1.7e9, data=content).model_dump(mode="json", by_alias=True)
         for kind, content in data.items()
     ]
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.support.trace_support import TINY, choices
-from trainer.trace import int8, operators, trace
+from trainer.trace import int8, scratch, trace
 from trainer.trace.recorder import StepRecorder
 
 TEXT = (Path(__file__).parents[2] / "docs" / "scratch.md").read_text(encoding="utf-8")
@@ -57,6 +57,6 @@ def test_an_operator_without_an_entry_is_found() -> None:
 
 def test_every_rule_of_scratch_stands_among_the_modelled_ones() -> None:
     modelled = TEXT.split("## Too small")[0]
-    for rules in (operators.cuda_scratch(), int8.scratch()):
+    for rules in (scratch.cuda_scratch(), int8.scratch()):
         for operator in rules:
             assert f"`{str(operator).rsplit('.', 1)[0]}`" in modelled, operator

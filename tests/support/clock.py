@@ -29,6 +29,14 @@ def takes_at_most(seconds: float) -> Iterator[None]:
     assert _used() - begun < seconds
 
 
+def tries(seconds: float) -> Iterator[None]:
+    """Turns of a loop that waits for something; AssertionError once it has waited so long by the clock."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield
+    raise AssertionError(f"nothing came within {seconds:g} seconds")
+
+
 def _used() -> float:
     found = os.times()
     return found.user + found.system + found.children_user + found.children_system

@@ -24,7 +24,7 @@ from planner.memory.engine.monomials import BSS, ONE, SS, TL, WIDTH, S, T
 from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
 from planner.memory.engine.values import multipliers
-from trainer.trace import int8, operators
+from trainer.trace import int8, operators, scratch
 from trainer.trace.fakes import quantization_tensors
 from trainer.trace.recorder import StepRecorder
 
@@ -111,8 +111,8 @@ def _device(op: Op, recorder: StepRecorder) -> Iterator[None]:
         if op.device == "cuda":
             from trainer.trace.autocast import cuda_autocast_rules
 
-            recorder.scratch_for(operators.cuda_scratch() | int8.scratch())
-            recorder.stand_in_for({torch.ops.aten._grouped_mm.default: operators.grouped_mm} | int8.stand_ins())
+            recorder.scratch_for(scratch.cuda_scratch() | int8.scratch())
+            recorder.stand_in_for({torch.ops.aten._grouped_mm.default: scratch.grouped_mm} | int8.stand_ins())
             changes = operators.device_operators("cuda", "auto") + int8.readable_weights() + int8.cuda_matmul()
             stack.enter_context(operators.replaced(changes))
             stack.enter_context(cuda_autocast_rules())

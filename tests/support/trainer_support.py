@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from planner.contract.records import Event, Plan
+from planner.contract.events import Event
+from planner.contract.records import Plan
 
 SETTINGS: dict[str, Any] = {
     "method": "lora",
@@ -81,8 +82,9 @@ def make_plan(
 
 def train(plan: Path, output: Path, **request: Any) -> tuple[list[Event], Exception | None]:
     """Runs a plan in this process; returns its events and the failure, if there was one."""
-    from trainer.commands.run import Failed, main
+    from trainer.commands.run import main
     from trainer.wire.events import EventStream
+    from trainer.wire.failed import Failed
     from trainer.wire.request import Request
 
     stream = io.StringIO()

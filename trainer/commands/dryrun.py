@@ -9,12 +9,20 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.contract.errors import RunFailed
+from planner.contract.events import OomEvent
+from planner.contract.records import Plan
 from planner.contract.shown import clause
+from planner.contract.spec import TrainingChoices
 from planner.contract.words import shown
+
+if TYPE_CHECKING:
+    from trainer.loop.heaviest import Heaviest
+    from trainer.loop.prepare import Prepared
 
 STEPS = 2
 
@@ -67,81 +75,108 @@ def dry_run(
             return _overflow(asked, read_plan(request), str(error))
 
 
-def _steps(prepared: Any, work: Path, asked: Any) -> DryRun:
-    from transformers import TrainerCallback
-
-    from trainer.data.tokens import TokenizedData
-    from trainer.loop import prepare as preparing
-    from trainer.loop.trainer import LoopTrainer
-
-    # Only the longest rows, as often as the steps need them: every batch is the longest one.
+def _steps(prepared: Prepared, work: Path, asked: TrainingChoices) -> DryRun:
+    """Two steps over the longest rows alone, as often as the steps need them: every batch is the longest one."""
     c = prepared.choices
-    ranked = sorted(prepared.train.sequences, key=len, reverse=True)
+    ranked = sorted(prepared.material.train.sequences, key=len, reverse=True)
     need = c.batch_size * c.gradient_accumulation_steps * STEPS
     rows = ranked[: c.batch_size] if c.padding != "packed" else ranked
-    prepared.train = TokenizedData(sequences=(rows * (-(-need // len(rows))))[: max(need, len(rows))])
-    seen: dict[str, float] = {}
+    longest = dataclasses.replace(
+        prepared.material.train, sequences=(rows * (-(-need // len(rows))))[: max(need, len(rows))]
+    )
+    material = dataclasses.replace(prepared.material, train=longest)
+    ran = _run(dataclasses.replace(prepared, material=material), work)
+    if ran.overflowed:
+        return _overflow(asked, prepared.plan, "the longest batch ran out of memory and had to be halved")
+    return _judged(prepared, asked, ran)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Ran:
+    """What the steps were like."""
+
+    loss: float | None
+    seconds: float
+    """Of the last step."""
+    heaviest: Heaviest
+    overflowed: bool
+
+
+def _run(prepared: Prepared, work: Path) -> Ran:
+    from transformers import TrainerCallback, TrainerControl
+
+    from trainer.loop import prepare as preparing
+    from trainer.loop.inputs import Listeners
+    from trainer.loop.trainer import LoopTrainer
+
+    meter, seen, overflows = prepared.meter, dict[str, float](), list[OomEvent]()
 
     class Dry(LoopTrainer):
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        def _save_checkpoint(self, model: object, trial: object) -> None:
             """Nothing is kept."""
 
-    class Watch(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            prepared.meter.start_training(loop.model, loop.optimizer)
+    class Timer(TrainerCallback):
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            meter.start_training(loop.model, loop.optimizer)
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_begin(self, *_: object, **__: object) -> None:
             seen["started"] = time.perf_counter()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-            prepared.meter.end()
-            prepared.meter.step_done()
+        def on_step_end(self, args: object, state: object, control: TrainerControl, **_: object) -> TrainerControl:
+            meter.end()
+            meter.step_done()
             seen["seconds"] = time.perf_counter() - seen["started"]
-            seen["loss"] = float(loop._step_loss)
+            seen["loss"] = loop.step_loss
             control.should_save = False
             return control
 
     hyper = prepared.plan.hyperparameters.model_copy(
         update={"max_steps": STEPS, "report_to": (), "logging_steps": 10**9, "warmup_steps": 0}
     )
-    loop = preparing.make_loop(prepared, work, hyper, cls=Dry, callbacks=[Watch()])
-    if c.padding != "packed":  # in the order they stand in: else the longest row would fill a batch with its copies
-        loop.batches.shuffle = loop.batches.group_by_length = False
-    overflows: list[Any] = []
-    loop.tell_out_of_memory = overflows.append  # the loop would go on with a halved micro-batch
+    listeners = Listeners(out_of_memory=overflows.append)  # the loop would go on with a halved micro-batch
+    loop = preparing.make_loop(prepared, work, hyper, cls=Dry, callbacks=[Timer()], listeners=listeners)
+    if prepared.choices.padding != "packed":  # else the longest row would fill a batch with its copies
+        loop.batches.order = "as given"
     loop.train()
-    prepared.meter.close()
-    if overflows:
-        return _overflow(asked, prepared.plan, "the longest batch ran out of memory and had to be halved")
-    measured = prepared.meter.measured()
-    predicted = prepared.plan.predicted
+    meter.close()
+    return Ran(
+        loss=seen.get("loss"),
+        seconds=seen.get("seconds", 0.0),
+        heaviest=loop.heaviest,
+        overflowed=bool(overflows),
+    )
+
+
+def _judged(prepared: Prepared, asked: TrainingChoices, ran: Ran) -> DryRun:
+    """Measured beside predicted, where the two speak of the same batch."""
+    measured, predicted = prepared.meter.measured(), prepared.plan.predicted
     promised = predicted.allocated_peak_bytes if predicted is not None else None
     got = measured["allocated_peak_bytes"]
-    batch, length = loop.longest_batch
+    batch, length = ran.heaviest.padded
     foreseen = predicted.batch_lengths if predicted is not None else None
     full = foreseen is None and length == asked.max_length and batch == asked.batch_size
-    comparable = (full or (foreseen is not None and foreseen == loop.heaviest)) and promised and got
-    fits, message = True, f"{batch} x {length} tokens ran forward, backward and through the optimizer"
+    comparable = (full or (foreseen is not None and foreseen == ran.heaviest.lengths)) and promised and got
+    message = f"{batch} x {length} tokens ran forward, backward and through the optimizer"
     if length != asked.max_length and not comparable:
         message += f"; planned were {asked.max_length} tokens (--full-length pads to them)"
     return DryRun(
-        device=str(prepared.device),
+        device=str(prepared.meter.device),
         rows=batch,
         length=length,
         planned_length=asked.max_length,
-        loss=seen.get("loss"),
-        step_seconds=round(seen.get("seconds", 0.0), 4),
+        loss=ran.loss,
+        step_seconds=round(ran.seconds, 4),
         instants=measured["instants"],
         measured_bytes=got,
         device_bytes=measured["device_peak_bytes"],
         predicted_bytes=promised,
-        difference=got / promised - 1 if comparable else None,
-        fits=fits,
+        difference=got / promised - 1 if comparable and promised else None,
+        fits=True,
         message=message,
     )
 
 
-def _overflow(asked: Any, plan: Any, reason: str) -> DryRun:
+def _overflow(asked: TrainingChoices, plan: Plan, reason: str) -> DryRun:
     promised = plan.predicted.allocated_peak_bytes if plan.predicted is not None else None
     first = (reason.strip().splitlines() or ["out of memory"])[0]
     if asked.batch_size > 1:
@@ -166,7 +201,7 @@ def _overflow(asked: Any, plan: Any, reason: str) -> DryRun:
     )
 
 
-def command(given: Any) -> int:
+def command(given: Namespace) -> int:
     """`python -m trainer dry-run`: exit code 0 where it fits, 3 where it doesn't."""
     import json
 

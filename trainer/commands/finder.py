@@ -13,11 +13,17 @@ import dataclasses
 import math
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from trainer.loop.prepare import Prepared
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the loss; corrected for its start."""
@@ -133,7 +139,7 @@ def find(
         return _sweep(prepared, work, low, high, steps, progress)
 
 
-def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progress: Any) -> Finding:
+def _sweep(prepared: Prepared, work: Path, low: float, high: float, steps: int, progress: Any) -> Finding:
     import torch
     from transformers import TrainerCallback
 
@@ -156,15 +162,17 @@ def _sweep(prepared: Any, work: Path, low: float, high: float, steps: int, progr
             self._created_lr_scheduler = True
             return self.lr_scheduler
 
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
             """Nothing is kept."""
 
     class LossWatch(TrainerCallback):
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_epoch_begin(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        ) -> None:
             loop.batches.set_epoch(state.global_step // loop.steps_per_epoch)
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-            losses.append(float(loop._step_loss))
+        def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> Any:
+            losses.append(loop.step_loss)
             if progress is not None:
                 total = steps if state.global_step <= steps else most
                 progress(state.global_step, total, rates[state.global_step - 1], losses[-1])
@@ -255,7 +263,7 @@ def text_plot(finding: Finding, *, width: int = 60, height: int = 12) -> str:
     return "\n".join([*lines, f"          {ends[0]}{ends[1]:>{width - len(ends[0])}}"])
 
 
-def command(given: Any) -> int:
+def command(given: Namespace) -> int:
     """`python -m trainer find-lr`."""
     import json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,10 +12,13 @@ from planner.contract.errors import InvalidInput
 from trainer.data.tokens import template_of
 from trainer.recovery import room
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def complete(
     model: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     rendered_prompt: str,
     *,
     max_new_tokens: int = 48,

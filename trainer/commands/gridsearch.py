@@ -16,14 +16,16 @@ import math
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from planner.contract import json_text, process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
+from planner.contract.events import Event, FailedEvent, FinishedEvent, StepEvent, line_of
 from planner.contract.files import read_plain, write_json, write_whole
-from planner.contract.records import Event, Plan
+from planner.contract.records import Plan
 from planner.contract.run_folder import EVENTS, checkpoints
 from planner.contract.shown import clause
 from trainer.wire import files
@@ -122,10 +124,10 @@ def in_child(plan: Path, output: Path) -> list[Event]:
             child.stdout.read()
             raise
     events = _events(said)
-    if not any(event.kind in ("finished", "failed") for event in events):
+    if not any(isinstance(event.told, FinishedEvent | FailedEvent) for event in events):
         message = f"the trainer ended with exit code {child.returncode} before it finished"
-        events.append(Event(kind="failed", time=0.0, data={"message": message, "exit_code": child.returncode}))
-    return [*(event for event in earlier if event.kind == "step"), *events]
+        events.append(line_of(FailedEvent(message=message, exit_code=child.returncode), 0.0))
+    return [*(event for event in earlier if isinstance(event.told, StepEvent)), *events]
 
 
 def _events(text: str) -> list[Event]:
@@ -141,25 +143,25 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, runner: Runner, **limits: Any
     where = folder / cell.name
     file = folder / f"{cell.name}.plan.json"
     write_whole(file, cell_plan(plan, cell, **limits).model_dump_json(by_alias=True).encode())
-    events = runner(file, where)
+    told = [event.told for event in runner(file, where)]
     # A run that went on from a checkpoint takes some steps again; the later account of a step counts.
-    steps = list({event.data.get("step"): event.data for event in events if event.kind == "step"}.values())
-    losses = [step["loss"] for step in steps if step.get("loss") is not None]
+    steps = list({step.step: step for step in told if isinstance(step, StepEvent)}.values())
+    losses = [step.loss for step in steps if step.loss is not None]
     last = losses[-max(1, len(losses) // 10) :]
-    end: dict[str, Any] = next((event.data for event in events if event.kind == "finished"), {})
-    failed: dict[str, Any] = next((event.data for event in events if event.kind == "failed"), {})
-    failure = failed.get("message", "failed") if failed else None
-    if end.get("reason") == "stopped":
-        failure = f"stopped after {end.get('steps')} steps"
+    end = next((each for each in told if isinstance(each, FinishedEvent)), FinishedEvent())
+    failed = next((each for each in told if isinstance(each, FailedEvent)), None)
+    failure = None if failed is None else failed.message or "failed"
+    if end.reason == "stopped":
+        failure = f"stopped after {end.steps} steps"
     return PointOutcome(
         cell=cell,
-        eval_loss=end.get("eval_loss"),
+        eval_loss=end.eval_loss,
         train_loss=sum(last) / len(last) if last else None,
-        seconds=round(float(end.get("seconds") or 0.0), 2),
-        peak_bytes=end.get("measured_bytes"),
-        steps=int(end.get("steps") or len(steps)),
+        seconds=round(end.seconds or 0.0, 2),
+        peak_bytes=end.measured_bytes,
+        steps=end.steps or len(steps),
         failure=failure,
-        exit_code=int(failed.get("exit_code") or 0),
+        exit_code=0 if failed is None else failed.exit_code or 0,
     )
 
 
@@ -327,7 +329,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def command(given: Any) -> int:
+def command(given: Namespace) -> int:
     """`python -m trainer grid`."""
     from trainer.wire.request import Request, read_choices, read_plan
 

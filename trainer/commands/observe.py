@@ -9,34 +9,44 @@ import datetime
 import hashlib
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.contract.files import user_data_dir, write_whole
-from planner.contract.records import Observation, Plan
+from planner.contract.records import BatchLengths, Ended, Observation, Plan
 from planner.contract.spec import TrainingChoices
 from trainer.measure import devices
 from trainer.wire import portable
 
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """What the steps of a run were like."""
+
+    seconds: list[float]
+    tokens_per_second: float | None
+    heaviest: BatchLengths | None
+    """Lengths of the sequences in the heaviest micro-batch, row by row."""
+    outcome: Ended
+    notes: list[str]
+
 
 def build(
-    *,
     plan: Plan,
     choices: TrainingChoices,
+    *,
     config: dict[str, Any],
-    device: Any,
+    device: torch.device,
     measured: dict[str, Any],
-    step_seconds: list[float],
-    tokens_per_second: float | None,
-    notes: list[str],
-    outcome: Any = "ran",
-    batch_lengths: tuple[tuple[int, ...], ...] | None = None,
+    run: Steps,
 ) -> Observation:
     """An observation that holds numbers and plain words alone: it may be shared.
 
-    `batch_lengths`: those of the heaviest micro-batch's sequences, row by row. `measured` holds
-    allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known.
+    `measured` holds allocated_peak_bytes, reserved_peak_bytes, device_peak_bytes and instants as far as known.
     """
     settings = asdict(choices)
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
@@ -48,11 +58,11 @@ def build(
         model={"id": portable.model_name(plan.model), "config": portable.config(config)},
         settings=settings,
         predicted=plan.predicted,
-        step_seconds=[round(seconds, 6) for seconds in step_seconds],
-        tokens_per_second=tokens_per_second,
-        notes=notes,
-        outcome=outcome,
-        batch_lengths=batch_lengths,
+        step_seconds=[round(seconds, 6) for seconds in run.seconds],
+        tokens_per_second=run.tokens_per_second,
+        notes=run.notes,
+        outcome=run.outcome,
+        batch_lengths=run.heaviest,
         **measured,
     )
 

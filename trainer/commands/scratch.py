@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from argparse import Namespace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,21 @@ from planner.contract.records import DataSettings, Hyperparameters, Plan
 from trainer.commands import presets
 from trainer.wire import files
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "small": {"learning_rate": 1e-3, "epochs": 5.0, "batch_size": 32, "max_length": 256},
-    "medium": {"learning_rate": 3e-4, "epochs": 10.0, "batch_size": 32, "max_length": 512},
-    "large": {"learning_rate": 1e-4, "epochs": 20.0, "batch_size": 32, "max_length": 512},
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Start values of a preset."""
+
+    learning_rate: float
+    epochs: float
+    batch_size: int
+    max_length: int
+
+
+RECIPES = {
+    "small": Recipe(learning_rate=1e-3, epochs=5.0, batch_size=32, max_length=256),
+    "medium": Recipe(learning_rate=3e-4, epochs=10.0, batch_size=32, max_length=512),
+    "large": Recipe(learning_rate=1e-4, epochs=20.0, batch_size=32, max_length=512),
 }
 """Start values of the guides: smaller models take higher rates; 0.1 weight decay and 100 warm-up steps from scratch."""
 TINY_CHARACTERS = 10_000
@@ -25,61 +38,51 @@ TINY_CHARACTERS = 10_000
 DROPOUT = 0.1
 
 
-def make(
-    name: str,
-    text: Path,
-    folder: Path,
-    *,
-    vocab_size: int = 0,
-    device: str = "cpu",
-    precision: str = "fp32",
-    epochs: float | None = None,
-    max_length: int | None = None,
-) -> dict[str, Any]:
-    """Writes `folder/model` (config and tokenizer, no weights) and `folder/plan.yaml`; returns paths and sizes.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What differs from the preset."""
 
-    `vocab_size` 0 takes the 256 bytes as they are; above 300 a byte-level BPE of that size is learned from the text.
-    """
+    vocab_size: int = 0
+    """0 takes the 256 bytes as they are; above 300 a byte-level BPE of that size is learned from the text."""
+    device: str = "cpu"
+    precision: str = "fp32"
+    epochs: float | None = None
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise InvalidInput(f"--epochs must be above 0, not {self.epochs:g}")
+        if self.max_length is not None and self.max_length < 2:
+            raise InvalidInput(f"--max-length must be at least 2, not {self.max_length}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What there is now."""
+
+    model: str
+    """Folder of config and tokenizer."""
+    plan: str
+    parameters: int
+    vocab_size: int
+    characters: int
+    """Of the text."""
+
+
+def make(name: str, text: Path, folder: Path, wish: Wish | None = None) -> Made:
+    """Writes `folder/model` (config and tokenizer, no weights) and `folder/plan.yaml`."""
+    wish = wish or Wish()
     if name not in RECIPES:
         raise InvalidInput(f"preset {name!r} is unknown; choose one of {', '.join(RECIPES)}")
-    if epochs is not None and not 0 < epochs < math.inf:
-        raise InvalidInput(f"--epochs must be above 0, not {epochs:g}")
-    if max_length is not None and max_length < 2:
-        raise InvalidInput(f"--max-length must be at least 2, not {max_length}")
     characters = _count(text)
     whole = files.new_folder(folder)
-    recipe = RECIPES[name]
-    length = max_length or recipe["max_length"]
-    tokenizer = _tokenizer(text, vocab_size)
+    recipe = _recipe(name, wish)
+    length = recipe.max_length
+    tokenizer = _tokenizer(text, wish.vocab_size)
     tokenizer.model_max_length = max(1024, length)
     config = presets.config(name, vocab_size=len(tokenizer), max_positions=max(1024, length), dropout=DROPOUT)
-    # A small text makes few steps: the warm-up may not eat more than a tenth of them.
-    tokens = characters if vocab_size == 0 else characters // 3
-    steps = max(1, int((epochs or recipe["epochs"]) * tokens * 0.9 / length / recipe["batch_size"]))
-    plan = Plan(
-        model=str(whole / "model"),
-        gpu=device,
-        model_config_inline=config,
-        settings={
-            "method": "full",
-            "precision": precision,
-            "batch_size": recipe["batch_size"],
-            "gradient_accumulation_steps": 1,
-            "max_length": length,
-            "padding": "packed",
-            "loss": "chunked",
-            "gradient_checkpointing": False,
-        },
-        hyperparameters=Hyperparameters(
-            learning_rate=recipe["learning_rate"],
-            epochs=epochs or recipe["epochs"],
-            warmup_steps=min(100, max(1, steps // 10)),
-            weight_decay=0.1,
-            min_learning_rate_ratio=0.1,
-            early_stopping_patience=5,
-        ),
-        data=DataSettings(path=str(text.resolve()), format="text", validation_split=0.1),
-    )
+    tokens = characters if wish.vocab_size == 0 else characters // 3
+    plan = _plan(whole / "model", config, text, recipe, wish, tokens)
     import yaml
 
     with files.whole_folder(whole) as target:
@@ -88,20 +91,55 @@ def make(
         write_json(target / "model" / "config.json", config)
         content = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
         write_whole(target / "plan.yaml", content.encode())
-    return {
-        "model": str(folder / "model"),
-        "plan": str(folder / "plan.yaml"),
-        "parameters": parameters(config),
-        "vocab_size": len(tokenizer),
-        "characters": characters,
-    }
+    return Made(
+        model=str(folder / "model"),
+        plan=str(folder / "plan.yaml"),
+        parameters=parameters(config),
+        vocab_size=len(tokenizer),
+        characters=characters,
+    )
+
+
+def _recipe(name: str, wish: Wish) -> Recipe:
+    usual = RECIPES[name]
+    return replace(usual, epochs=wish.epochs or usual.epochs, max_length=wish.max_length or usual.max_length)
+
+
+def _plan(model: Path, config: dict[str, Any], text: Path, recipe: Recipe, wish: Wish, tokens: int) -> Plan:
+    """The plan that trains `model` on a text of about so many tokens."""
+    # A small text makes few steps: the warm-up may not eat more than a tenth of them.
+    steps = max(1, int(recipe.epochs * tokens * 0.9 / recipe.max_length / recipe.batch_size))
+    return Plan(
+        model=str(model),
+        gpu=wish.device,
+        model_config_inline=config,
+        settings={
+            "method": "full",
+            "precision": wish.precision,
+            "batch_size": recipe.batch_size,
+            "gradient_accumulation_steps": 1,
+            "max_length": recipe.max_length,
+            "padding": "packed",
+            "loss": "chunked",
+            "gradient_checkpointing": False,
+        },
+        hyperparameters=Hyperparameters(
+            learning_rate=recipe.learning_rate,
+            epochs=recipe.epochs,
+            warmup_steps=min(100, max(1, steps // 10)),
+            weight_decay=0.1,
+            min_learning_rate_ratio=0.1,
+            early_stopping_patience=5,
+        ),
+        data=DataSettings(path=str(text.resolve()), format="text", validation_split=0.1),
+    )
 
 
 def parameters(config: dict[str, Any]) -> int:
     """Parameters of a preset, computed from its dimensions (tied embeddings)."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     layer = 4 * width * width + 3 * width * inner + 2 * width
-    return config["num_hidden_layers"] * layer + config["vocab_size"] * width + width
+    return int(config["num_hidden_layers"] * layer + config["vocab_size"] * width + width)
 
 
 def _count(text: Path) -> int:
@@ -160,32 +198,30 @@ def _tokenizer(text: Path, vocab_size: int) -> Any:
     return fast
 
 
-def command(given: Any) -> int:
+def command(given: Namespace) -> int:
     """`python -m trainer presets`: without a name what there is, with one the folder, and then the training."""
     if given.name is None:
-        rows = {name: {**presets.PRESETS[name], **RECIPES[name]} for name in RECIPES}
+        rows = {name: {**presets.PRESETS[name], **asdict(RECIPES[name])} for name in RECIPES}
         for name, row in rows.items():
             row["parameters"] = parameters(presets.config(name, vocab_size=261))
         print(json.dumps(rows, indent=1))
         return 0
     if given.data is None or given.output is None:
         raise InvalidInput("presets NAME needs --data TEXT and --output FOLDER")
-    made = make(
-        given.name,
-        given.data,
-        given.output,
+    wish = Wish(
         vocab_size=given.vocab_size,
         device=given.device,
         precision=given.precision,
         epochs=given.epochs,
         max_length=given.max_length,
     )
+    made = make(given.name, given.data, given.output, wish)
     if not given.train:
-        print(json.dumps(made, indent=1))
+        print(json.dumps(asdict(made), indent=1))
         return 0
-    print(f"{made['parameters']:,} parameters; plan in {made['plan']}", file=sys.stderr)
+    print(f"{made.parameters:,} parameters; plan in {made.plan}", file=sys.stderr)
     from trainer.commands.run import main as run_plan
     from trainer.wire.events import EventStream
     from trainer.wire.request import Request
 
-    return run_plan(Request(plan=Path(made["plan"]), output=given.output / "run", device=given.device), EventStream())
+    return run_plan(Request(plan=Path(made.plan), output=given.output / "run", device=given.device), EventStream())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,8 @@ from trainer.data.tokens import IGNORED, Tokens
 
 GROUPING_WINDOW = 50
 """Effective batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
+Order = Literal["grouped", "shuffled", "by length", "as given"]
+"""`grouped`: in an order that is drawn, examples of like length together. `by length`: the same, undrawn."""
 
 
 class EpochBatches:
@@ -35,8 +37,7 @@ class EpochBatches:
         accumulation: int = 1,
         max_length: int,
         packed: bool = False,
-        group_by_length: bool = True,
-        shuffle: bool = True,
+        order: Order = "grouped",
         seed: int = 0,
     ) -> None:
         self.lengths = list(lengths)
@@ -44,14 +45,17 @@ class EpochBatches:
         self.accumulation = accumulation
         self.max_length = max_length
         self.packed = packed
-        self.group_by_length = group_by_length
-        self.shuffle = shuffle
+        self.order = order
         self.seed = seed
         self.epoch = 0
         self.drop_last = False
         # Bins depend only on the sorted lengths, hence their number is the same in every epoch.
         rows = len(pack(self.lengths, range(len(self.lengths)), max_length)) if packed else len(self.lengths)
         self._batches = -(-rows // batch_size)
+
+    @property
+    def _drawn(self) -> bool:
+        return self.order in ("grouped", "shuffled")
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order that the next iteration follows."""
@@ -63,15 +67,15 @@ class EpochBatches:
     def __iter__(self) -> Iterator[list[Any]]:
         rng = random.Random(f"{self.seed}-{self.epoch}")
         order = list(range(len(self.lengths)))
-        if self.shuffle:
+        if self._drawn:
             rng.shuffle(order)
         rows: list[Any] = list(pack(self.lengths, order, self.max_length)) if self.packed else order
         heaviest: list[Any] = []
-        if self.shuffle:
+        if self._drawn:
             heaviest, rows = self._apart(rows)
             if self.packed:
                 rng.shuffle(rows)
-        grouped = self.group_by_length and not self.packed
+        grouped = self.order in ("grouped", "by length") and not self.packed
         batches = self._grouped(rows, rng) if grouped else _cut(rows, self.batch_size)
         if heaviest:
             self._place(batches, heaviest)
@@ -94,7 +98,7 @@ class EpochBatches:
             cut = _cut(block, self.batch_size)
             # A short last batch stays last, so that every other one is full.
             short = cut.pop() if len(cut[-1]) < self.batch_size else None
-            if self.shuffle:
+            if self._drawn:
                 rng.shuffle(cut)
             batches += cut
             if short is not None:

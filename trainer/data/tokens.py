@@ -7,12 +7,15 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from planner.contract.data.examples import Example, Message
 from planner.contract.data.rendering import Remarks, Rendered, Rendering, Span, inside
 from planner.contract.data.template import ChatTemplate
 from planner.contract.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """Label of a position that isn't learned; the value that torch's cross-entropy skips."""
@@ -63,7 +66,7 @@ class TokenizedData:
         return digest.hexdigest()[:16]
 
 
-def template_of(tokenizer: Any) -> ChatTemplate | None:
+def template_of(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:
     """The tokenizer's chat template; None where it has none."""
     name = str(getattr(tokenizer, "name_or_path", "") or "")
     files = [Path(name) / "chat_template.jinja", Path(name) / "tokenizer_config.json"]
@@ -71,13 +74,15 @@ def template_of(tokenizer: Any) -> ChatTemplate | None:
     return ChatTemplate.choose(tokenizer.chat_template, getattr(tokenizer, "special_tokens_map", {}), place)
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[Message], shape: str = "prompt-completion") -> str:
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], shape: str = "prompt-completion"
+) -> str:
     """Text that a model is given before it answers; the chat template where the tokenizer has one."""
     return Rendering(template_of(tokenizer)).prompt(messages, shape)
 
 
 def tokenize(
-    examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, train_on_prompt: bool = False
 ) -> TokenizedData:
     """Sequences of at most `max_length` tokens. Chats and pairs are cut at the end, plain texts go on in the next."""
     data = TokenizedData()
@@ -107,7 +112,7 @@ def tokenize(
     return data
 
 
-def _add_text(data: TokenizedData, text: str, tokenizer: Any, max_length: int) -> None:
+def _add_text(data: TokenizedData, text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     ids = list(tokenizer(text, return_attention_mask=False, return_token_type_ids=False)["input_ids"])
     if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
         ids.append(tokenizer.eos_token_id)
@@ -123,7 +128,7 @@ def _add_text(data: TokenizedData, text: str, tokenizer: Any, max_length: int) -
         data.sequences.append(Tokens(array("l", piece), array("l", [IGNORED, *piece[1:]])))
 
 
-def _chat(rendered: Rendered, tokenizer: Any, max_length: int) -> tuple[list[int], list[bool]]:
+def _chat(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation and which of them are learned; of a longer one at least `max_length` + 1."""
     if not rendered.text:
         return [], []
@@ -141,7 +146,7 @@ def _chat(rendered: Rendered, tokenizer: Any, max_length: int) -> tuple[list[int
     return ids, learned
 
 
-def _beginning(text: str, tokenizer: Any, max_length: int, *, special: bool) -> str:
+def _beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int, *, special: bool) -> str:
     """As much of a text as its first `max_length` tokens can depend on; the whole where that can't be told.
 
     Tokens depend on their surroundings, so a beginning counts only if one twice as long has the same first tokens.
@@ -155,7 +160,9 @@ def _beginning(text: str, tokenizer: Any, max_length: int, *, special: bool) -> 
     return text
 
 
-def _mark(text: str, spans: Sequence[Span], tokenizer: Any, *, special: bool) -> tuple[list[int], list[bool]]:
+def _mark(
+    text: str, spans: Sequence[Span], tokenizer: PreTrainedTokenizerBase, *, special: bool
+) -> tuple[list[int], list[bool]]:
     """Tokenizes the text once, so that token borders are the tokenizer's own, and marks what is learned."""
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(

@@ -34,7 +34,7 @@ class Alone:
         """Further `TrainingArguments`."""
         return {}
 
-    def before_optimizer(self, model: Any, device: torch.device) -> None:
+    def before_optimizer(self, model: torch.nn.Module, device: torch.device) -> None:
         """Before the optimizer is built over the model's parameters."""
 
     def optimizer(
@@ -51,21 +51,21 @@ class Alone:
     def begin_step(self) -> None:
         """A new effective batch begins."""
 
-    def accumulates(self, model: Any, last: bool) -> None:
+    def accumulates(self, model: torch.nn.Module, last: bool) -> None:
         """Before the passes of a micro-batch; `last` of the step or not."""
 
     def backward(self, accelerator: Any, loss: torch.Tensor) -> None:
         """The backward pass of a piece."""
         accelerator.backward(loss)
 
-    def inside(self, model: Any, function: Callable[[], Any]) -> Any:
+    def inside(self, model: torch.nn.Module, function: Callable[[], Any]) -> Any:
         """Runs something that uses the model's weights other than through the whole model's forward."""
         return function()
 
-    def divide(self, model: Any) -> None:
+    def divide(self, model: torch.nn.Module) -> None:
         """Every parameter is this process's part again, whatever a forward pass without a backward left whole."""
 
-    def reduce(self, wrapped: Any) -> None:
+    def reduce(self, wrapped: torch.nn.Module) -> None:
         """Adds up the gradients of all processes, after the last micro-batch."""
 
     def norm(self) -> float | None:
@@ -76,7 +76,7 @@ class Alone:
         """The whole of a tensor that processes hold in parts, on rank 0; called by all of them."""
         return tensor
 
-    def whole_optimizer(self, optimizer: Any) -> dict[str, Any]:
+    def whole_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The optimizer's state as one process alone would save it, on rank 0; called by all processes."""
         held: dict[str, Any] = optimizer.state_dict()
         if self.whole_state:
@@ -87,7 +87,7 @@ class Alone:
         }
         return {**held, "state": state}
 
-    def load_optimizer(self, optimizer: Any, held: dict[str, Any]) -> None:
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, held: dict[str, Any]) -> None:
         """Takes this process's part of a state of whole tensors."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for number, values in held["state"].items():

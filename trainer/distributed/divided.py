@@ -113,7 +113,7 @@ class Divided(Alone):
         else:
             self.engine.backward(loss)
 
-    def reduce(self, wrapped: Any) -> None:
+    def reduce(self, wrapped: torch.nn.Module) -> None:
         if not self.recovers:
             # Every pass was reduced; DeepSpeed now puts this process's part together.
             self.engine.set_gradient_accumulation_boundary(True)
@@ -135,7 +135,7 @@ class Divided(Alone):
 
     # ---- whole tensors ---------------------------------------------------------------------------------------------
 
-    def whole_optimizer(self, optimizer: Any) -> dict[str, Any]:
+    def whole_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """As one process's optimizer would save itself, and master weights; on rank 0."""
         zero = self.engine.optimizer
         inner: torch.optim.Optimizer = zero.optimizer
@@ -159,7 +159,7 @@ class Divided(Alone):
                 masters += self._whole(flat.detach(), index)
         return {"state": state, "param_groups": packed, **({MASTER: masters} if masters else {})}
 
-    def load_optimizer(self, optimizer: Any, held: dict[str, Any]) -> None:
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, held: dict[str, Any]) -> None:
         zero = self.engine.optimizer
         inner: torch.optim.Optimizer = zero.optimizer
         state: dict[int, dict[str, Any]] = {}

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from planner.contract import process
 from planner.contract.errors import RunFailed
+from planner.contract.events import OomEvent, stopped_at_once
 from planner.contract.run_folder import checkpoints
 from trainer.distributed.environment import FAILURES, LAUNCHER, ROWS
 from trainer.wire.events import EventStream
@@ -173,7 +174,7 @@ class Launch:
         if again and not self.stops:
             for rank in again.keys() - {0}:  # rank 0 has told its own
                 self.events.attach(self.run_dir)
-                self.events.emit("oom", **again[rank]["oom"], rank=rank)
+                self.events.emit(OomEvent.model_validate({**again[rank]["oom"], "rank": rank}))
                 self.events.close()
             return min((str(report["rows"]) for report in again.values()), key=_numbers)
         primary = {rank: report for rank, report in reports.items() if not report.get("secondary")}
@@ -194,9 +195,7 @@ class Launch:
     def _stopped(self) -> None:
         """A stop that reached the processes while they were starting: there is nothing to save."""
         if not self.finished:
-            nothing = dict.fromkeys(("adapter_path", "eval_loss", "eval_loss_before", "predicted_bytes"))
-            rest = dict.fromkeys(("measured_bytes", "observation_path"))
-            self.events.emit("finished", reason="stopped", steps=0, seconds=0.0, **nothing, **rest)
+            self.events.emit(stopped_at_once())
 
 
 def _numbers(rows: str) -> list[int]:
@@ -229,6 +228,6 @@ def report_failure(message: str, exit_code: int, *, secondary: bool, again: Any 
     if folder:
         content: dict[str, Any] = {"message": message, "exit_code": exit_code, "secondary": secondary}
         if again is not None:
-            content |= {"rows": again.rows, "oom": again.fields}
+            content |= {"rows": again.rows, "oom": again.oom.model_dump(exclude_unset=True)}
         with contextlib.suppress(OSError):
             Path(folder, f"{os.environ['RANK']}.json").write_text(json.dumps(content), encoding="utf-8")

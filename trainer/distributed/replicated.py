@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from trainer.distributed.alone import Alone
+from trainer.modeling.functions import applied
 
 
 class _Touch(torch.autograd.Function):
@@ -44,7 +45,7 @@ class Replicated(Alone):
         # Buffers are the same everywhere: these models hold tables in them and no running statistics.
         return {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
 
-    def before_optimizer(self, model: Any, device: torch.device) -> None:
+    def before_optimizer(self, model: torch.nn.Module, device: torch.device) -> None:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def begin_step(self) -> None:
@@ -60,7 +61,7 @@ class Replicated(Alone):
             reached = self.world.table([float(p.grad is not None) for p in self.parameters]).sum(dim=0)
             self.unused = [p for p, count in zip(self.parameters, reached.tolist(), strict=True) if not count]
         module = wrapped.module
-        with calling(module, lambda: _Touch.apply(*self.parameters)):
+        with calling(module, lambda: applied(_Touch, *self.parameters)):
             zero = wrapped()
         zero.backward()
         for parameter in self.unused:
@@ -69,7 +70,7 @@ class Replicated(Alone):
 
 
 @contextlib.contextmanager
-def calling(module: Any, function: Any) -> Iterator[None]:
+def calling(module: torch.nn.Module, function: Any) -> Iterator[None]:
     """Calls of the module run `function` with the hooks that stand around its forward."""
     before = module.__dict__.get("forward")
     module.forward = function

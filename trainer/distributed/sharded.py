@@ -55,13 +55,13 @@ class Sharded(Alone):
         # Adapters' gradients are so small that they are reduced once a step; all weights' would no longer be divided.
         model.set_requires_gradient_sync(last or self.choices.method == "full")
 
-    def divide(self, model: Any) -> None:
+    def divide(self, model: torch.nn.Module) -> None:
         from torch.distributed.fsdp import FSDPModule
 
         if isinstance(model, FSDPModule):
             model.reshard()
 
-    def inside(self, model: Any, function: Callable[[], Any]) -> Any:
+    def inside(self, model: torch.nn.Module, function: Callable[[], Any]) -> Any:
         with calling(model, function):
             return model()
 

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
-from planner.contract.records import Hyperparameters
-from planner.contract.spec import TrainingChoices
+from trainer.loop.inputs import Job
 
 
 def training_arguments(
-    run_dir: Path,
-    choices: TrainingChoices,
-    hyperparameters: Hyperparameters,
-    *,
-    device: torch.device,
-    steps_per_epoch: int,
-    validates: bool,
-    further: dict[str, Any] | None = None,
+    job: Job, steps_per_epoch: int, validates: bool, further: dict[str, Any]
 ) -> transformers.TrainingArguments:
     """The plan in transformers' words, with `further` arguments of a strategy on several devices.
 
     Evaluations and saves always go by steps, so that a stop never adds one.
     """
-    h = hyperparameters
+    h, choices, device = job.hyperparameters, job.choices, job.device
     eval_steps = h.eval_steps or steps_per_epoch
     arguments = transformers.TrainingArguments(
-        output_dir=str(run_dir),
+        output_dir=str(job.run_dir),
         per_device_train_batch_size=choices.batch_size,
         per_device_eval_batch_size=choices.eval_batch_size or choices.batch_size,
         gradient_accumulation_steps=choices.gradient_accumulation_steps,
@@ -60,7 +50,7 @@ def training_arguments(
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],
-        **(further or {}),
+        **further,
     )
     # One process trains on one device; without this, transformers would wrap the model in DataParallel
     # on a machine with several.

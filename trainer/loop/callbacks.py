@@ -7,16 +7,20 @@ import math
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
 
+from planner.contract.events import CheckpointEvent, EvalEvent, PausedEvent, ResumedEvent, StepEvent
 from planner.contract.records import Hyperparameters
 from trainer.measure import devices
 from trainer.recovery.symptoms import Symptom, Symptoms
 from trainer.wire.control import Control
 from trainer.wire.events import EventStream
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
 class Reporter(TrainerCallback):
@@ -45,7 +49,7 @@ class Reporter(TrainerCallback):
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last_log_step = state.global_step
         state.best_model_checkpoint = self._best or state.best_model_checkpoint
         state.compute_steps(args, state.max_steps)  # a resumed run has the checkpoint's until here
@@ -64,11 +68,11 @@ class Reporter(TrainerCallback):
         for symptom in symptoms:
             self.events.warn(symptom.what, symptom.message, symptom.advice)
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The order of the epoch follows from its number alone, so that a resumed run finds its place again."""
         self.trainer.batches.set_epoch(state.global_step // self.trainer.steps_per_epoch)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> Any:
         self.trainer.meter.end()
         self.trainer.meter.step_done()
         seconds = time.perf_counter() - self.trainer.step_started
@@ -92,38 +96,39 @@ class Reporter(TrainerCallback):
             control.should_save = True
         return control
 
-    def _wait_while_paused(self, state: Any) -> None:
+    def _wait_while_paused(self, state: TrainerState) -> None:
         if self.trainer.world.size > 1:
             self._wait_together(state)
             return
         if not self.flags.pause.is_set() or self.flags.stop.is_set():
             return
-        self.events.emit("paused", step=state.global_step)
+        self.events.emit(PausedEvent(step=state.global_step))
         while self.flags.pause.is_set() and not self.flags.stop.is_set():
             time.sleep(0.05)
-        self.events.emit("resumed", step=state.global_step)
+        self.events.emit(ResumedEvent(step=state.global_step))
 
-    def _wait_together(self, state: Any) -> None:
+    def _wait_together(self, state: TrainerState) -> None:
         """All processes wait while one is told to pause: they ask each other, so that none waits for a lost one."""
         if not self.trainer.pauses or self.trainer.stops:
             return
-        self.events.emit("paused", step=state.global_step)
+        self.events.emit(PausedEvent(step=state.global_step))
         while self.trainer.pauses and not self.trainer.stops:
             time.sleep(0.1)
             asked = (self.flags.pause.is_set(), self.flags.stop.is_set())
             table = self.trainer.world.table([float(flag) for flag in asked])
             self.trainer.pauses, self.trainer.stops = bool(table[:, 0].any()), bool(table[:, 1].any())
-        self.events.emit("resumed", step=state.global_step)
+        self.events.emit(ResumedEvent(step=state.global_step))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
         if not logs or "loss" not in logs:
             return
         spent, tokens = self._since_log
         steps = max(1, state.global_step - self._last_log_step)
         self._since_log, self._last_log_step = (0.0, 0), state.global_step
         recent = self.step_seconds[-20:] or [0.0]
-        self.events.emit(
-            "step",
+        told = StepEvent(
             step=state.global_step,
             total_steps=state.max_steps,
             epoch=state.epoch,
@@ -136,10 +141,13 @@ class Reporter(TrainerCallback):
             device_bytes=devices.device_bytes(self.device),
             seconds_left=statistics.median(recent) * (state.max_steps - state.global_step),
         )
+        self.events.emit(told)
 
     # ---- evaluation and checkpoints --------------------------------------------------------------------------------
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> Any:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
+    ) -> Any:
         loss = metrics["eval_loss"]
         before_training = state.global_step == 0
         best = not before_training and loss < (state.best_metric if state.best_metric is not None else math.inf)
@@ -147,15 +155,17 @@ class Reporter(TrainerCallback):
             self.eval_loss_before = loss
         else:
             self.eval_loss = min(loss, self.eval_loss) if self.eval_loss is not None else loss
-        self.events.emit(
-            "eval",
+        told = EvalEvent(
             step=state.global_step,
             loss=loss,
             perplexity=metrics["eval_perplexity"],
             best=best,
             sample=self.trainer.last_sample,
-            **({"accuracy": metrics["eval_accuracy"]} if "eval_accuracy" in metrics else {}),
         )
+        accuracy = {"accuracy": metrics["eval_accuracy"]} if "eval_accuracy" in metrics else {}
+        self.events.emit(told.model_copy(update=accuracy))
+        if best:
+            control.should_save = True  # the best weights are on disk, whatever the save interval is
         if not before_training and self._symptoms is not None:
             self._warn(self._symptoms.evaluation(state.global_step, loss))
         if not before_training and self._should_stop_early(state) and state.global_step < state.max_steps:
@@ -164,7 +174,7 @@ class Reporter(TrainerCallback):
             control.should_save = True
         return control
 
-    def _should_stop_early(self, state: Any) -> bool:
+    def _should_stop_early(self, state: TrainerState) -> bool:
         """Whether the last `patience` evaluations each failed to beat the best before them by the threshold.
 
         Counted from the log that checkpoints carry, so a resumed run counts on.
@@ -184,9 +194,9 @@ class Reporter(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         kind = "best" if state.best_global_step == state.global_step else "last"
-        self.events.emit("checkpoint", path=str(path), step=state.global_step, kind=kind)
+        self.events.emit(CheckpointEvent(path=str(path), step=state.global_step, kind=kind))
 
-    def recall(self, state: Any) -> None:
+    def recall(self, state: TrainerState) -> None:
         """Takes over from a resumed run's log what the evaluations found earlier."""
         self._history = list(state.log_history)
         self._best = state.best_model_checkpoint
@@ -205,11 +215,13 @@ def without_paths(trainer: Any) -> None:
     from transformers.integrations.integration_utils import TensorBoardCallback
 
     class Board(TensorBoardCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        ) -> None:
             if not state.is_world_process_zero:
                 return
             if self.tb_writer is None:
-                self._init_summary_writer(args)
+                self._init_summary_writer(args)  # type: ignore[no-untyped-call]
             told = {
                 key: value for key, value in args.to_dict().items() if not (isinstance(value, str) and "/" in value)
             }

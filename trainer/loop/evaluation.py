@@ -16,6 +16,7 @@ from trainer import modeling
 from trainer.distributed.alone import Alone
 from trainer.distributed.batches import RankBatches
 from trainer.distributed.world import World
+from trainer.loop.inputs import Listeners
 from trainer.measure import devices
 from trainer.measure.instants import StepMeter
 from trainer.recovery.pieces import Recovery, free
@@ -37,8 +38,7 @@ class Evaluating(transformers.Trainer):
     strategy: Alone
     task: Task
     world: World
-    announce: Callable[[str], None]
-    sample: Callable[[], str | None] | None
+    listeners: Listeners
     last_sample: str | None
     compute_piece: Callable[..., tuple[Any, Any]]
     eval_batches: RankBatches
@@ -49,7 +49,7 @@ class Evaluating(transformers.Trainer):
         model.eval()
         total, targets, correct, batches = 0.0, 0, 0, 0
         started = time.perf_counter()
-        self.announce("eval")
+        self.listeners.announce("eval")
         classifies = self.task.name == "classification"
         self.meter.begin("eval")
         # Sampling and batching must not shift the random numbers of the training that goes on afterwards.
@@ -90,7 +90,7 @@ class Evaluating(transformers.Trainer):
             metrics["eval_accuracy"] = correct / max(targets, 1)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.announce("train")
+        self.listeners.announce("train")
         return metrics
 
     def _evaluate_piece(self, inputs: dict[str, Any]) -> tuple[float, int, int]:
@@ -112,23 +112,18 @@ class Evaluating(transformers.Trainer):
 
     def _make_sample(self) -> str | None:
         """The sample is worth a look, not a run: where memory runs out, there is none."""
-        if self.sample is None or (self.strategy.whole and not self.world.main):
+        sample = self.listeners.sample
+        if sample is None or (self.strategy.whole and not self.world.main):
             return None
         try:
             if modeling.base_model(self.model) is self.model:
-                return self.sample()
-            return cast(str | None, self.strategy.inside(self.model, self.sample))
+                return sample()
+            return cast(str | None, self.strategy.inside(self.model, sample))
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 raise
         free(self.args.device)
         return None
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        best = super()._determine_best_metric(metrics, trial)
-        if best:
-            self.control.should_save = True  # the best weights are on disk, whatever the save interval is
-        return bool(best)
 
 
 def _cuda_devices(device: torch.device) -> list[int]:

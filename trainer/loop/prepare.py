@@ -7,33 +7,42 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from planner.contract.data.reader import open_data
+from planner.contract.data.reader import Reading, open_data
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.events import DataEvent
 from planner.contract.files import expanded
 from planner.contract.records import Hyperparameters, Plan
 from planner.contract.spec import TrainingChoices
 from planner.contract.units import format_bytes
-from trainer.wire.events import EventStream, Muted, quiet
+from trainer.wire.events import EventStream, Muted, quiet, quiet_transformers
 from trainer.wire.request import Request, read_choices, read_plan
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-@dataclasses.dataclass(slots=True)
+    from trainer.data.tokens import TokenizedData
+    from trainer.loop.inputs import Listeners, Material
+    from trainer.loop.trainer import LoopTrainer
+    from trainer.measure.instants import StepMeter
+    from trainer.tasks import Task
+
+Loop = TypeVar("Loop", bound="LoopTrainer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
     """What a run would start with."""
 
     plan: Plan
     choices: TrainingChoices
-    device: Any
-    task: Any
-    tokenizer: Any
-    train: Any
-    """TokenizedData of the training examples."""
+    material: Material
     model: Any
-    meter: Any
+    meter: StepMeter
 
 
 def prepare(plan_file: Path, *, data: str | None, device: str, skip_invalid: bool = False, **changes: Any) -> Prepared:
@@ -42,21 +51,17 @@ def prepare(plan_file: Path, *, data: str | None, device: str, skip_invalid: boo
     plan = read_plan(request)
     choices = on_one_device(dataclasses.replace(read_choices(plan, str(plan_file)), **changes))
     quiet()
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_transformers()
     from trainer.measure.instants import StepMeter
     from trainer.recovery import room
 
     chosen = choose_device(plan, choices, device)
     if chosen.type == "cpu":
         room.make_ready()
-    config, tokenizer, task = read_model(plan, choices)
-    train, _, _ = read_data(plan, choices, task, tokenizer, Muted())
+    material = read_material(plan, choices, Muted())
     meter = StepMeter(chosen)
-    model = load(plan, choices, config, task, chosen, meter, loss_begins=meter.loss_begins)
-    return Prepared(plan, choices, chosen, task, tokenizer, train, model, meter)
+    model = load(plan, choices, material, meter, loss_begins=meter.loss_begins)
+    return Prepared(plan=plan, choices=choices, material=material, model=model, meter=meter)
 
 
 def on_one_device(choices: TrainingChoices) -> TrainingChoices:
@@ -73,29 +78,26 @@ def on_one_device(choices: TrainingChoices) -> TrainingChoices:
 
 
 def make_loop(
-    prepared: Prepared, work: Path, hyperparameters: Hyperparameters, *, cls: Any, callbacks: list[Any]
-) -> Any:
+    prepared: Prepared,
+    work: Path,
+    hyperparameters: Hyperparameters,
+    *,
+    cls: type[Loop],
+    callbacks: Sequence[TrainerCallback],
+    listeners: Listeners | None = None,
+) -> Loop:
     """A loop over the training data that neither evaluates nor saves."""
-    return cls(
-        model=prepared.model,
-        tokenizer=prepared.tokenizer,
-        run_dir=work,
-        choices=prepared.choices,
-        hyperparameters=hyperparameters,
-        train=prepared.train,
-        validation=None,
-        device=prepared.device,
-        meter=prepared.meter,
-        identity={},
-        callbacks=callbacks,
-        task=prepared.task,
-    )
+    from trainer.loop.inputs import Job
+
+    job = Job(run_dir=work, choices=prepared.choices, hyperparameters=hyperparameters, device=prepared.meter.device)
+    material = dataclasses.replace(prepared.material, validation=None)
+    return cls(prepared.model, job, material, prepared.meter, listeners=listeners, callbacks=callbacks)
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------
 
 
-def choose_device(plan: Plan, choices: TrainingChoices, name: str) -> Any:
+def choose_device(plan: Plan, choices: TrainingChoices, name: str) -> torch.device:
     """The device that the plan and the request name, checked against the precision.
 
     A plan for a GPU does not quietly run on a CPU: that has to be asked for by name.
@@ -115,7 +117,7 @@ def choose_device(plan: Plan, choices: TrainingChoices, name: str) -> Any:
     return device
 
 
-def device_warning(plan: Plan, device: Any) -> str | None:
+def device_warning(plan: Plan, device: torch.device) -> str | None:
     """What is planned and what is here, where they are not the same; None where nothing is known against it."""
     from trainer.measure import devices
 
@@ -140,26 +142,26 @@ def _planned(plan: Plan) -> str:
     return plan.gpu + (f" ({', '.join(parts)})" if parts else "")
 
 
-def read_model(plan: Plan, choices: TrainingChoices) -> tuple[dict[str, Any], Any, Any]:
-    """(config.json's content, tokenizer, task) of the plan's model; no weights yet."""
+def read_material(plan: Plan, choices: TrainingChoices, events: EventStream) -> Material:
+    """Tokenizer, task and data of the plan; no weights yet."""
     from trainer import tasks
     from trainer.loop import loading
+    from trainer.loop.inputs import Material
 
     config = loading.read_config(plan.model)
     loading.check_config(plan, config)
     tokenizer = loading.load_tokenizer(plan.model)
     task = tasks.choose(config, plan.data)
     task.check(choices)
-    return config, tokenizer, task
+    train, validation, prompt = read_data(plan, choices, task, tokenizer, events)
+    return Material(config=config, tokenizer=tokenizer, task=task, train=train, validation=validation, prompt=prompt)
 
 
 def load(
     plan: Plan,
     choices: TrainingChoices,
-    config: dict[str, Any],
-    task: Any,
-    device: Any,
-    meter: Any,
+    material: Material,
+    meter: StepMeter,
     *,
     loss_begins: Callable[[str], None],
     adapter: str | None = None,
@@ -177,13 +179,13 @@ def load(
     meter.begin("load")
     # Where each device holds a part, or quantised weights, the whole is built in host memory.
     divided = choices.num_gpus > 1 and choices.strategy in ("fsdp", "zero3")
-    first = "cpu" if divided or choices.method == "qlora" else str(device)
-    model = loading.load_model(plan, choices, config, device=first, seed=seed, task=task)
+    first = "cpu" if divided or choices.method == "qlora" else str(meter.device)
+    model = loading.load_model(plan, choices, material.config, device=first, seed=seed, task=material.task)
     model.name_or_path = model.config.name_or_path = portable.model_name(plan.model)  # what adapters say of their base
     check_positions(plan, choices, model)
     model = modeling.separate_experts(model, choices)
     if choices.method == "qlora":
-        model = modeling.quantize(model, choices, device=None if divided else device)
+        model = modeling.quantize(model, choices, device=None if divided else meter.device)
         modeling.prepare_kbit(model, choices)
         for module in model.modules():
             # On a cpu, bitsandbytes would repack the weights in place for an evaluation; they stay as trained on.
@@ -205,12 +207,20 @@ def load(
     return model
 
 
+class Sequences(NamedTuple):
+    """The data as the model takes them."""
+
+    train: TokenizedData
+    validation: TokenizedData | None
+    prompt: str | None
+    """Rendered prompt of the sample."""
+
+
 def read_data(
-    plan: Plan, choices: TrainingChoices, task: Any, tokenizer: Any, events: EventStream
-) -> tuple[Any, Any, str | None]:
-    """(training data, validation data or None, rendered prompt of the sample or None)."""
+    plan: Plan, choices: TrainingChoices, task: Task, tokenizer: PreTrainedTokenizerBase, events: EventStream
+) -> Sequences:
+    """The plan's data, split and tokenized; `events` is told of them."""
     from planner.contract.data.render_process import close_all
-    from planner.contract.data.rendering import Remarks
     from trainer.data.batches import split_validation
     from trainer.data.hub import local_data
 
@@ -233,42 +243,55 @@ def read_data(
         )
     if validation is not None and not validation.sequences:
         validation = None
+    _tell_data(events, reading, train, validation, choices.max_length, examples[0].shape)
+    prompt = task.sample_prompt((held_out or examples)[0], tokenizer, h.sample_prompt) if held_out else None
+    close_all()
+    return Sequences(train, validation, prompt)
+
+
+def _tell_data(
+    events: EventStream,
+    reading: Reading,
+    train: TokenizedData,
+    validation: TokenizedData | None,
+    max_length: int,
+    shape: str,
+) -> None:
+    """The `data` event, and a warning of each thing that isn't as the person may think."""
+    from planner.contract.data.rendering import Remarks
+
     both = [train] if validation is None else [train, validation]
     truncated, skipped = sum(data.truncated for data in both), sum(data.skipped for data in both)
     lengths = sorted(train.lengths)
-    events.emit(
-        "data",
+    told = DataEvent(
         examples=len(train.sequences),
         validation_examples=len(validation.sequences) if validation else 0,
         tokens=train.tokens,
         truncated=truncated,
-        lengths=histogram(lengths, choices.max_length),
+        lengths=histogram(lengths, max_length),
         skipped=skipped,
         split=sum(data.split for data in both),
-        shape=examples[0].shape,
+        shape=shape,
         longest=lengths[-1],
         median=lengths[len(lengths) // 2],
         account=reading.account.summary(),
     )
+    events.emit(told)
     for sentence in reading.account.sentences():
         events.warn("data", sentence.rstrip("."), "")
     if truncated:
         events.warn(
             "truncated",
-            f"{truncated} examples are longer than --max-length {choices.max_length} and were cut",
+            f"{truncated} examples are longer than --max-length {max_length} and were cut",
             "raise --max-length if their ends matter",
         )
     for sentence in Remarks.of(data.remarks for data in both).sentences():
         events.warn("template", sentence, "")
     if skipped:
         events.warn("skipped", f"{skipped} examples have nothing to learn and were left out", "")
-    shown = (held_out or examples)[0]
-    prompt = task.sample_prompt(shown, tokenizer, h.sample_prompt) if held_out else None
-    close_all()
-    return train, validation, prompt
 
 
-def identity(plan: Plan, choices: TrainingChoices, train: Any, task: Any, tokenizer: Any) -> dict[str, Any]:
+def identity(plan: Plan, choices: TrainingChoices, material: Material) -> dict[str, Any]:
     """What a checkpoint must share with a run that goes on from it."""
     from trainer.weights import fingerprints
     from trainer.wire import portable
@@ -298,15 +321,15 @@ def identity(plan: Plan, choices: TrainingChoices, train: Any, task: Any, tokeni
         **adapters,
         "precision": c.precision,
         "optimizer": c.optimizer,
-        "task": task.describe(),
+        "task": material.task.describe(),
         "weights": fingerprints.of_model(plan.model),
-        "tokenizer": fingerprints.of_tokenizer(tokenizer),
-        "data": train.fingerprint(),
+        "tokenizer": fingerprints.of_tokenizer(material.tokenizer),
+        "data": material.train.fingerprint(),
         "model": portable.model_name(plan.model),
     }
 
 
-def check_positions(plan: Plan, choices: TrainingChoices, model: Any) -> None:
+def check_positions(plan: Plan, choices: TrainingChoices, model: torch.nn.Module) -> None:
     """Lengths past the model's positions would train on garbage or crash."""
     positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
     if positions and choices.max_length > positions:

@@ -8,7 +8,7 @@ import math
 import random
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from planner.contract.spec import TrainingChoices
 from trainer import modeling
 from trainer.distributed.alone import Alone
 from trainer.distributed.world import World, is_lost_connection
+from trainer.loop.inputs import Listeners
 from trainer.measure import devices
 from trainer.measure.instants import StepMeter
 from trainer.recovery import checkpoints, state_files
@@ -63,7 +64,7 @@ class Saving(transformers.Trainer):
     strategy: Alone
     task: Task
     world: World
-    announce: Callable[[str], None]
+    listeners: Listeners
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a whole checkpoint or none: temporary folder, manifest with hashes, fsync, rename, then rotation."""
@@ -71,13 +72,13 @@ class Saving(transformers.Trainer):
         run_dir = Path(self.args.output_dir)
         step = self.state.global_step
         final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        self.announce("save")
+        self.listeners.announce("save")
         self.meter.begin("save")
         weights, optimizer = self.whole_weights(), self.strategy.whole_optimizer(self.optimizer)
         numbers = self._random_numbers()
         if not self.world.main:
             self.meter.end()
-            self.announce("train")
+            self.listeners.announce("train")
             return
         try:
             if final.exists() and not is_ours(final):
@@ -121,7 +122,7 @@ class Saving(transformers.Trainer):
         finally:
             self.meter.end()
         checkpoints.rotate(run_dir, self.hyperparameters.save_total_limit, self.state.best_model_checkpoint)
-        self.announce("train")
+        self.listeners.announce("train")
 
     def _note_callback_states(self) -> None:
         for callback in [*self.callback_handler.callbacks, self.control]:

@@ -38,7 +38,7 @@ def multiplier(step: int, *, hyperparameters: Hyperparameters, total_steps: int,
     if kind == "linear":
         return 1 - (1 - minimum) * progress
     if kind == "polynomial":
-        return minimum + (1 - minimum) * (1 - progress) ** hyperparameters.polynomial_power
+        return minimum + (1 - minimum) * math.pow(1 - progress, hyperparameters.polynomial_power)
     if kind == "cosine-restarts" and progress < 1:
         progress = (progress * hyperparameters.scheduler_cycles) % 1.0
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * progress)) / 2

@@ -6,33 +6,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
 
-from planner.contract.errors import InvalidInput, RunFailed
-from planner.contract.records import Hyperparameters
+from planner.contract.events import OomEvent
 from planner.contract.spec import TrainingChoices
 from trainer import modeling
 from trainer.data.batches import EpochBatches, SequenceDataset
-from trainer.data.tokens import TokenizedData
 from trainer.distributed import strategies
 from trainer.distributed.batches import RankBatches
-from trainer.distributed.world import World
-from trainer.loop import schedules
+from trainer.loop import refusals, schedules
 from trainer.loop.arguments import training_arguments
 from trainer.loop.callbacks import without_paths
 from trainer.loop.evaluation import Evaluating
+from trainer.loop.heaviest import Heaviest
+from trainer.loop.inputs import Job, Listeners, Material
 from trainer.loop.saving import Saving
 from trainer.measure import devices
 from trainer.measure.instants import StepMeter
-from trainer.recovery import checkpoints
 from trainer.recovery.faults import Faults
 from trainer.recovery.pieces import Recovery
-from trainer.tasks import Task
 
 
 class LoopTrainer(Evaluating, Saving):
@@ -43,105 +40,68 @@ class LoopTrainer(Evaluating, Saving):
 
     def __init__(
         self,
-        *,
-        model: Any,
-        tokenizer: Any,
-        run_dir: Path,
-        choices: TrainingChoices,
-        hyperparameters: Hyperparameters,
-        train: TokenizedData,
-        validation: TokenizedData | None,
-        device: torch.device,
+        model: torch.nn.Module,
+        job: Job,
+        material: Material,
         meter: StepMeter,
-        identity: dict[str, Any],
-        sample: Callable[[], str | None] | None = None,
-        announce: Callable[[str], None] = lambda phase: None,
-        out_of_memory: Callable[[dict[str, Any]], None] = lambda fields: None,
-        callbacks: list[Any] | None = None,
-        task: Task | None = None,
-        world: World | None = None,
+        *,
+        listeners: Listeners | None = None,
+        callbacks: Sequence[transformers.TrainerCallback] = (),
     ) -> None:
-        self.world = world = world or World()
-        self.strategy = strategies.choose(choices, world)
-        self.task = task = task or Task({})
-        self.choices = choices
-        self.hyperparameters = hyperparameters
+        self.world, self.choices, self.hyperparameters = job.world, job.choices, job.hyperparameters
+        self.task, self.identity = material.task, material.identity
         self.meter = meter
-        self.identity = identity
-        self.sample = sample
-        self.announce = announce
+        self.listeners = listeners or Listeners()
+        self.strategy = strategies.choose(job.choices, job.world)
         self.last_sample: str | None = None
         self.real_tokens = 0
         """Tokens without padding that have been trained on in this process."""
-        self.heaviest: tuple[tuple[int, ...], ...] | None = None
-        """Row by row the lengths of the sequences in the heaviest measured batch so far, where rows have some."""
-        self.longest_batch = (0, 0)
-        """Rows and padded length of the largest measured batch so far."""
+        self.heaviest = Heaviest(job.choices)
         self.step_started = time.perf_counter()
-        self._step_loss = torch.zeros((), device=device)
+        self._step_loss = torch.zeros((), device=job.device)
         self.last_loss = math.nan
         """Mean loss per target of the last optimizer step."""
-        self.stop_asked = self.pause_asked = lambda: False
-        """Whether this process was told to stop or to pause after the step; set by whoever listens."""
+        self.last_grad_norm: float | None = None
         self.stops = self.pauses = False
-        """Whether any process was, as they agreed at the end of the step."""
-        self.tell_out_of_memory = out_of_memory
-        self._untold: list[dict[str, Any]] = []
+        """Whether any process was told to, as they agreed at the end of the step."""
+        self._untold: list[OomEvent] = []
         """Overflows of this process that rank 0 has yet to tell."""
         self._rows_before = (0, 0)
         self.recovery = Recovery(
-            device=device,
-            choices=choices,
-            run_dir=run_dir,
-            seed=hyperparameters.seed,
+            device=job.device,
+            choices=job.choices,
+            run_dir=job.run_dir,
+            seed=job.hyperparameters.seed,
             phase=lambda: meter.current or "train",
             report=self._out_of_memory,
-            faults=Faults.from_environment(world.rank),
-            rank=world.rank,
+            faults=Faults.from_environment(job.world.rank),
+            rank=job.world.rank,
             recovers=self.strategy.recovers,
         )
-        self.last_grad_norm: float | None = None
-        packed = choices.padding == "packed"
-        self.batches = EpochBatches(
-            train.lengths,
-            batch_size=choices.batch_size,
-            accumulation=choices.gradient_accumulation_steps * world.size,
-            max_length=choices.max_length,
-            packed=packed,
-            group_by_length=hyperparameters.group_by_length,
-            seed=hyperparameters.seed,
-        )
-        self.rank_batches = RankBatches(self.batches, rank=world.rank, size=world.size)
-        self.steps_per_epoch = max(1, -(-len(self.rank_batches) // choices.gradient_accumulation_steps))
+        self.rank_batches = job.training_batches(material.train)
+        self.batches = self.rank_batches.batches
+        self.steps_per_epoch = max(1, -(-len(self.rank_batches) // job.choices.gradient_accumulation_steps))
+        validation = material.validation
+        self.validates = validation is not None
         if validation is not None:
-            every = EpochBatches(
-                validation.lengths,
-                batch_size=choices.eval_batch_size or choices.batch_size,
-                max_length=choices.max_length,
-                packed=packed,
-                shuffle=False,
-            )
-            self.eval_batches = RankBatches(every, rank=world.rank, size=world.size)
+            self.eval_batches = job.validation_batches(validation)
         super().__init__(
             model=model,
-            args=training_arguments(
-                run_dir,
-                choices,
-                hyperparameters,
-                device=device,
-                steps_per_epoch=self.steps_per_epoch,
-                validates=validation is not None,
-                further=self.strategy.arguments(),
-            ),
-            data_collator=task.collator(tokenizer, choices, seed=hyperparameters.seed, epochs=self.batches),
-            train_dataset=SequenceDataset(train.sequences),
+            args=training_arguments(job, self.steps_per_epoch, self.validates, self.strategy.arguments()),
+            data_collator=self._collator(material.tokenizer, epochs=self.batches),
+            train_dataset=SequenceDataset(material.train.sequences),
             eval_dataset=SequenceDataset(validation.sequences) if validation is not None else None,
-            processing_class=tokenizer,
-            callbacks=callbacks,
+            processing_class=material.tokenizer,
+            callbacks=list(callbacks),
         )
         self.remove_callback(transformers.PrinterCallback)
         without_paths(self)
         self.recovery.watch(model)
+
+    @property
+    def step_loss(self) -> float:
+        """Loss of the step that is being made, or was made last."""
+        return float(self._step_loss)
 
     # ---- data ------------------------------------------------------------------------------------------------------
 
@@ -151,8 +111,10 @@ class LoopTrainer(Evaluating, Saving):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
         """Validation batches in a fixed order."""
-        collator = self.task.collator(self.processing_class, self.choices, seed=self.hyperparameters.seed)
-        return self._loader(self.eval_dataset, self.eval_batches, collator)
+        return self._loader(self.eval_dataset, self.eval_batches, self._collator(self.processing_class))
+
+    def _collator(self, tokenizer: Any, epochs: EpochBatches | None = None) -> Any:
+        return self.task.collator(tokenizer, self.choices, seed=self.hyperparameters.seed, epochs=epochs)
 
     def _loader(self, dataset: Any, batches: RankBatches, collator: Any = None) -> torch.utils.data.DataLoader[Any]:
         loader = torch.utils.data.DataLoader(
@@ -165,9 +127,12 @@ class LoopTrainer(Evaluating, Saving):
         from accelerate.data_loader import prepare_data_loader
 
         # The batches are this process's already: accelerate only has to bring them to the device.
-        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        placed: torch.utils.data.DataLoader[Any] = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        return placed
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step with the number of targets in them."""
         self.step_started = time.perf_counter()
         self._step_loss = torch.zeros((), device=self.args.device)
@@ -199,7 +164,9 @@ class LoopTrainer(Evaluating, Saving):
 
     # ---- one step --------------------------------------------------------------------------------------------------
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Forward and backward of one micro-batch, in pieces where it doesn't fit; returns its share of the loss.
 
         Of several processes each returns the share times their number, as DDP and FSDP take the mean of gradients.
@@ -231,7 +198,7 @@ class LoopTrainer(Evaluating, Saving):
             self._agree()
         return loss if several == 1 else loss * several
 
-    def _reduce(self, model: Any) -> None:
+    def _reduce(self, model: torch.nn.Module) -> None:
         """Adds up the gradients of all processes."""
         if self.strategy.reduces_in is None:
             self.strategy.reduce(model)
@@ -255,30 +222,29 @@ class LoopTrainer(Evaluating, Saving):
     def _agree(self) -> None:
         """Before the update, processes tell each other the loss, what fits, and whether to stop."""
         recovery = self.recovery
-        flags = (self.stop_asked(), self.pause_asked())
+        flags = (self.listeners.stop_asked(), self.listeners.pause_asked())
         table = self.world.table([float(self._step_loss), recovery.rows, recovery.eval_rows, *map(float, flags)])
         self._step_loss = table[:, 0].sum()
         recovery.rows, recovery.eval_rows = rows = int(table[:, 1].min()), int(table[:, 2].min())
         if rows != self._rows_before:
             # Rank 0 tells what the others met.
-            for rank, fields in enumerate(self.world.objects(self._untold)):
-                for each in fields if self.world.main else ():
-                    recovery.notes.append(f"out of memory at step {each['step']} in {each['phase']} on rank {rank}")
-                    self.tell_out_of_memory({**each, "rank": rank})
+            for rank, untold in enumerate(self.world.objects([told.model_dump() for told in self._untold])):
+                for each in untold if self.world.main else ():
+                    told = OomEvent.model_validate({**each, "rank": rank})
+                    recovery.notes.append(f"out of memory at step {told.step} in {told.phase} on rank {rank}")
+                    self.listeners.out_of_memory(told)
             self._untold = []
         self._rows_before = rows
         self.stops, self.pauses = bool(table[:, 3].any()), bool(table[:, 4].any())
 
     def _forward_backward(
-        self, model: Any, inputs: dict[str, Any], num_items: Any, weight: float = 1.0
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items: Any, weight: float = 1.0
     ) -> torch.Tensor:
         """One piece of a micro-batch; its loss is summed over its targets and divided by the whole step's."""
         faults, step = self.recovery.faults, self.recovery.step
         shape = tuple(inputs["input_ids"].shape)
         if self.meter.counting:  # a resumed run may measure other batches than the longest, and says so
-            if shape[0] * shape[1] > self.longest_batch[0] * self.longest_batch[1]:
-                self.longest_batch = (shape[0], shape[1])
-            self.heaviest = heavier(self.heaviest, inputs.get("lengths"), self.choices)
+            self.heaviest.note(shape[0], shape[1], inputs.get("lengths"))
         # A part may be all prompt; where the model's own loss is a mean, the mean over no targets is no number.
         if shape[0] < self.choices.batch_size and not int(self.task.targets(inputs["labels"])):
             if self.strategy.recovers:
@@ -297,7 +263,7 @@ class LoopTrainer(Evaluating, Saving):
         return loss.detach() if weight == 1.0 else torch.zeros((), device=self.args.device)
 
     def compute_piece(
-        self, model: Any, inputs: dict[str, Any], choices: TrainingChoices, num_items: Any
+        self, model: torch.nn.Module, inputs: dict[str, Any], choices: TrainingChoices, num_items: Any
     ) -> tuple[Any, Any]:
         """`modeling.compute_loss` where the strategy lets the model's weights be used."""
         # DDP's wrapper is called when the gradients are added up, not here.
@@ -310,15 +276,15 @@ class LoopTrainer(Evaluating, Saving):
             return cast(tuple[Any, Any], self.strategy.inside(module, compute))
         return compute()
 
-    def _out_of_memory(self, **fields: Any) -> None:
+    def _out_of_memory(self, told: OomEvent) -> None:
         """Tells of it while the peaks up to the failure are known; then measures what fits from the start."""
         self.meter.end()
         if self.world.main:
-            self.tell_out_of_memory(fields)
+            self.listeners.out_of_memory(told)
         else:
-            self._untold.append(fields)
+            self._untold.append(told)
         self.meter.forget_peaks()
-        self.longest_batch, self.heaviest = (0, 0), None
+        self.heaviest.forget()
 
     def _update_failed(self, divisible: bool) -> None:
         if not self.strategy.updates_alone:
@@ -327,13 +293,13 @@ class LoopTrainer(Evaluating, Saving):
         self.recovery.update_failed(divisible)
         self.meter.begin("optimizer")
 
-    def _clip_grad_norm(self, model: Any) -> Any:
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         self.meter.begin("optimizer")
         return self._norm(lambda: self._clip(model), self.args.max_grad_norm)
 
-    def _clip(self, model: Any) -> Any:
+    def _clip(self, model: torch.nn.Module) -> Any:
         own = self.strategy.norm()
-        return super()._clip_grad_norm(model) if own is None else own
+        return super()._clip_grad_norm(model) if own is None else own  # type: ignore[no-untyped-call]
 
     def _norm(self, clip: Callable[[], Any], limit: float) -> Any:
         """The norm of all gradients, which are then clipped to `limit`; tried again after an overflow."""
@@ -347,53 +313,34 @@ class LoopTrainer(Evaluating, Saving):
         self._update_failed(False)
         return torch.nn.utils.clip_grad_norm_(self.recovery.parameters, limit)
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Refuses to step on a loss or gradient that isn't a number, while the weights are still good."""
         if grad_norm is None:
             self.meter.begin("optimizer")
         if grad_norm is None:
             grad_norm = self._norm(self.strategy.norm, math.inf)
-        norm = self._norm(lambda: super(LoopTrainer, self)._get_grad_norm(model, grad_norm=grad_norm), math.inf)
-        value = float(norm) if norm is not None else 0.0
-        self.last_grad_norm = value
+        usual: Callable[..., Any] = super()._get_grad_norm
+        norm = self._norm(lambda: usual(model, grad_norm=grad_norm), math.inf)
+        self.last_grad_norm = value = float(norm) if norm is not None else 0.0
         loss = self.last_loss = float(self._step_loss)
         scaled = getattr(self.accelerator, "scaler", None) is not None
         # Under loss scaling an infinite gradient is routine: the scaler skips the step and halves the scale.
         if not math.isfinite(loss) or (not math.isfinite(value) and not scaled):
-            self._refuse_broken_weights()
-            what = "loss" if not math.isfinite(loss) else "gradient norm"
-            shown = loss if what == "loss" else value
-            good = checkpoints.last_good(Path(self.args.output_dir))
-            kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
-            raise RunFailed(
-                f"step {self.state.global_step + 1}: the {what} became {shown}; {kept}. "
-                "Lower the learning rate or lengthen the warm-up, and look for damaged examples"
-            )
+            refusals.no_number(self.model, Path(self.args.output_dir), self.state.global_step, loss, value)
         return norm
-
-    def _refuse_broken_weights(self) -> None:
-        """Where no update was made yet, the weights may have come without numbers in them: then they are named."""
-        if self.state.global_step > 0:
-            return
-        for name, parameter in self.model.named_parameters():
-            if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
-                where = getattr(self.model.config, "_name_or_path", "") or "the model"
-                raise InvalidInput(
-                    f"{where}: {name} holds values that aren't numbers; these weights can't be trained: fetch or "
-                    "convert them again"
-                )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer that the plan names, built by the code that the trace runs."""
-        if self.optimizer is None:
+        made: torch.optim.Optimizer | None = self.optimizer
+        if made is None:
             self.strategy.before_optimizer(self.model, self.args.device)
             self.recovery.watch(self.model)
-            self.optimizer = self.strategy.optimizer(
+            made = self.optimizer = self.strategy.optimizer(
                 modeling.build_optimizer(self.model, self.choices, self.hyperparameters),
                 failed=self._update_failed,
                 strike=lambda: self.recovery.faults.strike("optimizer", self.recovery.step),
             )
-        return self.optimizer
+        return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The plan's schedule."""
@@ -411,7 +358,7 @@ class LoopTrainer(Evaluating, Saving):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+    def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
         """A model that is to be divided stays in host memory until then."""
         if self.strategy.whole:
             super()._move_model_to_device(model, device)
@@ -427,7 +374,7 @@ class LoopTrainer(Evaluating, Saving):
         return arguments
 
     def _prepare_for_training(self, max_steps: Any, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[no-untyped-call]
         # Each process drops out other elements; the weights were drawn alike.
         if self.world.size > 1 and resume_from_checkpoint is None:
             torch.manual_seed(self.hyperparameters.seed + self.world.rank)
@@ -437,20 +384,3 @@ class LoopTrainer(Evaluating, Saving):
             if original is not None:
                 self.model.forward = original
         return prepared
-
-
-def heavier(known: Any, rows: Any, choices: TrainingChoices) -> Any:
-    """Of two micro-batches, as the lengths in their rows, the one that takes more memory: flattened ones by their
-    tokens, padded ones by what they are padded to.
-    """
-    if rows is None:
-        return known
-    made = tuple(tuple(row) for row in rows)
-    if known is None:
-        return made
-
-    def weight(batch: Any) -> int:
-        tokens = [sum(row) for row in batch]
-        return sum(tokens) if choices.stack == "builtin" and choices.loss == "chunked" else len(tokens) * max(tokens)
-
-    return made if weight(made) > weight(known) else known

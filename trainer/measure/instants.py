@@ -38,7 +38,9 @@ class StepMeter:
 
     # ---- the cpu's storage meter -----------------------------------------------------------------------------------
 
-    def start_training(self, model: Any, optimizer: Any, further: Sequence[torch.Tensor] = ()) -> None:
+    def start_training(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, further: Sequence[torch.Tensor] = ()
+    ) -> None:
         """From here on tensors of model and optimizer, and `further` ones, are known; on cpu, counting starts."""
         if self.device.type == "cpu":
             self._tensors = (model, optimizer, further)

@@ -4,8 +4,6 @@
 the counters that a device keeps anyway, at no cost.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 import contextlib
@@ -50,7 +48,7 @@ class StorageMeter(TorchDispatchMode):
     _running: ClassVar[list[StorageMeter]] = []
 
     def __init__(self, *, granularity: int = 1, constant_bytes: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.granularity = granularity
         """Every storage is counted in multiples of this many bytes (512 in the CUDA caching allocator)."""
         self.constant_bytes = constant_bytes
@@ -84,7 +82,9 @@ class StorageMeter(TorchDispatchMode):
         for tensor in tensors:
             self._see(tensor, None)
 
-    def adopt_training(self, model: Any, optimizer: Any, batch: Iterable[torch.Tensor] = ()) -> None:
+    def adopt_training(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Iterable[torch.Tensor] = ()
+    ) -> None:
         """Takes in a model's weights (with quantisation states) and gradients, an optimizer's state and a batch."""
         from trainer.modeling.quantized import quantization_tensors
 
@@ -105,13 +105,13 @@ class StorageMeter(TorchDispatchMode):
         if not self._running:
             torch.UntypedStorage.resize_ = _resize  # type: ignore[method-assign, assignment]
         self._running.append(self)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         self._running.remove(self)
         if not self._running:
             torch.UntypedStorage.resize_ = _RESIZE  # type: ignore[method-assign]
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def resized(self, storage: Any) -> None:
         """A storage has another size now."""
@@ -175,7 +175,7 @@ class StorageMeter(TorchDispatchMode):
             self.instants[self.phase] = alive
             self._at_peak()
 
-    def _see_all(self, out: Any, origin: Any) -> None:
+    def _see_all(self, out: torch.Tensor, origin: Any) -> None:
         if isinstance(out, torch.Tensor):
             self._see(out, origin)
         elif isinstance(out, (tuple, list)):

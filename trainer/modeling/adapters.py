@@ -70,7 +70,7 @@ def fused_expert_names(model: Any) -> tuple[str, ...]:
     return tuple(getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, ()))
 
 
-def shortest_names(model: Any, paths: list[str]) -> list[str]:
+def shortest_names(model: torch.nn.Module, paths: list[str]) -> list[str]:
     """Leaf names where they mean exactly these modules, else the paths: an adapter's config stays readable."""
     leaves = {path.rsplit(".", 1)[-1] for path in paths}
     experts = set(fused_expert_names(model)) & set(paths)
@@ -87,7 +87,7 @@ def _is_attention(path: str) -> bool:
     return (leaf in ATTENTION_LEAVES or leaf in ("dense", "c_proj")) and ("attn" in owner or "attention" in owner)
 
 
-def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: bool = False) -> Any:
+def attach_adapters(model: torch.nn.Module, choices: TrainingChoices, *, low_cpu_mem_usage: bool = False) -> Any:
     """The model with adapters (a PeftModel), or without any under method `full`.
 
     PEFT's own default keeps adapters in fp32 over half-precision weights (`adapter_dtype=fp32`); `bf16` leaves them in
@@ -141,7 +141,7 @@ def attach_adapters(model: Any, choices: TrainingChoices, *, low_cpu_mem_usage: 
     return _as_the_stack_runs_it(adapted, choices)
 
 
-def _as_the_stack_runs_it(model: Any, choices: TrainingChoices) -> Any:
+def _as_the_stack_runs_it(model: torch.nn.Module, choices: TrainingChoices) -> Any:
     """Stack `builtin` replaces forwards by their lean forms; stack `peft` leaves them as they are."""
     if choices.stack == "builtin":
         from trainer.modeling.lean import apply_lean
@@ -150,13 +150,13 @@ def _as_the_stack_runs_it(model: Any, choices: TrainingChoices) -> Any:
     return model
 
 
-def _has_conv1d(model: Any) -> bool:
+def _has_conv1d(model: torch.nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def _task_type(model: Any) -> str | None:
+def _task_type(model: torch.nn.Module) -> str | None:
     name = type(model).__name__
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"
@@ -167,7 +167,7 @@ def _task_type(model: Any) -> str | None:
     return None
 
 
-def _cast_adapters(model: Any) -> None:
+def _cast_adapters(model: torch.nn.Module) -> None:
     """bf16 adapters whatever dtype the base weights have."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and ("lora_" in name) and parameter.dtype == torch.float32:

@@ -169,7 +169,7 @@ def _generation_config(config: Any, files: ModelFiles) -> Any:
         raise InvalidInput(f"{files.generation}: {clause(error)}") from None
 
 
-def copy_weights(model: Any, source: str) -> None:
+def copy_weights(model: torch.nn.Module, source: str) -> None:
     """Copies the weights of a folder that `save_pretrained` wrote into a network that there is.
 
     Where the file's names aren't the network's own (experts that it holds in one tensor), transformers converts them.
@@ -196,7 +196,7 @@ def copy_weights(model: Any, source: str) -> None:
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 
-def _of_a_head(name: str, model: Any) -> bool:
+def _of_a_head(name: str, model: torch.nn.Module) -> bool:
     """Whether a tensor belongs to a classifier's head (or the pooler below it), which may be drawn anew."""
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     return classifies and (not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ _FUSED = ".attn.c_attn"
 
 
 @contextlib.contextmanager
-def returned(model: Any, choices: TrainingChoices) -> Iterator[list[torch.Tensor]]:
+def returned(model: torch.nn.Module, choices: TrainingChoices) -> Iterator[list[torch.Tensor]]:
     """One forward pass that returns keys and values under `keep_cache`; yields the list that holds them.
 
     transformers up to 4.5x leaves `use_cache` on where GPTBigCode is checkpointed (models/gpt_bigcode/

@@ -16,14 +16,14 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def checkpointable_layers(model: Any) -> list[Any]:
+def checkpointable_layers(model: torch.nn.Module) -> list[Any]:
     """The repeated layers that carry a checkpointing switch, in forward order (t5: encoder, then decoder)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in base_model(model).modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def apply_checkpointing(model: Any, choices: TrainingChoices) -> int:
+def apply_checkpointing(model: torch.nn.Module, choices: TrainingChoices) -> int:
     """Switches checkpointing on as chosen; returns how many layers recompute.
 
     Also makes the embeddings' output require gradients, as the transformers Trainer does: without it frozen weights

@@ -5,7 +5,7 @@ pass; backward only scales them. What lives until backward is the gradient of th
 it is trained). Tokens whose label is ignored are left out altogether.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return"
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from planner.contract.errors import NotModelled
 from planner.contract.spec import TrainingChoices
 from trainer.modeling import packing
 from trainer.modeling.checkpointing import base_model
+from trainer.modeling.functions import applied
 from trainer.modeling.lean import products
 from trainer.modeling.plain_head import plain_head
 from trainer.modeling.precision import autocast_dtype, precision_context
@@ -105,7 +106,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return *grads, None, None, None, None
 
 
-def head_of(model: Any) -> tuple[Any, float, float | None]:
+def head_of(model: torch.nn.Module) -> tuple[Any, float, float | None]:
     """The output layer with the factor and the soft cap that the architecture puts on its logits."""
     base = base_model(model)
     config, head = base.config, base.get_output_embeddings()
@@ -147,7 +148,11 @@ def hidden_states(base: Any, batch: dict[str, Any], choices: TrainingChoices) ->
 
 
 def chunked_loss(
-    model: Any, batch: dict[str, torch.Tensor], choices: TrainingChoices, *, num_items: torch.Tensor | int | None
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],
+    choices: TrainingChoices,
+    *,
+    num_items: torch.Tensor | int | None,
 ) -> torch.Tensor:
     """Mean next-token loss (or divided by `num_items`) of a decoder from its hidden states, chunk by chunk."""
     base = base_model(model)
@@ -166,4 +171,4 @@ def chunked_loss(
     flat = hidden.reshape(-1, hidden.shape[-1]).to(compute)
     if not torch.is_grad_enabled():  # a Function is told of trainable inputs even then, and would make their gradients
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-    return ChunkedCrossEntropy.apply(flat, weight, bias, labels, factor, scaling, soft_cap)
+    return applied(ChunkedCrossEntropy, flat, weight, bias, labels, factor, scaling, soft_cap)

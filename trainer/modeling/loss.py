@@ -18,7 +18,7 @@ LEGACY_VERSIONS = ("4.45", "4.48", "no-upcast")
 """Loss code that can be asked for by `transformers_version` besides today's."""
 
 
-def _reduced(logits: torch.Tensor, labels: torch.Tensor, num_items: Any) -> torch.Tensor:
+def _reduced(logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor) -> torch.Tensor:
     reduction = "mean" if num_items is None else "sum"
     loss = functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction=reduction)
     return loss if num_items is None else loss / num_items
@@ -63,7 +63,7 @@ def _version(choices: TrainingChoices) -> str | None:
     return "4.48" if (major, minor) < (4, 50) else None
 
 
-def use_loss_version(model: Any, choices: TrainingChoices) -> None:
+def use_loss_version(model: torch.nn.Module, choices: TrainingChoices) -> None:
     """Makes the model compute its full loss with the code of the transformers release that the choices name."""
     version = _version(choices)
     if version is None:
@@ -83,7 +83,7 @@ def use_loss_version(model: Any, choices: TrainingChoices) -> None:
         base.loss_function = shifted_copy_loss
 
 
-def watch_loss(model: Any, phase: Callable[[str], None]) -> None:
+def watch_loss(model: torch.nn.Module, phase: Callable[[str], None]) -> None:
     """Calls `phase("loss")` whenever a loss starts: at the vocabulary head, or at the chunked loss in its place."""
     base = base_model(model)
     head = base.get_output_embeddings()
@@ -93,7 +93,7 @@ def watch_loss(model: Any, phase: Callable[[str], None]) -> None:
 
 
 def compute_loss(
-    model: Any,
+    model: torch.nn.Module,
     batch: dict[str, torch.Tensor],
     choices: TrainingChoices,
     *,
@@ -128,17 +128,17 @@ def compute_loss(
     return loss, ((output, keys_and_values) if keys_and_values else output)
 
 
-def targets_in(model: Any, labels: torch.Tensor) -> torch.Tensor:
+def targets_in(model: torch.nn.Module, labels: torch.Tensor) -> torch.Tensor:
     """Targets among the labels, 0-dim: a causal model learns each label but the first from the position before."""
     counted = labels[..., 1:] if _is_causal(model) else labels
     return (counted != IGNORE).sum()
 
 
-def _is_causal(model: Any) -> bool:
+def _is_causal(model: torch.nn.Module) -> bool:
     return type(base_model(model)).__name__.endswith(("ForCausalLM", "LMHeadModel"))
 
 
-def accepts_num_items(model: Any) -> bool:
+def accepts_num_items(model: torch.nn.Module) -> bool:
     """Whether the model's own loss takes `num_items_in_batch` (the test that the transformers Trainer makes).
 
     Models with other heads take the argument and ignore it (T5, DistilBERT), so that only causal ones count.

@@ -1,6 +1,6 @@
 """Builds the optimizer that the choices name over the model's trainable parameters."""
 
-# mypy: disable-error-code="no-untyped-call, attr-defined"
+# mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from planner.contract.spec import TrainingChoices
 NO_DECAY = ("bias", "norm", "ln_", "layernorm")
 
 
-def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: biases and norms are not decayed, as in the transformers Trainer."""
     decayed: list[Any] = []
     plain: list[Any] = []
@@ -27,7 +27,7 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def build_optimizer(
-    model: Any, choices: TrainingChoices, hyperparameters: Hyperparameters | None = None
+    model: torch.nn.Module, choices: TrainingChoices, hyperparameters: Hyperparameters | None = None
 ) -> torch.optim.Optimizer:
     """The optimizer with its foreach, fused or for-loop implementation; 8-bit ones come from bitsandbytes."""
     h = hyperparameters or Hyperparameters()

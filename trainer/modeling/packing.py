@@ -4,8 +4,6 @@ The row goes through every layer once, so no padded position is computed. Attent
 kernel for sequences of different lengths where the device has one; no block-diagonal mask is ever made.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 import contextlib
@@ -19,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from planner.contract.architectures import ARCHITECTURES
+from trainer.modeling.functions import applied
 
 NAME = "sequences"
 """This attention's name in transformers' registry."""
@@ -158,30 +157,32 @@ def _mask(*args: Any, **kwargs: Any) -> Any:
 
 
 def attention(
-    module: Any,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sequence_lengths: RowLengths | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
+    **further: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query (1, heads, tokens, dim) -> (1, tokens, heads, dim).
 
-    Without `sequence_lengths` this is transformers' own `sdpa`. The lengths arrive as a keyword, which a checkpointed
-    layer keeps, so that a recomputation sees what its forward saw.
+    Without `sequence_lengths` among the further keywords this is transformers' own `sdpa`. The lengths arrive as a
+    keyword, which a checkpointed layer keeps, so that a recomputation sees what its forward saw.
     """
+    sequence_lengths: RowLengths | None = further.pop("sequence_lengths", None)
+    sliding_window: int | None = further.pop("sliding_window", None)
     if sequence_lengths is None:
         if _running.get() is not None:
             raise _NotTold
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        out: torch.Tensor
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **further
         )
+        return out, None
     running = _running.get()
     if running is not None:
         running.layers += 1
@@ -192,7 +193,7 @@ def attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     kernel = choose_kernel(query, sequence_lengths, dropout, window)
     if kernel == "cpu":
-        return _CpuSequences.apply(query, key, value, sequence_lengths, scale), None
+        return applied(_CpuSequences, query, key, value, sequence_lengths, scale), None
     if kernel == "varlen":
         return _varlen_attention(query, key, value, sequence_lengths, scale, window), None
     return _one_by_one(query, key, value, sequence_lengths, scale, window, dropout), None

@@ -26,7 +26,7 @@ def precision_context(dtype: torch.dtype | None, device_type: str) -> contextlib
     return torch.autocast(device_type=device_type, dtype=dtype)
 
 
-def wrap_forward(model: Any, dtype: torch.dtype | None, device_type: str) -> None:
+def wrap_forward(model: torch.nn.Module, dtype: torch.dtype | None, device_type: str) -> None:
     """Runs the model's forward under autocast and turns its half-precision outputs into fp32.
 
     This is what `accelerate.Accelerator.prepare` does under mixed precision; the copy of the logits that it makes is

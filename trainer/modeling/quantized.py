@@ -3,7 +3,7 @@
 Sources: transformers 5.23 integrations/bitsandbytes.py, quantizers/base.py; bitsandbytes 0.50 nn/modules.py (2026-11).
 """
 
-# mypy: disable-error-code="no-untyped-call, attr-defined"
+# mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _four_bit(weight: torch.Tensor, choices: TrainingChoices, compute_dtype: tor
     """A 4-bit linear layer, without a bias, of a weight (out, in)."""
     import bitsandbytes as bnb
 
-    made = bnb.nn.Linear4bit(
+    made = bnb.nn.Linear4bit(  # type: ignore[no-untyped-call]
         weight.shape[1],
         weight.shape[0],
         bias=False,

@@ -1,7 +1,5 @@
 """A recorder that also notes where each layer begins, forward and backward, and where a gradient is taken over."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 from typing import Any

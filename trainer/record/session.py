@@ -1,7 +1,5 @@
 """A model cut to a few layers, on fake tensors, and one step of it at any shape."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 import contextlib
@@ -23,7 +21,7 @@ from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.modeling.lean import rows
 from trainer.record import network
 from trainer.record.marked import MarkedRecorder
-from trainer.trace import int8, operators, ragged
+from trainer.trace import int8, operators, ragged, scratch
 from trainer.trace import run as tracing
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
@@ -58,7 +56,7 @@ class Session:
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.model = tracing.prepare(self.config, choices, target=target, padded=padded, kbit_preparation=True)
+            self.model = tracing.prepare(self.config, choices, tracing.Setup(target=target, padded=padded))
             self.kinds = network.kinds(self.model)
             self.paths = network.layer_paths(self.model)
             self.trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -133,9 +131,9 @@ class Session:
             parameter.grad = None
         recorder = MarkedRecorder(self.paths)
         if self.target == "cuda":
-            for rules in (operators.cuda_scratch(), int8.scratch(), ragged.scratch()):
+            for rules in (scratch.cuda_scratch(), int8.scratch(), ragged.scratch()):
                 recorder.scratch_for(rules)
-        recorder.stand_in_for(operators.stand_ins())
+        recorder.stand_in_for(scratch.stand_ins())
         recorder.stand_in_for(int8.stand_ins())
         for parameter in self.model.parameters():
             recorder.take(parameter, "weights", "")

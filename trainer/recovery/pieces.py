@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from planner.contract.errors import RunFailed
+from planner.contract.events import OomEvent
 from planner.contract.shown import clause
 from planner.contract.spec import TrainingChoices
 from trainer.measure import devices
@@ -30,10 +31,9 @@ log = logging.getLogger("trainer")
 class StartAgain(RunFailed):
     """Memory ran out where the processes of a run can't recover one by one: all start again with fewer rows."""
 
-    def __init__(self, message: str, rows: int, eval_rows: int, fields: dict[str, Any]) -> None:
+    def __init__(self, message: str, rows: int, eval_rows: int, oom: OomEvent) -> None:
         super().__init__(message)
-        self.fields = fields
-        """Of the `oom` event."""
+        self.oom = oom
         self.rows = f"{rows},{eval_rows}"
         """What the environment variable of `trainer.distributed.environment.ROWS` holds then."""
 
@@ -150,8 +150,7 @@ class Recovery:
     seed: int
     phase: Callable[[], str]
     """The instant that is running, for the report."""
-    report: Callable[..., None]
-    """Called with the fields of an `oom` event."""
+    report: Callable[[OomEvent], None]
     faults: Faults = field(default_factory=Faults)
     rank: int = 0
     """Of several processes, this one's number: each draws its own random numbers."""
@@ -174,7 +173,7 @@ class Recovery:
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def watch(self, model: Any) -> None:
+    def watch(self, model: torch.nn.Module) -> None:
         """Learns which parameters are trained. Adapters' gradients are set aside during a backward pass; of a model
         that is trained as a whole they'd take too much room, and are made again after a failure instead."""
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -329,16 +328,10 @@ class Recovery:
 
     def _tell(self, phase: str, old: int, new: int) -> None:
         kind = "evaluation batch" if phase == "eval" else "micro-batch"
-        fields = {
-            "phase": phase,
-            "step": self.step,
-            "batch_size": old,
-            "new_batch_size": new,
-            "gradient_accumulation_steps": self.accumulation(),
-        }
+        told = self._event(phase, old, new)
         outcome = f"went on with {new}" if new != old else "memory was freed and the piece run again"
         self.notes.append(f"out of memory at step {self.step} in {phase} with {kind} {old}: {outcome}")
-        self.report(**fields)
+        self.report(told)
         if not self.recovers:
             good = checkpoints.last_good(self.run_dir)
             place = f"from {good}" if good else "from the beginning, as no checkpoint had been written yet"
@@ -347,18 +340,21 @@ class Recovery:
                 f"{self.choices.strategy} all processes start again {place}, with {new}",
                 self.rows,
                 self.eval_rows,
-                fields,
+                told,
             )
+
+    def _event(self, phase: str, old: int, new: int | None) -> OomEvent:
+        return OomEvent(
+            phase=phase,
+            step=self.step,
+            batch_size=old,
+            new_batch_size=new,
+            gradient_accumulation_steps=self.accumulation(),
+        )
 
     def give_up(self, phase: str, rows: int) -> None:
         """Nothing is left to halve: one line that says what would need less. Raises RunFailed."""
-        self.report(
-            phase=phase,
-            step=self.step,
-            batch_size=rows,
-            new_batch_size=None,
-            gradient_accumulation_steps=self.accumulation(),
-        )
+        self.report(self._event(phase, rows, None))
         c = self.choices
         ways = [f"a --max-length below {c.max_length}"]
         if not c.gradient_checkpointing:

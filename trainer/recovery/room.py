@@ -66,7 +66,7 @@ def asked_first(device: torch.device) -> Iterator[None]:
     if device.type != "cpu" or not limits.limited():
         yield
         return
-    with _Asking():
+    with _Asking():  # type: ignore[no-untyped-call]
         yield
 
 
@@ -79,7 +79,7 @@ def make_ready() -> int:
     wanted = torch.get_num_threads()
     if not limits.limited() and limits.cgroup() is None:
         return wanted
-    with _Asking():  # a dispatch mode's first operator imports torch._dynamo
+    with _Asking():  # type: ignore[no-untyped-call]  # a dispatch mode's first operator imports torch._dynamo
         torch.ones(2).add_(1)
     if wanted == 1:
         return 1

@@ -99,7 +99,7 @@ def parts(members: list[Member], count: int) -> list[list[Member]]:
 
 
 @contextlib.contextmanager
-def only(optimizer: Any, part: list[Member]) -> Iterator[None]:
+def only(optimizer: torch.optim.Optimizer, part: list[Member]) -> Iterator[None]:
     """The optimizer sees these parameters and no others."""
     before = [group["params"] for group in optimizer.param_groups]
     for number, group in enumerate(optimizer.param_groups):
@@ -114,7 +114,7 @@ def only(optimizer: Any, part: list[Member]) -> Iterator[None]:
 class Saved:
     """Parameters and their optimizer state as they were."""
 
-    def __init__(self, optimizer: Any, part: list[Member], *, copies: bool) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, part: list[Member], *, copies: bool) -> None:
         self.optimizer = optimizer
         self.copies = copies
         self.entries: list[tuple[torch.Tensor, torch.Tensor | None, dict[str, Any] | None]] = []

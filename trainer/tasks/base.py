@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from planner.contract.errors import NotModelled
 from planner.contract.records import DataSettings
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Task:
@@ -36,16 +39,23 @@ class Task:
         """How the data is to be read."""
         return settings
 
-    def prepare(self, examples: Sequence[Example], tokenizer: Any) -> None:
+    def prepare(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         """Looks at the training examples before they are tokenized (labels, ids that the config lacks)."""
 
     def tokenize(
-        self, examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        train_on_prompt: bool = False,
     ) -> TokenizedData:
         """Examples as sequences of at most `max_length` tokens."""
         return tokenize(examples, tokenizer, max_length=max_length, train_on_prompt=train_on_prompt)
 
-    def collator(self, tokenizer: Any, choices: TrainingChoices, *, seed: int, epochs: Any = None) -> Any:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+    ) -> Any:
         """What makes a micro-batch of rows. `epochs` has the running `epoch`; None gives the same batch each time."""
         from trainer.data.batches import Collator
 
@@ -59,7 +69,7 @@ class Task:
         """How many of a batch's targets the model got right; None where only the loss is reported."""
         return None
 
-    def sample_prompt(self, example: Example, tokenizer: Any, given: str | None) -> str | None:
+    def sample_prompt(self, example: Example, tokenizer: PreTrainedTokenizerBase, given: str | None) -> str | None:
         """Text that the model continues at each evaluation; None where it can't generate."""
         from trainer.data.tokens import render_prompt
 
@@ -72,7 +82,7 @@ class Task:
         words = (example.text or "").split(" ")
         return " ".join(words[: max(1, min(8, len(words) // 2))]) if example.text else None
 
-    def require(self, model: Any, name: str) -> None:
+    def require(self, model: torch.nn.Module, name: str) -> None:
         """Refuses a network with another head."""
         if not type(model).__name__.endswith(self.architectures):
             raise NotModelled(f"{name} is a {type(model).__name__}, which can't be trained on the task {self.name}")
@@ -129,7 +139,7 @@ class CutText:
     was_longer: bool
 
 
-def encode(tokenizer: Any, text: str, max_length: int) -> CutText:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> CutText:
     """The text between the tokenizer's own special tokens; what is too long loses its end, never the closing token."""
     ids = list(tokenizer(text)["input_ids"])
     if len(ids) <= max_length:

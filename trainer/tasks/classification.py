@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from planner.contract.records import DataSettings
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 """A label that is sorted as a number."""
@@ -35,7 +38,7 @@ class Classification(Unpacked):
     def data_settings(self, settings: DataSettings) -> DataSettings:
         return settings.model_copy(update={"format": "classification"})
 
-    def prepare(self, examples: Sequence[Example], tokenizer: Any) -> None:
+    def prepare(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         """Takes the labels from the data, or the order of the model's own names where they are the same ones."""
         found = check_labels((example.label for example in examples), examples[0].where)
         own = self.config.get("id2label") or {}
@@ -55,7 +58,12 @@ class Classification(Unpacked):
             self.config["pad_token_id"] = tokenizer.pad_token_id
 
     def tokenize(
-        self, examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        train_on_prompt: bool = False,
     ) -> TokenizedData:
         data = TokenizedData()
         reads_end = facts_of(str(self.config.get("model_type", ""))).reads_end
@@ -73,13 +81,15 @@ class Classification(Unpacked):
             data.sequences.append(Tokens(array("l", ids), array("l", [numbers[label]])))
         return data
 
-    def collator(self, tokenizer: Any, choices: TrainingChoices, *, seed: int, epochs: Any = None) -> LabelCollator:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+    ) -> LabelCollator:
         return LabelCollator(tokenizer.pad_token_id, choices.max_length if choices.padding == "max" else None)
 
     def correct(self, output: Any, labels: torch.Tensor) -> int:
         return int((output.logits.argmax(-1) == labels).sum())
 
-    def sample_prompt(self, example: Example, tokenizer: Any, given: str | None) -> str | None:
+    def sample_prompt(self, example: Example, tokenizer: PreTrainedTokenizerBase, given: str | None) -> str | None:
         return None
 
     def describe(self) -> dict[str, Any]:

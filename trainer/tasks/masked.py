@@ -6,7 +6,7 @@ import random
 import zlib
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from planner.contract.errors import InvalidInput
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHARE = 0.15
 """Tokens that are learned."""
@@ -29,12 +32,17 @@ class Masked(Unpacked):
     name = "masked"
     architectures = ("ForMaskedLM",)
 
-    def prepare(self, examples: Sequence[Example], tokenizer: Any) -> None:
+    def prepare(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.mask_token_id is None:
             raise InvalidInput("the model's tokenizer has no mask token, so it can't be trained on the task masked")
 
     def tokenize(
-        self, examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        train_on_prompt: bool = False,
     ) -> TokenizedData:
         """Every token may be hidden, so that `train_on_prompt` makes no difference. Long texts go on in a next row."""
         data = TokenizedData()
@@ -52,14 +60,16 @@ class Masked(Unpacked):
                 data.sequences.append(Tokens(row, row))
         return data
 
-    def collator(self, tokenizer: Any, choices: TrainingChoices, *, seed: int, epochs: Any = None) -> MaskingCollator:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+    ) -> MaskingCollator:
         return MaskingCollator(tokenizer, choices, seed=seed, epochs=epochs)
 
-    def sample_prompt(self, example: Example, tokenizer: Any, given: str | None) -> str | None:
+    def sample_prompt(self, example: Example, tokenizer: PreTrainedTokenizerBase, given: str | None) -> str | None:
         return None
 
 
-def _rows(tokenizer: Any, text: str, max_length: int) -> list[array[int]]:
+def _rows(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[array[int]]:
     """The text's tokens in rows of at most `max_length`, each between the tokenizer's own special tokens."""
     if not getattr(tokenizer, "is_fast", False):  # these hand out the overflow in another form; the first row is whole
         return [array("l", encode(tokenizer, text, max_length).ids)]
@@ -74,7 +84,9 @@ class MaskingCollator:
     another number of workers sees the same, and an evaluation the same each time. Every row has at least one target.
     """
 
-    def __init__(self, tokenizer: Any, choices: TrainingChoices, *, seed: int, epochs: Any = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+    ) -> None:
         self.pad_token_id = tokenizer.pad_token_id
         self.mask_token_id = tokenizer.mask_token_id
         self.special = frozenset(tokenizer.all_special_ids)

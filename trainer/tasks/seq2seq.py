@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.contract.data.examples import Example
 from planner.contract.data.tasks import pair, plain_texts
 from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Pair(Tokens):
@@ -29,7 +32,12 @@ class SequenceToSequence(Unpacked):
     architectures = ("ForConditionalGeneration",)
 
     def tokenize(
-        self, examples: Sequence[Example], tokenizer: Any, *, max_length: int, train_on_prompt: bool = False
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        train_on_prompt: bool = False,
     ) -> TokenizedData:
         """Source and target each keep their closing token and are cut to `max_length`."""
         data = TokenizedData()
@@ -44,10 +52,12 @@ class SequenceToSequence(Unpacked):
             data.sequences.append(Pair(array("l", source.ids), array("l", target.ids)))
         return data
 
-    def collator(self, tokenizer: Any, choices: TrainingChoices, *, seed: int, epochs: Any = None) -> PairCollator:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+    ) -> PairCollator:
         return PairCollator(tokenizer.pad_token_id, choices.max_length if choices.padding == "max" else None)
 
-    def sample_prompt(self, example: Example, tokenizer: Any, given: str | None) -> str | None:
+    def sample_prompt(self, example: Example, tokenizer: PreTrainedTokenizerBase, given: str | None) -> str | None:
         return given if given is not None else plain_texts(example)[0]
 
 

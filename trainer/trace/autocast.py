@@ -1,7 +1,5 @@
 """CUDA's autocast rules on fake CPU tensors: which operators run in fp32 there and not under the CPU's autocast."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 import contextlib

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         choices, config = choices_from(arguments), read_config(arguments.config)
         from trainer.modeling.build import is_causal
-        from trainer.trace import explain, trace
+        from trainer.trace import Setup, explain, trace
 
         if arguments.loss is None:
             choices = choices.with_usual_loss("causal" if is_causal(config) else "other")
@@ -94,12 +94,14 @@ def main(argv: list[str] | None = None) -> int:
         result = trace(
             config,
             choices,
-            target=arguments.target,
-            padded=arguments.padded,
-            kernel=arguments.kernel,
-            events=arguments.events,
-            evaluate=arguments.evaluate,
-            **extra,
+            Setup(
+                target=arguments.target,
+                padded=arguments.padded,
+                kernel=arguments.kernel,
+                events=arguments.events,
+                evaluate=arguments.evaluate,
+                **extra,
+            ),
         )
     except TuneplanError as error:
         print(one_line(error), file=sys.stderr)

@@ -1,7 +1,5 @@
 """Turns a model on `meta` into one of fake CPU tensors: shapes, dtypes and storages, but no bytes."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 from typing import Any

@@ -12,33 +12,35 @@ from typing import Any
 import torch
 
 from trainer.modeling.quantized import int8_state, is_int8
+from trainer.trace.operators import Change
+from trainer.trace.recorder import Arguments, Rules, StandIns
 
 
-def quantized_input(a: Any, threshold: float = 0.0) -> Any:
+def quantized_input(a: torch.Tensor, threshold: float = 0.0) -> Any:
     """An input's int8 values, its fp32 scale per row, and the columns that are left out: none of them."""
     values = torch.empty(a.shape, dtype=torch.int8, device=a.device)
     scales = torch.empty(a.numel() // a.shape[-1], dtype=torch.float32, device=a.device)
     return values, scales, torch.empty(0, dtype=torch.int64, device=a.device) if threshold > 0 else None
 
 
-def mixed_product(a: Any, ca: Any, cb: Any, *_: Any, **__: Any) -> Any:
+def mixed_product(a: torch.Tensor, ca: Any, cb: Any, *_: Any, **__: Any) -> Any:
     """The product in the input's dtype, and the input's columns that were left out: none."""
     return a.new_empty((*ca.shape[:-1], cb.shape[0])), a.new_empty(0)
 
 
-def quantized_input_scratch(args: Any, out: Any) -> list[int]:
+def quantized_input_scratch(args: Arguments, out: torch.Tensor) -> list[int]:
     """Where columns are sought: the input's magnitudes (fp16) and a flag of each."""
     threshold = args[1] if len(args) > 1 else 0.0
     return [args[0].numel() * 2, args[0].numel()] if threshold > 0 else []
 
 
-def mixed_product_scratch(args: Any, out: Any) -> list[int]:
+def mixed_product_scratch(args: Arguments, out: torch.Tensor) -> list[int]:
     """The int32 product and its fp16 form, which is the result itself where that is fp16."""
     result = out[0]
     return [result.numel() * 4, result.numel() * 2 if result.dtype != torch.float16 else 0]
 
 
-def stand_ins() -> dict[Any, Any]:
+def stand_ins() -> StandIns:
     """Functions in place of fake implementations whose sizes depend on data."""
     try:
         import bitsandbytes  # noqa: F401
@@ -48,7 +50,7 @@ def stand_ins() -> dict[Any, Any]:
     return {ops.int8_vectorwise_quant.default: quantized_input, ops.int8_mixed_scaled_mm.default: mixed_product}
 
 
-def scratch() -> dict[Any, Any]:
+def scratch() -> Rules:
     """What the kernels hold while they run, by operator."""
     try:
         import bitsandbytes  # noqa: F401
@@ -62,7 +64,7 @@ def scratch() -> dict[Any, Any]:
     }
 
 
-def cuda_matmul() -> list[tuple[Any, str, Any]]:
+def cuda_matmul() -> list[Change]:
     """Lets fake CPU tensors take the product that CUDA tensors take."""
     try:
         import bitsandbytes
@@ -76,7 +78,7 @@ def cuda_matmul() -> list[tuple[Any, str, Any]]:
     return [(bitsandbytes, "matmul", matmul)]
 
 
-def readable_weights() -> list[tuple[Any, str, Any]]:
+def readable_weights() -> list[Change]:
     """Lets PEFT's DoRA read packed weights that are fakes, or on `meta` while adapters are attached.
 
     It tells them by the class of their parameter, which a fake does not have, and copies 4-bit layers first.

@@ -4,8 +4,6 @@ Stack `builtin` flattens it under the chunked loss (trainer.modeling.packing); t
 the choice of its attention kernel, which asks the device, is answered for the device that is traced.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -14,12 +12,12 @@ from typing import Any
 import torch
 
 from planner.contract.errors import InvalidInput
+from planner.contract.microbatches import Rows
 from planner.contract.spec import TrainingChoices
 from trainer.modeling import packing
-from trainer.trace.operators import HALF
-
-Rows = Sequence[Sequence[int]]
-"""Row by row, the lengths in tokens of the sequences that stand in it."""
+from trainer.trace.attention import HALF
+from trainer.trace.operators import Change
+from trainer.trace.recorder import Arguments, Rules
 
 
 def check(rows: Rows, choices: TrainingChoices) -> None:
@@ -47,7 +45,7 @@ def targets(rows: Rows) -> int:
     return sum(length - 1 for row in rows for length in row)
 
 
-def device_kernels(target: str, kernel: str) -> list[tuple[Any, str, Any]]:
+def device_kernels(target: str, kernel: str) -> list[Change]:
     """Replacements by which flat attention runs as it does on `target`."""
 
     def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:
@@ -64,7 +62,7 @@ def device_kernels(target: str, kernel: str) -> list[tuple[Any, str, Any]]:
     return [(packing, "boundaries", boundaries), (packing, "choose_kernel", choose)]
 
 
-def varlen_backward_scratch(args: Any, out: Any) -> list[int]:
+def varlen_backward_scratch(args: Arguments, out: torch.Tensor) -> list[int]:
     """fp32 accumulator of dq and row sums, 128 rows more for every sequence; expanded dk and dv under grouped heads.
 
     PyTorch flash_attn/flash_api.cpp, `mha_varlen_bwd` (read 2026-11).
@@ -79,7 +77,7 @@ def varlen_backward_scratch(args: Any, out: Any) -> list[int]:
     return sizes
 
 
-def scratch() -> dict[Any, Any]:
+def scratch() -> Rules:
     """Scratch rules of the kernels for sequences of different lengths, where this torch has them."""
     if packing._varlen_kernel() is None:
         return {}

@@ -4,11 +4,11 @@ The recorder sits below autograd and sees each operator's outputs; a storage is 
 until nothing refers to it. It holds weak references only, and its own lists are plain Python objects.
 """
 
-# mypy: disable-error-code="no-untyped-call, attr-defined"
+# mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,13 @@ import torch
 from trainer.measure.meter import StorageMeter
 
 NEVER = 1 << 62
+Operator = torch._ops.OpOverload[..., Any]
+Arguments = Sequence[Any]
+"""What an operator is called with."""
+Rules = dict[Operator, Callable[[Arguments, Any], list[int]]]
+"""By operator, the bytes that its kernel holds while it runs, from its arguments and outputs."""
+StandIns = dict[Operator, Callable[..., Any]]
+"""By operator, what is called in its place (a fake implementation that is too narrow)."""
 
 
 @dataclass(slots=True)
@@ -53,18 +60,18 @@ class StepRecorder(StorageMeter):
         self.modules: list[str] = []
         self.ignoring = 0
         self._module_of_node: dict[int, str] = {}
-        self._scratch: dict[Any, Any] = {}
-        self._stand_ins: dict[Any, Any] = {}
+        self._scratch: Rules = {}
+        self._stand_ins: StandIns = {}
         self._module, self._backward = "", False
 
     # What the step tells.
 
-    def scratch_for(self, rules: dict[Any, Any]) -> None:
-        """Rules by operator overload: `rule(args, outputs) -> list[bytes]` that the kernel holds while it runs."""
+    def scratch_for(self, rules: Rules) -> None:
+        """Further rules of what kernels hold."""
         self._scratch.update(rules)
 
-    def stand_in_for(self, rules: dict[Any, Any]) -> None:
-        """Functions by operator overload that are called in its place (a fake implementation that is too narrow)."""
+    def stand_in_for(self, rules: StandIns) -> None:
+        """Further stand-ins."""
         self._stand_ins.update(rules)
 
     @contextmanager
@@ -159,7 +166,7 @@ class StepRecorder(StorageMeter):
         if made is not None and made.born < first.died < NEVER:
             made.born, first.died = first.died, made.born
 
-    def _hold(self, op: Any, sizes: list[int]) -> None:
+    def _hold(self, op: Operator, sizes: list[int]) -> None:
         held = []
         for size in sizes:
             if size > 0:
@@ -181,10 +188,10 @@ class StepRecorder(StorageMeter):
     def naming(self, names: dict[int, str]) -> Iterator[None]:
         """Keeps the stack of running modules by hooks on every module call; `names` maps id(module) to its path."""
 
-        def before(module: Any, _: Any) -> None:
+        def before(module: torch.nn.Module, _: object) -> None:
             self.modules.append(names.get(id(module), type(module).__name__))
 
-        def after(module: Any, *_: Any) -> None:
+        def after(module: torch.nn.Module, *_: object) -> None:
             if self.modules:
                 self.modules.pop()
 

@@ -1,11 +1,8 @@
 """One steady-state optimizer step, told phase by phase, on whatever tensors the model is made of."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -23,13 +20,13 @@ def make_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def run_step(
-    model: Any,
+    model: torch.nn.Module,
     batch: dict[str, torch.Tensor],
     choices: TrainingChoices,
     optimizer: torch.optim.Optimizer,
     *,
     phase: Callable[[str], None],
-    num_items: Any,
+    num_items: torch.Tensor,
     accumulating: bool = False,
 ) -> None:
     """Forward, loss, backward, clipping, update and release of the gradients, in the transformers Trainer's order.

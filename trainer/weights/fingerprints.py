@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from planner.contract.errors import InvalidInput
 from trainer.weights import model_files
 from trainer.weights.model_files import ModelFiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SAMPLE = 256
 """Bytes of one sample of a tensor."""
@@ -47,7 +50,7 @@ def of_model(model: str) -> str | None:
     return of_weights(model_files.find(model))
 
 
-def of_tokenizer(tokenizer: Any) -> str:
+def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint of what turns text into numbers: vocabulary, special tokens and chat template.
 
     How words are split shows in the data's own fingerprint, which is made of the numbers.

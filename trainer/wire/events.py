@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import sys
 import threading
@@ -17,8 +16,8 @@ import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
+from planner.contract.events import Event, Told, WarningEvent, line_of
 from planner.contract.files import append_to, open_plain
-from planner.contract.records import Event
 from planner.contract.run_folder import EVENTS
 from planner.contract.words import LAYOUT, json_text, shown, without_secrets
 
@@ -58,9 +57,9 @@ class EventStream:
                 early, self._early = self._early or [], None
                 self._file = _written(self._file, "\n" * torn + "".join(early))
 
-    def emit(self, kind: str, /, **data: Any) -> Event:
-        """Writes one event now; returns it."""
-        event = Event(kind=kind, time=time.time(), data=_finite(data))
+    def emit(self, told: Told) -> Event:
+        """Tells it now; returns the event as it was written."""
+        event = line_of(told, time.time())
         line = without_secrets(json_text(event.model_dump(mode="json", by_alias=True))) + "\n"
         with self._lock:
             # Whoever listened may be gone: the run goes on and its events stay in the run folder.
@@ -78,7 +77,7 @@ class EventStream:
     def warn(self, what: str, message: str, advice: str = "") -> None:
         """A `warning` event, also in the log."""
         logging.getLogger("trainer").warning("%s: %s", what, message)
-        self.emit("warning", what=what, message=message, advice=advice)
+        self.emit(WarningEvent(what=what, message=message, advice=advice))
 
     def close(self) -> None:
         """Closes the run folder's file; the stream stays for a last `failed`."""
@@ -135,23 +134,6 @@ class _LogFile(logging.FileHandler):
         return append_to(Path(self.baseFilename))
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: such numbers become None; numpy and torch scalars become Python's."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", by_alias=True)
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Path):
-        return str(value)
-    return value
-
-
 def _written(stream: TextIO | None, line: str) -> TextIO | None:
     """The stream after a line was written to it, or None where nothing can be written any more."""
     if stream is None:
@@ -175,6 +157,14 @@ def quiet() -> None:
     """Keeps libraries from warning about things that a user of this program neither chose nor can change."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|accelerate")
+
+
+def quiet_transformers(level: int = logging.ERROR) -> None:
+    """Its messages from this level on only, and no progress bars."""
+    from transformers.utils import logging as talk
+
+    talk.set_verbosity(level)
+    talk.disable_progress_bar()
 
 
 def log_to(run_dir: Path, name: str = "log.txt") -> None:

@@ -14,8 +14,9 @@ from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
 from planner.contract.data.reader import read_examples
 from planner.contract.errors import InvalidInput
+from planner.contract.events import Event, FinishedEvent
 from planner.contract.files import write_named
-from planner.contract.records import DataSettings, Event
+from planner.contract.records import DataSettings
 from planner.data import dataset
 from planner.models import sources
 from trainer.wire.request import Request, changes_since, read_plan, write_plan
@@ -281,9 +282,10 @@ def test_step_lines_name_both_kinds_of_memory() -> None:
 
 
 def test_a_peak_of_lighter_batches_is_said_to_be_one() -> None:
-    end = {"reason": "completed", "steps": 9, "predicted_bytes": 2**21, "measured_bytes": 2**20}
-    assert "lighter" not in "\n".join(summary_lines(end | {"as_predicted": True}))
-    assert "the measured steps met lighter ones" in "\n".join(summary_lines(end | {"as_predicted": False}))
+    end = FinishedEvent(reason="completed", steps=9, predicted_bytes=2**21, measured_bytes=2**20, as_predicted=True)
+    assert "lighter" not in "\n".join(summary_lines(end))
+    lighter = end.model_copy(update={"as_predicted": False})
+    assert "the measured steps met lighter ones" in "\n".join(summary_lines(lighter))
 
 
 def test_generation_refuses_what_greedy_decoding_would_ignore(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from planner.cli import main
 from planner.cli.progress import Follower, summary_lines
-from planner.contract.records import Event, Observation
+from planner.contract.events import Event, FinishedEvent
+from planner.contract.records import Observation
 from tests.support.trainer_support import make_plan, write_pairs
 
 PLAN = [sys.executable, "-m", "planner.cli"]
@@ -148,16 +149,16 @@ def test_follower_tells_what_happened() -> None:
 def test_summary_sets_promised_beside_measured() -> None:
     """GIVEN a finished run THEN the summary holds loss before and after and the error of the prediction."""
     lines = summary_lines(
-        {
-            "reason": "completed",
-            "steps": 10,
-            "seconds": 65.0,
-            "eval_loss_before": 2.0,
-            "eval_loss": 1.0,
-            "predicted_bytes": 1100 * 2**20,
-            "measured_bytes": 1000 * 2**20,
-            "adapter_path": "run/adapter",
-        }
+        FinishedEvent(
+            reason="completed",
+            steps=10,
+            seconds=65.0,
+            eval_loss_before=2.0,
+            eval_loss=1.0,
+            predicted_bytes=1100 * 2**20,
+            measured_bytes=1000 * 2**20,
+            adapter_path="run/adapter",
+        )
     )
     text = "\n".join(lines)
     assert "Completed after 10 steps in 1 min" in text

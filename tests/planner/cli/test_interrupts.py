@@ -16,7 +16,7 @@ import pytest
 
 from planner.cli.progress import Follower, kept_line, summary_lines
 from planner.contract.errors import Interrupted
-from planner.contract.records import Event
+from planner.contract.events import Event, FinishedEvent
 from tests.support.trainer_support import make_model, make_plan, write_pairs
 from trainer.commands import gridsearch
 from trainer.wire.control import Control, StopRequested
@@ -201,7 +201,7 @@ def test_what_is_kept_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monke
         "checkpoint-10 is kept in a run; "
         "go on with: plan train 'a run/plan.yaml' --output 'a run' --resume --device cpu"
     )
-    assert summary_lines({"reason": "stopped", "steps": 0}) == []
+    assert summary_lines(FinishedEvent(reason="stopped", steps=0)) == []
 
 
 def test_a_forked_worker_does_not_wait_for_the_thread_that_listens() -> None:

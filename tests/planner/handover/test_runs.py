@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.contract.records import Event
+from planner.contract.events import Event
 from planner.handover import trainer_process
 from tests.support.trainer_support import make_model, make_plan, of_kind, write_pairs
 

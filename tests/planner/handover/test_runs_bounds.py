@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from planner.contract import process
-from planner.contract.records import Event
+from planner.contract.events import EvalEvent, Event, FinishedEvent
 from planner.handover import trainer_process
 from planner.tui import history
 from tests.support.trainer_support import make_plan
@@ -86,8 +86,8 @@ def test_separators_in_a_sample_split_no_event(monkeypatch: pytest.MonkeyPatch, 
     stream = io.StringIO()
     events = EventStream(stream)
     events.attach(tmp_path)
-    events.emit("eval", step=1, sample=f"a{SEPARATORS}b", loss=float("nan"))
-    events.emit("finished", reason="completed")
+    events.emit(EvalEvent(step=1, sample=f"a{SEPARATORS}b", loss=float("nan")))
+    events.emit(FinishedEvent(reason="completed"))
     events.close()
     for text in (stream.getvalue(), (tmp_path / "events.jsonl").read_text(encoding="utf-8")):
         assert len(text.splitlines()) == 2

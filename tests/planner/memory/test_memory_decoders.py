@@ -98,13 +98,13 @@ CASES = [(name, run_name) for name in CONFIGS for run_name in RUNS if not RUNS[r
 
 @pytest.mark.parametrize(("name", "run_name"), CASES)
 def test_every_instant_agrees_with_the_trace(name: str, run_name: str) -> None:
-    from trainer.trace.run import trace
+    from trainer.trace import Setup, trace
 
     keys, padded = RUNS[run_name]
     options = {"gradient_accumulation_steps": 1, "lora_dropout": 0.0, "stack": "peft"} | keys
     choices = TrainingChoices(batch_size=4, max_length=256, **options)
     spec = from_config(dict(CONFIGS[name]), "small")
-    traced = trace(dict(spec.config), choices, padded=padded).instants
+    traced = trace(dict(spec.config), choices, Setup(padded=padded)).instants
     closed = closed_form(CONFIGS[name], choices, padded=padded)
     for instant in INSTANTS:
         assert closed[instant] == pytest.approx(traced[instant], rel=TOLERANCE), instant
@@ -167,13 +167,13 @@ VARIED: dict[str, tuple[str, dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize("name", VARIED)
 def test_combinations_that_hid_misses_agree_with_the_trace(name: str) -> None:
-    from trainer.trace.run import trace
+    from trainer.trace import Setup, trace
 
     family, keys, padded = VARIED[name]
     options = {"gradient_accumulation_steps": 1, "lora_dropout": 0.0, "stack": "peft", "gradient_checkpointing": False}
     choices = TrainingChoices(**{"batch_size": 4, "max_length": 256, **options, **keys})
     spec = from_config(dict(CONFIGS[family]), "small")
-    traced = trace(dict(spec.config), choices, padded=padded).instants
+    traced = trace(dict(spec.config), choices, Setup(padded=padded)).instants
     closed = closed_form(CONFIGS[family], choices, padded=padded)
     for instant in INSTANTS:
         assert closed[instant] == pytest.approx(traced[instant], rel=TOLERANCE), instant
@@ -181,7 +181,7 @@ def test_combinations_that_hid_misses_agree_with_the_trace(name: str) -> None:
 
 def test_what_the_copies_of_a_layer_share_goes_once() -> None:
     # Without gradients for queries and keys in the first layer, the other layers alone keep the rotary tables.
-    from trainer.trace.run import trace
+    from trainer.trace import trace
 
     choices = TrainingChoices(
         batch_size=1, max_length=2048, gradient_checkpointing=False, stack="peft", lora_targets=("v_proj",)
@@ -217,11 +217,11 @@ def test_what_has_no_program_is_refused_by_name() -> None:
 def test_an_evaluation_holds_no_gradients_but_autocast_s_casts_of_trained_weights(changes: dict[str, Any]) -> None:
     from planner import memory
     from planner.devices.hardware import find
-    from trainer.trace.run import trace
+    from trainer.trace import Setup, trace
 
     options = {"method": "full", "stack": "peft", "gradient_accumulation_steps": 1, **changes}
     choices = TrainingChoices(batch_size=2, max_length=64, **options)
     spec = from_config(dict(CONFIGS["llama-biased-tied"]), "small")
-    traced = trace(dict(spec.config), choices, evaluate=True).instants["eval"]
+    traced = trace(dict(spec.config), choices, Setup(evaluate=True)).instants["eval"]
     predicted = memory.predict(spec, find("a100-80gb"), choices).instants["eval"]
     assert predicted == pytest.approx(traced, rel=TOLERANCE)

@@ -80,7 +80,7 @@ def compare(
     settings = {"gradient_checkpointing": False, "gradient_accumulation_steps": 1, "stack": "peft", **settings}
     choices = TrainingChoices(batch_size=4, max_length=256, **settings)
     spec = from_config(config, "tested")
-    expected = tracing.trace(dict(spec.config), choices, padded=padded)
+    expected = tracing.trace(dict(spec.config), choices, tracing.Setup(padded=padded))
     found = predicted(spec, choices, padded)
     assert max(found.values()) == pytest.approx(expected.allocated_peak_bytes, rel=tolerance)
     for name in ("forward", "loss", "backward"):

@@ -128,13 +128,13 @@ REAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_the_trace_of_a_variant_equals_a_real_step(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """GIVEN a variant WHEN it takes a real step on the CPU THEN the trace has every instant to the byte."""
     from trainer.modeling import experts
-    from trainer.trace import trace
+    from trainer.trace import Setup, trace
     from trainer.trace.run import _spread_evenly
 
     monkeypatch.setattr(experts, "rows_sent", _spread_evenly)  # which expert gets how many rows is data
     config, settings = REAL[case]
     chosen = choices(**settings)
-    measured, traced = measure(config, chosen), trace(config, chosen, target="cpu").instants
+    measured, traced = measure(config, chosen), trace(config, chosen, Setup(target="cpu")).instants
     for instant in ("forward", "loss", "backward", "optimizer"):
         assert traced[instant] == pytest.approx(measured[instant], rel=1e-4), instant
 

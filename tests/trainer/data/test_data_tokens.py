@@ -161,7 +161,9 @@ def lengths(count: int = 53) -> list[int]:
 
 @pytest.mark.parametrize("grouped", [True, False])
 def test_an_epoch_takes_each_example_once_and_the_heaviest_where_memory_is_highest(grouped: bool) -> None:
-    batches = EpochBatches(lengths(), batch_size=4, accumulation=2, max_length=64, group_by_length=grouped, seed=3)
+    batches = EpochBatches(
+        lengths(), batch_size=4, accumulation=2, max_length=64, order="grouped" if grouped else "shuffled", seed=3
+    )
     epochs = []
     for epoch in range(3):
         batches.set_epoch(epoch)
@@ -180,7 +182,9 @@ def test_an_epoch_takes_each_example_once_and_the_heaviest_where_memory_is_highe
 
 def test_grouping_leaves_little_padding() -> None:
     def padded(grouped: bool) -> int:
-        batches = EpochBatches(lengths(400), batch_size=8, max_length=64, group_by_length=grouped, seed=1)
+        batches = EpochBatches(
+            lengths(400), batch_size=8, max_length=64, order="grouped" if grouped else "shuffled", seed=1
+        )
         return sum(len(batch) * max(lengths(400)[index] for index in batch) for batch in batches)
 
     assert padded(True) < 1.06 * sum(lengths(400))

@@ -81,21 +81,21 @@ def closed_form(config: dict[str, Any], chosen: TrainingChoices, rows: Any, targ
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_closed_form_and_trace_agree_on_a_flat_micro_batch(name: str, run_name: str, target: str) -> None:
-    from trainer.trace import trace
+    from trainer.trace import Setup, trace
 
     chosen = choices(**RUNS[run_name])
     computed = closed_form(CONFIGS[name], chosen, ROWS, target)
-    traced = trace(CONFIGS[name], chosen, target=target, lengths=ROWS)
+    traced = trace(CONFIGS[name], chosen, Setup(target=target, lengths=ROWS))
     for instant in INSTANTS:
         assert computed[instant] == pytest.approx(traced.instants[instant], rel=0.001), instant
 
 
 def test_packed_rows_take_the_ragged_kernel_s_room_for_every_sequence() -> None:
-    from trainer.trace import trace
+    from trainer.trace import Setup, trace
 
     chosen = choices(padding="packed", precision="bf16", lora_dropout=0.0)
     computed = closed_form(CONFIGS["qwen2-grouped"], chosen, PACKED, "cuda")
-    traced = trace(CONFIGS["qwen2-grouped"], chosen, lengths=PACKED)
+    traced = trace(CONFIGS["qwen2-grouped"], chosen, Setup(lengths=PACKED))
     assert max(computed.values()) == pytest.approx(traced.allocated_peak_bytes, rel=0.001)
 
 
@@ -123,12 +123,12 @@ def test_the_ragged_kernel_s_scratch_by_hand() -> None:
 )
 def test_a_real_step_takes_what_trace_and_closed_form_say(name: str, changes: dict[str, Any], rows: Any) -> None:
     from tests.support.trace_support import measure
-    from trainer.trace import trace
+    from trainer.trace import Setup, trace
 
     config = CONFIGS[name]
     chosen = choices(**changes)
     measured = measure(config, chosen, lengths=rows)
-    traced = trace(config, chosen, target="cpu", lengths=rows)
+    traced = trace(config, chosen, Setup(target="cpu", lengths=rows))
     for instant in INSTANTS:
         assert traced.instants[instant] == pytest.approx(measured[instant], rel=0.0001), instant
     predicted = memory.predict(from_config(dict(config), "small"), find("cpu"), chosen, lengths=OneBatch(rows))

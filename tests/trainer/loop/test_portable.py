@@ -64,7 +64,7 @@ def test_the_base_is_found_by_the_runs_plan(ran: tuple[Path, Path], tmp_path: Pa
     folder, _ = ran
     run = folder / "secret-run"
     assert base_of(run / "adapter") == str(folder / "secret-base")
-    assert merge(run, tmp_path / "merged")["bytes"] > 0
+    assert merge(run, tmp_path / "merged").bytes > 0
     shutil.copytree(run / "adapter", tmp_path / "alone")
     with pytest.raises(InvalidInput, match="folder named 'secret-base', and nothing here says where"):
         base_of(tmp_path / "alone")

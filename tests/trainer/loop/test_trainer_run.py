@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from planner.contract.records import Event, Observation
+from planner.contract.events import Event
+from planner.contract.records import Observation
 from tests.support.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 
 
@@ -59,6 +60,15 @@ def test_events_tell_the_whole_story(finished: tuple[Path, list[Event]]) -> None
     assert end["eval_loss"] == min(entry["loss"] for entry in evaluations[1:])
     kept = [Event.model_validate_json(line) for line in (folder / "run/events.jsonl").read_text().splitlines()]
     assert kept == events
+
+
+def test_each_event_sets_every_field_of_its_record(finished: tuple[Path, list[Event]]) -> None:
+    told = {event.kind: event.told for event in finished[1]}
+    assert set(told) == {"phase", "data", "started", "step", "eval", "checkpoint", "finished"}
+    for kind, record in told.items():
+        assert record is not None
+        assert {*type(record).model_fields} - record.model_fields_set == ({"accuracy"} if kind == "eval" else set())
+        assert next(event for event in finished[1] if event.kind == kind).data.keys() <= {*type(record).model_fields}
 
 
 def test_checkpoints_are_rotated_and_the_best_stays(finished: tuple[Path, list[Event]]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from planner.contract.records import Event, Observation
+from planner.contract.events import Event
+from planner.contract.records import Observation
 from planner.contract.spec import TrainingChoices
 from tests.support.trainer_support import make_plan, of_kind, train
 from trainer.measure import devices

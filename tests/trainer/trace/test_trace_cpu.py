@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.trace_support import TINY, choices, measure
-from trainer.trace import trace
+from trainer.trace import Setup, trace
 
 EIGHT = ("llama", "qwen2", "phi", "gpt2", "bert", "t5", "gemma2", "mixtral")
 INSTANTS = ("forward", "loss", "backward", "optimizer")
@@ -47,7 +47,7 @@ def compare(name: str, changes: dict[str, Any], padded: bool = False) -> None:
         changes = {"lora_targets": ("attention",), **changes}
     chosen = choices(**changes)
     measured = measure(TINY[name], chosen, padded=padded)
-    traced = trace(TINY[name], chosen, target="cpu", padded=padded)
+    traced = trace(TINY[name], chosen, Setup(target="cpu", padded=padded))
     peak = max(measured[instant] for instant in INSTANTS)
     assert traced.allocated_peak_bytes == pytest.approx(peak, rel=0.002)
     for instant in INSTANTS:

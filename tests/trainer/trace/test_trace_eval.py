@@ -11,7 +11,7 @@ from planner.devices.profiles import load
 from planner.memory import device
 from planner.models.sources import from_config
 from tests.support.trace_support import TINY, choices
-from trainer.trace import trace
+from trainer.trace import Setup, trace
 
 WIDER = {"vocab_size": 8192, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 1280}
 """Wide enough that 512 bytes of rounding for every small tensor don't count."""
@@ -36,8 +36,11 @@ def test_an_evaluation_batch_takes_what_the_closed_form_says(family: str, precis
     )
     hardware = load("a10g")
     workspaces = device.workspace_bytes(hardware)
-    traced = trace(config, chosen, evaluate=True, cublas_workspace_bytes=workspaces).instants
+    traced = trace(config, chosen, Setup(evaluate=True, cublas_workspace_bytes=workspaces)).instants
     predicted = memory.predict(from_config(config, family), hardware, chosen).instants
     assert predicted["eval"] == pytest.approx(traced["eval"], rel=0.005)
     # The training instants are those of a trace that stops before.
-    assert {**trace(config, chosen, cublas_workspace_bytes=workspaces).instants, "eval": traced["eval"]} == traced
+    assert {
+        **trace(config, chosen, Setup(cublas_workspace_bytes=workspaces)).instants,
+        "eval": traced["eval"],
+    } == traced

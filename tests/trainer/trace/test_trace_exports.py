@@ -13,14 +13,14 @@ from planner.cli import main
 from planner.export.memory_viewer import snapshot
 from planner.export.timeline import Timeline
 from tests.support.trace_support import TINY, choices
-from trainer.trace import trace
+from trainer.trace import Setup, trace
 
 SETTINGS = "--stack peft --batch-size 3 --max-length 64 --lora-targets q_proj,v_proj"
 
 
 def traced_json(**changes: Any) -> dict[str, Any]:
     """What `python -m trainer.trace --events` prints, read back."""
-    result = trace(TINY["llama"], choices(**changes), target="cuda", events=True)
+    result = trace(TINY["llama"], choices(**changes), Setup(target="cuda", events=True))
     return dict(json.loads(json.dumps(result.to_json())))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.trace_support import SIZES, TINY, choices, measure
-from trainer.trace import trace
+from trainer.trace import Setup, trace
 
 MOE: dict[str, Any] = {
     "num_key_value_heads": 2,
@@ -47,6 +47,6 @@ def test_the_trace_equals_a_real_step(family: str) -> None:
         # Fused experts take no dropout.
         chosen = choices(**({"lora_targets": ("attention",)} if family == "qwen3_moe" else {}) | changes)
         measured = measure(config, chosen, padded=padded)
-        traced = trace(config, chosen, target="cpu", padded=padded)
+        traced = trace(config, chosen, Setup(target="cpu", padded=padded))
         for instant in ("forward", "loss", "backward", "optimizer"):
             assert traced.instants[instant] == pytest.approx(measured[instant], rel=0.002), instant

@@ -9,9 +9,9 @@ import torch
 
 from planner.contract.errors import NotModelled
 from tests.support.trace_support import TINY, choices
-from trainer.trace import TraceResult, explain, trace
+from trainer.trace import Setup, TraceResult, explain, trace
+from trainer.trace.attention import choose_kernel
 from trainer.trace.autocast import cuda_autocast_rules
-from trainer.trace.operators import choose_kernel
 from trainer.trace.result import pattern
 
 BATCH, LENGTH, HIDDEN, HEADS, GROUPS, WIDTH, LAYERS = 3, 64, 64, 4, 2, 16, 3
@@ -20,7 +20,7 @@ TOKENS = BATCH * LENGTH
 
 def traced(name: str = "llama", **changes: Any) -> TraceResult:
     options = {k: changes.pop(k) for k in ("target", "padded", "kernel", "events") if k in changes}
-    return trace(TINY[name], choices(**changes), **options)
+    return trace(TINY[name], choices(**changes), Setup(**options))
 
 
 def held(result: TraceResult, op: str, instant: str = "loss") -> list[Any]:
@@ -158,7 +158,7 @@ def test_accumulation_keeps_the_gradients_during_forward() -> None:
 def test_offloaded_layer_inputs_are_not_on_the_device() -> None:
     # long enough for the layer inputs to outweigh everything else that is alive in forward
     here, there = (
-        trace(TINY["llama"], choices(max_length=256, checkpoint_offload=offload), target="cuda")
+        trace(TINY["llama"], choices(max_length=256, checkpoint_offload=offload), Setup(target="cuda"))
         for offload in (False, True)
     )
     inputs = BATCH * 256 * HIDDEN * 2

@@ -9,7 +9,7 @@ import torch
 
 from planner.contract.spec import TrainingChoices
 from planner.contract.units import GIB
-from trainer.trace import trace
+from trainer.trace import Setup, trace
 
 FMS = "github.com/foundation-model-stack/fms-acceleration/blob/876e2ed6fc/scripts/benchmarks/refs/"
 """A100-80GB, transformers Trainer, packed 4096, bf16; `max_memory_allocated` (read 2026-11)."""
@@ -72,7 +72,7 @@ def test_published_runs_are_met_within_a_thousandth(
     if settings.get("method") == "qlora":
         pytest.importorskip("bitsandbytes")
     common = {"stack": "peft", "attention": "flash", "max_length": 4096, "gradient_accumulation_steps": 1}
-    result = trace(config, TrainingChoices(**{**common, **settings}), **variant)
+    result = trace(config, TrainingChoices(**{**common, **settings}), Setup(**variant))
     assert result.allocated_peak_bytes == pytest.approx(measured, rel=0.001), row
 
 

@@ -13,7 +13,7 @@ from planner.contract.spec import TrainingChoices
 from tests.support.trace_support import TINY, choices
 from trainer import modeling
 from trainer.measure.meter import StorageMeter
-from trainer.trace import trace
+from trainer.trace import Setup, trace
 
 
 class Examples(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -102,6 +102,6 @@ def test_the_transformers_trainer_peaks_where_the_trace_says(
     name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     chosen = choices(optimizer_implementation="forloop", **changes)
-    assert trace(TINY[name], chosen, target="cpu").allocated_peak_bytes == pytest.approx(
+    assert trace(TINY[name], chosen, Setup(target="cpu")).allocated_peak_bytes == pytest.approx(
         measured_by_trainer(TINY[name], chosen, tmp_path), rel=0.001
     )

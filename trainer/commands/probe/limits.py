@@ -1,7 +1,5 @@
 """A smaller card than the one that is there: the allocator is told to stop at so many bytes."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 import torch

@@ -1,7 +1,5 @@
 """Builds the model of a request on the real device, runs its steps and writes down what they took."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 import contextlib

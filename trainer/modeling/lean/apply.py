@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import MethodType
 from typing import Any
 
@@ -11,14 +11,17 @@ import torch
 from planner.contract.architectures import ARCHITECTURES
 from planner.contract.spec import TrainingChoices
 from trainer.modeling.checkpointing import base_model
+from trainer.modeling.functions import applied
 from trainer.modeling.lean import proof
 from trainer.modeling.lean.dora import DoraLinear
 from trainer.modeling.lean.dropout import SeededDropout
 from trainer.modeling.lean.frozen import FrozenLinear
-from trainer.modeling.lean.lora import ActivatedLora, Base, LoraLinear, compute_dtype
+from trainer.modeling.lean.lora import ActivatedLora, Beside, FrozenBase, LoraLinear, compute_dtype
 from trainer.modeling.lean.norms import RmsNorm
 from trainer.modeling.lean.rows import draw_seed
 from trainer.modeling.quantized import is_int8
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
 
 PIECES = ("lora", "mlp", "norm", "dropout")
 
@@ -40,10 +43,10 @@ def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] 
         if "mlp" in pieces and choices.method != "full" and _is_mlp(module) and (known or _proven_mlp(module)):
             _replace(module, _gated_forward if hasattr(module, "gate_proj") else _plain_forward)
         if "lora" in pieces and is_int8(module):
-            module._lean_base = Base(module)
+            module._lean_base = FrozenBase(module)
             _replace(module, _int8_forward)
         elif "lora" in pieces and (_is_lora_linear(module) or _is_dora_linear(module)):
-            module._lean_base = Base(module.base_layer)
+            module._lean_base = FrozenBase(module.base_layer)
             _replace(module, _dora_forward if module.lora_variant else _lora_forward)
         elif "norm" in pieces and kind.endswith("RMSNorm") and getattr(module, "weight", None) is not None:
             late = kind in _OFFSET_NORMS or kind in _LATE_NORMS
@@ -90,43 +93,45 @@ def _adapts_linear(module: Any) -> bool:
     return type(module.base_layer).__name__ in _LINEARS
 
 
-def _adapter(module: Any) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-    """A, B, scaling and dropout probability of a LoRA layer in its present mode."""
+def _adapter(module: Any, base: FrozenBase, act: Activation | None = None) -> tuple[torch.Tensor, torch.Tensor, Beside]:
+    """A, B and the rest of a LoRA layer in its present mode."""
     (name,) = module.lora_A.keys()
     drop = module.lora_dropout[name]
     probability = float(getattr(drop, "p", 0.0)) if module.training else 0.0
-    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name]), probability
+    seed = draw_seed() if probability else 0
+    beside = Beside(base, float(module.scaling[name]), probability, seed, act)
+    return module.lora_A[name].weight, module.lora_B[name].weight, beside
 
 
 def _active(module: Any) -> bool:
     return not module.disable_adapters and not module.merged and bool(module.active_adapters)
 
 
+def _own_forward(module: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    out: torch.Tensor = type(module).forward(module, x, *args, **kwargs)
+    return out
+
+
 def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     if not _active(self) or args or kwargs:
-        return type(self).forward(self, x, *args, **kwargs)
-    a, b, scaling, probability = _adapter(self)
-    dtype = _product_dtype(self, x)
-    seed = draw_seed() if probability else 0
-    out = LoraLinear.apply(x.to(dtype), a, b, self._lean_base, scaling, probability, seed)
+        return _own_forward(self, x, *args, **kwargs)
+    a, b, beside = _adapter(self, self._lean_base)
+    out = applied(LoraLinear, x.to(_product_dtype(self, x)), a, b, beside)
     return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
 
 def _dora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     if not _active(self) or args or kwargs:
-        return type(self).forward(self, x, *args, **kwargs)
-    a, b, scaling, probability = _adapter(self)
+        return _own_forward(self, x, *args, **kwargs)
+    a, b, beside = _adapter(self, self._lean_base)
     (name,) = self.lora_A.keys()
     magnitude = self.lora_magnitude_vector[name].weight
-    dtype = _product_dtype(self, x)
-    seed = draw_seed() if probability else 0
-    out = DoraLinear.apply(x.to(dtype), a, b, magnitude, self._lean_base, scaling, probability, seed)
+    out = applied(DoraLinear, x.to(_product_dtype(self, x)), a, b, magnitude, beside)
     return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
 
 def _int8_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = FrozenLinear.apply(x.to(compute_dtype(x)), self._lean_base)
-    return out
+    return applied(FrozenLinear, x.to(compute_dtype(x)), self._lean_base)
 
 
 def _product_dtype(module: Any, x: torch.Tensor) -> torch.dtype:
@@ -164,25 +169,24 @@ def _activation(module: Any) -> Any:
     return None
 
 
-def _activated(last: Any, act: Any, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
+def _activated(last: Any, act: Activation, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
     """last(act(first) · second), with its adapter where it has one; under autocast in its dtype from the start."""
     dtype = compute_dtype(first)
     first = first.to(dtype)
     second = None if second is None else second.to(dtype)
     if _is_lora_linear(last):
         if not _active(last):
-            made = act(first) if second is None else act(first) * second
-            return last(made)
-        a, b, scaling, probability = _adapter(last)
-        seed = draw_seed() if probability else 0
-        return ActivatedLora.apply(first, second, a, b, Base(last.base_layer), act, scaling, probability, seed)
-    return ActivatedLora.apply(first, second, None, None, Base(last), act, 1.0, 0.0, 0)
+            out: torch.Tensor = last(act(first) if second is None else act(first) * second)
+            return out
+        a, b, beside = _adapter(last, FrozenBase(last.base_layer), act)
+        return applied(ActivatedLora, first, second, a, b, beside)
+    return applied(ActivatedLora, first, second, None, None, Beside(FrozenBase(last), act=act))
 
 
 def _dropped(self: Any, out: torch.Tensor) -> torch.Tensor:
     """What a few architectures do to an MLP's output by a call of dropout."""
     if getattr(self, "residual_dropout", 0.0) and self.training:
-        return SeededDropout.apply(out, self.residual_dropout, draw_seed())
+        return applied(SeededDropout, out, self.residual_dropout, draw_seed())
     return out
 
 
@@ -202,10 +206,10 @@ def _plain_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs:
 
 def _norm_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     eps = getattr(self, "variance_epsilon", getattr(self, "eps", 1e-6))
-    return RmsNorm.apply(x, self.weight, eps, self._lean_offset, self._lean_late)
+    return applied(RmsNorm, x, self.weight, eps, self._lean_offset, self._lean_late)
 
 
 def _dropout_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     if not self.training or self.p == 0.0:
         return x
-    return SeededDropout.apply(x, self.p, draw_seed())
+    return applied(SeededDropout, x, self.p, draw_seed())

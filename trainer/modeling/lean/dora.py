@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from trainer.modeling.functions import as_rows_of
 from trainer.modeling.lean import products
-from trainer.modeling.lean.rows import Masks, pieces
+from trainer.modeling.lean.lora import Beside
+from trainer.modeling.lean.rows import pieces
 
 NORM_ROWS = 512
 """Rows of the weight whose lengths are taken at a time, in fp32."""
@@ -40,13 +42,11 @@ class DoraLinear(torch.autograd.Function):
         a: torch.Tensor,
         b: torch.Tensor,
         magnitude: torch.Tensor,
-        base: Any,
-        scaling: float,
-        probability: float,
-        seed: int,
+        beside: Beside,
     ) -> torch.Tensor:
         """x (..., in), a (r, in), b (out, r), magnitude (out) -> (..., out) in x's dtype."""
         flat = x.reshape(-1, x.shape[-1])
+        base, scaling = beside.base, beside.scaling
         weight = base.weight(flat.dtype)
         lengths = row_lengths(weight if base.packed or base.int8 else base.raw(), a, b, scaling)
         ratio = magnitude.float() / lengths
@@ -54,7 +54,7 @@ class DoraLinear(torch.autograd.Function):
         small = a.to(flat.dtype)
         out = flat.new_empty((flat.shape[0], weight.shape[0]))
         low = flat.new_empty((flat.shape[0], a.shape[0]))
-        masks = Masks(probability, seed, flat) if probability > 0 else None
+        masks = beside.masks(flat)
         for piece in pieces(flat.shape[0]):
             rows = flat[piece]
             made = products.linear(rows, weight)
@@ -71,28 +71,29 @@ class DoraLinear(torch.autograd.Function):
             out[piece] = made
             del made, dropped, rows  # else they would live while the next piece is made
         ctx.save_for_backward(x, a, b, magnitude, low, lengths)
-        ctx.base, ctx.scaling, ctx.probability, ctx.seed = base, scaling, probability, seed
-        # Not as a view: models add to a layer's output in place.
-        return torch.ops.aten._unsafe_view.default(out, [*x.shape[:-1], out.shape[-1]])
+        ctx.beside = beside
+        return as_rows_of(out, x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """gradient (..., out) -> gradients of x, a, b and magnitude."""
+        beside: Beside = ctx.beside
+        scaling = beside.scaling
         x, a, b, magnitude, low, lengths = ctx.saved_tensors
         flat = x.reshape(-1, x.shape[-1])
         grad = gradient.reshape(-1, gradient.shape[-1])
         ratio = magnitude.float() / lengths
-        weight = ctx.base.weight(grad.dtype)
+        weight = beside.base.weight(grad.dtype)
         wide = b.float()
-        share = (wide * (ratio * ctx.scaling).unsqueeze(1)).to(grad.dtype)
+        share = (wide * (ratio * scaling).unsqueeze(1)).to(grad.dtype)
         small = a.to(flat.dtype)
         grad_low = products.matmul(grad, share)
         grad_b = (low.t() @ grad).t().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        grad_ratio = (grad_b * wide).sum(1).mul_(ctx.scaling)
-        grad_b = grad_b.mul_((ratio * ctx.scaling).unsqueeze(1)).to(b.dtype)
+        grad_ratio = (grad_b * wide).sum(1).mul_(scaling)
+        grad_b = grad_b.mul_((ratio * scaling).unsqueeze(1)).to(b.dtype)
         grad_a = torch.zeros_like(a)
         grad_x = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
-        masks = Masks(ctx.probability, ctx.seed, flat) if ctx.probability > 0 else None
+        masks = beside.masks(flat)
         for piece in pieces(flat.shape[0]):
             rows, above = flat[piece], grad[piece]
             mask = None if masks is None else masks.next(*rows.shape)
@@ -110,4 +111,4 @@ class DoraLinear(torch.autograd.Function):
             del rows, above, mask
         grad_magnitude = (grad_ratio / lengths).to(magnitude.dtype)
         grad_x = None if grad_x is None else grad_x.view_as(x)
-        return grad_x, grad_a, grad_b, grad_magnitude, None, None, None, None
+        return grad_x, grad_a, grad_b, grad_magnitude, None

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from trainer.modeling.functions import as_rows_of
 from trainer.modeling.quantized import int8_state
 
 
-def dequantized_int8(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+def dequantized_int8(layer: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
     """The weight (out, in) in `dtype`: each row's values times its scale / 127. A temporary of in·out·w bytes."""
     values, scales = int8_state(layer)
     return values.to(dtype, copy=True).mul_(scales.unsqueeze(1).mul(1.0 / 127.0))
@@ -28,8 +29,7 @@ class FrozenLinear(torch.autograd.Function):
         """x (..., in) -> (..., out) in x's dtype."""
         ctx.base, ctx.shape = base, x.shape
         out = base.forward(x.reshape(-1, x.shape[-1]))
-        # Not as a view: models add to a layer's output in place.
-        return torch.ops.aten._unsafe_view.default(out, [*x.shape[:-1], out.shape[-1]])
+        return as_rows_of(out, x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:

@@ -8,10 +8,13 @@ Over 4-bit and int8 weights the base product and its transpose de-quantise the w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from trainer.modeling.functions import as_rows_of
 from trainer.modeling.lean import products
 from trainer.modeling.lean.frozen import dequantized_int8
 from trainer.modeling.lean.rows import Masks, pieces
@@ -24,11 +27,6 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _shaped(out: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(rows, width) in the leading shape of `like`, and not as a view: models add to a layer's output in place."""
-    return torch.ops.aten._unsafe_view.default(out, [*like.shape[:-1], out.shape[-1]])
-
-
 def _grad_b(low: torch.Tensor, grad: torch.Tensor, scaling: float, dtype: torch.dtype) -> torch.Tensor:
     """Gradient of B (out, r). Made transposed: a product with few rows is several times faster than one with few
     columns on a CPU."""
@@ -36,7 +34,7 @@ def _grad_b(low: torch.Tensor, grad: torch.Tensor, scaling: float, dtype: torch.
     return made.t().to(dtype, memory_format=torch.contiguous_format, copy=True)
 
 
-class Base:
+class FrozenBase:
     """The frozen linear layer under an adapter: its product and the product with its transpose."""
 
     def __init__(self, layer: Any) -> None:
@@ -51,11 +49,11 @@ class Base:
         if self.packed:
             from bitsandbytes.functional import dequantize_4bit
 
-            return dequantize_4bit(weight, weight.quant_state).to(dtype)
+            values: torch.Tensor = dequantize_4bit(weight, weight.quant_state)
+            return values.to(dtype)
         if self.int8:
             return dequantized_int8(self.layer, dtype)
-        weight = weight.t() if self.conv1d else weight
-        return weight if weight.dtype == dtype else weight.to(dtype)
+        return self.raw().to(dtype)
 
     def raw(self) -> torch.Tensor:
         """The stored weight as (out, in), where it is not packed."""
@@ -72,6 +70,24 @@ class Base:
         return products.matmul(gradient, self.weight(gradient.dtype))
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What the product of a layer with an adapter needs beside its tensors."""
+
+    base: FrozenBase
+    scaling: float = 1.0
+    probability: float = 0.0
+    """Of dropout before the adapter."""
+    seed: int = 0
+    """Of the dropout's masks."""
+    act: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Activation before the layer."""
+
+    def masks(self, like: torch.Tensor) -> Masks | None:
+        """The dropout's masks for rows like these; None without dropout."""
+        return Masks(self.probability, self.seed, like) if self.probability > 0 else None
+
+
 class LoraLinear(torch.autograd.Function):
     """base(x) + scaling · B(A(dropout(x)))."""
 
@@ -81,16 +97,13 @@ class LoraLinear(torch.autograd.Function):
         x: torch.Tensor,
         a: torch.Tensor,
         b: torch.Tensor,
-        base: Base,
-        scaling: float,
-        probability: float,
-        seed: int,
+        beside: Beside,
     ) -> torch.Tensor:
         """x (..., in), a (r, in), b (out, r) -> (..., out) in x's dtype."""
         flat = x.reshape(-1, x.shape[-1])
-        out = base.forward(flat)
+        out = beside.base.forward(flat)
         small = a.to(flat.dtype)
-        masks = Masks(probability, seed, flat) if probability > 0 else None
+        masks = beside.masks(flat)
         if masks is None:
             low = products.linear(flat, small)
         else:
@@ -98,22 +111,23 @@ class LoraLinear(torch.autograd.Function):
             for piece in pieces(flat.shape[0]):
                 rows = flat[piece]
                 torch.mm(masks.next(*rows.shape).mul_(rows), small.t(), out=low[piece])
-        out.addmm_(low, b.to(flat.dtype).t(), alpha=scaling)
+        out.addmm_(low, b.to(flat.dtype).t(), alpha=beside.scaling)
         ctx.save_for_backward(x, a, b, low)
-        ctx.base, ctx.scaling, ctx.probability, ctx.seed = base, scaling, probability, seed
-        return _shaped(out, x)
+        ctx.beside = beside
+        return as_rows_of(out, x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """gradient (..., out) -> gradients of x, a and b."""
+        beside: Beside = ctx.beside
         x, a, b, low = ctx.saved_tensors
         flat = x.reshape(-1, x.shape[-1])
         grad = gradient.reshape(-1, gradient.shape[-1])
-        grad_b = _grad_b(low, grad, ctx.scaling, b.dtype)
-        grad_low = products.matmul(grad, b.to(grad.dtype)).mul_(ctx.scaling)
+        grad_b = _grad_b(low, grad, beside.scaling, b.dtype)
+        grad_low = products.matmul(grad, b.to(grad.dtype)).mul_(beside.scaling)
         small = a.to(flat.dtype)
-        masks = Masks(ctx.probability, ctx.seed, flat) if ctx.probability > 0 else None
-        grad_x = ctx.base.backward(grad) if ctx.needs_input_grad[0] else None
+        masks = beside.masks(flat)
+        grad_x = beside.base.backward(grad) if ctx.needs_input_grad[0] else None
         if masks is None:
             grad_a = (grad_low.t() @ flat).to(a.dtype)
             if grad_x is not None:
@@ -127,7 +141,7 @@ class LoraLinear(torch.autograd.Function):
                     grad_x[piece].addcmul_(part @ small, mask)
                 grad_a += (part.t() @ mask.mul_(rows)).to(a.dtype)
                 del mask
-        return None if grad_x is None else grad_x.view_as(x), grad_a, grad_b, None, None, None, None
+        return None if grad_x is None else grad_x.view_as(x), grad_a, grad_b, None
 
 
 class ActivatedLora(torch.autograd.Function):
@@ -140,30 +154,28 @@ class ActivatedLora(torch.autograd.Function):
         second: torch.Tensor | None,
         a: torch.Tensor | None,
         b: torch.Tensor | None,
-        base: Base,
-        act: Any,
-        scaling: float,
-        probability: float,
-        seed: int,
+        beside: Beside,
     ) -> torch.Tensor:
         """first, second (..., in), a (r, in), b (out, r) -> (..., out); without a and b the base layer alone."""
         flat = first.reshape(-1, first.shape[-1])
         other = None if second is None else second.reshape(flat.shape)
         low = None if a is None else flat.new_empty((flat.shape[0], a.shape[0]))
-        masks = Masks(probability, seed, flat) if probability > 0 and a is not None else None
+        masks = beside.masks(flat) if a is not None else None
+        act = beside.act
+        assert act is not None
         out: torch.Tensor | None = None
         for piece in pieces(flat.shape[0]):
             made = act(flat[piece]).to(flat.dtype)  # CUDA's autocast computes powers in fp32
             if other is not None:
                 made = made.mul_(other[piece]) if made is not flat else made * other[piece]
-            result = base.forward(made)
+            result = beside.base.forward(made)
             if out is None:
                 out = result if result.shape[0] == flat.shape[0] else result.new_empty((flat.shape[0], result.shape[1]))
             dropped: torch.Tensor | None = None
             if low is not None and a is not None and b is not None:
                 dropped = made if masks is None else masks.next(*made.shape).mul_(made)
                 torch.mm(dropped, a.to(flat.dtype).t(), out=low[piece])
-                result.addmm_(low[piece], b.to(flat.dtype).t(), alpha=scaling)
+                result.addmm_(low[piece], b.to(flat.dtype).t(), alpha=beside.scaling)
             if result is not out:
                 out[piece] = result
             del made, result, dropped  # else they would live while the next piece is made
@@ -171,12 +183,15 @@ class ActivatedLora(torch.autograd.Function):
         kept = (first, second, a, b, low)
         ctx.present = [tensor is not None for tensor in kept]
         ctx.save_for_backward(*(tensor for tensor in kept if tensor is not None))
-        ctx.base, ctx.act, ctx.scaling, ctx.probability, ctx.seed = base, act, scaling, probability, seed
-        return _shaped(out, first)
+        ctx.beside = beside
+        return as_rows_of(out, first)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """gradient (..., out) -> gradients of first, second, a and b."""
+        beside: Beside = ctx.beside
+        act = beside.act
+        assert act is not None
         made_of = iter(ctx.saved_tensors)
         kept: list[Any] = [next(made_of) if present else None for present in ctx.present]
         first, second, a, b, low = kept
@@ -186,17 +201,17 @@ class ActivatedLora(torch.autograd.Function):
         grad_first = torch.empty_like(flat)
         grad_second = None if other is None else torch.empty_like(other)
         grad_a = None if a is None else torch.zeros_like(a)
-        grad_b = None if b is None else _grad_b(low, grad, ctx.scaling, b.dtype)
-        masks = Masks(ctx.probability, ctx.seed, flat) if ctx.probability > 0 and a is not None else None
+        grad_b = None if b is None else _grad_b(low, grad, beside.scaling, b.dtype)
+        masks = beside.masks(flat) if a is not None else None
         for piece in pieces(flat.shape[0]):
             rows = grad[piece]
             with torch.enable_grad():
                 leaf = flat[piece].detach().requires_grad_()
-                activated = ctx.act(leaf)
-            product = ctx.base.backward(rows)
+                activated = act(leaf)
+            product = beside.base.backward(rows)
             if a is not None and grad_a is not None:
                 made = activated.detach() if other is None else activated.detach() * other[piece]
-                part = products.matmul(rows, b.to(rows.dtype)).mul_(ctx.scaling)
+                part = products.matmul(rows, b.to(rows.dtype)).mul_(beside.scaling)
                 if masks is None:
                     product.addmm_(part, a.to(rows.dtype))
                     grad_a += (part.t() @ made).to(a.dtype)
@@ -217,9 +232,5 @@ class ActivatedLora(torch.autograd.Function):
             None if grad_second is None else grad_second.view_as(second),
             grad_a,
             grad_b,
-            None,
-            None,
-            None,
-            None,
             None,
         )

@@ -7,7 +7,7 @@ The choice follows from the processor alone, never from a clock or from free mem
 first one did. oneDNN doesn't survive a shortage of memory: `trainer.recovery.room` sees to it that there is none.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return"
 
 from __future__ import annotations
 
