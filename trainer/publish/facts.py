@@ -8,7 +8,8 @@ from typing import Any
 
 from planner.contract import text_file
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Event, Plan, read_plan
+from planner.contract.events import Event
+from planner.contract.records import Plan, read_plan
 from planner.contract.run_folder import PLAN
 
 MAX_EVENTS_BYTES = 256 * 1024**2
