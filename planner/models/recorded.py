@@ -65,7 +65,7 @@ def spec_of(config: Mapping[str, Any], id: str) -> ModelSpec:
         raise NotModelled(f"{id}: {found.get('reason')}")
     try:
         return _spec(found, config, id)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise InvalidInput(f"{path}: is no {SCHEMA}; delete it, it will be made again") from None
 
 

@@ -11,6 +11,8 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import TrainingChoices
 from planner.contract.words import one_line
 
+MOST_SESSIONS = 6
+
 
 def serve(stream: Any = None) -> int:
     """Until stdin ends. Every request gets one line: what was asked for, or `error` and `code`."""
@@ -38,6 +40,8 @@ def _answer(desk: _Desk, line: str) -> dict[str, Any]:
 class _Desk:
     def __init__(self) -> None:
         self.session: Any = None
+        self.kept: dict[str, Any] = {}
+        """Sessions by what they were opened for; a few are asked for in turns."""
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """What one request asks for."""
@@ -48,24 +52,33 @@ class _Desk:
         if request["do"] == "open":
             from trainer.record.session import Session
 
-            self.session = None
+            key = json.dumps(request, sort_keys=True)
+            self.session = self.kept.get(key)
+            if self.session is not None:
+                return _opened(self.session)
+            if len(self.kept) >= MOST_SESSIONS:
+                self.kept.pop(next(iter(self.kept)))
             choices = dict(request["choices"])
             for name in ("lora_targets", "modules_to_save"):
                 if name in choices:
                     choices[name] = tuple(choices[name])
-            self.session = made = Session(
+            self.session = self.kept[key] = Session(
                 request["config"],
                 TrainingChoices(**choices),
                 target=request["target"],
                 padded=request["padded"],
                 layers=request["layers"],
             )
-            return {"kinds": made.kinds, "weights": made.weights(), "trainable": made.trainable}
+            return _opened(self.session)
         if request["do"] == "run" and self.session is not None:
             names = ("batch", "length")
             options = {name: request[name] for name in ("piece", "chunk", "checkpointed", "evaluate")}
             return {"log": self.session.run(*(request[name] for name in names), **options)}
         raise InvalidInput(f"record: {str(request.get('do'))[:40]!r} is no request that can be answered now")
+
+
+def _opened(session: Any) -> dict[str, Any]:
+    return {"kinds": session.kinds, "weights": session.weights(), "trainable": session.trainable}
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,161 @@
+"""A model without a written program: recorded by a real child process, held against real traces to the byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner import memory
+from planner.calibration import attach
+from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.decide import learning
+from planner.memory import device
+from planner.models import recorded
+from planner.models.recorded import Unlearned
+from planner.models.sources import from_config
+
+CONFIG: dict[str, Any] = {
+    "model_type": "arcee", "architectures": ["ArceeForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
+    "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 4000,
+    "max_position_embeddings": 4096,
+}
+CARD = attach.find("rtx4090")
+COUNTERS_AND_ITEMS = 8
+"""Bytes that a trace counts and no program does, beside step counters: the number of targets."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEPLAN_HOME", str(folder))
+        patch.setenv("TUNEPLAN_CACHE", "off")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def spec(home: Path) -> ModelSpec:
+    return learning.learned(lambda: from_config(CONFIG, "small"), lambda line: None, allowed=lambda: True)
+
+
+def _predicted(spec: ModelSpec, choices: TrainingChoices) -> Any:
+    return learning.learned(lambda: memory.predict(spec, CARD, choices), lambda line: None, allowed=lambda: True)
+
+
+def _traced(choices: TrainingChoices, patch: pytest.MonkeyPatch) -> dict[str, int]:
+    from trainer.trace import run
+
+    patch.setattr(run, "CUDA_GRANULARITY", 1)
+    workspaces = int(device.workspace_bytes(CARD))
+    return run.trace(CONFIG, choices, cublas_workspace_bytes=workspaces, evaluate=True).instants
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch_size": 3, "max_length": 208},
+        {"batch_size": 1, "max_length": 336},
+        {"batch_size": 6, "max_length": 720, "gradient_checkpointing": False},
+        {"batch_size": 3, "max_length": 208, "gradient_accumulation_steps": 1, "lora_dropout": 0.0},
+        {"batch_size": 3, "max_length": 208, "method": "full"},
+        {"batch_size": 3, "max_length": 208, "stack": "peft", "loss": "full"},
+    ],
+    ids=lambda given: "-".join(f"{name}={value}" for name, value in given.items()),
+)
+def test_a_recorded_program_is_the_trace_to_the_byte(
+    spec: ModelSpec, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = TrainingChoices(**{"loss": "chunked", **given})
+    ours, theirs = _predicted(spec, choices).instants, _traced(choices, monkeypatch)
+    for instant in ("forward", "loss", "backward", "eval"):
+        missing = theirs[instant] - ours[instant]
+        assert missing >= 0, instant
+        # Step counters of the optimizer: 4 bytes for each trained tensor, which no program counts.
+        assert missing <= COUNTERS_AND_ITEMS + 4 * 7 * 12, instant
+
+
+def test_what_is_missing_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
+    with pytest.raises(Unlearned, match="'plan learn' records one"):
+        learning.learned(lambda: from_config(CONFIG, "small"), lambda line: None, allowed=lambda: False)
+
+
+SPEC = {
+    "schema": recorded.SCHEMA, "architecture": "arcee", "task": "causal", "vocab_size": 32, "hidden_size": 8,
+    "num_layers": 4, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "intermediate_size": 16, "max_positions": 64,
+    "activation": "silu", "sliding_window": None, "sliding_layers": [], "tie_embeddings": False, "num_experts": 0,
+    "experts_per_token": 0, "kinds": ["a"] * 4, "buffer_bytes": 16, "head": "lm_head", "experts": {},
+    "versions": {"transformers": "5.23.0"}, "parameters": 32 * 8 * 2 + 4 * 64,
+    "modules": [
+        {"path": "embed", "kind": "embedding", "shape": [32, 8], "bias": False, "tied_to": None, "layers": None},
+        {"path": "l.{}.q", "kind": "linear", "shape": [8, 8], "bias": False, "tied_to": None, "layers": [0, 1, 2, 3]},
+        {"path": "lm_head", "kind": "linear", "shape": [32, 8], "bias": False, "tied_to": None, "layers": None},
+    ],
+}
+
+
+def _write_spec(home: Path, content: Any) -> None:
+    path = recorded.folder(CONFIG) / "spec.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_a_described_network_is_read_without_torch(own_home: Path) -> None:
+    _write_spec(own_home, SPEC)
+    found = from_config(CONFIG, "small")
+    assert (found.parameters, found.total_layers, found.architecture) == (768, 4, "arcee")
+    assert recorded.notes(found) == [
+        "arcee has no written program: it is recorded on this machine, read off transformers 5.23.0."
+    ]
+    with pytest.raises(Unlearned, match="no program is recorded for these settings"):
+        memory.predict(found, CARD, TrainingChoices())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"schema": "x"}, {"parameters": 5}, {"kinds": ["a"]}, {"modules": [{}]}, {"num_heads": -1}, {"versions": 3}],
+    ids=str,
+)
+def test_a_damaged_description_is_refused_by_its_file(own_home: Path, change: dict[str, Any]) -> None:
+    _write_spec(own_home, {**SPEC, **change})
+    with pytest.raises(InvalidInput, match=r"spec\.json: is no tuneplan.recorded-model/1; delete it"):
+        from_config(CONFIG, "small")
+
+
+def test_what_cannot_be_recorded_is_refused_with_its_reason(own_home: Path) -> None:
+    _write_spec(own_home, {"schema": recorded.REFUSED, "reason": "it has no layers"})
+    with pytest.raises(NotModelled, match="small: it has no layers"):
+        from_config(CONFIG, "small")
+
+
+def test_a_config_of_another_head_or_width_is_another_network() -> None:
+    assert recorded.identity(CONFIG) == recorded.identity({**CONFIG, "torch_dtype": "float16", "use_cache": True})
+    assert recorded.identity(CONFIG) != recorded.identity({**CONFIG, "hidden_size": 128})
+    other = {**CONFIG, "architectures": ["ArceeForSequenceClassification"]}
+    assert recorded.identity(CONFIG) != recorded.identity(other)
+
+
+def test_held_out_shapes_are_none_of_those_that_were_fitted(own_home: Path) -> None:
+    _write_spec(own_home, SPEC)
+    found = from_config(CONFIG, "small")
+    for single in (False, True):
+        for regime in range(4):
+            asked = {"single": single, "regime": regime, "windowed": False, "unaligned": False}
+            points, held_out = learning.shapes(found, asked)
+            assert held_out not in points
+            assert all(replace(point, piece=1, chunk=1).length % 16 == 0 for point in points)
+            if regime & 2:
+                assert all(p.chunk < p.batch * (p.length - 1) <= 2 * p.chunk for p in [*points, held_out])
