@@ -21,8 +21,14 @@ from planner.models.recorded import Unlearned
 from planner.models.sources import from_config
 
 CONFIG: dict[str, Any] = {
-    "model_type": "arcee", "architectures": ["ArceeForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
-    "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 4000,
+    "model_type": "arcee",
+    "architectures": ["ArceeForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 4000,
     "max_position_embeddings": 4096,
 }
 CARD = attach.find("rtx4090")
@@ -88,11 +94,29 @@ def test_what_is_missing_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytes
 
 
 SPEC = {
-    "schema": recorded.SCHEMA, "architecture": "arcee", "task": "causal", "vocab_size": 32, "hidden_size": 8,
-    "num_layers": 4, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "intermediate_size": 16, "max_positions": 64,
-    "activation": "silu", "sliding_window": None, "sliding_layers": [], "tie_embeddings": False, "num_experts": 0,
-    "experts_per_token": 0, "kinds": ["a"] * 4, "buffer_bytes": 16, "head": "lm_head", "experts": {},
-    "versions": {"transformers": "5.23.0"}, "parameters": 32 * 8 * 2 + 4 * 64,
+    "schema": recorded.SCHEMA,
+    "architecture": "arcee",
+    "task": "causal",
+    "vocab_size": 32,
+    "hidden_size": 8,
+    "num_layers": 4,
+    "num_heads": 2,
+    "num_kv_heads": 2,
+    "head_dim": 4,
+    "intermediate_size": 16,
+    "max_positions": 64,
+    "activation": "silu",
+    "sliding_window": None,
+    "sliding_layers": [],
+    "tie_embeddings": False,
+    "num_experts": 0,
+    "experts_per_token": 0,
+    "kinds": ["a"] * 4,
+    "buffer_bytes": 16,
+    "head": "lm_head",
+    "experts": {},
+    "versions": {"transformers": "5.23.0"},
+    "parameters": 32 * 8 * 2 + 4 * 64,
     "modules": [
         {"path": "embed", "kind": "embedding", "shape": [32, 8], "bias": False, "tied_to": None, "layers": None},
         {"path": "l.{}.q", "kind": "linear", "shape": [8, 8], "bias": False, "tied_to": None, "layers": [0, 1, 2, 3]},
