@@ -17,8 +17,9 @@ if str(ROOT) not in sys.path:  # run from a checkout, nothing installed
     sys.path.insert(0, str(ROOT))
 
 from planner import memory  # noqa: E402
+from planner.contract.choices import TrainingChoices  # noqa: E402
 from planner.contract.records import Observation, ProbeRequest  # noqa: E402
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices  # noqa: E402
+from planner.contract.spec import HardwareProfile, ModelSpec  # noqa: E402
 from planner.models import sources  # noqa: E402
 
 

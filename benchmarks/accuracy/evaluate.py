@@ -11,9 +11,10 @@ from typing import Any
 
 from benchmarks.accuracy.grid import HARDWARE, Configuration
 from planner import memory
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled, TuneplanError
 from planner.contract.settings import to_settings
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.data.lengths import Batch, OneBatch
 from planner.devices.profiles import load
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.models.lora import trainable_parameters
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.data.lengths import Batch
 from planner.memory.step.case import flattens
 from planner.models import catalogue

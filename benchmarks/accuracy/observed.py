@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner import memory
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.records import Observation
 from planner.contract.settings import choices_from
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.devices.profiles import load
 from planner.models.sources import from_config
 

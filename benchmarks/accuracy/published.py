@@ -17,9 +17,10 @@ from typing import Any
 
 from benchmarks.accuracy import evaluate
 from benchmarks.accuracy.store import RESULTS
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.settings import choices_from
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.decide import check
 from planner.decide.question import Question
 from planner.devices import hardware

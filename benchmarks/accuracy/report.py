@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.accuracy import coverage, evaluate, metrics, observed, plot, published
 from benchmarks.accuracy.formulas import FORMULAS, GUIDES
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.contract.units import GIB
 from planner.data.lengths import Batch
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.accuracy.evaluate import key, record, trace_code
 from benchmarks.accuracy.grid import Configuration, reduced
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.settings import choices_from
-from planner.contract.spec import TrainingChoices
 from planner.data.lengths import as_batch
 from planner.models.sources import from_config, load_model
 

@@ -76,7 +76,8 @@ def ours(
     checkpointed: bool,
 ) -> dict[str, Any]:
     """A run of the product from a plan file to the adapter, with its meters, events and checkpoint."""
-    from planner.contract.records import DataSettings, Hyperparameters, Plan
+    from planner.contract.records import Plan
+    from planner.contract.run_settings import DataSettings, Hyperparameters
     from trainer.commands.run import main
     from trainer.loop.trainer import LoopTrainer
     from trainer.wire.events import EventStream

@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.throughput.workload import RAGGED, Workload
 from planner import memory
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 from planner.data.lengths import DataLengths
 from planner.devices.hardware import find
 from planner.models import sources

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.records import Observation
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 
 SPEED_SOURCES = ("calibrate", "gpu_observe", "cpu_observe")

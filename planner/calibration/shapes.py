@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from planner.calibration import fit, fit_speed
 from planner.calibration.features import Row
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.records import MemoryReport
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 
 Array = npt.NDArray[np.float64]

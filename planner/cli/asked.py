@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from planner.cli.options import complete_gpu, complete_model, complete_values, option
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from planner.decide.advice_sources import SCENARIOS
 from planner.decide.question import GOALS
 

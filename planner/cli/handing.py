@@ -53,7 +53,7 @@ def _dry_run(plan_file: str, training: Training, extra: tuple[str, ...]) -> int:
 
 def _refuse_unknown_hyperparameters(words: tuple[str, ...]) -> None:
     """Options that are left over must be names of hyperparameters, each with its value."""
-    from planner.contract.records import Hyperparameters
+    from planner.contract.run_settings import Hyperparameters
     from planner.contract.settings import BY_NAME, near
 
     fields = Hyperparameters.model_fields

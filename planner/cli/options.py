@@ -122,10 +122,11 @@ def _option(setting: Setting) -> inspect.Parameter:
     else:
         kind = Optional[int if setting.kind is int else float if setting.kind is float else str]  # noqa: UP045
         name = setting.flag
-    text = setting.help
-    if setting.allowed:
-        text = f"{text} One of {', '.join(setting.allowed)}."
-    option = typer.Option(name, help=text, autocompletion=complete_values(setting.allowed) if setting.allowed else None)
+    about = setting.about
+    text, words = about.help, about.allowed if setting.kind is str else ()
+    if words:
+        text = f"{text} One of {', '.join(words)}."
+    option = typer.Option(name, help=text, autocompletion=complete_values(words) if words else None)
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )

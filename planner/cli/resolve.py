@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from planner.cli.asked import Aim, Batch, Source, Target
 from planner.contract import settings
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import HardwareProfile, TrainingChoices
+from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes
 from planner.decide.question import Question
 from planner.decide.verdict import budget_of
@@ -140,7 +141,7 @@ def _data(source: Source, question: Question) -> DataUse | None:
         if columns or source.format != "auto" or source.skip_invalid:
             raise InvalidInput("--format, --columns and --skip-invalid describe --data, which is not given")
         return None
-    from planner.contract.records import DataSettings
+    from planner.contract.run_settings import DataSettings
     from planner.data.use import DataUse
     from planner.decide.advice import validation_share
 

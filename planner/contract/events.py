@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
 
-from planner.contract.records import Record
+from planner.contract.record import Record
 from planner.contract.shown import shown
 
 

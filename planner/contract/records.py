@@ -10,55 +10,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_validator,
     model_serializer,
 )
 
 from planner.contract.errors import InvalidInput
+from planner.contract.record import BatchLengths, Bytes, Number, Rate, Record, Seconds
+from planner.contract.run_settings import DataSettings, Hyperparameters
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 Ended = Literal["ran", "out_of_memory", "failed"]
 """How a measured run ended."""
 
-REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive", "neptune")
-"""Names that `report_to` passes on to transformers."""
 
-
-def _number(value: Any) -> Any:
-    """A number as it is; pydantic alone would take true for 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"must be a number, not {str(value).lower()}")
-    return value
-
-
-_Number = BeforeValidator(_number)
-Bytes = Annotated[int, Field(ge=0, lt=2**63), _Number]
-_Row = Annotated[tuple[Annotated[int, Field(ge=1, le=2**24), _Number], ...], Field(min_length=1)]
-BatchLengths = Annotated[tuple[_Row, ...], Field(min_length=1, max_length=65_536)]
-"""Row by row the lengths of its sequences, in tokens."""
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
-"""Tokens per second, or a share."""
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _Number]
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False), _Number]
-AtLeastOne = Annotated[int, Field(ge=1, le=10**9), _Number]
-AtLeastZero = Annotated[int, Field(ge=0, le=10**9), _Number]
-Text = Annotated[str, Field(max_length=100_000)]
-
-
-R = TypeVar("R", bound="Record")
-
-
-class Record(BaseModel):
-    """Frozen, strict about unknown keys; its validator is built at first use, since a start uses few of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
+R = TypeVar("R", bound=Record)
 
 
 class ModelSummary(Record):
@@ -156,92 +124,6 @@ class Advice(Record):
     """What the training guides say, where it is something else."""
 
 
-class Hyperparameters(Record):
-    """What a run does besides what moves memory; advice proposes them, the wizard edits them, the trainer obeys
-    them.
-    """
-
-    learning_rate: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False), _Number] = 2e-4
-    epochs: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), _Number] = 3.0
-    max_steps: AtLeastOne | None = None
-    """Stops after this many optimizer steps, whatever `epochs` says."""
-    scheduler: Literal["cosine", "cosine-restarts", "linear", "constant", "polynomial", "step"] = "cosine"
-    min_learning_rate_ratio: Share = 0.1
-    """The schedule's last learning rate as a share of the first."""
-    scheduler_step_epochs: Positive = 3.0
-    """Scheduler `step`: epochs between two drops."""
-    scheduler_gamma: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _Number] = 0.5
-    """Scheduler `step`: factor of one drop."""
-    polynomial_power: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False), _Number] = 1.0
-    scheduler_cycles: AtLeastOne = 2
-    """Scheduler `cosine-restarts`: how often the rate falls from its peak to its minimum."""
-    warmup_ratio: Share = 0.05
-    warmup_steps: AtLeastZero | None = None
-    """Takes precedence over `warmup_ratio`."""
-    weight_decay: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), _Number] = 0.01
-    beta1: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _Number] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _Number] = 0.999
-    epsilon: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _Number] = 1e-8
-    eval_steps: AtLeastOne | None = None
-    """Optimizer steps between evaluations; None: once an epoch."""
-    save_steps: AtLeastOne | None = None
-    """None: at each evaluation."""
-    save_epochs: Positive | None = None
-    """Epochs between checkpoints, where `save_steps` isn't given."""
-    save_total_limit: AtLeastOne = 2
-    logging_steps: AtLeastOne = 1
-    early_stopping_patience: AtLeastZero = 0
-    """Evaluations without improvement before the run stops; 0 switches it off."""
-    early_stopping_threshold: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False), _Number] = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = 42
-    deterministic: bool = False
-    torch_compile: bool = False
-    group_by_length: bool = True
-    dataloader_workers: Annotated[int, Field(ge=0, le=1024), _Number] = 0
-    report_to: tuple[str, ...] = ("tensorboard",)
-    train_on_prompt: bool = False
-    """False: loss on completions only."""
-    sample_prompt: Text | None = None
-    """Prompt of the sample that each evaluation generates; None: the first validation example's."""
-    sample_max_new_tokens: Annotated[int, Field(ge=1, le=2**20), _Number] = 48
-
-    @field_validator("report_to")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in REPORTERS:
-                raise ValueError(f"{name[:40]!r} is unknown; choose among {', '.join(REPORTERS)}")
-        return names
-
-
-class DataSettings(Record):
-    """Where the examples come from and how they are read."""
-
-    path: str | None = None
-    """JSONL, JSON, CSV or parquet file, a folder of them, or a hub id."""
-    format: Literal[
-        "auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "classification", "preference"
-    ] = "auto"
-    """`classification` (columns text and label) also says that a classifier is trained, whatever the model's head
-    was. `preference` learns the chosen answers of pairs, or the good ones of labelled answers.
-    """
-    columns: dict[str, str] = {}
-    """Remap: role (prompt, completion, text, label, messages, instruction, input, output, system …) -> column."""
-    validation_split: Annotated[float, _Number] = 0.1
-    """In [0, 1): share of the examples that validates, where the data brings no validation split of its own."""
-    validation_path: str | None = None
-    max_examples: AtLeastOne | None = None
-    skip_invalid: bool = False
-    """Whether invalid examples are left out and counted; else the first of them ends the command."""
-
-    @field_validator("validation_split")
-    @classmethod
-    def _share(cls, value: float) -> float:
-        if not 0 <= value < 1:
-            raise ValueError(f"must lie in [0, 1), not {value:g}")
-        return value
-
-
 class Plan(Record):
     """The plan file (YAML or JSON): everything the trainer needs, and what was promised."""
 
@@ -253,9 +135,9 @@ class Plan(Record):
     gpu: str
     settings: dict[str, Any]
     """The fields of `TrainingChoices`."""
-    hyperparameters: Hyperparameters = Hyperparameters()
-    advice: list[Advice] = []
-    data: DataSettings = DataSettings()
+    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
+    advice: list[Advice] = Field(default_factory=list)
+    data: DataSettings = Field(default_factory=DataSettings)
     predicted: MemoryReport | None = None
     predicted_speed: SpeedReport | None = None
     created: str = ""
@@ -284,18 +166,18 @@ class Observation(Record):
     reserved_peak_bytes: Bytes | None = None
     device_peak_bytes: Bytes | None = None
     """What the device shows for the process; on CPU the process's peak RSS."""
-    instants: dict[str, Bytes] = {}
+    instants: dict[str, Bytes] = Field(default_factory=dict)
     """Measured allocated peak by instant."""
     batch_lengths: BatchLengths | None = None
     """Row by row the lengths of the sequences in the heaviest micro-batch that ran; None where rows had one length."""
-    step_seconds: list[Seconds] = []
+    step_seconds: list[Seconds] = Field(default_factory=list)
     tokens_per_second: Rate | None = None
     outcome: Ended = "ran"
     """Whether the steps ran; peaks of a run that did not are those up to its end."""
-    probe: dict[str, Any] = {}
+    probe: dict[str, Any] = Field(default_factory=dict)
     """How a probe measured: padded, memory_limit_bytes, warmup_steps, phase of an overflow, context_bytes,
     reserved_instants, base_bytes, load_bytes, label."""
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -314,15 +196,15 @@ class ProbeRequest(Record):
     predicted: MemoryReport | None = None
     padded: bool | None = None
     """Whether some tokens are padding; None: as the prediction takes it, under `padding=max`."""
-    warmup_steps: Annotated[int, Field(ge=1, le=10_000), _Number] = 2
+    warmup_steps: Annotated[int, Field(ge=1, le=10_000), Number] = 2
     """The first one creates the optimizer's state and, on a GPU, its libraries' workspaces."""
-    steps: Annotated[int, Field(ge=1, le=10_000), _Number] = 3
+    steps: Annotated[int, Field(ge=1, le=10_000), Number] = 3
     """Measured steps, all of the same shape."""
     evaluate: bool = True
     """Whether one evaluation batch follows."""
-    memory_limit_bytes: Annotated[int, Field(ge=1, lt=2**63), _Number] | None = None
+    memory_limit_bytes: Annotated[int, Field(ge=1, lt=2**63), Number] | None = None
     """Emulates a smaller card: the allocator may hold no more than this (on cpu: tensors may take no more)."""
-    seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
     source: str = "calibrate"
     label: str = ""
 

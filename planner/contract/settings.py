@@ -1,4 +1,4 @@
-"""Options of the command line, keys of a settings file and fields of `TrainingChoices`: one table for all three.
+"""Options of the command line, keys of a settings file and fields of `TrainingChoices`: the fields say all three.
 
 The command line, the settings file, the plan file and the wizard name a choice alike; hyphens and underscores are the
 same everywhere. Nothing here looks at a model or a device except `fit_to_hardware`, which settles the number format.
@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from planner.contract import spec
+from planner.contract.about import About
+from planner.contract.choices import CHOICES, DEFAULTS, LARGEST_TOKENS, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.shown import shown
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import GIB, KIB, MIB
 from planner.contract.yaml_text import truth
 
@@ -28,9 +29,7 @@ class Setting:
     """Field name; the option is the same with hyphens."""
     kind: type
     """int, float, str, bool (a pair of --x/--no-x) or tuple (comma-separated names)."""
-    help: str
-    allowed: tuple[str, ...] = ()
-    """Values that are known, for help and shell completion; the check itself is `TrainingChoices`'s."""
+    about: About
 
     @property
     def flag(self) -> str:
@@ -38,72 +37,8 @@ class Setting:
         return "--" + self.name.replace("_", "-")
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting(name="batch_size", kind=int, help="Sequences in one forward pass on one device (micro-batch)."),
-    Setting(name="gradient_accumulation_steps", kind=int, help="Forward passes per optimizer step."),
-    Setting(name="max_length", kind=int, help="Tokens per sequence; longer examples are cut."),
-    Setting(name="gradient_checkpointing", kind=bool, help="Recompute activations in backward to save memory."),
-    Setting(name="checkpoint_layers", kind=int, help="Checkpoint only the first N layers (stack builtin)."),
-    Setting(name="checkpoint_reentrant", kind=bool, help="The re-entrant variant of checkpointing."),
-    Setting(name="checkpoint_offload", kind=bool, help="Keep saved layer inputs in host memory."),
-    Setting(name="method", kind=str, help="What is trained.", allowed=spec.METHODS),
-    Setting(name="lora_r", kind=int, help="Rank of the adapters."),
-    Setting(name="lora_alpha", kind=float, help="Scale of the adapters (applied as alpha / r)."),
-    Setting(name="lora_dropout", kind=float, help="Dropout before the adapters."),
-    Setting(name="lora_targets", kind=tuple, help="Module names, or 'attention', or 'all-linear'; comma-separated."),
-    Setting(name="lora_variant", kind=str, help="Kind of adapter.", allowed=spec.LORA_VARIANTS),
-    Setting(name="modules_to_save", kind=tuple, help="Modules trained in full beside the adapters; comma-separated."),
-    Setting(
-        name="precision",
-        kind=str,
-        help="Number format; '-mixed' keeps fp32 weights under autocast.",
-        allowed=spec.PRECISIONS,
-    ),
-    Setting(name="adapter_dtype", kind=str, help="Number format of the adapters.", allowed=spec.ADAPTER_DTYPES),
-    Setting(
-        name="quantization",
-        kind=str,
-        help="Storage of the base weights with --method qlora.",
-        allowed=spec.QUANTIZATIONS,
-    ),
-    Setting(
-        name="kbit_preparation",
-        kind=str,
-        help="What stack peft turns into fp32 beside quantised weights; default all that is not quantised.",
-        allowed=spec.KBIT_PREPARATIONS,
-    ),
-    Setting(name="optimizer", kind=str, help="Optimizer.", allowed=spec.OPTIMIZERS),
-    Setting(
-        name="optimizer_implementation",
-        kind=str,
-        help="How the optimizer's step runs.",
-        allowed=spec.OPTIMIZER_IMPLEMENTATIONS,
-    ),
-    Setting(name="loss", kind=str, help="Whole logits at once, or in chunks that are never kept.", allowed=spec.LOSSES),
-    Setting(name="attention", kind=str, help="Attention implementation.", allowed=spec.ATTENTIONS),
-    Setting(name="padding", kind=str, help="How sequences of unequal length share a batch.", allowed=spec.PADDINGS),
-    Setting(
-        name="stack",
-        kind=str,
-        help="Which code runs the step: this trainer, or the stock transformers Trainer on PEFT.",
-        allowed=spec.STACKS,
-    ),
-    Setting(name="transformers_version", kind=str, help="Whose loss code runs on stack peft (X.Y); default today's."),
-    Setting(name="keep_logits", kind=bool, help="The loop holds the model's output through backward."),
-    Setting(name="keep_cache", kind=bool, help="The model returns keys and values too (older GPTBigCode; stack peft)."),
-    Setting(name="max_grad_norm", kind=float, help="Gradient clipping; 0 switches it off."),
-    Setting(name="eval_batch_size", kind=int, help="Sequences in one evaluation batch; default the micro-batch."),
-    Setting(
-        name="expandable_segments",
-        kind=bool,
-        help="CUDA's allocator extends its segments: less is lost between them.",
-    ),
-    Setting(name="num_gpus", kind=int, help="Devices that train together."),
-    Setting(name="strategy", kind=str, help="How several devices share the work.", allowed=spec.STRATEGIES),
-)
-
+SETTINGS = tuple(Setting(name=name, kind=kind, about=about) for name, (kind, about) in CHOICES.items())
 BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
-DEFAULTS = TrainingChoices()
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -293,10 +228,10 @@ def _supported_precision(choices: TrainingChoices, hardware: HardwareProfile) ->
 
 def check_length(model: ModelSpec, choices: TrainingChoices) -> None:
     """Refuses a length beyond the positions that the model has, and a micro-batch beyond anything that runs."""
-    if choices.batch_size * choices.max_length > spec.LARGEST_TOKENS:
+    if choices.batch_size * choices.max_length > LARGEST_TOKENS:
         raise InvalidInput(
             f"--batch-size {choices.batch_size} × --max-length {choices.max_length} is beyond the "
-            f"{spec.LARGEST_TOKENS} tokens a micro-batch that are modelled"
+            f"{LARGEST_TOKENS} tokens a micro-batch that are modelled"
         )
     if 0 < model.max_positions < choices.max_length:
         raise InvalidInput(

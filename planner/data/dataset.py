@@ -22,7 +22,7 @@ from planner.contract.data.reader import Progress, Reading, open_data
 from planner.contract.data.rendering import Remarks
 from planner.contract.data.tasks import check_labels
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from planner.data.sizes import Sizes, sized
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)

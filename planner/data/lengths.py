@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.microbatches import fullest, pack, split_validation
-from planner.contract.spec import TrainingChoices
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from planner.contract.records import DataSettings
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.run_settings import DataSettings
 from planner.data.dataset import DatasetProfile
 from planner.data.lengths import DataLengths, lengths_of
 

@@ -11,10 +11,11 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Advice, Hyperparameters
+from planner.contract.records import Advice
+from planner.contract.run_settings import Hyperparameters
 from planner.contract.settings import near
-from planner.contract.spec import TrainingChoices
 from planner.decide import advice_adapters as adapters
 from planner.decide import advice_length as length
 from planner.decide import advice_sources as src

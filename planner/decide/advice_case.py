@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.decide.advice_sources import Scenario
 
 if TYPE_CHECKING:

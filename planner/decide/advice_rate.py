@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.records import Advice
-from planner.contract.spec import TrainingChoices
 from planner.decide import advice_sources as src
 from planner.decide.advice_case import FEW_STEPS, AdviceCase
 from planner.decide.advice_sources import sources

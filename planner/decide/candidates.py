@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.contract.choices import LARGEST_COUNT, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import LARGEST_COUNT, ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.decide.question import Question
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.handover.recorder import Recorder
 from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, RX, SS, SSP, TL, TR, B, C, R, S, T
 from planner.memory.recorded.cuts import Cut, cut, some_counts

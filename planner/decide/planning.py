@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 
-from planner.contract.records import Advice, CheckReport, DataSettings, Hyperparameters, Plan
+from planner.contract.records import Advice, CheckReport, Plan
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.decide.question import Question
 from planner.handover.places import absolute, loadable
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.settings import DEFAULTS, fit_to_hardware
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.settings import fit_to_hardware
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.decide.advice_sources import SCENARIOS, Scenario
 
 if TYPE_CHECKING:

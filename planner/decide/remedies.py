@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.records import MemoryReport, Remedy, SpeedReport
 from planner.contract.settings import check_length
-from planner.contract.spec import TrainingChoices
 from planner.decide.question import Question
 
 Change = dict[str, Any]

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import Infeasible
-from planner.contract.records import Advice, CheckReport, Record
+from planner.contract.record import Record
+from planner.contract.records import Advice, CheckReport
 from planner.contract.settings import check_length
-from planner.contract.spec import TrainingChoices
 from planner.contract.units import format_bytes
 from planner.decide.advice import adopt, advise
 from planner.decide.advice_case import advised_batch

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.contract.records import MemoryReport, SpeedReport, Verdict
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 
 TIGHT_SHARE = 0.95
 """Share of the budget above which a peak counts as tight even where its interval fits: a rule of this tool.

@@ -73,7 +73,7 @@ def _drop_what_no_run_has(keys: Keys) -> None:
     """Hyperparameters that tuneplan's records don't take are said and left out: no figure hangs on them."""
     from pydantic import ValidationError
 
-    from planner.contract.records import Hyperparameters
+    from planner.contract.run_settings import Hyperparameters
 
     try:
         Hyperparameters(**keys.hyperparameters)

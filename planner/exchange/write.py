@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract import settings, yaml_text
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
-from planner.contract.records import CheckReport, Hyperparameters, Plan
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.records import CheckReport, Plan
+from planner.contract.run_settings import Hyperparameters
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import format_bytes
 from planner.exchange import recognise, targets
 from planner.exchange import writing as words

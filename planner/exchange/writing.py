@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings, Hyperparameters
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.run_settings import DataSettings, Hyperparameters
+from planner.contract.spec import ModelSpec
 from planner.contract.words import one_line
 from planner.models import lora
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.microbatches import is_ragged
 from planner.contract.records import MemoryReport
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 from planner.memory.engine.monomials import WIDTH, is_vector
 from planner.memory.engine.peak import Envelope, envelope, evaluate

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import format_bytes
 from planner.data.lengths import Lengths
 from planner.memory import device, estimate

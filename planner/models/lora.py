@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import ModelSpec, Module, TrainingChoices
+from planner.contract.spec import ModelSpec, Module
 
 ATTENTION, ALL_LINEAR = "attention", "all-linear"
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.contract.records import SpeedReport
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import DTYPE_BYTES
 from planner.speed import work
 

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.contract.spec import ModelSpec, Module, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec, Module
 from planner.contract.units import DTYPE_BYTES
 from planner.models.lora import adapter_modules, adapter_rank, saved_modules, trainable_parameters
 

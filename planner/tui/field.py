@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from planner.contract.about import About
 from planner.contract.errors import InvalidInput
 from planner.contract.units import format_number
 
@@ -30,8 +31,10 @@ class Field:
     """Allowed words of a `choice`; suggestions of `names`."""
     ladder: tuple[float, ...] = ()
     """Values that the left and right arrows step through; any value in range may be typed."""
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | None = None
+    high: float | None = None
+    open: Literal["", "low", "high"] = ""
+    """The bound that itself is out of range."""
     none: str = ""
     """How None is written and typed (`all`, `auto`); empty where the field must have a value."""
 
@@ -81,10 +84,17 @@ class Field:
             raise InvalidInput(f"{self.label}: type {wanted}, not {text!r}") from None
         if not math.isfinite(value) or (self.kind == "whole" and value != int(value)):
             raise InvalidInput(f"{self.label}: type {wanted}, not {text!r}")
-        if not self.low <= value <= self.high:
-            upper = f" and at most {format_number(self.high)}" if math.isfinite(self.high) else ""
-            raise InvalidInput(f"{self.label}: at least {format_number(self.low)}{upper}, not {text}")
+        if not self._holds(value):
+            bounds = []
+            if self.low is not None:
+                bounds.append(f"{'above' if self.open == 'low' else 'at least'} {format_number(self.low)}")
+            if self.high is not None:
+                bounds.append(f"{'below' if self.open == 'high' else 'at most'} {format_number(self.high)}")
+            raise InvalidInput(f"{self.label}: {' and '.join(bounds)}, not {text}")
         return int(value) if self.kind == "whole" else value
+
+    def _holds(self, value: float) -> bool:
+        return About(help="", low=self.low, high=self.high, open=self.open).holds(value)
 
     def neighbour(self, value: Any, direction: int) -> Any:
         """The next value in the direction (+1, -1); the same one at the end of a ladder. Choices wrap around."""
@@ -107,7 +117,7 @@ class Field:
         return self._rung(value, direction)
 
     def _rung(self, value: Any, direction: int) -> Any:
-        rungs: Sequence[float] = [rung for rung in self.ladder if self.low <= rung <= self.high]
+        rungs: Sequence[float] = [rung for rung in self.ladder if self._holds(rung)]
         if value is None:
             return rungs[0] if direction > 0 else None
         beyond = [r for r in rungs if (r > value * (1 + 1e-9) if direction > 0 else r < value * (1 - 1e-9))]

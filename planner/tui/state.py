@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import CheckReport, DataSettings, Hyperparameters
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.records import CheckReport
+from planner.contract.run_settings import DataSettings, Hyperparameters
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import format_bytes
 from planner.tui.field import Field
 from planner.tui.fields import BY_KEY, FIELDS

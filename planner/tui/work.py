@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.contract import edge
 from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
-from planner.contract.records import Advice, CheckReport, DataSettings, Hyperparameters, Plan
+from planner.contract.records import Advice, CheckReport, Plan
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.handover.places import expand, loadable, tokenizer_folder

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from planner.contract import records
 from planner.contract.data import reader, render_process
+from planner.contract.run_settings import DataSettings
 from planner.data import dataset
 from planner.data.lengths import lengths_of
 from tests.fuzz import mutations, oracle
@@ -118,7 +118,7 @@ def _written(random: Random, folder: Path) -> Path:
 def data(random: Random, folder: Path) -> None:
     """A damaged data file: planner and trainer refuse it, or find the same examples in it."""
     file = _written(random, folder)
-    given = records.DataSettings(path=str(file))
+    given = DataSettings(path=str(file))
     with oracle.limited():
         planned, refused = oracle.asked(lambda: dataset.profile(file).examples)
         trained, said = oracle.asked(lambda: len(reader.read_examples(given)))
@@ -168,7 +168,7 @@ def tokens(random: Random, folder: Path) -> None:
     # Planner and trainer name a template's place differently; here both of each template wait for the next case.
     with oracle.limited(), patch.object(render_process, "KEPT", 8):
         planned, refused = oracle.asked(lambda: dataset.profile(file, tokenizer=place, task=task, skip_invalid=skip))
-        given = records.DataSettings(path=str(file), skip_invalid=skip)
+        given = DataSettings(path=str(file), skip_invalid=skip)
         trained, said = oracle.asked(lambda: _trained(given, place, tokenizer, task))
         if (refused is None) != (said is None):
             raise oracle.Broken(f"{task}: planner {refused!r:.150}, trainer {said!r:.150}")
@@ -176,7 +176,7 @@ def tokens(random: Random, folder: Path) -> None:
             _same(planned, *trained)
 
 
-def _trained(given: records.DataSettings, place: Path, tokenizer: Any, name: str) -> tuple[Any, Any]:
+def _trained(given: DataSettings, place: Path, tokenizer: Any, name: str) -> tuple[Any, Any]:
     """What the trainer makes of the file, whole and cut."""
     from trainer.tasks.base import Task
     from trainer.tasks.classification import Classification

@@ -20,7 +20,9 @@ import yaml
 from planner import memory
 from planner.calibration import reading, store
 from planner.contract import events, records, settings
-from planner.contract.spec import Calibration, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.run_settings import DataSettings
+from planner.contract.spec import Calibration
 from planner.handover import plans
 from planner.models import catalogue, sources
 from planner.models.sources import hub
@@ -127,7 +129,7 @@ def plan_content() -> dict[str, Any]:
         gpu="a10g",
         settings=settings.to_settings(choices),
         advice=[records.Advice(name="learning_rate", value=2e-4, rule="r", source="s")],
-        data=records.DataSettings(path="train.jsonl", columns={"prompt": "q"}),
+        data=DataSettings(path="train.jsonl", columns={"prompt": "q"}),
         predicted=report,
         created="2026-01-01T00:00:00+00:00",
     )

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 from planner.devices.hardware import find
 from planner.memory.explain import explain
 from planner.models.sources import from_config, load_model

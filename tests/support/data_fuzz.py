@@ -19,7 +19,7 @@ from typing import Any
 
 from planner.contract.data.reader import open_data
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from tests.support.clock import takes_at_most
 
 WORDS = (

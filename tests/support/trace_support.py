@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from trainer import modeling
 from trainer.data.batches import Collator
 from trainer.data.tokens import Tokens

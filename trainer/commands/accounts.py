@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.events import OomEvent, PhaseEvent
 from planner.contract.records import Ended, Observation
-from planner.contract.spec import TrainingChoices
 from trainer.commands.start import Start
 from trainer.recovery import limits
 from trainer.recovery.lastwords import LastWords

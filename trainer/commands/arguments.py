@@ -70,7 +70,7 @@ def add_commands(commands: Any) -> None:
 
 def add_hyperparameters(run: argparse.ArgumentParser) -> None:
     """Every hyperparameter of the plan as an option, so that a plan file is overridden by flags."""
-    from planner.contract.records import Hyperparameters
+    from planner.contract.run_settings import Hyperparameters
 
     group = run.add_argument_group("hyperparameters, instead of the plan's")
     for name, field in Hyperparameters.model_fields.items():
@@ -83,7 +83,7 @@ def add_hyperparameters(run: argparse.ArgumentParser) -> None:
 
 def given_hyperparameters(given: argparse.Namespace) -> dict[str, Any]:
     """The hyperparameters that were given."""
-    from planner.contract.records import Hyperparameters
+    from planner.contract.run_settings import Hyperparameters
 
     values = {name: getattr(given, name, None) for name in Hyperparameters.model_fields}
     return {name: value for name, value in values.items() if value is not None}

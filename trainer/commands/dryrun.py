@@ -13,11 +13,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import RunFailed
 from planner.contract.events import OomEvent
 from planner.contract.records import Plan
 from planner.contract.shown import clause
-from planner.contract.spec import TrainingChoices
 from planner.contract.words import shown
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.files import user_data_dir, write_whole
-from planner.contract.records import BatchLengths, Ended, Observation, Plan
-from planner.contract.spec import TrainingChoices
+from planner.contract.record import BatchLengths
+from planner.contract.records import Ended, Observation, Plan
 from trainer.measure import devices
 from trainer.wire import portable
 

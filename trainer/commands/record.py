@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from planner.contract import edge
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, TuneplanError
-from planner.contract.spec import TrainingChoices
 from planner.contract.words import one_line
 
 MOST_SESSIONS = 6

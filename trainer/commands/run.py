@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import RunFailed
 from planner.contract.events import FinishedEvent, PhaseEvent, StartedEvent, stopped_at_once
 from planner.contract.records import Plan
-from planner.contract.spec import TrainingChoices
 from trainer.commands import ending, start
 from trainer.commands.accounts import Accounts, largest
 from trainer.commands.start import Start

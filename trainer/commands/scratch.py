@@ -12,7 +12,8 @@ from typing import Any
 
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_json, write_whole
-from planner.contract.records import DataSettings, Hyperparameters, Plan
+from planner.contract.records import Plan
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from trainer.commands import presets
 from trainer.wire import files
 

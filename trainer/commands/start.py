@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.contract.records import Plan
-from planner.contract.spec import TrainingChoices
 from trainer.distributed import environment
 from trainer.distributed.world import World
 from trainer.measure import allocator

@@ -6,7 +6,7 @@ from planner.contract.data.files import hub_snapshot, is_hub_id
 from planner.contract.data.tables import SUFFIXES
 from planner.contract.errors import InvalidInput
 from planner.contract.files import expanded
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from planner.contract.shown import clause
 
 

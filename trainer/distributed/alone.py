@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from trainer.distributed.world import World
 from trainer.recovery import updates
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import ZERO_BUCKET, TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import ZERO_BUCKET, TrainingChoices
 from trainer import modeling
 from trainer.distributed.alone import Alone
 from trainer.distributed.world import World

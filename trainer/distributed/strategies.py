@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from trainer.distributed import supported
 from trainer.distributed.alone import Alone
 from trainer.distributed.world import World

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import TrainingChoices
 
 
 def check(choices: TrainingChoices) -> None:

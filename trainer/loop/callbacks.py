@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from planner.contract.events import CheckpointEvent, EvalEvent, PausedEvent, ResumedEvent, StepEvent
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from trainer.measure import devices
 from trainer.recovery.symptoms import Symptom, Symptoms
 from trainer.wire.control import Control

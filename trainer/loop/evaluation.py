@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 import transformers
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from trainer import modeling
 from trainer.distributed.alone import Alone
 from trainer.distributed.batches import RankBatches

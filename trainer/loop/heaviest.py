@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.microbatches import Rows
-from planner.contract.records import BatchLengths
-from planner.contract.spec import TrainingChoices
+from planner.contract.record import BatchLengths
 
 
 def heavier(known: BatchLengths | None, rows: Rows | None, choices: TrainingChoices) -> BatchLengths | None:

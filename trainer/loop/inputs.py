@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.events import OomEvent
-from planner.contract.records import Hyperparameters
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import Hyperparameters
 from trainer.data.batches import EpochBatches
 from trainer.data.tokens import TokenizedData
 from trainer.distributed.batches import RankBatches

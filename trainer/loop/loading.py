@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.files import expanded
 from planner.contract.records import Plan
 from planner.contract.shown import clause
-from planner.contract.spec import TrainingChoices
 from trainer.weights import model_files
 
 DIMENSIONS = (

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.data.reader import Reading, open_data
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.events import DataEvent
 from planner.contract.files import expanded
-from planner.contract.records import Hyperparameters, Plan
-from planner.contract.spec import TrainingChoices
+from planner.contract.records import Plan
+from planner.contract.run_settings import Hyperparameters
 from planner.contract.units import format_bytes
 from trainer.wire.events import EventStream, Muted, quiet, quiet_transformers
 from trainer.wire.request import Request, read_choices, read_plan

@@ -18,10 +18,10 @@ import transformers
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, RunFailed
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from planner.contract.shown import clause
-from planner.contract.spec import TrainingChoices
 from trainer import modeling
 from trainer.distributed.alone import Alone
 from trainer.distributed.world import World, is_lost_connection

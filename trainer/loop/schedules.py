@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 
 
 def warmup_steps(hyperparameters: Hyperparameters, total_steps: int) -> int:

@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 import transformers
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.events import OomEvent
-from planner.contract.spec import TrainingChoices
 from trainer import modeling
 from trainer.data.batches import EpochBatches, SequenceDataset
 from trainer.distributed import strategies

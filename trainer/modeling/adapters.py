@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import TrainingChoices
 
 _LEAVES = (
     "q_proj k_proj v_proj o_proj out_proj qkv_proj c_attn query_key_value Wqkv query key value q k v o q_lin k_lin"

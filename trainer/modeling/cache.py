@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from planner.contract import architectures
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 from trainer.modeling.checkpointing import base_model
 
 _FUSED = ".attn.c_attn"

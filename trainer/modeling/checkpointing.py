@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.graph import save_on_cpu
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 
 
 def base_model(model: Any) -> Any:

@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional
 
 from planner.contract.architectures import ARCHITECTURES
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 from trainer.modeling import packing
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.functions import applied

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from planner.contract import architectures
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 
 
 class Expert(nn.Module):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import TrainingChoices
 from trainer.modeling import cache
 from trainer.modeling.checkpointing import base_model
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Hyperparameters
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import Hyperparameters
 
 NO_DECAY = ("bias", "norm", "ln_", "layernorm")
 

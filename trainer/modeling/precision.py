@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16, "bf16-amp": torch.bfloat16}
 

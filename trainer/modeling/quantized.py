@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import TrainingChoices
 
 INT8_THRESHOLD = 6.0
 """Columns of an input that reach this magnitude skip the int8 product (transformers' `llm_int8_threshold`)."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 from trainer import modeling
 from trainer.modeling import chunked
 from trainer.modeling.checkpointing import base_model, checkpointable_layers

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import RunFailed
 from planner.contract.events import OomEvent
 from planner.contract.shown import clause
-from planner.contract.spec import TrainingChoices
 from trainer.measure import devices
 from trainer.recovery import checkpoints, limits, room
 from trainer.recovery.faults import Faults

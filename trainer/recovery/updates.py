@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import UPDATE_PARTS, TrainingChoices
 from planner.contract.shown import clause
-from planner.contract.spec import UPDATE_PARTS, TrainingChoices
 from trainer.measure import devices
 
 log = logging.getLogger("trainer")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import NotModelled
-from planner.contract.records import DataSettings
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import DataSettings
 from trainer.data.tokens import IGNORED, TokenizedData, tokenize
 
 if TYPE_CHECKING:

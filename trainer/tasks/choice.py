@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from trainer.modeling.build import auto_class
 from trainer.tasks.base import Task
 from trainer.tasks.classification import Classification

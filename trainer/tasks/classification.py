@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from planner.contract.architectures import of as facts_of
+from planner.contract.choices import TrainingChoices
 from planner.contract.data.examples import Example
 from planner.contract.data.tasks import check_label, check_labels
-from planner.contract.records import DataSettings
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import DataSettings
 from trainer.data.tokens import TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.data.examples import Example
 from planner.contract.data.tasks import running_text
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
 

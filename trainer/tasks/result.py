@@ -7,7 +7,7 @@ from typing import Any
 
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from planner.contract.shown import clause
 from trainer.tasks.base import TASK_FILE
 from trainer.tasks.choice import choose

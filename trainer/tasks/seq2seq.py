@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.data.examples import Example
 from planner.contract.data.tasks import pair, plain_texts
-from planner.contract.spec import TrainingChoices
 from trainer.data.tokens import IGNORED, TokenizedData, Tokens
 from trainer.tasks.base import Unpacked, encode, mask_of, pad
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract import edge, json_text, text_file
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.settings import convert
-from planner.contract.spec import TrainingChoices
 from planner.contract.words import one_line
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.microbatches import Rows
-from planner.contract.spec import TrainingChoices
 from trainer.modeling import packing
 from trainer.trace.attention import HALF
 from trainer.trace.operators import Change

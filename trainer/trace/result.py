@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.contract.units import format_bytes
 from trainer.trace.recorder import RealStorage, StepRecorder
 

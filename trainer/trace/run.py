@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.contract.microbatches import Rows
-from planner.contract.records import Hyperparameters
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import Hyperparameters
 from trainer import modeling
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.recovery import updates

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from trainer.modeling import compute_loss
 
 

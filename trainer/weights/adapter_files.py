@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.run_folder import PLAN
 from planner.contract.shown import clause
-from planner.contract.spec import TrainingChoices
 from trainer.loop.loading import local_folder
 from trainer.weights import model_files, tensors
 from trainer.weights.model_files import ADAPTER

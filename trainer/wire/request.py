@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract import complaints, records
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.files import read_plain, write_whole
-from planner.contract.records import Hyperparameters, Plan
+from planner.contract.records import Plan
 from planner.contract.run_folder import PLAN
+from planner.contract.run_settings import Hyperparameters
 from planner.contract.settings import plan_choices
 from planner.contract.shown import clause
-from planner.contract.spec import TrainingChoices
 from trainer.wire.folder import earlier_plan
 
 

@@ -14,7 +14,7 @@ from planner.contract.data.literals import shown
 from planner.contract.data.shapes import Builder
 from planner.contract.data.streams import Invalid
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 
 HOPELESS = 100_000
 """So many invalid examples without a valid one before end the reading."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, launch
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid

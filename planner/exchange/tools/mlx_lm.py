@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from planner.exchange.keys import Keys, is_number
 from planner.exchange.writing import Written, WrittenRun, one_device, unsaid
 

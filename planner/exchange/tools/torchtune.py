@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Hyperparameters
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import Hyperparameters
 from planner.exchange.keys import Keys
 from planner.exchange.targets import ALIKE
 from planner.exchange.writing import Written, WrittenRun, one_device, unsaid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import ModelSpec, Module, TrainingChoices
+from planner.contract.spec import ModelSpec, Module
 from planner.memory.engine.graph import Gradients, Node, Parameter, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, ONE, SS, S, T
 from planner.memory.engine.ops import Weight

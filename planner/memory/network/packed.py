@@ -16,7 +16,8 @@ from planner.memory.engine.monomials import BYTE, FP32, HALF, ONE
 from planner.memory.network import lean
 
 if TYPE_CHECKING:
-    from planner.contract.spec import Module, TrainingChoices
+    from planner.contract.choices import TrainingChoices
+    from planner.contract.spec import Module
     from planner.memory.network.net import Net
 
 BLOCK_4BIT = 64

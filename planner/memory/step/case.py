@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

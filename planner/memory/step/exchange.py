@@ -10,7 +10,7 @@ of their sum remains. What stands outside the layers is whole throughout.
 
 from __future__ import annotations
 
-from planner.contract.spec import ZERO_BUCKET
+from planner.contract.choices import ZERO_BUCKET
 from planner.memory.engine.graph import Gradients, Parameter, Tensor
 from planner.memory.engine.monomials import ONE
 from planner.memory.engine.tape import Tape

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.contract.spec import ModelSpec, Module, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec, Module
 from planner.memory.engine.monomials import FP32
 from planner.models.lora import adapter_modules, adapter_rank, saved_modules
 

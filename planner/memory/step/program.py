@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from planner.contract.spec import ModelSpec, Module, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec, Module
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.layout import Stretch, stacked, symbolic_range
 from planner.memory.engine.ledger import UPDATE

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.contract.choices import ZERO_BUCKET, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import ZERO_BUCKET, ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 
 if TYPE_CHECKING:
     from planner.memory.step.optimizers import TrainedTensor

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 
-from planner.contract.spec import UPDATE_PARTS, TrainingChoices
+from planner.contract.choices import UPDATE_PARTS, TrainingChoices
 from planner.memory.step.optimizers import TrainedTensor, state_bytes, step_bytes
 
 

@@ -16,10 +16,11 @@ from planner.calibration import features, fit, shapes, store
 from planner.calibration import run as calibration_run
 from planner.calibration.attach import find
 from planner.cli import main
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.records import Observation
 from planner.contract.settings import to_settings
-from planner.contract.spec import Calibration, HardwareProfile, TrainingChoices
+from planner.contract.spec import Calibration, HardwareProfile
 from planner.contract.units import MIB
 from planner.decide.check import check
 from planner.decide.question import Question

@@ -16,7 +16,7 @@ from planner.contract.data.reader import read_examples
 from planner.contract.errors import InvalidInput
 from planner.contract.events import Event, FinishedEvent
 from planner.contract.files import write_named
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from planner.data import dataset
 from planner.models import sources
 from trainer.wire.request import Request, changes_since, read_plan, write_plan

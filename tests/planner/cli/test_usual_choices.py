@@ -7,7 +7,7 @@ import json
 import pytest
 
 from planner.cli import main
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.devices.hardware import find
 from planner.tui.state import change, preset, with_hardware
 

@@ -13,8 +13,8 @@ from planner import memory
 from planner.calibration import reading, store
 from planner.cli import main
 from planner.contract import records, settings
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import TrainingChoices
 from planner.decide.candidates import MOST_COUNTS, layer_counts
 from planner.devices import profiles
 from planner.models import catalogue, sources

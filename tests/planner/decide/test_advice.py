@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Advice, DataSettings
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.records import Advice
+from planner.contract.run_settings import DataSettings
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.data import dataset
 from planner.data.use import DataUse
 from planner.decide import advice as rules

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.decide import advice_rate
 from planner.decide.advice_case import AdviceCase
 from planner.decide.advice_rate import FAMILIES, LLAMA, OTHERS, QWEN, Family, learning_rate

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.settings import choices_from
-from planner.contract.spec import HardwareProfile, ModelSpec, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import GIB
 from planner.decide import candidates, search, tiers
 from planner.decide.check import check

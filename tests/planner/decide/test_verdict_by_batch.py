@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from planner import memory
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.decide.verdict import verdict_of
 from planner.devices.profiles import load
 from planner.models.sources import load_model

@@ -12,7 +12,7 @@ import pytest
 from planner.cli import main
 from planner.contract import settings, yaml_text
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from planner.contract.yaml_text import Document
 from planner.exchange import recognise, targets
 from planner.exchange.foreign import Foreign

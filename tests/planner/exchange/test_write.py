@@ -13,9 +13,10 @@ import pytest
 from planner.calibration import attach
 from planner.cli import main
 from planner.contract import settings, yaml_text
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings, Hyperparameters, Plan
-from planner.contract.spec import TrainingChoices
+from planner.contract.records import Plan
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.exchange import recognise, write
 from planner.handover import plans
 

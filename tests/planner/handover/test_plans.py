@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Advice, DataSettings, Hyperparameters, Plan
+from planner.contract.records import Advice, Plan
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.handover import plans
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from planner import memory
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 from planner.devices.hardware import find
 from planner.memory.step.sharding import ZERO_LIVE, per_rank, units
 from planner.models import sources

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planner.contract.architectures import ARCHITECTURES
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.memory.engine.peak import envelope
 from planner.memory.engine.values import multipliers
 from planner.memory.step.case import Case

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.memory.engine.peak import envelope
 from planner.memory.engine.values import chunk_rows, multipliers
 from planner.memory.step.case import Case

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.memory.step.case import Case
 from planner.memory.step.program import run
 from planner.models.sources import from_config

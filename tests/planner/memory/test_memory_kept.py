@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.devices.profiles import load
 from planner.memory import estimate, predict
 from planner.memory.step import kept, program

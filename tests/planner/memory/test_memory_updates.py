@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.memory.step import updates as planned
 from planner.memory.step.optimizers import TrainedTensor
 from trainer import modeling

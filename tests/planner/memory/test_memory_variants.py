@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import TrainingChoices
 from planner.devices.profiles import load
 from planner.memory import predict
 from planner.models.sources import from_config

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import TrainingChoices
 from planner.models.lora import trainable_parameters
 from planner.models.sources import from_config
 from tests.planner.models.test_lora_spec import TASK_TYPES, peft_trainable

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.models.lora import adapter_modules, resolve_targets, trainable_parameters
 from planner.models.sources import from_config, load_model
 from tests.support.sources_cases import CASES, build_on_meta, case_task

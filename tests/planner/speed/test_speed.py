@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from planner import speed
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import HardwareProfile, ModelSpec, Module, TrainingChoices
+from planner.contract.spec import HardwareProfile, ModelSpec, Module
 from planner.devices.hardware import find
 from planner.models.lora import trainable_parameters
 from planner.models.sources import from_config, load_model

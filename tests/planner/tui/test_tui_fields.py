@@ -5,31 +5,38 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args, get_origin
 
-from planner.contract.records import DataSettings, Hyperparameters
+from planner.contract.about import About
+from planner.contract.choices import TrainingChoices
+from planner.contract.errors import InvalidInput
+from planner.contract.record import Record
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.settings import BY_NAME
-from planner.contract.spec import TrainingChoices
 from planner.tui import state
+from planner.tui.field import Field
 from planner.tui.fields import BY_KEY, FIELDS
-from planner.tui.fields_more import HIDDEN
 
-FIELDS_OF = {
-    "choices": [each.name for each in dataclasses.fields(TrainingChoices)],
-    "hyperparameters": list(Hyperparameters.model_fields),
-    "data": list(DataSettings.model_fields),
+RECORDS: dict[str, type[Record]] = {"hyperparameters": Hyperparameters, "data": DataSettings}
+
+
+def about_of(record: type[Record], name: str) -> About:
+    """What a field of a record is, from its annotation."""
+    (found,) = (part for part in record.model_fields[name].metadata if isinstance(part, About))
+    return found
+
+
+ABOUT = {("choices", entry.name): entry.metadata["about"] for entry in dataclasses.fields(TrainingChoices)} | {
+    (where, name): about_of(record, name) for where, record in RECORDS.items() for name in record.model_fields
 }
 
 
 def test_every_field_is_shown_or_hidden_with_a_reason() -> None:
-    for where, names in FIELDS_OF.items():
-        for name in names:
-            assert (name in BY_KEY) != (name in HIDDEN), name
-            if name in BY_KEY:
-                assert BY_KEY[name].where == where
-            else:
-                assert HIDDEN[name]
-    known = {name for names in FIELDS_OF.values() for name in names}
-    assert {field.key for field in FIELDS} - known == {"effective_batch_size"}
-    assert HIDDEN.keys() <= known
+    for (where, name), about in ABOUT.items():
+        assert about.help, name
+        assert bool(about.label) != bool(about.hidden), name
+        assert (name in BY_KEY) == bool(about.label), name
+        if about.label:
+            assert BY_KEY[name].where == where
+    assert {field.key for field in FIELDS} - {name for _, name in ABOUT} == {"effective_batch_size"}
     assert len(BY_KEY) == len(FIELDS)
 
 
@@ -38,11 +45,35 @@ def test_every_allowed_value_is_offered() -> None:
         if field.kind != "choice":
             continue
         if field.where == "choices":
-            assert field.options == BY_NAME[field.key].allowed, field.key
+            assert field.options == BY_NAME[field.key].about.allowed, field.key
         else:
             annotation = Hyperparameters.model_fields[field.key].annotation
             assert get_origin(annotation) is Literal
             assert field.options == get_args(annotation)
+
+
+def test_a_row_takes_what_its_record_takes() -> None:
+    """GIVEN the bounds of a row THEN the record takes the closed ones and refuses the open ones and what is beyond."""
+
+    def taken(field: Field, value: float) -> bool:
+        try:
+            if field.where == "choices":
+                dataclasses.replace(TrainingChoices(), **{field.key: value})
+            else:
+                RECORDS[field.where](**{field.key: value})
+        except (InvalidInput, ValueError):
+            return False
+        return True
+
+    for field in FIELDS:
+        if field.kind not in ("whole", "number") or field.key == "effective_batch_size":
+            continue
+        for side, bound, beyond in (("low", field.low, -1), ("high", field.high, 1)):
+            if bound is None:
+                continue
+            exact = int(bound) if field.kind == "whole" else bound
+            assert taken(field, exact) == (field.open != side), (field.key, side)
+            assert not taken(field, exact + beyond), (field.key, side)
 
 
 def test_every_row_can_be_stepped_and_typed_back() -> None:

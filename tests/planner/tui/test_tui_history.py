@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from planner.contract.errors import InvalidInput, RunFailed
-from planner.contract.records import DataSettings, Plan
+from planner.contract.records import Plan
+from planner.contract.run_settings import DataSettings
 from planner.handover import plans
 from planner.tui import history
 from planner.tui.app import TuneplanApp

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.events import Event, FinishedEvent
-from planner.contract.records import DataSettings, Hyperparameters, MemoryReport
-from planner.contract.spec import TrainingChoices
+from planner.contract.records import MemoryReport
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.decide.reasons import COMPONENT_TEXT
 from planner.devices.profiles import load
 from planner.handover import plans
@@ -55,7 +56,7 @@ def test_every_field_reads_what_it_writes(entry, start) -> None:
         ("batch_size", "0", "at least 1"),
         ("batch_size", "x", "whole number"),
         ("batch_size", "1.5", "whole number"),
-        ("lora_dropout", "1", "at most 0.99"),
+        ("lora_dropout", "1", "below 1"),
         ("learning_rate", "nan", "a number"),
         ("lora_targets", " ", "name at least one"),
         ("precision", "int4", "choose one of"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from tests.support.trainer_support import make_model, make_plan, of_kind, train
 
 RUNS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.contract.records import DataSettings, Hyperparameters, Plan
+from planner.contract.records import Plan
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from tests.support.trainer_support import of_kind, train
 from trainer.commands.demo import language
 

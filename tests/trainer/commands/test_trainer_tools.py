@@ -297,9 +297,9 @@ def test_wrong_words_of_a_command_are_one_line(capsys: pytest.CaptureFixture[str
 
 
 def test_a_device_that_is_unknown_is_refused_though_the_plan_is_for_a_cpu() -> None:
+    from planner.contract.choices import TrainingChoices
     from planner.contract.errors import InvalidInput
     from planner.contract.records import Plan
-    from planner.contract.spec import TrainingChoices
     from trainer.loop.prepare import choose_device
 
     plan = Plan(model="any", gpu="cpu", settings={})

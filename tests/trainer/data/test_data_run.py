@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract import events
-from planner.contract.records import DataSettings, Plan
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.records import Plan
+from planner.contract.run_settings import DataSettings
 from planner.data import dataset
 from planner.data.lengths import lengths_of
 

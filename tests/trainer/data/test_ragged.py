@@ -11,8 +11,8 @@ import pytest
 
 from planner import memory
 from planner.calibration.attach import find
+from planner.contract.choices import TrainingChoices
 from planner.contract.microbatches import is_ragged
-from planner.contract.spec import TrainingChoices
 from planner.data import dataset
 from planner.data.lengths import DataLengths, OneBatch, lengths_of
 from planner.memory.engine.peak import envelope

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.events import Event
-from planner.contract.spec import TrainingChoices
 from planner.handover import trainer_process
 from tests.support.trainer_support import SETTINGS, make_model, make_plan, of_kind, train, write_pairs
 from trainer.commands.accounts import largest

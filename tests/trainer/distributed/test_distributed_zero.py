@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from planner import memory
+from planner.contract.choices import ZERO_BUCKET, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import ZERO_BUCKET, TrainingChoices
 from planner.devices.hardware import find
 from planner.handover import trainer_process
 from planner.memory.engine.tape import Tape

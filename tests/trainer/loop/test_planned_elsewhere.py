@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from planner.cli import main
+from planner.contract.choices import TrainingChoices
 from planner.contract.records import MemoryReport, Plan
-from planner.contract.spec import TrainingChoices
 from planner.handover import plans
 from tests.support.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 from trainer.loop import prepare

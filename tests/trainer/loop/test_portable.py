@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from tests.support.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 from trainer.loop.saving import _in_order, needed_history
 from trainer.recovery import checkpoints

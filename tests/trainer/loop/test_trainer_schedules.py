@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from trainer.commands import presets
 from trainer.loop.schedules import multiplier, warmup_steps
 

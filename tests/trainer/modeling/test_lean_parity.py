@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from tests.support.trace_support import TINY
 from trainer import modeling
 from trainer.modeling import chunked

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.records import Hyperparameters
+from planner.contract.run_settings import Hyperparameters
 from tests.support.trace_support import TINY, build, choices, make_batch
 from trainer import modeling
 from trainer.modeling import chunked

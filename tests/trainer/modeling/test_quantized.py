@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
-from planner.contract.spec import TrainingChoices  # noqa: E402
+from planner.contract.choices import TrainingChoices  # noqa: E402
 from planner.memory import predict  # noqa: E402
 from planner.models.sources import from_config  # noqa: E402
 from tests.planner.memory.test_memory_decoders import _FALCON, _GPT, _GROUPED  # noqa: E402

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.events import Event
 from planner.contract.records import Observation
-from planner.contract.spec import TrainingChoices
 from tests.support.trainer_support import make_plan, of_kind, train
 from trainer.measure import devices
 from trainer.recovery import updates

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Hyperparameters
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import Hyperparameters
 from trainer import modeling
 from trainer.recovery import state_files
 from trainer.weights import tensors

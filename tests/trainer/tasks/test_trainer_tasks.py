@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.records import DataSettings
-from planner.contract.spec import TrainingChoices
+from planner.contract.run_settings import DataSettings
 from tests.support import task_support as support
 from tests.support.trainer_support import make_model, make_plan, of_kind, train
 

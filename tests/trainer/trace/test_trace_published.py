@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.contract.units import GIB
 from trainer.trace import Setup, trace
 

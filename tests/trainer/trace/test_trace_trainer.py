@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from tests.support.trace_support import TINY, choices
 from trainer import modeling
 from trainer.measure.meter import StorageMeter

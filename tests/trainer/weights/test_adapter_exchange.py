@@ -98,7 +98,7 @@ def test_adapters_on_fused_experts_are_exchanged_too(name: str, tmp_path: Path) 
     """Trained a step here, saved, loaded by plain PEFT: the same logits."""
     from peft import PeftModel
 
-    from planner.contract.spec import TrainingChoices
+    from planner.contract.choices import TrainingChoices
     from trainer import modeling
 
     config = dict(CASES)[name]

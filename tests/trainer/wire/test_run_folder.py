@@ -12,7 +12,8 @@ import pytest
 from planner.contract import run_folder
 from planner.contract.errors import InvalidInput
 from planner.contract.files import MARK
-from planner.contract.records import DataSettings, Plan
+from planner.contract.records import Plan
+from planner.contract.run_settings import DataSettings
 from planner.tui import history
 from trainer.recovery import checkpoints
 from trainer.wire import folder

@@ -16,7 +16,8 @@ from typing import Any
 from planner.contract import process
 from planner.contract.errors import RunFailed
 from planner.contract.files import expanded, user_data_dir, write_json, write_whole
-from planner.contract.records import DataSettings, Hyperparameters, Plan
+from planner.contract.records import Plan
+from planner.contract.run_settings import DataSettings, Hyperparameters
 from trainer.commands.demo import language, tokenizer
 from trainer.commands.presets import config
 from trainer.wire import files

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.records import Observation, ProbeRequest
 from planner.contract.settings import plan_choices
-from planner.contract.spec import TrainingChoices
 from trainer import modeling
 from trainer.commands.probe.footprint import Footprint
 from trainer.commands.probe.limits import LimitedStorageMeter, limit_device

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from planner.contract.architectures import ARCHITECTURES
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from trainer.modeling.checkpointing import base_model
 from trainer.modeling.functions import applied
 from trainer.modeling.lean import proof

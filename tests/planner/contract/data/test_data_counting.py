@@ -13,7 +13,7 @@ from planner.contract.data.counting import TokenCounter
 from planner.contract.data.examples import Example, Message
 from planner.contract.data.reader import read_examples
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from planner.data import dataset, sizes
 from planner.data.lengths import lengths_of
 from tests.support import small_tokenizers

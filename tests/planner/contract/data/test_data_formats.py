@@ -11,7 +11,7 @@ import pytest
 from planner.contract.data.examples import Example, Message
 from planner.contract.data.reader import read_examples
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 
 RAW = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
 PAIR = (Message("user", "2+2?", False), Message("assistant", "4", True))

@@ -17,7 +17,7 @@ import pytest
 from planner.contract.data.examples import Example
 from planner.contract.data.reader import Reading, open_data
 from planner.contract.errors import InvalidInput
-from planner.contract.records import DataSettings
+from planner.contract.run_settings import DataSettings
 from planner.data import dataset
 from planner.data.lengths import lengths_of
 from tests.support.clock import takes_at_most

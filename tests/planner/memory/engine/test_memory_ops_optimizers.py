@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from planner.contract.spec import TrainingChoices  # noqa: E402
+from planner.contract.choices import TrainingChoices  # noqa: E402
 from planner.memory.engine.monomials import WIDTH  # noqa: E402
 from planner.memory.step.optimizers import TrainedTensor, state_bytes, step_bytes, trained_tensors  # noqa: E402
 from planner.models.sources import from_config, load_model  # noqa: E402

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Node, Parameter, Tensor
 from planner.memory.engine.layout import Stretch, layout, period, stacked, symbolic_range

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.devices.hardware import find
 from planner.memory import predict
 from planner.memory.explain import explain, lines

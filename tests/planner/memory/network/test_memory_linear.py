@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from planner.contract.spec import TrainingChoices  # noqa: E402
+from planner.contract.choices import TrainingChoices  # noqa: E402
 from planner.memory.engine.graph import Tensor  # noqa: E402
 from planner.memory.engine.rules import Rules  # noqa: E402
 from planner.memory.engine.tape import Tape  # noqa: E402

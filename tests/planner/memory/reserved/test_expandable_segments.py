@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from planner import memory
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.spec import TrainingChoices
 from planner.decide.check import check
 from planner.decide.question import Question
 from planner.devices.hardware import find

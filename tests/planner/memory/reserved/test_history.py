@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.accuracy import measured
 from planner import memory
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from planner.contract.units import MIB
 from planner.devices.hardware import find
 from planner.memory.engine.ledger import BACKWARD_LIBRARY, FORWARD_LIBRARY
