@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from planner.contract import settings
+from planner.contract.choices import DEFAULTS
 from planner.contract.units import format_bytes
 from planner.contract.words import one_line
 from trainer.publish.facts import Facts
@@ -80,7 +81,7 @@ def _memory(facts: Facts) -> list[str]:
 def _settings(facts: Facts) -> list[str]:
     choices = settings.plan_choices(facts.plan.settings, "plan")
     h = facts.plan.hyperparameters
-    base = settings.DEFAULTS
+    base = DEFAULTS
     rows: dict[str, Any] = {
         "effective batch": choices.effective_batch_size,
         "length": choices.max_length,

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from planner.contract.records import Event
+from planner.contract.events import Event
 from planner.contract.words import LAYOUT, json_safe, json_text, one_line, shown, visible, without_secrets
 from planner.report.words import make_console
 from tests.support.clock import takes_at_most
