@@ -216,7 +216,7 @@ def _adapter(model: ModelSpec, module: Module, choices: TrainingChoices, tokens:
 
 
 def _weight_preparation_bytes(choices: TrainingChoices) -> float:
-    """Bytes per weight moved before each product: autocast's copy of an fp32 weight, or de-quantizing a packed one."""
+    """Bytes per weight moved before each product: autocast's copy of an fp32 weight, or de-quantizing it."""
     if choices.method == "qlora":
         return BYTES_PER_WEIGHT[choices.quantization] + 2.0
     return 6.0 if choices.precision.endswith("-mixed") else 0.0

@@ -1,6 +1,6 @@
 """Mixtral's experts as linear modules of their own, as transformers had them before version 5.
 
-Quantising replaces linear modules, so that there every expert is packed, while transformers 5 fuses a layer's experts
+Quantising replaces linear modules, so that every expert there is quantised; transformers 5 fuses a layer's experts
 into tensors that stay as they are. Source: transformers 4.48 models/mixtral/modeling_mixtral.py,
 MixtralSparseMoeBlock (read 2026-11).
 """

@@ -20,8 +20,8 @@ def make_fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
             return made[id(tensor)]
         keep.append(tensor)  # an id stays taken while the tensor lives
         if type(tensor).__name__ in ("Params4bit", "Int8Params"):
-            fake_packed = fake_4bit if type(tensor).__name__ == "Params4bit" else fake_int8
-            made[id(tensor)] = fake_packed(tensor, mode)
+            fake_quantized = fake_4bit if type(tensor).__name__ == "Params4bit" else fake_int8
+            made[id(tensor)] = fake_quantized(tensor, mode)
             return made[id(tensor)]
         with mode:
             new: Any = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
@@ -38,7 +38,7 @@ def make_fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
 
 
 def fake_4bit(weight: Any, mode: FakeTensorMode) -> Any:
-    """A packed 4-bit weight with its quantisation state: two values a byte, a scale per 64 values.
+    """A 4-bit weight with its quantisation state: two values a byte, a scale per 64 values.
 
     Under double quantisation the scales are bytes themselves, with an fp32 scale per 256 of them.
     """
@@ -46,7 +46,7 @@ def fake_4bit(weight: Any, mode: FakeTensorMode) -> Any:
 
     blocks = -(-weight.numel() // weight.blocksize)
     with mode:
-        packed = torch.empty((-(-weight.numel() // 2), 1), dtype=torch.uint8)
+        values = torch.empty((-(-weight.numel() // 2), 1), dtype=torch.uint8)
         nested = None
         if weight.compress_statistics:
             nested = QuantState(
@@ -65,7 +65,7 @@ def fake_4bit(weight: Any, mode: FakeTensorMode) -> Any:
             offset=torch.empty((), dtype=torch.float32) if nested else None,
             state2=nested,
         )
-    new: Any = torch.nn.Parameter(packed, requires_grad=False)
+    new: Any = torch.nn.Parameter(values, requires_grad=False)
     new.quant_state, new.compress_statistics, new.quant_type = state, weight.compress_statistics, weight.quant_type
     new.blocksize = weight.blocksize
     return new

@@ -79,7 +79,7 @@ def cuda_matmul() -> list[Change]:
 
 
 def readable_weights() -> list[Change]:
-    """Lets PEFT's DoRA read packed weights that are fakes, or on `meta` while adapters are attached.
+    """Lets PEFT's DoRA read quantised weights that are fakes, or on `meta` while adapters are attached.
 
     It tells them by the class of their parameter, which a fake does not have, and copies 4-bit layers first.
     """

@@ -8,26 +8,10 @@ A backward gradient takes the dtype of the forward input: where an operator comp
 
 from __future__ import annotations
 
-from planner.contract.architecture import NormForm
-from planner.memory.engine.graph import Gradients, Parameter, Raw, Tensor
+from planner.memory.engine.graph import Gradients, Raw, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, INT64, ONE, TX, C, S, T
 from planner.memory.engine.tape import Tape
-
-
-class Weight:
-    """A parameter: the tensor the forward reads and, where it is trained, the leaf that collects its gradient."""
-
-    __slots__ = ("parameter", "tensor")
-
-    def __init__(
-        self, tape: Tape, elements: int, itemsize: int, *, trainable: bool, component: str = "weights"
-    ) -> None:
-        with tape.scope(component):
-            self.tensor = tape.new(ONE, elements, itemsize)
-        self.parameter: Parameter | None = None
-        if trainable:
-            self.parameter = Parameter(elements, itemsize)
-            self.tensor.node = self.parameter
+from planner.memory.engine.weight import Weight
 
 
 def _cast(tape: Tape, gradient: Tensor, itemsize: int) -> Tensor:
@@ -42,26 +26,28 @@ def to(tape: Tape, x: Tensor, itemsize: int) -> Tensor:
     if x.itemsize == itemsize:
         return x.same()
     back = x.itemsize
-    return tape.record(tape.like(x, itemsize), (x,), (), lambda g, s: (tape.like(_first(g), back),))
+    return tape.record(tape.like(x, itemsize), (x,), (), lambda g, s: (tape.like(first(g), back),))
 
 
 def recast(tape: Tape, x: Tensor) -> Tensor:
     """Cast between fp16 and bf16: output n·w; backward the same."""
-    return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(_first(g)),))
+    return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(first(g)),))
 
 
 def contiguous(tape: Tape, x: Tensor) -> Tensor:
     """A copy that changes the layout: output n·w; backward passes the gradient on as a view."""
-    return tape.record(tape.like(x), (x,), (), lambda g, s: (_first(g).alias(),))
+    return tape.record(tape.like(x), (x,), (), lambda g, s: (first(g).alias(),))
 
 
-def _first(gradients: Gradients) -> Tensor:
+def first(gradients: Gradients) -> Tensor:
+    """The gradient of an operator's only output."""
     gradient = gradients[0]
     assert gradient is not None
     return gradient
 
 
-def _size(x: Tensor) -> tuple[int, int]:
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Monomial and elements per unit of it."""
     return x.monomial, x.elements
 
 
@@ -74,10 +60,10 @@ def add(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
     full = a if _covers(a, b) else b
     out = tape.new(full.monomial, full.elements, wide)
     needs_a, needs_b = a.requires_grad, b.requires_grad
-    size_a, size_b = _size(a), _size(b)
+    size_a, size_b = size_of(a), size_of(b)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        grad = _first(g)
+        grad = first(g)
         result: list[Tensor | None] = [None, None]
         for index, (needed, size, width) in enumerate(((needs_a, size_a, wa), (needs_b, size_b, wb))):
             if not needed:
@@ -107,7 +93,7 @@ def add_(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     needs_a, needs_b, wb = a.requires_grad, b.requires_grad, b.itemsize
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        grad = _first(g)
+        grad = first(g)
         return [grad.alias() if needs_a else None, _cast(tape, grad, wb).alias() if needs_b else None]
 
     return tape.record(out, (a, b), (), backward)
@@ -122,7 +108,7 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
     wide = max(a.itemsize, b.itemsize, wide)
     full = a if _covers(a, b) else b
     needs = (a.requires_grad, b.requires_grad)
-    sizes = (_size(a), _size(b))
+    sizes = (size_of(a), size_of(b))
     widths = (a.itemsize, b.itemsize)
     saved: list[Tensor] = []
     if needs[0]:
@@ -131,7 +117,7 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
         saved.append(a)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | Raw | None]:
-        grad = _first(g)
+        grad = first(g)
         made = [tape.like(grad, wide) if needed else None for needed in needs]
         return [
             None if product is None else Raw(product, size, width)
@@ -145,7 +131,7 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
 
 def scale(tape: Tape, x: Tensor) -> Tensor:
     """x times a number: output n·w; saves nothing; backward n·w."""
-    return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(_first(g)),))
+    return tape.record(tape.like(x), (x,), (), lambda g, s: (tape.like(first(g)),))
 
 
 def shift(tape: Tape, x: Tensor, other_itemsize: int = 0) -> Tensor:
@@ -153,7 +139,7 @@ def shift(tape: Tape, x: Tensor, other_itemsize: int = 0) -> Tensor:
     passes the gradient on."""
     narrow = x.itemsize
     out = tape.like(x, max(narrow, other_itemsize))
-    return tape.record(out, (x,), (), lambda g, s: (_cast(tape, _first(g), narrow).alias(),))
+    return tape.record(out, (x,), (), lambda g, s: (_cast(tape, first(g), narrow).alias(),))
 
 
 def neg(tape: Tape, x: Tensor) -> Tensor:
@@ -181,9 +167,9 @@ def power(tape: Tape, x: Tensor) -> Tensor:
 
 def mean_last(tape: Tape, x: Tensor, width: int) -> Tensor:
     """Mean over the last dimension of `width`: output n/width·w; backward the expanded gradient divided: n·w."""
-    size = _size(x)
+    size = size_of(x)
     out = tape.new(x.monomial, x.elements // width, x.itemsize)
-    return tape.record(out, (x,), (), lambda g, s: (tape.new(size[0], size[1], _first(g).itemsize),))
+    return tape.record(out, (x,), (), lambda g, s: (tape.new(size[0], size[1], first(g).itemsize),))
 
 
 def rsqrt(tape: Tape, x: Tensor) -> Tensor:
@@ -206,7 +192,7 @@ def pointwise(tape: Tape, x: Tensor, *, save: str = "input") -> Tensor:
     """
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (tape.like(_first(g)),)
+        return (tape.like(first(g)),)
 
     if save == "input":
         tape.saves((x,), (x,), backward)
@@ -218,19 +204,19 @@ def concat(tape: Tape, *parts: Tensor) -> Tensor:
     """cat: output the sum of n·w; backward narrow views of the gradient."""
     out = tape.new(parts[0].monomial, sum(part.elements for part in parts), max(part.itemsize for part in parts))
     sizes = [part.elements for part in parts]
-    return tape.record(out, parts, (), lambda g, s: [_first(g).alias(size) for size in sizes])
+    return tape.record(out, parts, (), lambda g, s: [first(g).alias(size) for size in sizes])
 
 
 def part(tape: Tape, x: Tensor, elements: int) -> Tensor:
     """A slice: a view; backward zeros of the whole, filled: n_whole·w."""
-    size = _size(x)
+    size = size_of(x)
     out = x.alias(elements)
-    return tape.record(out, (x,), (), lambda g, s: (tape.new(size[0], size[1], _first(g).itemsize),))
+    return tape.record(out, (x,), (), lambda g, s: (tape.new(size[0], size[1], first(g).itemsize),))
 
 
 def split(tape: Tape, x: Tensor, *elements: int) -> list[Tensor]:
     """split/chunk/unbind: views; backward one concatenation of the gradients: n_whole·w (zeros where none came)."""
-    size, width = _size(x), x.itemsize
+    size, width = size_of(x), x.itemsize
     outs = [x.alias(count) for count in elements]
     tape.record_many(outs, (x,), (), lambda g, s: (tape.new(size[0], size[1], width),))
     return outs
@@ -245,7 +231,7 @@ def dropout(tape: Tape, x: Tensor, probability: float) -> Tensor:
         return x.same()
     out = tape.like(x)
     mask = tape.like(x, BYTE) if tape.rules.target == "cuda" else tape.like(x)
-    return tape.record(out, (x,), (mask,), lambda g, s: (tape.like(_first(g)),))
+    return tape.record(out, (x,), (mask,), lambda g, s: (tape.like(first(g)),))
 
 
 def linear(
@@ -274,7 +260,7 @@ def linear(
         saved.append(x)
     if needs_x:
         saved.append(weight.tensor)
-    size, width = _size(x), x.itemsize
+    size, width = size_of(x), x.itemsize
     count, weight_width = weight.tensor.elements, weight.tensor.itemsize
     bias_size = bias.tensor.elements if bias is not None and bias.parameter is not None else 0
     bias_width = bias.tensor.itemsize if bias is not None else 0
@@ -349,7 +335,7 @@ def matmul(
     out = tape.new(out_monomial, out_elements, a.itemsize)
     tape.ledger.product()
     needs = (left.requires_grad, right.requires_grad)
-    sizes = (_size(left), _size(right))
+    sizes = (size_of(left), size_of(right))
     width = a.itemsize
     saved: list[Tensor] = []
     if needs[0]:
@@ -361,100 +347,6 @@ def matmul(
         return [tape.new(sizes[i][0], sizes[i][1], width) if needs[i] else None for i in range(2)]
 
     return tape.record(out, (left, right), saved, backward)
-
-
-def softmax_fp32(tape: Tape, x: Tensor, *, back: int = 0) -> Tensor:
-    """softmax(x, dtype=fp32), then cast to `back` bytes, or x's own: bf16 input is converted first (4n), the result
-    (4n) is saved.
-
-    CUDA converts fp16 as it goes, without that copy, and its gradient is fp16 at once.
-    """
-    if tape.rules.fused_half_softmax and x.itemsize == HALF:
-        narrow = x.itemsize
-        out = tape.like(x, FP32)
-        out = tape.record(out, (x,), (out.alias(),), lambda g, s: (softmax_gradient(tape, s[0], narrow),))
-        return to(tape, out, back or x.itemsize)
-    wide = to(tape, x, FP32)
-    out = tape.like(wide)
-    out = tape.record(out, (wide,), (out.alias(),), lambda g, s: (softmax_gradient(tape, s[0]),))
-    del wide
-    return to(tape, out, back or x.itemsize)
-
-
-def softmax(tape: Tape, x: Tensor) -> Tensor:
-    """softmax in x's own dtype: output n·w, saved; backward n·w. Autocast computes it in fp32 and leaves it so."""
-    if tape.rules.autocast and x.itemsize == HALF:
-        return softmax_fp32(tape, x, back=FP32)
-    out = tape.like(x)
-    return tape.record(out, (x,), (out.alias(),), lambda g, s: (softmax_gradient(tape, s[0]),))
-
-
-def softmax_gradient(tape: Tape, result: Tensor, itemsize: int = 0) -> Tensor:
-    """softmax's backward: n·w, or n·`itemsize`; on CUDA the product of gradient and result, n·w, beside it while the
-    kernel runs (softmax_backward_cuda_out in PyTorch's native/cuda/SoftMax.cu, 2.13).
-    """
-    made = tape.like(result, itemsize)
-    if tape.rules.target == "cuda":
-        product = tape.like(result)
-        del product
-    return made
-
-
-def layer_norm(tape: Tape, x: Tensor, weight: Weight | None, bias: Weight | None, width: int) -> Tensor:
-    """native_layer_norm: output n·w, mean and rstd 4 B per row each; saves input, mean, rstd; backward n·w + dW, db."""
-    if tape.rules.autocast:
-        x = to(tape, x, FP32)
-    out = tape.like(x)
-    rows = x.elements // width
-    mean = tape.new(x.monomial, rows, FP32)
-    rstd = tape.new(x.monomial, rows, FP32)
-    needs_x = x.requires_grad
-    count = weight.tensor.elements if weight is not None and weight.parameter is not None else 0
-    weight_width = weight.tensor.itemsize if weight is not None else 0
-    has_bias = bias is not None and bias.parameter is not None
-
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        result: list[Tensor | None] = [tape.like(_first(g)) if needs_x else None, None, None]
-        if count:
-            result[1] = tape.new(ONE, count, weight_width)
-        if has_bias:
-            result[2] = tape.new(ONE, count, weight_width)
-        return result
-
-    inputs = (x, weight.tensor if weight is not None else None, bias.tensor if bias is not None else None)
-    saved = (x, mean, rstd) if weight is None else (x, mean, rstd, weight.tensor)
-    return tape.record(out, inputs, saved, backward)
-
-
-def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, form: NormForm) -> Tensor:
-    """Root-mean-square norm as transformers writes it, operator by operator.
-
-    `cast_then_gain`: weight · (fp32 norm cast back); `shifted_gain`: fp32 norm · (1 + weight) in fp32, cast at the
-    end; `gain_then_cast`: (weight · fp32 norm) cast at the end. The fp32 copy of x is saved twice over (power and
-    product), the normalised x once where the weight trains.
-    """
-    narrow = x.itemsize
-    if form == "shifted_gain":
-        wide = to(tape, x, FP32)
-        normed = _normed(tape, wide, width)
-        del wide
-        gain = to(tape, weight.tensor, FP32)
-        gain = shift(tape, gain)
-        out = mul(tape, normed, gain)
-        del normed, gain
-        return to(tape, out, narrow)
-    hidden = to(tape, x, FP32)
-    variance = mean_last(tape, power(tape, hidden), width)
-    hidden = mul(tape, hidden, rsqrt(tape, shift(tape, variance)))
-    # The fp32 tensor keeps its name while the rest is computed.
-    if form == "gain_then_cast":
-        return to(tape, mul(tape, weight.tensor, hidden), narrow)
-    return mul(tape, weight.tensor, to(tape, hidden, narrow))
-
-
-def _normed(tape: Tape, x: Tensor, width: int) -> Tensor:
-    variance = mean_last(tape, power(tape, x), width)
-    return mul(tape, x, rsqrt(tape, shift(tape, variance)))
 
 
 def embedding(tape: Tape, weight: Weight, width: int, monomial: int = T) -> Tensor:

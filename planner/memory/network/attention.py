@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.memory.engine import ops
+from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BSS, BSSP, BYTE, FP32, HALF, INT64, SS, SSP, TR, T
 from planner.memory.engine.tape import Tape
@@ -179,9 +179,9 @@ def eager(
     if mask is not None:
         weights = ops.add(tape, weights, mask)
     if style.fp32_softmax:
-        weights = ops.softmax_fp32(tape, weights, back=q.itemsize)
+        weights = norms.softmax_fp32(tape, weights, back=q.itemsize)
     else:
-        weights = ops.to(tape, ops.softmax(tape, weights), v.itemsize)
+        weights = ops.to(tape, norms.softmax(tape, weights), v.itemsize)
     weights = ops.dropout(tape, weights, style.dropout or 0.0)
     copies = groups == 1 or single
     out = ops.matmul(tape, weights, values, T, heads.query * heads.size, copy_a=False, copy_b=copies)
@@ -228,4 +228,4 @@ def safe_softmax(tape: Tape, x: Tensor) -> Tensor:
         first, masked = tape.like(x), tape.like(x, BYTE)
         out = tape.like(x)
         del first, masked
-    return tape.record(out, (x,), (out.alias(),), lambda g, s: (ops.softmax_gradient(tape, s[0]),))
+    return tape.record(out, (x,), (out.alias(),), lambda g, s: (norms.softmax_gradient(tape, s[0]),))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from planner.memory.engine import ops
@@ -126,63 +127,80 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
     Run for one sequence of length L, with what those before it saved standing beside it (in backward: with the
     gradients of those after it too); what one leaves behind per token and per score is what all do.
     """
-    received: list[list[Tensor]] = [[], [], []]
-
-    def leaves() -> list[Tensor]:
-        made = []
-        for number, (x, into) in enumerate(zip(inputs, received, strict=True)):
-            leaf = x.alias()
-            leaf.monomial = x.monomial if tape.ledger.log_values is not None else L
-            leaf.node = Node(-number, (), (), _keep(into)) if x.requires_grad else None
-            made.append(leaf)
-        return made
-
-    def run() -> tuple[Tensor, Tensor]:
-        """The output, and what stands for the graph without holding the output."""
-        with _apart(tape):
-            part = one(*leaves())
-        graph = Tensor(tape.null_storage, ONE, 0, part.itemsize)
-        graph.node, part.node = part.node, None
-        return part, graph
-
+    rows = _Rows(tape, one, inputs, ([], [], []))
     with tape.ledger.silence():
         before = tuple(tape.ledger.live)
-        part, graph = run()
+        part, graph = rows.run()
         whole = _change(tape, before)
         del part
         saved = _change(tape, before)
         del graph
     beside = _moved(whole, TP, QP)
     _shift(tape, beside)
-    part, graph = run()
+    part, graph = rows.run()
     _shift(tape, beside, -1)
     with tape.ledger.silence():
         rest, outputs = _held(tape, _moved(saved, T, BSS)), _held(tape, _moved(_minus(whole, saved), T, BSS))
     out = tape.new(T, size, part.itemsize)
     del part, outputs
     sizes = [(x.elements, x.itemsize) if x.requires_grad else None for x in inputs]
+    return tape.record(out, inputs, (graph, *rest), partial(_backward, tape, saved, sizes, rows.received))
 
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        incoming = g[0]
-        assert incoming is not None
-        others = _minus(_moved(saved, TP, QP), _moved(saved, T, BSS))
-        later = sum(elements * width for elements, width in filter(None, sizes))
-        others = _minus(others, _vector({T: -later, TP: later}))
-        _shift(tape, others)
-        root = s[0].same()
-        gradient = incoming.alias()
-        if tape.ledger.log_values is None:
-            gradient.monomial = L
-        with _apart(tape):
-            tape.backward(root, gradient)
-        del root, gradient
-        _shift(tape, others, -1)
-        for into in received:
-            into.clear()
-        with tape.ledger.silence():
-            return [None if size is None else tape.new(T, size[0], size[1]) for size in sizes]
 
-    return tape.record(out, inputs, (graph, *rest), backward)
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """`one` on views of the inputs that stand for a single sequence; their gradients are `received`."""
+
+    tape: Tape
+    one: Callable[..., Tensor]
+    inputs: list[Tensor]
+    received: tuple[list[Tensor], ...]
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """The output, and what stands for the graph without holding the output."""
+        with _apart(self.tape):
+            part = self.one(*self._leaves())
+        graph = Tensor(self.tape.null_storage, ONE, 0, part.itemsize)
+        graph.node, part.node = part.node, None
+        return part, graph
+
+    def _leaves(self) -> list[Tensor]:
+        made = []
+        for number, (x, into) in enumerate(zip(self.inputs, self.received, strict=True)):
+            leaf = x.alias()
+            leaf.monomial = x.monomial if self.tape.ledger.log_values is not None else L
+            leaf.node = Node(-number, (), (), _keep(into)) if x.requires_grad else None
+            made.append(leaf)
+        return made
+
+
+def _backward(
+    tape: Tape,
+    saved: Vector,
+    sizes: list[tuple[int, int] | None],
+    received: tuple[list[Tensor], ...],
+    g: Gradients,
+    s: tuple[Tensor, ...],
+) -> list[Tensor | None]:
+    """Backward through one sequence's graph, with what those after it still hold standing beside it."""
+    incoming = g[0]
+    assert incoming is not None
+    others = _minus(_moved(saved, TP, QP), _moved(saved, T, BSS))
+    later = sum(elements * width for elements, width in filter(None, sizes))
+    others = _minus(others, _vector({T: -later, TP: later}))
+    _shift(tape, others)
+    root = s[0].same()
+    gradient = incoming.alias()
+    if tape.ledger.log_values is None:
+        gradient.monomial = L
+    with _apart(tape):
+        tape.backward(root, gradient)
+    del root, gradient
+    _shift(tape, others, -1)
+    for into in received:
+        into.clear()
+    with tape.ledger.silence():
+        return [None if size is None else tape.new(T, size[0], size[1]) for size in sizes]
 
 
 @contextmanager

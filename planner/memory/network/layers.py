@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner.contract.architecture import NormForm
-from planner.memory.engine import ops
+from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import HALF, T
 from planner.memory.engine.tape import Tape
@@ -28,10 +28,10 @@ def norm(net: Net, path: str, x: Tensor, *, width: int | None = None, form: Norm
     weight = net.base_weight(module.shape[0], module.path, net.norm_itemsize)
     if form is None:
         bias = net.base_weight(module.shape[0], module.path, net.norm_itemsize) if module.bias else None
-        return ops.layer_norm(net.tape, x, weight, bias, size)
+        return norms.layer_norm(net.tape, x, weight, bias, size)
     if net.tape.rules.lean:
         return lean.rms_norm(net.tape, x, weight, size, late=form != "cast_then_gain")
-    return ops.rms_norm(net.tape, x, weight, size, form=form)
+    return norms.rms_norm(net.tape, x, weight, size, form=form)
 
 
 def embed(net: Net, path: str, monomial: int = T) -> Tensor:

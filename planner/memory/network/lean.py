@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Node, Tensor
 from planner.memory.engine.monomials import FP32, HALF, ONE, RX, TX, R, T
-from planner.memory.engine.ops import Weight
 from planner.memory.engine.tape import Tape
+from planner.memory.engine.weight import Weight
 
 if TYPE_CHECKING:
     from planner.contract.spec import Module
@@ -30,24 +30,24 @@ def _one(gradients: Gradients) -> Tensor:
 class FrozenLayer:
     """The frozen layer under an adapter: its product, and the product with its transpose."""
 
-    def __init__(self, net: Net, module: Module, *, packed: bool) -> None:
+    def __init__(self, net: Net, module: Module, *, quantized: bool) -> None:
         self.tape = net.tape
         self.count = module.in_features * module.out_features
         self.storage = net.storage_itemsize
         self.own = net.itemsize
-        self.packed = packed
+        self.quantized = quantized
         self.nested = net.choices.quantization == "nf4-double"
         self.int8 = net.choices.quantization == "int8"
         self.out_width = module.out_features
 
     def weight(self, itemsize: int) -> Tensor | None:
         """A temporary copy of the weight: de-quantised, or cast where the product runs in another dtype."""
-        if self.packed and self.int8:
+        if self.quantized and self.int8:
             unpacked = self.tape.new(ONE, self.count, itemsize)
             factors = self.tape.new(ONE, self.out_width, FP32)
             del factors
             return unpacked
-        if self.packed:
+        if self.quantized:
             scales = self.tape.new(ONE, self.count // 64, FP32) if self.nested else None
             weight = self.tape.new(ONE, self.count, self.storage)
             del scales
@@ -63,7 +63,7 @@ class FrozenLayer:
         return out
 
 
-def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: bool) -> Tensor:
+def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, quantized: bool) -> Tensor:
     """base(x) + scaling·B(A(dropout(x))): saves x and tokens·r·w.
 
     Forward: the output tokens·out·w; with dropout a mask of R·in·w at a time. Backward: dX tokens·in·w, and with
@@ -71,11 +71,9 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: b
     """
     tape, rank = net.tape, net.choices.lora_r
     width, out_width = module.in_features, module.out_features
-    itemsize = (
-        net.compute_itemsize(x) if packed and not tape.rules.autocast else (HALF if tape.rules.autocast else x.itemsize)
-    )
+    itemsize = HALF if tape.rules.autocast else net.compute_itemsize(x) if quantized else x.itemsize
     narrow = ops.to(tape, x, itemsize)
-    base = FrozenLayer(net, module, packed=packed)
+    base = FrozenLayer(net, module, quantized=quantized)
     rows = narrow.elements // width
     monomial, dropped = narrow.monomial, net.choices.lora_dropout > 0 and tape.rules.training
     out = base.product(monomial, rows * out_width, itemsize)
@@ -206,7 +204,7 @@ def activated(
     second: Tensor | None,
     adapter: tuple[Weight, Weight] | None,
     *,
-    packed: bool,
+    quantized: bool,
 ) -> Tensor:
     """last(act(first)·second) with its adapter: saves first, second and tokens·r·w; the activation is made again.
 
@@ -218,7 +216,7 @@ def activated(
     a, b = (None, None) if adapter is None else (weight.tensor for weight in adapter)
     mlp = _Mlp(
         tape=tape,
-        base=FrozenLayer(net, module, packed=packed),
+        base=FrozenLayer(net, module, quantized=quantized),
         name=net.spec.activation,
         rows=first.elements // width,
         width=width,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import FP32, HALF, ONE, R
-from planner.memory.engine.ops import Weight
 from planner.memory.engine.tape import Tape
+from planner.memory.engine.weight import Weight
 from planner.memory.network.lean import FrozenLayer
 
 if TYPE_CHECKING:
@@ -19,74 +20,118 @@ NORM_ROWS = 512
 """Rows of the weight whose lengths are taken at a time."""
 
 
-def dora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, packed: bool) -> Tensor:
+def dora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, quantized: bool) -> Tensor:
     """Saves x, tokens·r·w and the rows' lengths, 4·out.
 
-    Forward: the output tokens·out·w; the weight where it is packed or cast; for lengths 512·in·4; for R tokens at a
+    Forward: the output tokens·out·w; the weight where it is quantized or cast; for lengths 512·in·4; for R tokens at a
     time the product R·out·w and with dropout R·in·w of mask and another product. Backward: dX, the weight again, for R
     tokens products of R·out·w and R·in·w; dA, dB and dm.
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
     width, out_width = module.in_features, module.out_features
-    itemsize = HALF if tape.rules.autocast else net.compute_itemsize(x) if packed else x.itemsize
+    itemsize = HALF if tape.rules.autocast else net.compute_itemsize(x) if quantized else x.itemsize
     narrow = ops.to(tape, x, itemsize)
-    base = FrozenLayer(net, module, packed=packed)
+    base = FrozenLayer(net, module, quantized=quantized)
     magnitude = net.weight(out_width, net.adapter_itemsize, trainable=True)
-    rows, dropped = narrow.elements // width, choices.lora_dropout > 0 and tape.rules.training
-    a_width, b_width, m_width = (w.tensor.itemsize for w in (a, b, magnitude))
+    layer = _Dora(
+        tape=tape,
+        base=base,
+        monomial=narrow.monomial,
+        rows=narrow.elements // width,
+        width=width,
+        out_width=out_width,
+        rank=rank,
+        itemsize=itemsize,
+        a_itemsize=a.tensor.itemsize,
+        b_itemsize=b.tensor.itemsize,
+        m_itemsize=magnitude.tensor.itemsize,
+        dropped=choices.lora_dropout > 0 and tape.rules.training,
+        needs_x=narrow.requires_grad,
+    )
+    out, low, lengths = layer.forward()
+    leaves = (a.tensor, b.tensor, magnitude.tensor)
+    tape.record(out, (narrow, *leaves), (narrow, low, lengths, *leaves), layer.backward)
+    del low, lengths
+    return out if tape.rules.autocast else ops.to(tape, out, x.itemsize)
 
-    weight = base.weight(itemsize)
-    lengths = tape.new(ONE, out_width, FP32)
-    wide = tape.new(ONE, rank * width, FP32) if a_width != FP32 else None
-    block = tape.new(ONE, min(NORM_ROWS, out_width) * width, FP32)
-    del block, wide
-    ratio = tape.new(ONE, out_width, FP32)
-    share = _share(tape, rank * out_width, itemsize, b_width)
-    small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
-    out = tape.new(narrow.monomial, rows * out_width, itemsize)
-    low = tape.new(narrow.monomial, rows * rank, itemsize)
-    made = tape.new(R, out_width, itemsize)
-    if dropped:
-        mask, again = tape.new(R, width, itemsize), tape.new(R, out_width, itemsize)
-        del mask, again
-    del made, weight, ratio, share, small
-    needs_x, size = narrow.requires_grad, (narrow.monomial, narrow.elements)
 
-    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Dora:
+    """A linear layer with its adapter and magnitudes, of which nothing but sizes is held."""
+
+    tape: Tape
+    base: FrozenLayer
+    monomial: int
+    """Of the input's rows."""
+    rows: int
+    """Per unit of the monomial."""
+    width: int
+    out_width: int
+    rank: int
+    itemsize: int
+    a_itemsize: int
+    b_itemsize: int
+    m_itemsize: int
+    dropped: bool
+    needs_x: bool
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, the rank-sized share of the input, the lengths of the weight's rows."""
+        tape, rank, width, out_width, itemsize = self.tape, self.rank, self.width, self.out_width, self.itemsize
+        weight = self.base.weight(itemsize)
+        lengths = tape.new(ONE, out_width, FP32)
+        wide = tape.new(ONE, rank * width, FP32) if self.a_itemsize != FP32 else None
+        block = tape.new(ONE, min(NORM_ROWS, out_width) * width, FP32)
+        del block, wide
         ratio = tape.new(ONE, out_width, FP32)
-        weight = base.weight(itemsize)
-        wide = tape.new(ONE, rank * out_width, FP32) if b_width != FP32 else None
+        share = _share(tape, rank * out_width, itemsize, self.b_itemsize)
+        small = tape.new(ONE, rank * width, itemsize) if self.a_itemsize != itemsize else None
+        out = tape.new(self.monomial, self.rows * out_width, itemsize)
+        low = tape.new(self.monomial, self.rows * rank, itemsize)
+        made = tape.new(R, out_width, itemsize)
+        if self.dropped:
+            mask, again = tape.new(R, width, itemsize), tape.new(R, out_width, itemsize)
+            del mask, again
+        del made, weight, ratio, share, small
+        return out, low, lengths
+
+    def backward(self, g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        """Gradients of the input, A, B and the magnitudes."""
+        tape, rank, width, out_width, itemsize = self.tape, self.rank, self.width, self.out_width, self.itemsize
+        ratio = tape.new(ONE, out_width, FP32)
+        weight = self.base.weight(itemsize)
+        wide = tape.new(ONE, rank * out_width, FP32) if self.b_itemsize != FP32 else None
         share = _share(tape, rank * out_width, itemsize, FP32)
-        small = tape.new(ONE, rank * width, itemsize) if a_width != itemsize else None
-        grad_low = tape.new(size[0], rows * rank, itemsize)
+        small = tape.new(ONE, rank * width, itemsize) if self.a_itemsize != itemsize else None
+        grad_low = tape.new(self.monomial, self.rows * rank, itemsize)
         product = tape.new(ONE, rank * out_width, itemsize)
         grad_b = tape.new(ONE, rank * out_width, FP32)
         del product
         summed = tape.new(ONE, rank * out_width, FP32)
         del summed
         grad_ratio = tape.new(ONE, out_width, FP32)
-        if b_width != FP32:
-            grad_b = tape.like(grad_b, b_width)
-        grad_a = tape.new(ONE, rank * width, a_width)
-        grad_x = tape.new(size[0], size[1], itemsize) if needs_x else None
-        mask = tape.new(R, width, itemsize) if dropped else None
-        masked = tape.new(R, width, itemsize) if dropped else None
-        made = tape.new(R, out_width, itemsize)
-        del made
-        piece = tape.new(ONE, rank * width, itemsize)
-        del piece, masked
-        if needs_x:
-            turned, made = tape.new(R, out_width, itemsize), tape.new(R, width, itemsize)
-            del turned, made
-        del mask
-        grad_magnitude = tape.new(ONE, out_width, m_width)
+        if self.b_itemsize != FP32:
+            grad_b = tape.like(grad_b, self.b_itemsize)
+        grad_a = tape.new(ONE, rank * width, self.a_itemsize)
+        grad_x = tape.new(self.monomial, self.rows * width, itemsize) if self.needs_x else None
+        self._input_pieces()
+        grad_magnitude = tape.new(ONE, out_width, self.m_itemsize)
         del ratio, weight, wide, share, small, grad_low, grad_ratio
         return [grad_x, grad_a, grad_b, grad_magnitude]
 
-    leaves = (a.tensor, b.tensor, magnitude.tensor)
-    tape.record(out, (narrow, *leaves), (narrow, low, lengths, *leaves), backward)
-    del low, lengths
-    return out if tape.rules.autocast else ops.to(tape, out, x.itemsize)
+    def _input_pieces(self) -> None:
+        """What comes and goes while the input's and A's gradients are made, R tokens at a time."""
+        tape, width, out_width, itemsize = self.tape, self.width, self.out_width, self.itemsize
+        mask = tape.new(R, width, itemsize) if self.dropped else None
+        masked = tape.new(R, width, itemsize) if self.dropped else None
+        made = tape.new(R, out_width, itemsize)
+        del made
+        piece = tape.new(ONE, self.rank * width, itemsize)
+        del piece, masked
+        if self.needs_x:
+            turned, made = tape.new(R, out_width, itemsize), tape.new(R, width, itemsize)
+            del turned, made
+        del mask
 
 
 def _share(tape: Tape, elements: int, itemsize: int, from_itemsize: int) -> Tensor:

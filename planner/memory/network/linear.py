@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import FP32, HALF, ONE
-from planner.memory.engine.ops import Weight
-from planner.memory.network import lean, lean_dora, packed
-from planner.memory.network.packed import quantized
+from planner.memory.engine.weight import Weight
+from planner.memory.network import lean, lean_dora, quantized
+from planner.memory.network.quantized import is_quantized
 
 if TYPE_CHECKING:
     from planner.contract.spec import Module
@@ -26,8 +26,8 @@ def linear(net: Net, path: str, x: Tensor) -> Tensor:
         with net.tape.scope("lora_activations"):
             a, b = _matrices(net, module)
             run = lean_dora.dora if net.choices.lora_variant == "dora" else lean.lora
-            return run(net, module, x, a, b, packed=quantized(net, module))
-    base = [packed.linear(net, module, x) if quantized(net, module) else _plain(net, path, module, x)]
+            return run(net, module, x, a, b, quantized=is_quantized(net, module))
+    base = [quantized.linear(net, module, x) if is_quantized(net, module) else _plain(net, path, module, x)]
     if not net.has_adapter(module):
         return base.pop()
     if net.choices.lora_variant == "dora":
@@ -53,7 +53,7 @@ def activated(net: Net, path: str, first: Tensor, second: Tensor | None = None) 
     module = net.by_path[path]
     with net.tape.scope("lora_activations"):
         adapter = _matrices(net, module) if net.has_adapter(module) else None
-        return lean.activated(net, module, first, second, adapter, packed=quantized(net, module))
+        return lean.activated(net, module, first, second, adapter, quantized=is_quantized(net, module))
 
 
 def _lean_adapter(net: Net, module: Module) -> bool:
@@ -85,16 +85,16 @@ def _lora(net: Net, module: Module, x: Tensor, base: list[Tensor]) -> Tensor:
     is cast to the result's dtype, but under autocast neither x nor the share is; a 4-bit product is copied first.
     """
     tape, rank = net.tape, net.choices.lora_r
-    over_packed = quantized(net, module)
+    over_quantized = is_quantized(net, module)
     a, b = _matrices(net, module)
     result = base.pop()
     narrow = result.itemsize
     with tape.scope("lora_activations"):
-        if over_packed and net.choices.quantization != "int8":
+        if over_quantized and net.choices.quantization != "int8":
             result = ops.contiguous(tape, result)
-        wide = x.same() if over_packed and tape.rules.autocast else _adapted(net, x)
+        wide = x.same() if over_quantized and tape.rules.autocast else _adapted(net, x)
         share = _share(net, module, wide, a, b, rank)
-        if over_packed and not tape.rules.autocast:
+        if over_quantized and not tape.rules.autocast:
             share = ops.to(tape, share, narrow)
         result = ops.add(tape, result, share, wide=_promoted(net, narrow))
         del share
@@ -140,32 +140,32 @@ def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int)
 def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) -> Tensor:
     """Weight-decomposed LoRA: the sum above, scaled per output by magnitude / |W + BA|.
 
-    The norm needs B·A and W + s·B·A as matrices of out·in, a packed W de-quantised; with dropout the base product is
+    The norm needs B·A and W + s·B·A as matrices of out·in, a quantized W de-quantised; with dropout the base product is
     made a second time, on the dropped-out input and a copy of W in the adapters' dtype, which backward keeps. Where a
     Conv1D's W is of that dtype already, its transpose gets a gradient, out·in·w, that lives as long as the graph, and
     autocast keeps its cast.
     """
     tape, rank, choices = net.tape, net.choices.lora_r, net.choices
-    over_packed = quantized(net, module)
+    over_quantized = is_quantized(net, module)
     dropping = choices.lora_dropout > 0 and tape.rules.training
     a, b = _matrices(net, module)
     result = held.pop()
     narrow = result.itemsize
     count = module.in_features * module.out_features
     with tape.scope("lora_activations"):
-        if over_packed and choices.quantization != "int8":
+        if over_quantized and choices.quantization != "int8":
             result = ops.contiguous(tape, result)
-        wide = x.same() if over_packed and tape.rules.autocast else _adapted(net, x)
+        wide = x.same() if over_quantized and tape.rules.autocast else _adapted(net, x)
         dropped = ops.dropout(tape, wide, choices.lora_dropout) if dropping else wide
         product = _weight_product(net, module, a, b)
         product = ops.to(tape, product, dropped.itemsize)
-        if over_packed:
-            weight = packed.dequantized(net, module)
+        if over_quantized:
+            weight = quantized.dequantized(net, module)
         else:
             weight = net.weight(count, net.itemsize, trainable=False).tensor
-        promoted = 0 if over_packed and tape.rules.autocast else _promoted(net, x.itemsize)
+        promoted = 0 if over_quantized and tape.rules.autocast else _promoted(net, x.itemsize)
         matrix = tape.new(ONE, count, dropped.itemsize) if promoted or dropped.itemsize != weight.itemsize else weight
-        own = matrix is weight and not over_packed
+        own = matrix is weight and not over_quantized
         del weight
         scaled = tape.new(ONE, count, dropped.itemsize)
         total = tape.new(ONE, count, dropped.itemsize)
@@ -190,7 +190,7 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
         del base, share, ratio, product, matrix, norm
         result = ops.add(tape, result, extra, wide=promoted)
         del extra
-    return result if over_packed and tape.rules.autocast else ops.to(tape, result, narrow)
+    return result if over_quantized and tape.rules.autocast else ops.to(tape, result, narrow)
 
 
 def _weight_product(net: Net, module: Module, a: Weight, b: Weight) -> Tensor:

@@ -9,9 +9,9 @@ from planner.contract.errors import NotModelled
 from planner.contract.spec import ModelSpec, Module
 from planner.memory.engine.graph import Gradients, Node, Parameter, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, ONE, SS, S, T
-from planner.memory.engine.ops import Weight
 from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
+from planner.memory.engine.weight import Weight
 from planner.memory.step.exchange import Exchange, Reduction
 from planner.models.lora import adapter_modules, saved_modules
 

@@ -21,7 +21,7 @@ from itertools import groupby
 
 from planner.contract.spec import Module
 from planner.memory.engine.monomials import FP32
-from planner.memory.network import packed
+from planner.memory.network import quantized
 from planner.memory.network.net import Net
 from planner.memory.reserved.player import Event
 from planner.memory.step.optimizers import adapter_tensors, registered, whole_tensors
@@ -128,12 +128,12 @@ def _quantised_by_transformers(net: Net, entries: list[Entry], writer: _Writer, 
     """Tensors by name, each brought in 16 bit, then quantised while the 16-bit one is there; then the rest to fp32."""
     width = net.storage_itemsize
     if warm:
-        packed_width = 1.0 if net.choices.quantization == "int8" else 0.5
-        widths = (packed_width if packed.quantized(net, entry.module) else width for entry in entries)
+        quantized_width = 1.0 if net.choices.quantization == "int8" else 0.5
+        widths = (quantized_width if quantized.is_quantized(net, entry.module) else width for entry in entries)
         whole = sum(entry.module.parameters * each for entry, each in zip(entries, widths, strict=True))
         writer.give(writer.take(int(whole)))
     tensors = [
-        (entry, size, packed.quantized(net, entry.module) and not number)
+        (entry, size, quantized.is_quantized(net, entry.module) and not number)
         for entry in sorted(entries, key=lambda entry: _natural(entry.path))
         for number, size in enumerate(_plain_sizes(entry.module, width))
     ]
@@ -145,7 +145,7 @@ def _quantised_by_transformers(net: Net, entries: list[Entry], writer: _Writer, 
         if not turned:
             plain[entry.path].append((brought[place], size))
             continue
-        for _ in range(packed.matrices(entry.module)):
+        for _ in range(quantized.matrices(entry.module)):
             _quantise(net, entry.module, writer)
         writer.give(brought[place])
     for entry in entries:  # peft's preparation takes the parameters in the model's order
@@ -160,13 +160,13 @@ def _quantised_by_trainer(net: Net, entries: list[Entry], writer: _Writer) -> No
     """Module by module from host memory (trainer.modeling.quantized), then what stays as it is."""
     width = net.storage_itemsize
     for entry in entries:
-        if packed.quantized(net, entry.module):
-            for _ in range(packed.matrices(entry.module)):
-                key = writer.take(_plain_sizes(entry.module, width)[0] // packed.matrices(entry.module))
+        if quantized.is_quantized(net, entry.module):
+            for _ in range(quantized.matrices(entry.module)):
+                key = writer.take(_plain_sizes(entry.module, width)[0] // quantized.matrices(entry.module))
                 _quantise(net, entry.module, writer)
                 writer.give(key)
     for entry in entries:
-        whole = not packed.quantized(net, entry.module)
+        whole = not quantized.is_quantized(net, entry.module)
         for size in _plain_sizes(entry.module, width)[0 if whole else 1 :]:
             writer.take(size)
 
@@ -174,12 +174,12 @@ def _quantised_by_trainer(net: Net, entries: list[Entry], writer: _Writer) -> No
 def _quantise(net: Net, module: Module, writer: _Writer) -> None:
     """Scales and values of one weight; under double quantisation the fp32 scales, their mean and their difference from
     it come and go."""
-    values, others = packed.stored(net.choices, module)
+    values, others = quantized.stored(net.choices, module)
     if net.choices.quantization == "int8":
         writer.take(others)
         writer.take(values)
         return
-    blocks = -(-values * 2 // packed.BLOCK_4BIT)
+    blocks = -(-values * 2 // quantized.BLOCK_4BIT)
     scales = writer.take(blocks * FP32)
     writer.take(values)
     writer.take(CODE_BYTES)
@@ -187,7 +187,7 @@ def _quantise(net: Net, module: Module, writer: _Writer) -> None:
         writer.take(FP32)  # their mean
         difference = writer.take(blocks * FP32)
         writer.take(256 * FP32)  # the table of 8-bit values
-        writer.take(-(-blocks // packed.BLOCK_NESTED) * FP32)
+        writer.take(-(-blocks // quantized.BLOCK_NESTED) * FP32)
         writer.take(blocks)
         writer.give(difference)
         writer.give(scales)

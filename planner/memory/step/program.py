@@ -17,10 +17,11 @@ from planner.memory.engine.ledger import UPDATE
 from planner.memory.engine.monomials import FP32, INT64, ONE, T
 from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
-from planner.memory.network import loss, packed
+from planner.memory.network import loss
 from planner.memory.network.blocks import registry
 from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
+from planner.memory.network.quantized import bias_itemsize, is_quantized, matrices, stored
 from planner.memory.recorded.play import play
 from planner.memory.recorded.wanted import is_recorded
 from planner.memory.step.case import Case
@@ -211,10 +212,10 @@ def _several(net: Net) -> list[Tensor]:
 
 def module_sizes(net: Net, module: Module) -> list[int]:
     """Bytes of the tensors of one copy of a module."""
-    if packed.quantized(net, module):
-        sizes = list(packed.stored(net.choices, module)) * packed.matrices(module)
+    if is_quantized(net, module):
+        sizes = list(stored(net.choices, module)) * matrices(module)
         bias = module.out_features if module.bias else 0
-        return sizes + ([bias * packed.bias_itemsize(net)] if bias else [])
+        return sizes + ([bias * bias_itemsize(net)] if bias else [])
     bias = 0 if not module.bias else module.out_features if module.kind in ("linear", "conv1d") else module.shape[0]
     itemsize = net.stored_itemsize(module)
     return [(module.parameters - bias) * itemsize] + ([bias * itemsize] if bias else [])
@@ -228,13 +229,13 @@ def buffer_bytes(spec: ModelSpec) -> int:
 
 
 def weight_bytes(net: Net) -> int:
-    """Bytes of the base model's weights: every module in the weights' dtype, or packed where it is quantised."""
+    """Bytes of the base model's weights: every module in the weights' dtype, or quantized where it is quantised."""
     total = buffer_bytes(net.spec)
     for module in net.spec.modules:
         size = module.parameters * net.stored_itemsize(module)
-        if packed.quantized(net, module):
+        if is_quantized(net, module):
             bias = module.out_features if module.bias else 0
-            size = sum(packed.stored(net.choices, module)) * packed.matrices(module) + bias * packed.bias_itemsize(net)
+            size = sum(stored(net.choices, module)) * matrices(module) + bias * bias_itemsize(net)
         total += size * module.copies
     return total
 

@@ -48,7 +48,7 @@ class DoraLinear(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         base, scaling = beside.base, beside.scaling
         weight = base.weight(flat.dtype)
-        lengths = row_lengths(weight if base.packed or base.int8 else base.raw(), a, b, scaling)
+        lengths = row_lengths(weight if base.four_bit or base.int8 else base.raw(), a, b, scaling)
         ratio = magnitude.float() / lengths
         share = (b.float() * (ratio * scaling).unsqueeze(1)).to(flat.dtype)
         small = a.to(flat.dtype)

@@ -40,13 +40,13 @@ class FrozenBase:
     def __init__(self, layer: Any) -> None:
         self.layer = layer
         self.conv1d = type(layer).__name__ == "Conv1D"
-        self.packed = hasattr(layer.weight, "quant_state")
+        self.four_bit = hasattr(layer.weight, "quant_state")
         self.int8 = is_int8(layer)
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight as (out, in) in `dtype`; a view or a temporary."""
         weight = self.layer.weight
-        if self.packed:
+        if self.four_bit:
             from bitsandbytes.functional import dequantize_4bit
 
             values: torch.Tensor = dequantize_4bit(weight, weight.quant_state)

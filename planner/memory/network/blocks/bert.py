@@ -6,7 +6,7 @@ Source: transformers 5.23 models/{bert,roberta,distilbert}/modeling_*.py (read 2
 from __future__ import annotations
 
 from planner.contract.architecture import Encoder
-from planner.memory.engine import ops
+from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, S, T
 from planner.memory.network import layers
@@ -123,7 +123,7 @@ def two_way_eager(
         weights = ops.add(tape, weights, bias)
     if mask is not None:
         weights = ops.add(tape, weights, mask)
-    weights = ops.softmax(tape, weights)
+    weights = norms.softmax(tape, weights)
     weights = ops.dropout(tape, weights, dropout)
     out = ops.matmul(tape, weights, value, T, heads * net.spec.head_dim, copy_a=False, copy_b=True)
     return ops.contiguous(tape, out), weights

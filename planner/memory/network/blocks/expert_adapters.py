@@ -12,8 +12,8 @@ from planner.contract.spec import Module
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import HALF, ONE
-from planner.memory.engine.ops import Weight
 from planner.memory.engine.tape import Tape
+from planner.memory.engine.weight import Weight
 from planner.memory.network.net import Net
 from planner.models.lora import adapter_rank
 

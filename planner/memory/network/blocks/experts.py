@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from planner.memory.engine import ops
+from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, T
-from planner.memory.engine.ops import Weight
+from planner.memory.engine.weight import Weight
 from planner.memory.network import layers
 from planner.memory.network.blocks import expert_adapters, llama, routing, separate_experts
 from planner.memory.network.blocks.program import Program
@@ -102,7 +102,7 @@ def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weight = net.base_weight(experts * net.spec.hidden_size)
         logits = ops.linear(tape, x, weight, experts, net.spec.hidden_size)
     wide = ops.to(tape, logits, FP32)
-    chances = ops.softmax(tape, wide)
+    chances = norms.softmax(tape, wide)
     del wide
     best, indices = routing.top_k(net, chances, per_token)
     facts = net.spec.facts.experts

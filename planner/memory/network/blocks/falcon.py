@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.memory.engine import ops
+from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, T
 from planner.memory.engine.tape import Tape
@@ -133,7 +133,7 @@ def _eager(net: Net, query: Tensor, key: Tensor, value: Tensor, kv_heads: int) -
     assert net.mask is not None
     scores = _spread(tape, key, heads // kv_heads, kv_heads)
     scores = scale_(tape, ops.matmul(tape, query, scores, BSS, heads, copy_a=True, copy_b=True))
-    scores = ops.softmax(tape, ops.add(tape, scores, net.mask))
+    scores = norms.softmax(tape, ops.add(tape, scores, net.mask))
     mixed = _product(tape, scores, value, heads, kv_heads)
     return ops.contiguous(tape, mixed), scores
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.memory.engine import ops
+from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BYTE, FP32
 from planner.memory.engine.tape import Tape
@@ -43,7 +43,7 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
 def _plain_norm(net: Net, x: Tensor) -> Tensor:
     """Layer norm in fp32 without weight and bias."""
     tape = net.tape
-    return ops.to(tape, ops.layer_norm(tape, ops.to(tape, x, FP32), None, None, net.spec.hidden_size), x.itemsize)
+    return ops.to(tape, norms.layer_norm(tape, ops.to(tape, x, FP32), None, None, net.spec.hidden_size), x.itemsize)
 
 
 def attention(net: Net, hidden: Tensor) -> Tensor:

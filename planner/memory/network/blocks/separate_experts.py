@@ -11,10 +11,10 @@ Source: transformers 4.48 models/mixtral/modeling_mixtral.py, MixtralSparseMoeBl
 from __future__ import annotations
 
 from planner.contract.spec import Module
-from planner.memory.engine import ops
+from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BYTE, FP32, INT64, T
-from planner.memory.network import packed
+from planner.memory.network import quantized
 from planner.memory.network.blocks import routing
 from planner.memory.network.net import Net, unmodelled
 
@@ -31,7 +31,7 @@ def block(net: Net, x: Tensor) -> Tensor:
     count, top_k, hidden = spec.num_experts, spec.experts_per_token, spec.hidden_size
     logits = _product(net, x, count, hidden)
     wide = ops.to(tape, logits, FP32)
-    chances = ops.softmax(tape, wide)
+    chances = norms.softmax(tape, wide)
     del wide
     weights, chosen = routing.top_k(net, chances, top_k)
     weights = routing.normalised(net, weights)
@@ -66,7 +66,7 @@ def _expert(net: Net, x: Tensor) -> Tensor:
 def _product(net: Net, x: Tensor, outputs: int, inputs: int) -> Tensor:
     """x with the weight (outputs, inputs) of one linear module, quantised or not."""
     if net.choices.method == "qlora":
-        return packed.linear(net, Module(path="", kind="linear", shape=(outputs, inputs)), x)
+        return quantized.linear(net, Module(path="", kind="linear", shape=(outputs, inputs)), x)
     return ops.linear(net.tape, x, net.base_weight(outputs * inputs), outputs, inputs)
 
 

@@ -15,10 +15,10 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional  # noqa: E402
 
 from planner.contract.architecture import NormForm  # noqa: E402
-from planner.memory.engine import ops  # noqa: E402
+from planner.memory.engine import norms, ops  # noqa: E402
 from planner.memory.engine.graph import Tensor  # noqa: E402
-from planner.memory.engine.ops import Weight  # noqa: E402
 from planner.memory.engine.tape import Tape  # noqa: E402
+from planner.memory.engine.weight import Weight  # noqa: E402
 from planner.memory.network import attention, loss  # noqa: E402
 from planner.memory.network.attention import Heads, Style  # noqa: E402
 from tests.support.memory_ops_support import BATCH, LENGTH, Input, Op, agrees  # noqa: E402
@@ -89,7 +89,7 @@ def _layer_norm(trains: bool, autocast: bool = False) -> Op:
         (HALF,),
         Input(("B", "S", W), "fp32" if autocast else "bf16"),
         lambda x, w, b: functional.layer_norm(x, (W,), w, b),
-        lambda tape, x: ops.layer_norm(tape, x, weight(tape, W, trains=trains), weight(tape, W, trains=trains), W),
+        lambda tape, x: norms.layer_norm(tape, x, weight(tape, W, trains=trains), weight(tape, W, trains=trains), W),
         (parameter(W, dtype=dtype, trains=trains), parameter(W, dtype=dtype, trains=trains)),
         device="cuda",
         autocast=autocast,
@@ -109,7 +109,7 @@ def _rms_norm(form: NormForm, trains: bool) -> Op:
         (HALF,),
         HALF,
         lambda x, w: module(x),
-        lambda tape, x: ops.rms_norm(tape, x, weight(tape, W, trains=trains), W, form=form),
+        lambda tape, x: norms.rms_norm(tape, x, weight(tape, W, trains=trains), W, form=form),
         (module.weight,),
         slack=16 * W,
     )
@@ -223,13 +223,13 @@ NORMS = [
     _layer_norm(True),
     _layer_norm(False, autocast=True),
     *[_rms_norm(form, trains) for form in get_args(NormForm) for trains in (False, True)],
-    Op("softmax", (SCORES,), SCORES, lambda x: x.softmax(-1), ops.softmax),
+    Op("softmax", (SCORES,), SCORES, lambda x: x.softmax(-1), norms.softmax),
     Op(
         "softmax in fp32",
         (SCORES,),
         SCORES,
         lambda x: functional.softmax(x, dim=-1, dtype=torch.float32).to(x.dtype),
-        ops.softmax_fp32,
+        norms.softmax_fp32,
         device="cuda",
     ),
 ]

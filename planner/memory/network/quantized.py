@@ -26,7 +26,7 @@ BLOCK_NESTED = 256
 """Scales that share a scale of their own under double quantisation."""
 
 
-def quantized(net: Net, module: Module) -> bool:
+def is_quantized(net: Net, module: Module) -> bool:
     """Whether the module's weight is quantised, as transformers converts: every plain `nn.Linear` and GPT-2's `Conv1D`
     but the output head.
 
@@ -115,8 +115,8 @@ def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
     """bitsandbytes: x cast to the compute dtype, product with the de-quantised weight, result cast back.
 
     Forward holds the de-quantised weight (n·w) and, under double quantisation, its fp32 scales (n/64·4) without and
-    with their mean; backward the weight and one of them. Saves nothing through autograd: the packed weight hangs on the
-    function itself.
+    with their mean; backward the weight and one of them. Saves nothing through autograd: the quantised weight hangs on
+    the function itself.
     """
     tape = net.tape
     compute = net.compute_itemsize(x)
@@ -151,7 +151,7 @@ def _int8_lean(net: Net, module: Module, x: Tensor) -> Tensor:
     tape = net.tape
     narrow = ops.to(tape, x, HALF if tape.rules.autocast else x.itemsize)
     itemsize, size = narrow.itemsize, (narrow.monomial, narrow.elements)
-    base = lean.FrozenLayer(net, module, packed=True)
+    base = lean.FrozenLayer(net, module, quantized=True)
     result = base.product(narrow.monomial, narrow.elements // module.in_features * module.out_features, itemsize)
     return tape.record(result, (narrow,), (), lambda g, s: (base.product(size[0], size[1], itemsize),))
 
