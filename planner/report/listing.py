@@ -12,7 +12,7 @@ from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_count, format_quantity
 
 if TYPE_CHECKING:
-    from planner.models.catalogue import Entry
+    from planner.models.catalogue import CatalogueEntry
 
 
 def gpu_record(profile: HardwareProfile) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def gpu_view(console: Console, profile: HardwareProfile) -> None:
         console.print(f"    {fact.source} ({fact.date})", style="dim")
 
 
-def model_record(entry: Entry) -> dict[str, Any]:
+def model_record(entry: CatalogueEntry) -> dict[str, Any]:
     """A catalogue entry as JSON-ready data."""
     return {
         "name": entry.name,
@@ -88,7 +88,7 @@ def model_record(entry: Entry) -> dict[str, Any]:
     }
 
 
-def models_view(console: Console, entries: Sequence[Entry]) -> None:
+def models_view(console: Console, entries: Sequence[CatalogueEntry]) -> None:
     """One line per model."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=28)
@@ -107,7 +107,7 @@ def models_view(console: Console, entries: Sequence[Entry]) -> None:
     console.print("Sources: plan models NAME, plan models --json", style="dim")
 
 
-def model_view(console: Console, entry: Entry) -> None:
+def model_view(console: Console, entry: CatalogueEntry) -> None:
     """One model with its dimensions and where they were read."""
     console.print(f"{entry.name} ({entry.hub_id})", style="bold")
     if entry.siblings:

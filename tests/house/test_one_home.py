@@ -19,6 +19,7 @@ HOME = {"planner/contract/architectures.py", "planner/contract/architecture.py"}
 ELSEWHERE = {
     "planner/exchange/tools/torchtune.py": "names of that tool's own packages",
     "planner/decide/advice_rate.py": "exponents that were published for these families",
+    "trainer/publish/gguf.py": "names that another format gives architectures",
     "trainer/commands/presets.py": "the config of a small model that is made to be trained from scratch",
 }
 

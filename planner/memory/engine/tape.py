@@ -30,7 +30,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class HostCopy:
     """A tensor whose bytes are in host memory: all but its storage."""
 
     monomial: int
@@ -41,7 +41,7 @@ class Elsewhere:
     leaf: bool
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Elsewhere:
+    def of(cls, tensor: Tensor) -> HostCopy:
         """What is left of `tensor` when its bytes go."""
         return cls(tensor.monomial, tensor.elements, tensor.itemsize, tensor.node, tensor.slot, tensor.storage.leaf)
 
@@ -66,7 +66,7 @@ class Tape(Recording):
             return function(argument)
         if offload:
             region = Region(_nothing, reentrant=reentrant)
-            region.recompute = partial(self._fetched, weakref.ref(region), function, Elsewhere.of(argument))
+            region.recompute = partial(self._fetched, weakref.ref(region), function, HostCopy.of(argument))
         else:
             self.retag(argument, "checkpoints")
             region = Region(partial(function, argument), reentrant=reentrant)
@@ -80,7 +80,7 @@ class Tape(Recording):
         return output
 
     def _fetched(
-        self, region: Callable[[], Region | None], function: Callable[[Tensor], Tensor], place: Elsewhere
+        self, region: Callable[[], Region | None], function: Callable[[Tensor], Tensor], place: HostCopy
     ) -> Tensor:
         """`function` on the argument that comes back from host memory."""
         with self.scope("checkpoints"):

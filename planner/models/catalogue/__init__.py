@@ -21,7 +21,7 @@ MODELS = FOLDER / "models"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """One model of the catalogue."""
 
     name: str
@@ -102,7 +102,7 @@ def _last_part(hub_id: str) -> str:
     return hub_id.rsplit("/", 1)[-1].lower()
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> CatalogueEntry:
     """The entry that holds the dimensions of a catalogue name, alias or hub id."""
     found = look_up(name)
     if found is None:
@@ -110,15 +110,15 @@ def entry(name: str) -> Entry:
     return _read(MODELS / f"{found.name}.json")
 
 
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[CatalogueEntry, ...]:
     """All models, sorted by name. Reads every file; to load one model use `entry`."""
     return tuple(_read(MODELS / f"{name}.json") for name in names())
 
 
-def _read(path: Path) -> Entry:
+def _read(path: Path) -> CatalogueEntry:
     data = json.loads(path.read_text(encoding="utf-8"))
     data["siblings"] = tuple(data.get("siblings", ()))
-    return Entry(name=path.stem, **data)
+    return CatalogueEntry(name=path.stem, **data)
 
 
 def build_index() -> dict[str, list[str]]:
@@ -126,7 +126,7 @@ def build_index() -> dict[str, list[str]]:
     items = [_read(path) for path in sorted(MODELS.glob("*.json"))]
     index: dict[str, list[str]] = {}
 
-    def claim(spelling: str, item: Entry, hub_id: str) -> None:
+    def claim(spelling: str, item: CatalogueEntry, hub_id: str) -> None:
         key, means = spelling.lower(), [item.name, hub_id]
         if index.setdefault(key, means) != means:
             raise InvalidInput(f"{item.name}.json: {spelling!r} already means {index[key][1]}")

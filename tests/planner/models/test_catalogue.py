@@ -36,7 +36,7 @@ RECORDED = [entry for entry in ENTRIES if entry not in WRITTEN]
 
 
 @pytest.mark.parametrize("entry", RECORDED, ids=lambda entry: entry.name)
-def test_a_network_without_a_program_is_described_as_transformers_builds_it(entry: catalogue.Entry) -> None:
+def test_a_network_without_a_program_is_described_as_transformers_builds_it(entry: catalogue.CatalogueEntry) -> None:
     """Every parameter of the true-size network has our name and shape; the description is the shipped one."""
     import torch
 
@@ -50,7 +50,7 @@ def test_a_network_without_a_program_is_described_as_transformers_builds_it(entr
 
 
 @pytest.mark.parametrize("entry", WRITTEN, ids=lambda entry: entry.name)
-def test_entry_equals_transformers_at_true_size(entry: catalogue.Entry) -> None:
+def test_entry_equals_transformers_at_true_size(entry: catalogue.CatalogueEntry) -> None:
     """Every parameter of the true-size network, built without weights, has our name and shape."""
     spec = load_model(entry.name)
     model = build_on_meta(dict(entry.config), case_task(entry.config))
@@ -59,7 +59,7 @@ def test_entry_equals_transformers_at_true_size(entry: catalogue.Entry) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_entry_equals_the_published_total(entry: catalogue.Entry) -> None:
+def test_entry_equals_the_published_total(entry: catalogue.CatalogueEntry) -> None:
     if entry.published_parameters is None:
         pytest.skip("no published total known")
     spec = load_model(entry.name)

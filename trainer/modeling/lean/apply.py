@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from planner.contract.architecture import NormForm
 from planner.contract.architectures import ARCHITECTURES
 from planner.contract.choices import TrainingChoices
 from trainer.modeling.checkpointing import base_model
@@ -23,6 +24,13 @@ from trainer.modeling.quantized import is_int8
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
+_NORMS: dict[NormForm, tuple[float, bool]] = {
+    "cast_then_gain": (0.0, False),
+    "gain_then_cast": (0.0, True),
+    "shifted_gain": (1.0, True),
+}
+"""Offset of an RMS norm's gain, and whether the cast back comes after it."""
+
 PIECES = ("lora", "mlp", "norm", "dropout")
 
 _GATED = ("gate_proj", "up_proj", "down_proj")
@@ -30,17 +38,15 @@ _PLAIN = (("fc1", "fc2"), ("dense_h_to_4h", "dense_4h_to_h"), ("c_fc", "c_proj")
 _ACTIVATIONS = ("act_fn", "activation_fn", "act")
 _LINEARS = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt", "FalconLinear")
 """Linear layers by class name whose product is x·Wᵀ + b (Conv1D's weight is stored transposed)."""
-_OFFSET_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
-_LATE_NORMS = ("Olmo2RMSNorm",)
 
 
 def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] = PIECES) -> Any:
     """The model with its forwards replaced, for the pieces named; what has no lean form stays as it is."""
     base = base_model(model)
-    known = base.config.model_type in ARCHITECTURES
+    record = ARCHITECTURES.get(base.config.model_type)
     for module in list(base.modules()):
         kind = type(module).__name__
-        if "mlp" in pieces and choices.method != "full" and _is_mlp(module) and (known or _proven_mlp(module)):
+        if "mlp" in pieces and choices.method != "full" and _is_mlp(module) and (record or _proven_mlp(module)):
             _replace(module, _gated_forward if hasattr(module, "gate_proj") else _plain_forward)
         if "lora" in pieces and is_int8(module):
             module._lean_base = FrozenBase(module)
@@ -49,10 +55,9 @@ def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] 
             module._lean_base = FrozenBase(module.base_layer)
             _replace(module, _dora_forward if module.lora_variant else _lora_forward)
         elif "norm" in pieces and kind.endswith("RMSNorm") and getattr(module, "weight", None) is not None:
-            late = kind in _OFFSET_NORMS or kind in _LATE_NORMS
-            form = (1.0 if kind in _OFFSET_NORMS else 0.0, late) if known else proof.norm_form(module)
-            if form is not None:
-                module._lean_offset, module._lean_late = form
+            made = _NORMS[record.norm_form] if record else proof.norm_form(module)
+            if made is not None:
+                module._lean_offset, module._lean_late = made
                 _replace(module, _norm_forward)
         elif "dropout" in pieces and type(module) is torch.nn.Dropout:
             _replace(module, _dropout_forward)
