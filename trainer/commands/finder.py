@@ -124,7 +124,7 @@ def _round(value: float | None) -> float | None:
 
 
 def find(
-    plan: Path, *, data: str | None, device: str, low: float, high: float, steps: int, progress: Any = None
+    plan: Path, *, data: str | None, device: str, low: float, high: float, steps: int, progress: object = None
 ) -> Finding:
     """Runs the test on the plan's model, data and settings. Nothing that was trained is kept."""
     if not 0 < low < high < math.inf:
@@ -167,11 +167,13 @@ def _sweep(prepared: Prepared, work: Path, low: float, high: float, steps: int, 
 
     class LossWatch(TrainerCallback):
         def on_epoch_begin(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
         ) -> None:
             loop.batches.set_epoch(state.global_step // loop.steps_per_epoch)
 
-        def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> Any:
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> Any:
             losses.append(loop.step_loss)
             if progress is not None:
                 total = steps if state.global_step <= steps else most

@@ -188,7 +188,7 @@ def search(
     trials: int | None = None,
     runner: Runner = in_child,
     on_outcome: Callable[[PointOutcome], None] = lambda outcome: None,
-    **limits: Any,
+    **limits: object,
 ) -> list[PointOutcome]:
     """Every cell, or with `trials` as many as Optuna proposes between their smallest and largest values; best first."""
     known = {outcome.cell: outcome for outcome in _load(folder, plan, limits)}

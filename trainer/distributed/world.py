@@ -55,7 +55,7 @@ class World:
 
         return gather(row.to(PartialState().device)).cpu()
 
-    def objects(self, value: Any) -> list[Any]:
+    def objects(self, value: object) -> list[Any]:
         """Every process's value, in the order of their ranks: numbers, texts, tensors and what holds them.
 
         They travel as bytes of JSON and safetensors; nothing is pickled.
@@ -76,7 +76,7 @@ class World:
         found = (rows[rank, :size].numpy().tobytes() for rank, size in enumerate(sizes))
         return [state_files.loads(each) for each in found]
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: object) -> Any:
         """Rank 0's value."""
         return self.objects(value if self.main else None)[0]
 

@@ -49,7 +49,9 @@ class Reporter(TrainerCallback):
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self._last_log_step = state.global_step
         state.best_model_checkpoint = self._best or state.best_model_checkpoint
         state.compute_steps(args, state.max_steps)  # a resumed run has the checkpoint's until here
@@ -68,11 +70,13 @@ class Reporter(TrainerCallback):
         for symptom in symptoms:
             self.events.warn(symptom.what, symptom.message, symptom.advice)
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         """The order of the epoch follows from its number alone, so that a resumed run finds its place again."""
         self.trainer.batches.set_epoch(state.global_step // self.trainer.steps_per_epoch)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> Any:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> Any:
         self.trainer.meter.end()
         self.trainer.meter.step_done()
         seconds = time.perf_counter() - self.trainer.step_started
@@ -120,7 +124,7 @@ class Reporter(TrainerCallback):
         self.events.emit(ResumedEvent(step=state.global_step))
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: object
     ) -> None:
         if not logs or "loss" not in logs:
             return
@@ -146,7 +150,7 @@ class Reporter(TrainerCallback):
     # ---- evaluation and checkpoints --------------------------------------------------------------------------------
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: object
     ) -> Any:
         loss = metrics["eval_loss"]
         before_training = state.global_step == 0
@@ -191,7 +195,7 @@ class Reporter(TrainerCallback):
                 without += 1
         return without >= patience
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **_: object) -> None:
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         kind = "best" if state.best_global_step == state.global_step else "last"
         self.events.emit(CheckpointEvent(path=str(path), step=state.global_step, kind=kind))
@@ -216,7 +220,7 @@ def without_paths(trainer: Any) -> None:
 
     class Board(TensorBoardCallback):
         def on_train_begin(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
         ) -> None:
             if not state.is_world_process_zero:
                 return

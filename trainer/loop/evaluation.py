@@ -43,7 +43,7 @@ class Evaluating(transformers.Trainer):
     compute_piece: Callable[..., tuple[Any, Any]]
     eval_batches: RankBatches
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+    def evaluate(self, *_: object, **__: object) -> dict[str, float]:
         """Mean loss per target token over the validation set, its perplexity, and a generated sample."""
         model = self.model
         model.eval()

@@ -72,7 +72,7 @@ class Material:
     """What a checkpoint must share with a run that goes on from it."""
 
 
-def _nothing(_: Any) -> None:
+def _nothing(_: object) -> None:
     """Nobody listens."""
 
 

@@ -72,7 +72,7 @@ def as_config(config: Mapping[str, Any], name: str = "the model") -> Any:
         raise InvalidInput(f"{name}'s config.json: {model_type[:40]} can't be made of it: {reason}") from None
 
 
-def described(config: Mapping[str, Any], cls: Any, depth: int = 0) -> dict[str, Any]:
+def described(config: Mapping[str, Any], cls: object, depth: int = 0) -> dict[str, Any]:
     """The keys of a config that describe the network of this config class."""
     if depth > DEEPEST:
         raise InvalidInput("config.json: parts within parts within parts; no model is made like that")
@@ -89,7 +89,7 @@ def described(config: Mapping[str, Any], cls: Any, depth: int = 0) -> dict[str, 
     return kept
 
 
-def _part(value: Mapping[str, Any], cls: Any, depth: int) -> dict[str, Any]:
+def _part(value: Mapping[str, Any], cls: object, depth: int) -> dict[str, Any]:
     """A part of a config, by its own type where its class leaves that open."""
     from transformers import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -112,7 +112,7 @@ def _fields(cls: Any) -> set[str]:
     return names | set(getattr(cls, "attribute_map", {}))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     """A number, a truth value or nothing, or a list of such: what can name nothing."""
     if isinstance(value, list):
         return all(_is_number(item) for item in value)

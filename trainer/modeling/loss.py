@@ -25,7 +25,7 @@ def _reduced(logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor
 
 
 def shifted_copy_loss(
-    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: Any
+    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: object
 ) -> torch.Tensor:
     """Causal loss of transformers 4.46 to 4.49: fp32 copy, then a contiguous copy of all but the last position.
 
@@ -38,7 +38,7 @@ def shifted_copy_loss(
 
 
 def unconverted_loss(
-    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: Any
+    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: object
 ) -> torch.Tensor:
     """Causal loss without conversion to fp32 (older GPT-2-like models): shifted copy in the logits' own dtype."""
     shifted = logits[..., :-1, :].contiguous()

@@ -31,7 +31,7 @@ _BETWEEN = re.compile(
 _HIDDEN = re.compile(r"hidden_states = outputs(\.last_hidden_state|\[0\])")
 
 
-def plain_head(cls: Any) -> bool:
+def plain_head(cls: object) -> bool:
     """Whether a class's own forward makes its logits of the hidden states by the head and the factors known here.
 
     Read off its source: a network that does anything else there would be trained on another loss.

@@ -117,7 +117,7 @@ def _int8(weight: torch.Tensor) -> Any:
     return made
 
 
-def _take_over(layer: Any) -> None:
+def _take_over(layer: object) -> None:
     """Moves values and scales from the weight to the layer's state, as bitsandbytes does at the first forward.
 
     On a CPU, PEFT's DoRA moves the weight to its own device in every forward, and the copy comes without the scales
@@ -128,18 +128,18 @@ def _take_over(layer: Any) -> None:
     type(layer).init_8bit_state(layer)
 
 
-def is_int8(layer: Any) -> bool:
+def is_int8(layer: object) -> bool:
     """Whether a module is a linear layer with int8 weights (PEFT's adapter over one bears the same class name)."""
     return type(layer).__name__ == "Linear8bitLt" and hasattr(layer, "state")
 
 
-def int8_state(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def int8_state(layer: object) -> tuple[torch.Tensor, torch.Tensor]:
     """The int8 values (out, in) and fp32 scales (out) of a `Linear8bitLt`, before and after its first forward."""
     scales = layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB
     return layer.weight.data, scales
 
 
-def quantization_tensors(module: Any) -> list[torch.Tensor]:
+def quantization_tensors(module: object) -> list[torch.Tensor]:
     """Tensors that belong to the quantised weight of one module and are neither its parameters nor its buffers."""
     found = []
     weight = module._parameters.get("weight")
@@ -152,7 +152,7 @@ def quantization_tensors(module: Any) -> list[torch.Tensor]:
     return found
 
 
-def prepare_kbit(model: Any, choices: TrainingChoices) -> None:
+def prepare_kbit(model: object, choices: TrainingChoices) -> None:
     """What a run does to a quantised model before it attaches adapters: everything that is not quantised is frozen.
 
     Stack `peft` also turns norms, embeddings and head into fp32 (`peft.prepare_model_for_kbit_training`), or, as TRL's

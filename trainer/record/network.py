@@ -22,7 +22,7 @@ ENDINGS = {
 }
 
 
-def on_meta(config: Any, *, attention: str = "sdpa", dtype: torch.dtype = torch.bfloat16) -> Any:
+def on_meta(config: object, *, attention: str = "sdpa", dtype: torch.dtype = torch.bfloat16) -> Any:
     """The model of a transformers config object or a config.json's content, without bytes."""
     if isinstance(config, dict):
         return modeling.build(config, dtype=dtype, attention=attention, device="meta")
@@ -67,7 +67,7 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def task_of(model: Any) -> str:
+def task_of(model: object) -> str:
     """The head that is on the network."""
     name = type(model).__name__
     for task, endings in ENDINGS.items():
@@ -155,7 +155,7 @@ def _pattern(name: str, stems: dict[str, int]) -> tuple[str, int | None]:
     return name, None
 
 
-def expert_tensors(model: Any) -> dict[str, str]:
+def expert_tensors(model: object) -> dict[str, str]:
     """Names that PEFT turns into adapters on fused expert tensors, and the end of the tensor's path each stands for."""
     names = adapters.fused_expert_names(model)
     if not names:
@@ -167,7 +167,7 @@ def expert_tensors(model: Any) -> dict[str, str]:
     return {name: str(mapping[name]) for name in names}
 
 
-def _first(config: Any, *names: str) -> Any:
+def _first(config: object, *names: str) -> Any:
     for name in names:
         try:
             value = getattr(config, name, None)

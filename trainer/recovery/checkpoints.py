@@ -93,7 +93,7 @@ def check_progress(folder: Path) -> None:
     """Refuses a checkpoint whose step, epoch or logs aren't ones, before transformers takes them as they are."""
     content = json_text.read_object(folder / PROGRESS, max_bytes=2**28, max_values=2**24)
 
-    def count(key: str, usual: Any) -> bool:
+    def count(key: str, usual: object) -> bool:
         value = content.get(key, usual)
         return value is None if usual is None and value is None else type(value) is int and 0 <= value < 2**53
 

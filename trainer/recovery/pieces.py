@@ -99,7 +99,7 @@ def cut(piece: Piece, rows: int, seed: Callable[[int], int]) -> list[Piece]:
     return parts
 
 
-def _by_row(value: Any, rows: int) -> bool:
+def _by_row(value: object, rows: int) -> bool:
     """Whether a field of a batch holds something for each row: a tensor's first dimension, or a list."""
     if torch.is_tensor(value):
         return value.dim() > 0 and len(value) == rows

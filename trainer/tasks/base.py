@@ -65,7 +65,7 @@ class Task:
         """How many targets a batch's labels hold, a 0-dim int64 tensor. Here position t predicts the label of t + 1."""
         return (labels[..., 1:] != IGNORED).sum()
 
-    def correct(self, output: Any, labels: torch.Tensor) -> int | None:
+    def correct(self, output: object, labels: torch.Tensor) -> int | None:
         """How many of a batch's targets the model got right; None where only the loss is reported."""
         return None
 

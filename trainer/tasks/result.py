@@ -13,7 +13,7 @@ from trainer.tasks.base import TASK_FILE
 from trainer.tasks.choice import choose
 
 
-def load_pretrained(source: str, task: dict[str, Any], dtype: Any = "auto") -> Any:
+def load_pretrained(source: str, task: dict[str, Any], dtype: object = "auto") -> Any:
     """The base network of a finished run, with the head of its task; safetensors only, no code that comes with them."""
     import transformers
 

@@ -23,7 +23,7 @@ def quantized_input(a: torch.Tensor, threshold: float = 0.0) -> Any:
     return values, scales, torch.empty(0, dtype=torch.int64, device=a.device) if threshold > 0 else None
 
 
-def mixed_product(a: torch.Tensor, ca: Any, cb: Any, *_: Any, **__: Any) -> Any:
+def mixed_product(a: torch.Tensor, ca: Any, cb: Any, *_: object, **__: object) -> Any:
     """The product in the input's dtype, and the input's columns that were left out: none."""
     return a.new_empty((*ca.shape[:-1], cb.shape[0])), a.new_empty(0)
 

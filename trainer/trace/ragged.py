@@ -51,7 +51,7 @@ def device_kernels(target: str, kernel: str) -> list[Change]:
     def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:
         return torch.zeros(len(lengths) + 1, dtype=torch.int32) if target == "cuda" else None
 
-    def choose(query: torch.Tensor, lengths: Any, dropout: float, window: int | None) -> str:
+    def choose(query: torch.Tensor, lengths: object, dropout: float, window: int | None) -> str:
         if target != "cuda" or kernel not in ("auto", "flash") or dropout > 0:
             return "one by one"
         fits = query.dtype in HALF and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0

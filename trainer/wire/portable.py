@@ -48,7 +48,7 @@ def word(text: str) -> str:
 _NOTHING = object()
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: object) -> Any:
     """The value without its texts; `_NOTHING` where nothing is left of it."""
     if isinstance(value, dict):
         return config(value)
