@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from planner.calibration import store
@@ -29,7 +29,7 @@ class Outcome:
     profile: str
     calibration: Calibration
     path: Path
-    measured: int
+    measured: int = 0
     """Points of this calibration."""
     failed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -70,8 +70,6 @@ def calibrate(
     An interruption (KeyboardInterrupt) ends the measuring; points that are finished stay and are fitted. Raises
     RunFailed when not one point could be measured and none was known before.
     """
-    from planner.calibration.fit import calibrate as fit
-
     started = time.monotonic()
     hardware, budget = hardware_for(kind)
     limit = 60 * (MINUTES[hardware.kind] if minutes is None else minutes)
@@ -93,19 +91,28 @@ def calibrate(
     if not known:
         detail = f" ({failed[0]})" if failed else ""
         raise RunFailed(f"nothing was measured on {hardware.title}{detail}")
+    outcome = _fitted(known, hardware)
+    return replace(
+        outcome, measured=len(found), failed=failed, interrupted=interrupted, seconds=time.monotonic() - started
+    )
+
+
+def refit(hardware: HardwareProfile) -> Outcome:
+    """Fits what was observed of a device, by this machine or by others; measures nothing. `hardware` is bare."""
+    known = usable(store.read_observations(), hardware, like=None)
+    if not known:
+        raise RunFailed(f"nothing was observed of {hardware.title}")
+    return _fitted(known, hardware)
+
+
+def _fitted(known: list[Observation], hardware: HardwareProfile) -> Outcome:
+    from planner.calibration.fit import calibrate as fit
+
     made, left_out = rows(known, hardware)
     versions = {**known[-1].versions, "driver": str(known[-1].hardware.get("driver", ""))}
     result = fit(made, hardware, versions=versions)
-    return Outcome(
-        profile=hardware.name,
-        calibration=result,
-        path=store.save_fit(hardware.name, result),
-        measured=len(found),
-        failed=failed,
-        left_out=left_out,
-        interrupted=interrupted,
-        seconds=time.monotonic() - started,
-    )
+    path = store.save_fit(hardware.name, result)
+    return Outcome(profile=hardware.name, calibration=result, path=path, left_out=left_out)
 
 
 def _require_writable(folder: Path) -> None:

@@ -238,11 +238,34 @@ def calibrate(
         bool, typer.Option("--fit-only", help="Measure nothing; fit the observations that are there.")
     ] = False,
     as_json: AsJson = False,
+    files: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--from", help="Others' observations (plan share): kept, and fitted with yours.", metavar="FILE"),
+    ] = None,
 ) -> int:
     """Measures real steps on this machine and corrects predictions by them (needs the train extra)."""
-    from planner.cli.calibrate import run
+    from planner.cli.calibrate import run, run_from
+
+    if files:
+        if fit_only or minutes is not None or device != "auto":
+            raise InvalidInput("--from measures nothing here; leave --device, --minutes and --fit-only out")
+        return run_from(files, as_json=as_json)
 
     return run(device=device, minutes=minutes, fit_only=fit_only, as_json=as_json)
+
+
+@app.command()
+def share(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its observation.json.")],
+    output: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--output", help="Write it to this new file; without it it is only shown.", metavar="FILE"),
+    ] = None,
+) -> int:
+    """What a run measured, without paths, names or data, to attach to an issue; shown before it is written."""
+    from planner.cli.sharing import run
+
+    return run(run_dir, output)
 
 
 @app.command()

@@ -31,6 +31,22 @@ def run(*, device: str, minutes: float | None, fit_only: bool, as_json: bool) ->
     return 130 if outcome.interrupted else 0
 
 
+def run_from(files: list[str], *, as_json: bool) -> int:
+    """Takes others' observations and fits the devices that they are of."""
+    from pathlib import Path
+
+    from planner.calibration import share
+
+    outcomes = share.refit_all(share.take([Path(name) for name in files]))
+    if as_json:
+        print_json([record(outcome) for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            for line in lines(outcome):
+                print(shown(line))
+    return 0
+
+
 def _say(line: str) -> None:
     say(line)
 
