@@ -255,6 +255,20 @@ def calibrate(
 
 
 @app.command()
+def report(
+    subject: Annotated[str, typer.Argument(metavar="RUN|PLAN", help="Folder of a run, or a plan file.")],
+    output: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--output", help="New file. Default <name>-report.html.", metavar="FILE"),
+    ] = None,
+) -> int:
+    """One HTML file without network: memory over a step, peaks around it, curves, predicted beside measured, advice."""
+    from planner.cli.reporting import run
+
+    return run(subject, output)
+
+
+@app.command()
 def share(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its observation.json.")],
     output: Annotated[

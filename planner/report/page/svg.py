@@ -1,0 +1,140 @@
+"""Pictures as SVG text: stacked areas and lines. Colours are the page's; texts are escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from planner.contract.units import format_bytes
+
+WIDTH, HEIGHT = 720, 280
+LEFT, RIGHT, TOP, BOTTOM = 70, 12, 12, 34
+MOST_POINTS = 600
+"""Points of one line; longer ones are thinned, their ends and extremes kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """One line or layer: a name and its points."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+def _frame(body: str, label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">'
+        f"<title>{escape(label)}</title>{body}</svg>"
+    )
+
+
+def _y(value: float, low: float, high: float) -> float:
+    share = (value - low) / (high - low) if high > low else 0.5
+    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+
+def _x(value: float, low: float, high: float) -> float:
+    share = (value - low) / (high - low) if high > low else 0.5
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Some four round numbers between the ends."""
+    span = high - low
+    if span <= 0:
+        return [low]
+    step = 10.0 ** math.floor(math.log10(span / 3))
+    step *= next((factor for factor in (1, 2, 5) if span / (step * factor) <= 5), 10)
+    first = math.ceil(low / step)
+    return [number * step for number in range(first, math.floor(high / step) + 1)]
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def stacked(instants: Sequence[str], layers: Sequence[tuple[str, Sequence[int]]], budget: int, label: str) -> str:
+    """Bytes by component at each instant, one area on the other; a line where the budget ends."""
+    tops = [sum(max(0, layer[1][place]) for layer in layers) for place in range(len(instants))]
+    highest = max([*tops, 1])
+    high = max(highest * 1.08, budget if budget < 1.6 * highest else 0)
+    below = [0.0] * len(instants)
+    parts = []
+    for number, (name, values) in enumerate(layers):
+        above = [base + max(0, value) for base, value in zip(below, values, strict=True)]
+        up = [f"{_x(i, 0, len(instants) - 1):.1f},{_y(v, 0, high):.1f}" for i, v in enumerate(above)]
+        down = [f"{_x(i, 0, len(instants) - 1):.1f},{_y(v, 0, high):.1f}" for i, v in enumerate(below)]
+        points = " ".join([*up, *reversed(down)])
+        most = format_bytes(max(values))
+        parts.append(
+            f'<polygon class="c{number % 10}" points="{points}"><title>{escape(name)}: up to {most}</title></polygon>'
+        )
+        below = above
+    for tick in _ticks(0, high / 2**30):
+        y = _y(tick * 2**30, 0, high)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 6, y + 4, f"{tick:g} GiB", "end"))
+    if budget <= high:
+        y = _y(budget, 0, high)
+        parts.append(f'<line class="budget" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(WIDTH - RIGHT, y - 5, "budget", "end"))
+    for place, name in enumerate(instants):
+        anchor = "start" if place == 0 else "end" if place == len(instants) - 1 else "middle"
+        parts.append(_text(_x(place, 0, len(instants) - 1), HEIGHT - 12, name, anchor))
+    return _frame("".join(parts), label)
+
+
+def lines(
+    series: Sequence[Series], label: str, *, x: str, unit: str = "", level: tuple[str, float] | None = None
+) -> str:
+    """Lines over a common axis; `level`: a named horizontal line."""
+    points = [point for item in series for point in item.points if all(map(math.isfinite, point))]
+    if not points:
+        return ""
+    low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
+    values = [p[1] for p in points] + ([level[1]] if level else [])
+    low, high = min([0.0, *values]) if unit else min(values), max(values)
+    high += (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    parts = []
+    for tick in _ticks(low, high):
+        y = _y(tick, low, high)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 6, y + 4, f"{tick:g}{unit}", "end"))
+    for tick in _ticks(low_x, high_x):
+        parts.append(_text(_x(tick, low_x, high_x), HEIGHT - 14, f"{tick:g}"))
+    parts.append(_text(WIDTH - RIGHT, HEIGHT - 1, x, "end"))
+    if level is not None:
+        y = _y(level[1], low, high)
+        parts.append(f'<line class="budget" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(WIDTH - RIGHT, y - 5, level[0], "end"))
+    for number, item in enumerate(series):
+        kept = thinned([point for point in item.points if all(map(math.isfinite, point))])
+        path = " ".join(f"{_x(a, low_x, high_x):.1f},{_y(b, low, high):.1f}" for a, b in kept)
+        if len(kept) == 1:
+            a, b = kept[0]
+            parts.append(
+                f'<circle class="d{number % 10}" cx="{_x(a, low_x, high_x):.1f}" cy="{_y(b, low, high):.1f}" r="3"/>'
+            )
+        parts.append(f'<polyline class="l{number % 10}" points="{path}"><title>{escape(item.name)}</title></polyline>')
+    return _frame("".join(parts), label)
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS`, of each stretch its lowest and highest point."""
+    if len(points) <= MOST_POINTS:
+        return list(points)
+    size = math.ceil(len(points) / (MOST_POINTS // 2))
+    kept: list[tuple[float, float]] = []
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+        kept += sorted(ends)
+    return [points[0], *kept[1:-1], points[-1]]
+
+
+def legend(names: Sequence[str], kind: str) -> str:
+    """Names with their colours; `kind` is c for areas, l for lines."""
+    items = "".join(f'<li><span class="key {kind}{i % 10}"></span>{escape(name)}</li>' for i, name in enumerate(names))
+    return f'<ul class="legend">{items}</ul>'
