@@ -54,6 +54,10 @@ class MemoryReport(Record):
     """Additive parts of the device peak at the binding instant; they sum to `device_peak_bytes`."""
     tensors_peak_bytes: Bytes | None = None
     """The largest instant; None in records from before blocks were told from tensors."""
+    largest_tensor_bytes: Bytes | None = None
+    """On devices that limit a single buffer: the largest tensor of a step."""
+    largest_buffer_bytes: Bytes | None = None
+    """That limit; None elsewhere."""
     batch_lengths: BatchLengths | None = None
     """Row by row the lengths of the sequences in the micro-batch that sets the peak; left out where no data was given
     and every row has max_length."""

@@ -230,6 +230,8 @@ class HardwareProfile:
     """Whether CPU and GPU share the memory (Apple, CPU)."""
     cublas_workspace_bytes: int = 0
     """Bytes of one cuBLAS workspace; counts as allocated (PyTorch: 8.125 MiB, 32 MiB on Hopper)."""
+    largest_buffer_bytes: int | None = None
+    """Bytes of the largest single tensor that the device can hold whatever is free (Metal); None: no such limit."""
     aliases: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What a person should know before using this device: missing dtypes, builds without its kernels, swap limits."""

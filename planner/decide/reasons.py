@@ -8,7 +8,7 @@ from typing import Any
 from planner.contract.records import MemoryReport, Verdict
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_deviation
-from planner.decide.verdict import TIGHT_SHARE
+from planner.decide.verdict import TIGHT_SHARE, beyond_a_buffer
 
 INSTANT_TEXT = {
     "load": "while the model is loaded",
@@ -93,7 +93,13 @@ def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, An
         f"Most of it: {parts}.",
     ]
     budget = format_bytes(memory.budget_bytes)
-    if verdict == "does_not_fit":
+    if beyond_a_buffer(memory):
+        sentences.append(
+            f"One tensor takes {format_bytes(memory.largest_tensor_bytes or 0)}, and this device puts at most "
+            f"{format_bytes(memory.largest_buffer_bytes or 0)} into one buffer, however much is free: take a smaller "
+            "batch, or --loss chunked."
+        )
+    if memory.device_peak_bytes > memory.budget_bytes:
         sentences.append(f"The budget is {budget}: {format_bytes(-left)} are missing.")
     else:
         sentences.append(f"The budget is {budget}: {format_bytes(left)} are left.")

@@ -17,11 +17,17 @@ The interval covers the prediction's error, not what a desktop or a second proce
 
 def verdict_of(memory: MemoryReport) -> Verdict:
     """fits: the interval's upper end is inside the budget; tight: only the peak is, or it passes 95 % of the budget."""
-    if memory.device_peak_bytes > memory.budget_bytes:
+    if memory.device_peak_bytes > memory.budget_bytes or beyond_a_buffer(memory):
         return "does_not_fit"
     if memory.interval_bytes[1] > memory.budget_bytes or (memory.device_peak_bytes > TIGHT_SHARE * memory.budget_bytes):
         return "tight"
     return "fits"
+
+
+def beyond_a_buffer(memory: MemoryReport) -> bool:
+    """Whether one tensor is larger than the largest buffer that the device makes, however much is free."""
+    largest, limit = memory.largest_tensor_bytes, memory.largest_buffer_bytes
+    return largest is not None and limit is not None and largest > limit
 
 
 def budget_of(hardware: HardwareProfile, *, reserve_bytes: int | None = None, used_by_others_bytes: int = 0) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import Fact, HardwareProfile
 from planner.contract.units import GIB, MIB, counted, format_bytes
-from planner.devices import profiles
+from planner.devices import apple, profiles
 from planner.devices.host import cgroup_limit_bytes, host_memory_bytes
 
 MEMORY_TOLERANCE = 0.06
@@ -244,11 +244,14 @@ def _detect_mac() -> Detected | None:
         return None
     limit_text = _sysctl("iogpu.wired_limit_mb")
     limit = int(limit_text) * MIB if limit_text.isdigit() else 0
-    return mac_from_facts(chip, int(memory_text), limit)
+    return mac_from_facts(chip, int(memory_text), limit, apple.live())
 
 
-def mac_from_facts(chip: str, memory_bytes: int, wired_limit_bytes: int = 0) -> Detected | None:
-    """The Apple GPU for a chip as sysctl names it (`Apple M3 Pro`), its RAM in bytes and a raised GPU limit (0: none).
+def mac_from_facts(
+    chip: str, memory_bytes: int, wired_limit_bytes: int = 0, metal: tuple[int, int] | None = None
+) -> Detected | None:
+    """The Apple GPU for a chip as sysctl names it (`Apple M3 Pro`), its RAM in bytes and a GPU limit that was set (0:
+    none); `metal`: working set and largest buffer as the system says (`apple.live`).
 
     None when the chip is no M-series one.
     """
@@ -262,15 +265,22 @@ def mac_from_facts(chip: str, memory_bytes: int, wired_limit_bytes: int = 0) -> 
             return None
         note = f"no profile for {title}: speed is that of {profiles.load(stem).title}, memory is this machine's"
     profile = profiles.load(stem)
-    fraction = 2 / 3 if memory_bytes < 36 * GIB else 0.75
-    total, reserve = profiles.working_set(memory_bytes, fraction, 4 * GIB)
+    total, largest = apple.working_set(memory_bytes)[0], 0
     if wired_limit_bytes:
         total = min(wired_limit_bytes, memory_bytes)
-        reserve = max(0, total - (memory_bytes - 4 * GIB))
-        note = f"{note}; " * bool(note) + f"the GPU limit was raised to {format_bytes(total)} (iogpu.wired_limit_mb)"
+        note = f"{note}; " * bool(note) + f"the GPU limit was set to {format_bytes(total)} (iogpu.wired_limit_mb)"
+    if metal is not None:  # what the system says now goes before any table
+        total, largest = min(metal[0], memory_bytes), metal[1]
+    reserved = round(profiles.amount(profile.facts["system_reserve"]))
+    total, reserve = apple.split(memory_bytes, total, reserved)
     used = max(0, total - _available_bytes())
     return Detected(
-        profile=replace(profile, total_bytes=total, reserve_bytes=reserve),
+        profile=replace(
+            profile,
+            total_bytes=total,
+            reserve_bytes=reserve,
+            largest_buffer_bytes=largest or apple.largest_buffer(total),
+        ),
         title=title,
         total_bytes=total,
         used_by_others_bytes=used,

@@ -16,6 +16,7 @@ from typing import Any
 import hardware_profiles
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import Fact, HardwareProfile
+from planner.devices import apple
 from planner.devices.host import host_memory_bytes
 
 FOLDER = Path(hardware_profiles.__file__).parent
@@ -162,22 +163,12 @@ def build(document: dict[str, Any], origin: str) -> HardwareProfile:
         dtypes=dtypes,
         compute_capability=(int(capability[0]), int(capability[1])) if capability else None,
         unified_memory=bool(document.get("unified_memory", False)),
+        largest_buffer_bytes=apple.largest_buffer(total_bytes) if kind == "mps" else None,
         cublas_workspace_bytes=round(amount(facts["cublas_workspace"])) if "cublas_workspace" in facts else 0,
         aliases=tuple(document.get("aliases", ())),
         notes=tuple(document.get("notes", ())),
         facts=facts,
     )
-
-
-def working_set(memory_bytes: int, fraction: float, system_reserve_bytes: int) -> tuple[int, int]:
-    """Total and reserve in bytes of a GPU that shares the machine's memory.
-
-    The total is Metal's working set (`fraction` of RAM). The system's own share lies outside it as far as RAM - total
-    allows; what is missing there is taken as the reserve, so that total - reserve is the lesser of working set and
-    RAM - system reserve.
-    """
-    total = int(memory_bytes * fraction)
-    return total, max(0, total - (memory_bytes - system_reserve_bytes))
 
 
 def amount(fact: Fact) -> float:
@@ -187,11 +178,10 @@ def amount(fact: Fact) -> float:
 
 def _memory(kind: str, facts: dict[str, Fact], origin: str) -> tuple[int, int]:
     if kind == "mps":
-        return working_set(
-            round(amount(_fact(facts, "unified_memory", origin))),
-            amount(_fact(facts, "working_set_fraction", origin)),
-            round(amount(_fact(facts, "system_reserve", origin))),
-        )
+        memory_bytes = round(amount(_fact(facts, "unified_memory", origin)))
+        total, basis = apple.working_set(memory_bytes)
+        facts["working_set"] = Fact(value=total, unit="B", source=basis, date="2026-11-27")
+        return apple.split(memory_bytes, total, round(amount(_fact(facts, "system_reserve", origin))))
     reserve = round(amount(_fact(facts, "reserve", origin)))
     if kind == "cpu" and "total_memory" not in facts:
         return host_memory_bytes(), reserve

@@ -19,7 +19,7 @@ from planner.memory.engine.monomials import WIDTH, is_vector
 from planner.memory.engine.peak import Envelope, envelope, evaluate
 from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
 from planner.memory.recorded.wanted import is_recorded, regimes
-from planner.memory.reserved.replay import Asked, Replay, numbers, replayed
+from planner.memory.reserved.replay import Asked, Replay, largest_tensor, numbers, replayed
 from planner.memory.step.case import Case, flattens
 from planner.memory.step.kept import recall
 from planner.memory.step.sharding import UNMEASURED_SHARE, divides_gradients, exchanges, zero2
@@ -369,6 +369,8 @@ def predict(
     report = MemoryReport(
         allocated_peak_bytes=held.allocated,
         tensors_peak_bytes=step.allocated,
+        largest_tensor_bytes=None if hardware.largest_buffer_bytes is None else _largest_tensor(step),
+        largest_buffer_bytes=hardware.largest_buffer_bytes,
         reserved_peak_bytes=held.reserved,
         device_peak_bytes=total,
         interval_bytes=(lower, upper),
@@ -536,6 +538,12 @@ def _replayed(hardware: HardwareProfile, step: _Step, limit: int) -> Replay:
             expandable=load.case.choices.expandable_segments,
         )
     )
+
+
+def _largest_tensor(step: _Step) -> int:
+    """Bytes of the largest single tensor of a step, weights included."""
+    load, envelope = step.load, envelope_of(step.load.case)
+    return largest_tensor(load.case, numbers(load.at(envelope, int(load.live(envelope).argmax()))))
 
 
 def _eval_case(case: Case, choices: TrainingChoices) -> Case:

@@ -55,6 +55,7 @@ def read(request: Request) -> tuple[Plan, TrainingChoices]:
         leave_out_libraries(choices)
     environment.check(choices.num_gpus)
     allocator.configure(choices.expandable_segments)
+    allocator.stay_within_working_set()
     check_strategy(choices, plan.hyperparameters.torch_compile)
     return plan, choices
 

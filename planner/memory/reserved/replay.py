@@ -150,6 +150,16 @@ def alike(persistent: list[int], log: list[Event]) -> History:
     return History(load=[list(enumerate(persistent))], step=Step(log, None, []), state=[], workspace=0, waiting=[])
 
 
+def largest_tensor(case: Case, values: Values) -> int:
+    """Bytes of the largest tensor that a run makes or loads."""
+
+    def made() -> int:
+        loaded = before_the_step(case)[-1]  # without a warm-up, which is no tensor
+        return max(size for _, size in (*loaded, *split(step_log(case, values))[0]))
+
+    return int(recall("largest tensor", case, values, made, lambda value: type(value) is int and value >= 0))
+
+
 def step_log(case: Case, values: Values) -> list[Event]:
     """Allocations and releases of one step, layer by layer, at the monomials' `values`; marks have keys below 0."""
     from planner.memory.step.program import run

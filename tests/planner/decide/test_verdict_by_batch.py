@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from planner import memory
 from planner.contract.choices import TrainingChoices
+from planner.contract.units import GIB
+from planner.decide.reasons import explain
 from planner.decide.verdict import verdict_of
 from planner.devices.profiles import load
 from planner.models.sources import load_model
@@ -43,3 +47,16 @@ def test_the_components_still_sum_to_the_device_peak() -> None:
     choices = TrainingChoices(stack="peft", loss="full", attention="eager", batch_size=10, max_length=512)
     report = memory.predict(load_model("qwen2.5-0.5b"), load("rtx-3060-12gb"), choices)
     assert sum(report.components.values()) == report.device_peak_bytes
+
+
+def test_a_tensor_beyond_one_buffer_fits_nowhere() -> None:
+    """GIVEN a Mac whose largest buffer is small WHEN the whole logits are one tensor THEN the refusal says so."""
+    chosen = TrainingChoices(batch_size=8, max_length=2048, stack="peft", loss="full", padding="max")
+    spec, mac = load_model("phi-2"), load("m3-max-128gb")
+    whole = memory.predict(spec, mac, chosen)
+    assert whole.largest_tensor_bytes == 8 * 32 * 2048 * 2048 * 4  # one layer's scores
+    assert verdict_of(whole) != "does_not_fit"
+    narrow = memory.predict(spec, replace(mac, largest_buffer_bytes=2 * GIB), chosen)
+    assert narrow.device_peak_bytes == whole.device_peak_bytes
+    assert verdict_of(narrow) == "does_not_fit"
+    assert any("One tensor takes 4.0 GiB" in reason for reason in explain(narrow, "does_not_fit"))

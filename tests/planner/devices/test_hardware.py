@@ -10,7 +10,7 @@ import pytest
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import GIB, MIB
-from planner.devices import hardware, profiles
+from planner.devices import apple, hardware, profiles
 from planner.devices.host import cgroup_limit_bytes
 from tests.support.clock import reference_seconds
 
@@ -62,19 +62,33 @@ def test_facts_of_an_a10g_by_hand():
     assert card.cublas_workspace_bytes == 8_519_680
 
 
-def test_m3_with_18_gb_leaves_4_for_the_system():
-    mac = profiles.load("m3-18gb")
-    assert mac.kind == "mps"
-    assert mac.unified_memory
-    assert mac.total_bytes == pytest.approx(12 * GIB, rel=1e-4)  # two thirds of 18
-    assert mac.budget_bytes <= 14 * GIB
+@pytest.mark.parametrize("name", [name for name in profiles.names() if name[:2] in ("m1", "m2", "m3", "m4")])
+def test_a_mac_s_budget_is_the_working_set_that_was_measured(name: str):
+    """Less what the system keeps, where RAM less 4 GiB is smaller; between measured sizes it says that it is a rule."""
+    mac = profiles.load(name)
+    size = round(profiles.amount(mac.facts["unified_memory"]) / GIB)
+    basis = mac.facts["working_set"].source
+    if size in apple.MEASURED:
+        assert mac.total_bytes == apple.MEASURED[size]
+        assert "measured" in basis
+    else:
+        assert size in (18, 96, 192, 512)
+        assert basis.startswith("rule:")
+    assert mac.budget_bytes == min(mac.total_bytes, (size - 4) * GIB)
+    assert mac.largest_buffer_bytes == int(0.75 * mac.total_bytes)
 
 
-def test_working_set_leaves_the_system_its_share():
-    total, reserve = profiles.working_set(8 * GIB, 2 / 3, 4 * GIB)
-    assert total - reserve == 4 * GIB  # RAM - 4 GiB binds, not the working set of 5.33 GiB
-    total, reserve = profiles.working_set(64 * GIB, 0.75, 4 * GIB)
-    assert (total, reserve) == (48 * GIB, 0)
+def test_unmeasured_sizes_lie_between_their_neighbours():
+    shares = {size: apple.working_set(size * GIB)[0] / (size * GIB) for size in (16, 18, 24, 64, 96, 128, 256, 512, 4)}
+    assert shares[16] == pytest.approx(shares[18], abs=1e-4)  # both neighbours have 74 %
+    assert shares[64] < shares[96] < shares[128]
+    assert shares[512] == shares[256]
+    assert shares[4] == pytest.approx(apple.MEASURED[8] / (8 * GIB))
+
+
+@pytest.mark.parametrize(("size", "buffer"), [(48, 30_150_672_384), (64, 41_747_087_360), (128, 86_586_540_032)])
+def test_the_largest_buffer_is_what_metal_said(size: int, buffer: int):
+    assert apple.largest_buffer(apple.working_set(size * GIB)[0]) == pytest.approx(buffer, rel=0.001)
 
 
 @pytest.mark.parametrize(

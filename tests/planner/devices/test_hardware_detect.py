@@ -9,7 +9,7 @@ import pytest
 
 from planner.contract.errors import NotModelled
 from planner.contract.units import GIB, MIB
-from planner.devices import hardware
+from planner.devices import apple, hardware
 
 
 class FakeNvml(SimpleNamespace):
@@ -171,7 +171,7 @@ def test_macs_by_chip_and_memory():
     found = hardware.mac_from_facts("Apple M3 Pro", 18 * GIB)
     assert found is not None
     assert found.profile.name == "m3-18gb"
-    assert found.total_bytes == 12 * GIB
+    assert found.total_bytes == apple.working_set(18 * GIB)[0]
     assert found.note == ""
 
 
@@ -179,14 +179,27 @@ def test_a_raised_limit_counts_but_the_system_keeps_4_gib():
     found = hardware.mac_from_facts("Apple M4 Max", 64 * GIB, wired_limit_bytes=63 * GIB)
     assert found is not None
     assert found.profile.budget_bytes == 60 * GIB
-    assert "raised" in found.note
+    assert "was set" in found.note
 
 
 def test_a_newer_mac_takes_the_speed_of_the_newest_known():
     found = hardware.mac_from_facts("Apple M5 Pro", 48 * GIB)
     assert found is not None
-    assert found.total_bytes == 36 * GIB
+    assert found.total_bytes == apple.MEASURED[48]
     assert "M4 Pro" in found.note
+
+
+def test_what_metal_says_goes_before_any_table():
+    found = hardware.mac_from_facts("Apple M3 Max", 64 * GIB, metal=(40 * GIB, 30 * GIB))
+    assert found is not None
+    assert (found.total_bytes, found.profile.largest_buffer_bytes) == (40 * GIB, 30 * GIB)
+
+
+def test_metal_is_asked_on_a_mac_only(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    assert apple.live() is None
+    monkeypatch.setattr("sys.platform", "darwin")  # without the frameworks
+    assert apple.live() is None or min(apple.live() or (0,)) > 0
 
 
 def test_an_intel_mac_is_no_apple_gpu():

@@ -52,6 +52,7 @@ def run(settings: str) -> int:
     text = text_file.read(Path(settings), settings, max_bytes=json_text.MAX_BYTES) if named else sys.stdin.read()
     request = read_request(text, settings)
     allocator.configure(bool(request.settings.get("expandable_segments")))
+    allocator.stay_within_working_set()
     with data_stream() as out:
         out.write(answer(request) + "\n")
     return 0
