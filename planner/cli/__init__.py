@@ -93,7 +93,6 @@ def _wizard() -> int:
 def _run(words: list[str]) -> int:
     import typer
 
-    from planner.cli import handing  # noqa: F401  (adds its commands)
     from planner.cli.app import app
     from planner.cli.options import leave_unset
     from planner.cli.signals import as_interrupts

@@ -1,33 +1,69 @@
-"""The commands that plan. Each turns options into a question, asks the planner, and prints; heavy imports stay inside.
-
-Those that hand a plan to the trainer stand in `planner.cli.handing`.
-"""
+"""`plan` itself: the recommendation, and where its commands stand."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Optional
+import importlib
+from dataclasses import dataclass
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command_from_info
 
 from planner.cli import options
-from planner.cli.asked import DATA_HELP, GPU_HELP, JSON_HELP, Aim, Batch, Elsewhere, Source, Target
+from planner.cli.asked import JSON_HELP, Aim, Source, Target
 from planner.cli.options import option
-from planner.cli.talk import print_json
 from planner.contract.errors import InvalidInput
+
+COMMANDS = {
+    "planner.cli.commands": (
+        *(
+            "check",
+            "trace",
+            "learn",
+            "gpus",
+            "models",
+            "demo",
+            "ui",
+            "wizard",
+            "calibrate",
+            "report",
+            "share",
+            "doctor",
+        ),
+    ),
+    "planner.cli.handing": ("train", "export", "publish", "find-lr", "grid", "merge", "generate"),
+}
+"""Where each command stands, in the order in which help lists them."""
+
+
+class LazyCommands(TyperGroup):
+    """Commands that are imported and built when they are called: a recommendation needs none of them."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        """All names."""
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, context: Any, name: str) -> Any:
+        """The command of that name; None where there is none."""
+        module = next((module for module, names in COMMANDS.items() if name in names), None)
+        if module is None:
+            return None
+        for found in importlib.import_module(module).commands.registered_commands:
+            if name in (found.name, found.callback.__name__.replace("_", "-")):
+                return get_command_from_info(found, pretty_exceptions_short=False, rich_markup_mode=None)
+        return None
+
 
 app = typer.Typer(
     name="plan",
+    cls=LazyCommands,
     help="Says what fits on a GPU before you fine-tune on it, and then trains what it promised.",
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": options.hyphens},
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,219 +108,3 @@ def _refuse_stray_options(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE" and context.params.get(name) is not None:
             flag = max(parameter.opts, key=len)
             raise InvalidInput(f"{flag} stands before {command}; write it after: plan {command} {flag} …")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckOutput:
-    """How the judgement of one configuration comes out."""
-
-    as_json: bool = option(JSON_HELP, "--json", default=False)
-    save: str | None = option("Write this configuration as a plan file.", metavar="FILE")
-    explain: bool = option("The binding event as a polynomial, component by component.", "--explain", default=False)
-    explain_all: bool = option("The same for every instant.", "--explain-all", default=False)
-
-
-@app.command()
-@options.with_records
-def check(target: Target, source: Source, batch: Batch, output: CheckOutput, elsewhere: Elsewhere) -> int:
-    """One configuration: does it fit, how tightly, why, and what to change."""
-    from planner.cli.learning import learned
-    from planner.cli.recommend import run_check
-    from planner.cli.resolve import resolve
-
-    foreign = None
-    if elsewhere.files:
-        from planner.cli.foreign import asked
-
-        foreign, target = asked(elsewhere.files, elsewhere.tool, target)
-    elif elsewhere.tool is not None:
-        raise InvalidInput("--from-tool says whose file --from names, which is not given")
-    question = learned(lambda: resolve(target, source, batch))
-    wanted = "all" if output.explain_all else "binding" if output.explain else None
-    return run_check(question, as_json=output.as_json, save=output.save, explain=wanted, foreign=foreign)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TraceOutput:
-    """How a traced step comes out."""
-
-    as_json: bool = option(JSON_HELP, "--json", default=False)
-    timeline: str | None = option("Picture of the step, live bytes by component (.png, .svg, .pdf).", metavar="FILE")
-    memory_viewer: str | None = option("The step for pytorch.org/memory_viz (pickle).", metavar="FILE")
-
-
-@app.command()
-@options.with_records
-def trace(target: Target, output: TraceOutput) -> int:
-    """The same question as check, answered by tracing the real step on fake tensors (needs the train extra)."""
-    from planner.cli.tracing import run_trace
-
-    return run_trace(target, as_json=output.as_json, timeline=output.timeline, memory_viewer=output.memory_viewer)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """On which device, and how."""
-
-    gpu: str | None = option(GPU_HELP, complete=options.complete_gpu)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Training choices by name; None is not given."""
-
-
-@app.command()
-@options.with_records
-def learn(
-    name: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=options.complete_model)],
-    chosen: Settings,
-    as_json: AsJson = False,
-) -> int:
-    """Records what a model without a written program allocates under these settings (needs the train extra)."""
-    from planner.cli.learning import run_learn
-
-    return run_learn(Target(gpu=chosen.gpu, model=name, settings=chosen.settings), as_json=as_json)
-
-
-@app.command()
-def gpus(
-    name: Annotated[Optional[str], typer.Argument(autocompletion=options.complete_gpu)] = None,  # noqa: UP045
-    as_json: AsJson = False,
-) -> int:
-    """Devices that are known, with sources; NAME shows one in full."""
-    from planner.calibration import attach
-    from planner.devices import profiles
-    from planner.report import listing
-
-    if name is not None:
-        return _show(attach.find(name), listing.gpu_record, listing.gpu_view, as_json)
-    return _show(profiles.all_profiles(), listing.gpu_record, listing.gpus_view, as_json)
-
-
-@app.command()
-def models(
-    name: Annotated[Optional[str], typer.Argument(autocompletion=options.complete_model)] = None,  # noqa: UP045
-    as_json: AsJson = False,
-) -> int:
-    """Models whose dimensions are known, with sources; NAME shows one in full. Any other config.json works too."""
-    from planner.models import catalogue
-    from planner.report import listing
-
-    if name is not None:
-        return _show(catalogue.entry(name), listing.model_record, listing.model_view, as_json)
-    return _show(catalogue.entries(), listing.model_record, listing.models_view, as_json)
-
-
-def _show(found: Any, record: Callable[[Any], Any], view: Callable[[Any, Any], None], as_json: bool) -> int:
-    """One thing or a sequence of them: as JSON by `record`, else drawn by `view`."""
-    if as_json:
-        print_json([record(each) for each in found] if isinstance(found, (list, tuple)) else record(found))
-        return 0
-    from planner.report import words
-
-    view(words.make_console(), found)
-    return 0
-
-
-@app.command()
-def demo(
-    output: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--output", help="Where the demonstration's files go. Default runs/demo-<time>.", metavar="FOLDER"
-        ),
-    ] = None,
-    epochs: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--epochs", help="Passes over the data instead of the advised ones."),
-    ] = None,
-) -> int:
-    """Plans for this machine, trains the embedded small model, and compares promised with measured."""
-    from planner.cli.demo import run
-
-    return run(output=output, epochs=epochs)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
-    """What the wizard opens with."""
-
-    gpu: str | None = option(GPU_HELP, complete=options.complete_gpu)
-    model: str | None = option(
-        "Catalogue name, hub id, config.json or a folder that holds one.", complete=options.complete_model
-    )
-    data: str | None = option(DATA_HELP, metavar="PATH")
-
-
-@app.command("wizard", hidden=True)
-@app.command()
-@options.with_records
-def ui(chosen: Chosen) -> int:
-    """The wizard: hardware, model, data, plan and a live run, by keyboard; what is given is chosen already."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidInput("plan ui needs a terminal; plan --gpu … prints the same answer without one")
-    from planner.tui import app as wizard
-
-    given = {name: value for name in ("gpu", "model", "data") if (value := getattr(chosen, name)) is not None}
-    return int(wizard.run(given) or 0)
-
-
-@app.command()
-def calibrate(
-    device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
-    minutes: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--minutes", help="Time to spend. Default below 3 on a GPU, below 5 on a CPU."),
-    ] = None,
-    fit_only: Annotated[
-        bool, typer.Option("--fit-only", help="Measure nothing; fit the observations that are there.")
-    ] = False,
-    as_json: AsJson = False,
-    files: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--from", help="Others' observations (plan share): kept, and fitted with yours.", metavar="FILE"),
-    ] = None,
-) -> int:
-    """Measures real steps on this machine and corrects predictions by them (needs the train extra)."""
-    from planner.cli.calibrate import run, run_from
-
-    if files:
-        if fit_only or minutes is not None or device != "auto":
-            raise InvalidInput("--from measures nothing here; leave --device, --minutes and --fit-only out")
-        return run_from(files, as_json=as_json)
-
-    return run(device=device, minutes=minutes, fit_only=fit_only, as_json=as_json)
-
-
-@app.command()
-def report(
-    subject: Annotated[str, typer.Argument(metavar="RUN|PLAN", help="Folder of a run, or a plan file.")],
-    output: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--output", help="New file. Default <name>-report.html.", metavar="FILE"),
-    ] = None,
-) -> int:
-    """One HTML file without network: memory over a step, peaks around it, curves, predicted beside measured, advice."""
-    from planner.cli.reporting import run
-
-    return run(subject, output)
-
-
-@app.command()
-def share(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its observation.json.")],
-    output: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--output", help="Write it to this new file; without it it is only shown.", metavar="FILE"),
-    ] = None,
-) -> int:
-    """What a run measured, without paths, names or data, to attach to an issue; shown before it is written."""
-    from planner.cli.sharing import run
-
-    return run(run_dir, output)
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> int:
-    """Versions, devices and extras of this machine."""
-    from planner.cli.doctor import run
-
-    return run(as_json=as_json)

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Optional
 import typer
 
 from planner.cli import options
-from planner.cli.app import app
 from planner.cli.asked import DATA_HELP, DEVICE_HELP, JSON_HELP, Training
 from planner.cli.options import option
 from planner.contract.errors import InvalidInput
 
+commands = typer.Typer()
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="Plan file written by --save or the wizard.")]
 
 
@@ -23,7 +23,7 @@ def _words(record: Any, **more: object) -> list[str]:
     return handoff.options(**{**asdict(record), **more})
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 @options.with_records
 def train(context: typer.Context, plan_file: PlanFile, training: Training) -> int:
     """Trains from a plan file in a process of its own; Ctrl-C stops after the step with a checkpoint.
@@ -79,7 +79,7 @@ def _refuse_unknown_hyperparameters(words: tuple[str, ...]) -> None:
             raise InvalidInput(f"{flag} needs a value")
 
 
-@app.command()
+@commands.command()
 def export(
     plan_file: PlanFile,
     tool: Annotated[
@@ -111,7 +111,7 @@ class Publication:
     public: bool = option("Visible to everybody; private without it.", "--public", default=False)
 
 
-@app.command()
+@commands.command()
 @options.with_records
 def publish(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")], made: Publication
@@ -135,7 +135,7 @@ class RangeTest:
     json: bool = option(JSON_HELP, "--json", default=False)
 
 
-@app.command("find-lr")
+@commands.command("find-lr")
 @options.with_records
 def find_lr(plan_file: PlanFile, test: RangeTest) -> int:
     """Learning-rate range test: the rate rises until the loss breaks away; a suggestion, and weak evidence."""
@@ -160,7 +160,7 @@ class Variation:
     json: bool = option(JSON_HELP, "--json", default=False)
 
 
-@app.command()
+@commands.command()
 @options.with_records
 def grid(plan_file: PlanFile, varied: Variation) -> int:
     """Short runs over learning rate, rank and batch, compared in a table."""
@@ -169,7 +169,7 @@ def grid(plan_file: PlanFile, varied: Variation) -> int:
     return handoff.run("grid", [plan_file, *_words(varied)])
 
 
-@app.command()
+@commands.command()
 def merge(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or an adapter's.")],
     output: Annotated[str, typer.Option("--output", help="Folder of the plain model.", metavar="FOLDER")],
@@ -193,7 +193,7 @@ class Sampling:
     device: str = option(DEVICE_HELP, default="auto")
 
 
-@app.command()
+@commands.command()
 @options.with_records
 def generate(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, an adapter's, or a plain model's.")],

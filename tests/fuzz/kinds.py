@@ -229,7 +229,7 @@ WORDS = (
 @cache
 def _options(command: str) -> tuple[str, ...]:
     root = oracle.parser()
-    found = root.commands[command] if command else root
+    found = root.get_command(None, command) if command else root
     return tuple(flag for parameter in found.params for flag in (*parameter.opts, *parameter.secondary_opts))
 
 

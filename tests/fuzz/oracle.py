@@ -79,7 +79,6 @@ def parser() -> Any:
     """The parser of the command `plan`: made once, as no input has a part in it."""
     import typer
 
-    from planner.cli import handing  # noqa: F401  (adds its commands)
     from planner.cli.app import app
 
     return typer.main.get_command(app)

@@ -55,6 +55,8 @@ def test_the_command_loads_neither_torch_nor_scipy_nor_textual() -> None:
     """)
     top = {name.split(".")[0] for name in loaded}
     assert not top & {*FORBIDDEN, "scipy", "textual", "tokenizers", "pyarrow", "matplotlib", "pynvml", "psutil"}
+    unused = ("planner.cli.commands", "planner.cli.handing", "planner.decide.remedies", "planner.handover.plans")
+    assert not loaded & set(unused), "what no recommendation needs"
 
 
 @pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "planner" / "contract").glob("[a-z]*.py")))

@@ -166,3 +166,22 @@ def test_a_thin_memory_limit_is_a_line(tmp_path: Path) -> None:
     assert child.returncode in (2, 4), child.stderr
     assert "Traceback" not in child.stderr
     assert child.stderr.count("\n") == 1
+
+
+def test_every_command_is_listed_and_built() -> None:
+    """GIVEN the names that help lists THEN each is a command, and no module holds one that isn't listed."""
+    import importlib
+
+    import typer
+
+    from planner.cli.app import COMMANDS, app
+
+    root = typer.main.get_command(app)
+    assert isinstance(root, typer.core.TyperGroup)
+    for module, names in COMMANDS.items():
+        registered = importlib.import_module(module).commands.registered_commands
+        assert len(registered) == len(names)
+        for name in names:
+            found = root.get_command(None, name)  # type: ignore[arg-type]
+            assert found is not None
+            assert found.name == name
