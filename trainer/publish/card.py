@@ -6,6 +6,7 @@ from typing import Any
 
 from planner.contract import settings
 from planner.contract.choices import DEFAULTS
+from planner.contract.events import FinishedEvent
 from planner.contract.units import format_bytes
 from planner.contract.words import one_line
 from trainer.publish.facts import Facts
@@ -41,21 +42,21 @@ def _word(text: str) -> str:
 
 
 def _data(facts: Facts) -> list[str]:
-    examples, held = facts.data.get("examples"), facts.data.get("validation_examples")
-    counted = f": {examples:,} examples" if isinstance(examples, int) else ""
-    counted += f", {held:,} held back" if isinstance(held, int) and held else ""
+    examples, held = facts.data.examples, facts.data.validation_examples
+    counted = f": {examples:,} examples" if examples is not None else ""
+    counted += f", {held:,} held back" if held else ""
     learned = "whole texts" if facts.plan.hyperparameters.train_on_prompt else "answers alone"
     return [f"`{_word(facts.dataset)}`{counted}. The loss is on {learned}."]
 
 
 def _result(facts: Facts) -> list[str]:
     done = facts.finished
-    if not done:
+    if done is None:
         return ["The run has not finished."]
-    lines = [f"{done.get('steps', '?')} steps ({one_line(done.get('reason', ''))})."]
-    before, after = done.get("eval_loss_before"), done.get("eval_loss")
-    if isinstance(after, int | float):
-        was = f", {before:.4f} before training" if isinstance(before, int | float) else ""
+    lines = [f"{'?' if done.steps is None else done.steps} steps ({one_line(done.reason or '')})."]
+    before, after = done.eval_loss_before, done.eval_loss
+    if after is not None:
+        was = f", {before:.4f} before training" if before is not None else ""
         lines.append(f"Loss on held-back examples {after:.4f}{was}.")
     if facts.losses:
         lines += ["", "| step | validation loss |", "|---|---|"]
@@ -69,11 +70,11 @@ def _result(facts: Facts) -> list[str]:
 
 
 def _memory(facts: Facts) -> list[str]:
-    predicted, measured = facts.finished.get("predicted_bytes"), facts.finished.get("measured_bytes")
+    done = facts.finished or FinishedEvent()
     rows = [
         f"{name}: {format_bytes(value)}"
-        for name, value in (("Predicted peak", predicted), ("measured peak", measured))
-        if isinstance(value, int)
+        for name, value in (("Predicted peak", done.predicted_bytes), ("measured peak", done.measured_bytes))
+        if value is not None
     ]
     return [", ".join(rows) + f" (plan for {_word(facts.plan.gpu)})."] if rows else ["Not measured."]
 
@@ -103,6 +104,5 @@ def _settings(facts: Facts) -> list[str]:
 
 
 def _versions(facts: Facts) -> list[str]:
-    found = facts.started.get("versions")
-    rows = {"tuneplan": facts.plan.tuneplan_version, **(found if isinstance(found, dict) else {})}
+    rows = {"tuneplan": facts.plan.tuneplan_version, **(facts.started.versions or {})}
     return [", ".join(f"{_word(str(name))} {_word(str(value))}" for name, value in rows.items() if value) + "."]

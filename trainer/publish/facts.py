@@ -8,9 +8,9 @@ from typing import Any
 
 from planner.contract import text_file
 from planner.contract.errors import InvalidInput
-from planner.contract.events import Event
+from planner.contract.events import DataEvent, EvalEvent, Event, FinishedEvent, StartedEvent
 from planner.contract.records import Plan, read_plan
-from planner.contract.run_folder import PLAN
+from planner.contract.run_folder import EVENTS, PLAN
 
 MAX_EVENTS_BYTES = 256 * 1024**2
 
@@ -22,9 +22,9 @@ class Facts:
     plan: Plan
     base: str
     """Hub id, or the last part of a folder's name."""
-    finished: dict[str, Any] = field(default_factory=dict)
-    started: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    finished: FinishedEvent | None = None
+    started: StartedEvent = field(default_factory=StartedEvent)
+    data: DataEvent = field(default_factory=DataEvent)
     losses: tuple[tuple[int, float], ...] = ()
     """Evaluations: step and loss."""
 
@@ -41,19 +41,25 @@ def read(run_dir: Path) -> Facts:
     if not path.is_file():
         raise InvalidInput(f"{run_dir}: no run folder (there is no {PLAN} in it)")
     plan = read_plan(path, links=False)
-    last: dict[str, dict[str, Any]] = {}
+    finished, started, data = None, StartedEvent(), DataEvent()
     losses: list[tuple[int, float]] = []
-    for event in _events(run_dir / "events.jsonl"):
-        last[event.kind] = event.data
-        if event.kind == "eval" and isinstance(event.data.get("loss"), int | float):
-            losses.append((int(event.data.get("step") or 0), float(event.data["loss"])))
+    for event in _events(run_dir / EVENTS):
+        match event.told:
+            case FinishedEvent():
+                finished = event.told
+            case StartedEvent():
+                started = event.told
+            case DataEvent():
+                data = event.told
+            case EvalEvent(loss=float(loss), step=step):
+                losses.append((step or 0, loss))
     local = Path(plan.model).is_absolute() or plan.model.startswith((".", "~"))
     return Facts(
         plan=plan,
         base=Path(plan.model).name if local else plan.model,
-        finished=last.get("finished", {}),
-        started=last.get("started", {}),
-        data=last.get("data", {}),
+        finished=finished,
+        started=started,
+        data=data,
         losses=tuple(losses),
     )
 

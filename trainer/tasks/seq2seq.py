@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Pair(Tokens):
+class SourceAndTarget(Tokens):
     """A source in `ids` and a target in `labels`, of different lengths; it is as long as the longer one."""
 
     __slots__ = ()
@@ -49,7 +49,7 @@ class SequenceToSequence(Unpacked):
                 data.skipped += 1
                 continue
             data.truncated += source.was_longer or target.was_longer
-            data.sequences.append(Pair(array("l", source.ids), array("l", target.ids)))
+            data.sequences.append(SourceAndTarget(array("l", source.ids), array("l", target.ids)))
         return data
 
     def collator(

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from trainer.modeling.quantized import int8_state, is_int8
-from trainer.trace.operators import Change
-from trainer.trace.recorder import Arguments, Rules, StandIns
+from trainer.trace.operators import Replacement
+from trainer.trace.recorder import Arguments, ScratchRules, StandIns
 
 
 def quantized_input(a: torch.Tensor, threshold: float = 0.0) -> Any:
@@ -50,7 +50,7 @@ def stand_ins() -> StandIns:
     return {ops.int8_vectorwise_quant.default: quantized_input, ops.int8_mixed_scaled_mm.default: mixed_product}
 
 
-def scratch() -> Rules:
+def scratch() -> ScratchRules:
     """What the kernels hold while they run, by operator."""
     try:
         import bitsandbytes  # noqa: F401
@@ -64,7 +64,7 @@ def scratch() -> Rules:
     }
 
 
-def cuda_matmul() -> list[Change]:
+def cuda_matmul() -> list[Replacement]:
     """Lets fake CPU tensors take the product that CUDA tensors take."""
     try:
         import bitsandbytes
@@ -78,7 +78,7 @@ def cuda_matmul() -> list[Change]:
     return [(bitsandbytes, "matmul", matmul)]
 
 
-def readable_weights() -> list[Change]:
+def readable_weights() -> list[Replacement]:
     """Lets PEFT's DoRA read quantised weights that are fakes, or on `meta` while adapters are attached.
 
     It tells them by the class of their parameter, which a fake does not have, and copies 4-bit layers first.

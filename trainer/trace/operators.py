@@ -17,7 +17,7 @@ from torch.nn import functional
 from trainer.trace.attention import cuda_attention, math_attention
 from trainer.trace.recorder import StepRecorder
 
-Change = tuple[object, str, object]
+Replacement = tuple[object, str, object]
 """(owner, name of an attribute, what it is meanwhile)."""
 
 _softmax = functional.softmax
@@ -47,7 +47,7 @@ def _autocast_enabled(device_type: str = "cpu") -> bool:
 
 
 @contextlib.contextmanager
-def replaced(changes: list[Change]) -> Iterator[None]:
+def replaced(changes: list[Replacement]) -> Iterator[None]:
     """Sets attributes of modules and puts them back afterwards."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     for owner, name, value in changes:
@@ -59,7 +59,7 @@ def replaced(changes: list[Change]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def device_operators(target: str, kernel: str) -> list[Change]:
+def device_operators(target: str, kernel: str) -> list[Replacement]:
     """Replacements that give fake CPU tensors the memory behaviour of `target`."""
     if target == "cuda":
         return [
@@ -73,7 +73,7 @@ def device_operators(target: str, kernel: str) -> list[Change]:
     return []
 
 
-def host_offload(recorder: StepRecorder) -> list[Change]:
+def host_offload(recorder: StepRecorder) -> list[Replacement]:
     """Saved layer inputs go to host memory: copies that are not counted, and come back as new tensors in backward."""
     from trainer.modeling import checkpointing
 
@@ -87,7 +87,7 @@ def host_offload(recorder: StepRecorder) -> list[Change]:
     return [(checkpointing, "save_on_cpu", save_on_host)]
 
 
-def mask_creation(padded: bool) -> list[Change]:
+def mask_creation(padded: bool) -> list[Replacement]:
     """Decides the data-dependent branches of transformers' mask creation as a real batch would.
 
     With no padded token a real run finds the mask to be all ones and builds none; fake tensors have no values to look
@@ -95,7 +95,7 @@ def mask_creation(padded: bool) -> list[Change]:
     """
     from transformers import masking_utils as masks
 
-    changes: list[Change] = [(masks, "find_packed_sequence_indices", lambda position_ids: None)]
+    changes: list[Replacement] = [(masks, "find_packed_sequence_indices", lambda position_ids: None)]
     if not padded:
         causal, both = masks._ignore_causal_mask_sdpa, masks._ignore_bidirectional_mask_sdpa
 

@@ -16,8 +16,8 @@ from planner.contract.errors import InvalidInput
 from planner.contract.microbatches import Rows
 from trainer.modeling import packing
 from trainer.trace.attention import HALF
-from trainer.trace.operators import Change
-from trainer.trace.recorder import Arguments, Rules
+from trainer.trace.operators import Replacement
+from trainer.trace.recorder import Arguments, ScratchRules
 
 
 def check(rows: Rows, choices: TrainingChoices) -> None:
@@ -45,7 +45,7 @@ def targets(rows: Rows) -> int:
     return sum(length - 1 for row in rows for length in row)
 
 
-def device_kernels(target: str, kernel: str) -> list[Change]:
+def device_kernels(target: str, kernel: str) -> list[Replacement]:
     """Replacements by which flat attention runs as it does on `target`."""
 
     def boundaries(lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:
@@ -77,7 +77,7 @@ def varlen_backward_scratch(args: Arguments, out: torch.Tensor) -> list[int]:
     return sizes
 
 
-def scratch() -> Rules:
+def scratch() -> ScratchRules:
     """Scratch rules of the kernels for sequences of different lengths, where this torch has them."""
     if packing._varlen_kernel() is None:
         return {}

@@ -21,7 +21,7 @@ NEVER = 1 << 62
 Operator = torch._ops.OpOverload[..., Any]
 Arguments = Sequence[Any]
 """What an operator is called with."""
-Rules = dict[Operator, Callable[[Arguments, Any], list[int]]]
+ScratchRules = dict[Operator, Callable[[Arguments, Any], list[int]]]
 """By operator, the bytes that its kernel holds while it runs, from its arguments and outputs."""
 StandIns = dict[Operator, Callable[..., Any]]
 """By operator, what is called in its place (a fake implementation that is too narrow)."""
@@ -60,13 +60,13 @@ class StepRecorder(StorageMeter):
         self.modules: list[str] = []
         self.ignoring = 0
         self._module_of_node: dict[int, str] = {}
-        self._scratch: Rules = {}
+        self._scratch: ScratchRules = {}
         self._stand_ins: StandIns = {}
         self._module, self._backward = "", False
 
     # What the step tells.
 
-    def scratch_for(self, rules: Rules) -> None:
+    def scratch_for(self, rules: ScratchRules) -> None:
         """Further rules of what kernels hold."""
         self._scratch.update(rules)
 

@@ -23,7 +23,7 @@ from trainer.recovery import updates
 from trainer.trace import attention, int8, operators, ragged, scratch
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
-from trainer.trace.operators import Change
+from trainer.trace.operators import Replacement
 from trainer.trace.recorder import StepRecorder
 from trainer.trace.result import TraceResult, summarise
 from trainer.trace.step import make_optimizer_state, run_step
@@ -164,7 +164,7 @@ def _optimizer(model: torch.nn.Module, choices: TrainingChoices, setup: Setup) -
     return optimizer
 
 
-def _changes(choices: TrainingChoices, setup: Setup, recorder: StepRecorder) -> list[Change]:
+def _changes(choices: TrainingChoices, setup: Setup, recorder: StepRecorder) -> list[Replacement]:
     """What is replaced while the step runs, so that it runs as on the device."""
     changes = [
         *operators.device_operators(setup.target, setup.kernel),
@@ -279,13 +279,13 @@ def _spread_evenly(sent: torch.Tensor, experts: int) -> tuple[torch.Tensor, ...]
     return torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
 
 
-def values_unknown(choices: TrainingChoices, lengths: Rows | None) -> list[Change]:
+def values_unknown(choices: TrainingChoices, lengths: Rows | None) -> list[Replacement]:
     """Places that read a tensor's value: a fake has none, and memory does not depend on it."""
     from trainer.modeling import chunked, experts
     from trainer.modeling.lean import apply as lean
 
     learned = choices.batch_size * (choices.max_length - 1) if lengths is None else ragged.targets(lengths)
-    changes: list[Change] = [
+    changes: list[Replacement] = [
         (lean, "draw_seed", lambda: 0),
         (chunked, "valid_rows", lambda labels: torch.arange(learned)),
         (experts, "rows_sent", _spread_evenly),

@@ -1,6 +1,6 @@
 """What CUDA's kernels hold while they run, and stand-ins for operators whose fake implementation is too narrow.
 
-Rules by operator overload, for the recorder: `rule(args, outputs) -> list of bytes`.
+ScratchRules by operator overload, for the recorder: `rule(args, outputs) -> list of bytes`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from trainer.trace.attention import HALF
-from trainer.trace.recorder import Arguments, Rules, StandIns
+from trainer.trace.recorder import Arguments, ScratchRules, StandIns
 
 aten = torch.ops.aten
 
@@ -109,9 +109,9 @@ def stand_ins() -> StandIns:
     }
 
 
-def cuda_scratch() -> Rules:
+def cuda_scratch() -> ScratchRules:
     """Scratch rules by operator; bitsandbytes' operators exist only once it is imported."""
-    rules: Rules = {
+    rules: ScratchRules = {
         aten._scaled_dot_product_flash_attention_backward.default: flash_backward_scratch,
         aten._scaled_dot_product_efficient_attention_backward.default: efficient_backward_scratch,
         aten._safe_softmax.default: safe_softmax_scratch,
