@@ -257,7 +257,7 @@ def _fitting(flag: str, random: Random) -> str | None:
     setting = settings.BY_NAME.get(flag.removeprefix("--").removeprefix("no-").replace("-", "_"))
     if setting is None:
         return random.choice(OTHERS.get(flag, WORDS))
-    return random.choice(setting.allowed or FITTING.get(setting.kind, WORDS))
+    return random.choice(setting.about.allowed or FITTING.get(setting.kind, WORDS))
 
 
 SAFE = ("", "check", "gpus", "models", "train", "ui")

@@ -6,6 +6,7 @@ the model but its config.json is ever read, and no model code runs.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,12 +53,12 @@ def load_config(name_or_path: str) -> tuple[dict[str, object], str, str]:
     if not text:
         raise InvalidInput("--model is empty; give a catalogue name, a hub id or the path of a config.json")
     path = expanded(text)
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib raises where a name is too long to be one
         file = path / "config.json"
         if not file.is_file():
             raise InvalidInput(f"{text}: the folder holds no config.json{_adapter_hint(path)}")
         return _read_file(file), text, str(file)
-    if path.is_file():
+    if os.path.isfile(path):
         return _read_file(path), text, text
     if path.suffix == ".json" or text.startswith((".", "/", "~")):
         raise InvalidInput(f"{text}: no such file or folder")

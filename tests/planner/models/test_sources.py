@@ -429,3 +429,8 @@ def test_dropouts_are_read_under_each_familys_names() -> None:
 
 def test_every_name_of_the_catalogue_loads() -> None:
     assert all(load_model(name).parameters > 0 for name in catalogue.names())
+
+
+def test_a_name_too_long_for_a_file_is_a_name() -> None:
+    with pytest.raises(InvalidInput, match="is unknown"):
+        load_model("9" * 5000)
