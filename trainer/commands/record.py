@@ -12,6 +12,8 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.words import one_line
 
 MOST_SESSIONS = 6
+MOST_WORDS = 300
+"""Characters of a library's complaint."""
 
 
 def serve(stream: Any = None) -> int:
@@ -34,7 +36,10 @@ def _answer(desk: _Desk, line: str) -> dict[str, Any]:
         return {"error": one_line(error), "code": error.exit_code}
     except Exception as error:  # whatever transformers or PEFT make of a network that nobody tried before
         text, _ = edge.account(error)
-        return {"error": one_line(f"{type(error).__name__}: {error}") or text, "code": 2}
+        said = str(error)
+        if "Unrecognized configuration class" in said:  # goes on with the names of all classes that there are
+            said = "transformers has no class with a language model's head for this type"
+        return {"error": one_line(said)[:MOST_WORDS] or text, "code": 2}
 
 
 class _Desk:
