@@ -127,6 +127,7 @@ class Teacher:
         found = cut(kinds, _count(kinds, asked))
         points, held_out = shapes(spec, asked)
         self._open(config, asked, found.layers, len(kinds))
+        alike(kinds, self.answer["kinds"])
         weighed(spec, choices_of(asked), found.layers, self.answer)
         logs = [self._run(point, found.checkpointed, asked) for point in points]
         log = fitted(logs, points, terms(asked), found.windows)
@@ -224,6 +225,13 @@ def terms(asked: Mapping[str, Any]) -> list[int]:
     if asked["unaligned"]:
         found += [BSSP] if asked["single"] else [SSP, BSSP]
     return found
+
+
+def alike(whole: Sequence[str], cut_down: Sequence[str]) -> None:
+    """Refuses a cut-down network whose layers differ from one another otherwise than the first ones of the whole."""
+    first = whole[: len(cut_down)]
+    if len(set(zip(first, cut_down, strict=True))) != len(set(first)) or len(set(cut_down)) != len(set(first)):
+        raise Irregular("with fewer layers its layers are others")
 
 
 def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapping[str, Any]) -> None:

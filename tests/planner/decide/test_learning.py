@@ -183,3 +183,10 @@ def test_held_out_shapes_are_none_of_those_that_were_fitted(own_home: Path) -> N
             assert all(replace(point, piece=1, chunk=1).length % 16 == 0 for point in points)
             if regime & 2:
                 assert all(p.chunk < p.batch * (p.length - 1) <= 2 * p.chunk for p in [*points, held_out])
+
+
+def test_a_cut_that_changes_the_layers_is_refused() -> None:
+    learning.alike("aabaab", "xxyxx")
+    for other in ("xxyxy", "xxxxx", "xzyxz"):
+        with pytest.raises(NotModelled, match="its layers are others"):
+            learning.alike("aabaab", other)
