@@ -29,7 +29,7 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
     # PEFT trains a classifier in full (modules_to_save), so it gets no adapter
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     classifier = next((name for name in ("score", "classifier") if classifies and hasattr(model, name)), None)
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and is_plain(m)}
     fused = fused_expert_names(model)
     chosen: list[str] = []
     for target in targets:
@@ -54,6 +54,18 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
             raise InvalidInput(f"--lora-targets {target!r} matches no linear module; this model has {leaves}")
         chosen += found
     return list(dict.fromkeys(chosen))
+
+
+def is_plain(module: Any) -> bool:
+    """Whether a linear layer returns its product alone. Some routers are linear layers by class and return several
+    things, which an adapter can't be added to.
+    """
+    own = type(module).forward
+    return own is torch.nn.Linear.forward or type(module).__name__ in _OWN_FORWARD
+
+
+_OWN_FORWARD = ("Conv1D", "FalconLinear", "Linear4bit", "Linear8bitLt", "NonDynamicallyQuantizableLinear")
+"""Layers with a forward of their own that is a product all the same."""
 
 
 def fused_expert_names(model: Any) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ def modules(model: Any, layers: list[str]) -> list[dict[str, Any]]:
             continue
         weight = own.get("weight")
         kind = "parameter"
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) and adapters.is_plain(module):
             kind = "linear"
         elif isinstance(module, Conv1D):
             kind = "conv1d"
