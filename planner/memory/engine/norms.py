@@ -44,7 +44,7 @@ def softmax_gradient(tape: Tape, result: Tensor, itemsize: int = 0) -> Tensor:
     made = tape.like(result, itemsize)
     if tape.rules.target == "cuda":
         product = tape.like(result)
-        del product
+        del product  # tidy
     return made
 
 

@@ -159,7 +159,7 @@ def power(tape: Tape, x: Tensor) -> Tensor:
         lower = tape.like(s[0])
         scaled = tape.like(s[0])
         result = tape.like(s[0])
-        del lower, scaled
+        del lower, scaled  # tidy
         return [result]
 
     return tape.record(tape.like(x), (x,), (x,), backward)
@@ -180,7 +180,7 @@ def rsqrt(tape: Tape, x: Tensor) -> Tensor:
         first = tape.like(s[0])
         cube = tape.like(s[0])
         result = tape.like(s[0])
-        del first, cube
+        del first, cube  # tidy
         return [result]
 
     return tape.record(out, (x,), (out.alias(),), backward)
@@ -309,7 +309,7 @@ def _cast_weight(tape: Tape, weight: Weight, *, cached: bool) -> Weight:
     key = id(weight.parameter)
     found = tape.autocast_cache.get(key) if weight.parameter is not None else None
     held = found[0] if found is not None else None
-    del found
+    del found  # tidy
     copy = Weight.__new__(Weight)
     if held is None:
         source = weight.tensor
@@ -362,7 +362,7 @@ def embedding(tape: Tape, weight: Weight, width: int, monomial: int = T) -> Tens
         gradient = tape.new(ONE, count, itemsize)
         if tape.rules.target == "cuda" and monomial == T:
             sums = tape.new(TX, width * FP32 * 11 // 10 + 6 * INT64, 1)
-            del sums
+            del sums  # tidy
         return (gradient,)
 
     return tape.record(out, (weight.tensor,), (), backward)

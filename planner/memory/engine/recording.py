@@ -192,11 +192,11 @@ class Recording:
         """Drops tensors; those of a repeated stretch that nobody else holds go as often as the stretch was counted."""
         while (taken := take()) is not None:
             tensor, index = taken
-            del taken
+            del taken  # tidy
             if index and sys.getrefcount(tensor.storage) == 2:
                 storage = tensor.storage
                 self.ledger.release_copies(index, storage.monomial, storage.size, storage.component)
-                del storage
+                del storage  # tidy
 
     def also_returns(self, tensor: Tensor) -> None:
         """Call for what a layer returns beside the hidden state and nobody uses.

@@ -126,7 +126,7 @@ class Tape(Recording):
         del gradient
         queue: list[tuple[int, Node]] = [(-start.sequence, start)]
         previous_layer = start.layer
-        del start
+        del start  # tidy
         while queue:
             _, node = heapq.heappop(queue)
             if node.layer != previous_layer:
@@ -149,7 +149,7 @@ class Tape(Recording):
                     else:
                         heapq.heappush(queue, (-target.sequence, target))
             node.edges = ()
-            del results, node
+            del results, node  # tidy
         self.ledger.cross(previous_layer, 0)
 
     def _run(self, node: Node) -> Gradients:
@@ -175,7 +175,7 @@ class Tape(Recording):
         elif node.saved is None:
             assert region is not None
             self._refill(region)
-        del region
+        del region  # tidy
         saved = node.saved
         assert saved is not None
         assert node.backward is not None
@@ -188,7 +188,7 @@ class Tape(Recording):
         for index, gradient in enumerate(made):
             made[index] = None
             gradients.append(gradient.fitted(self) if isinstance(gradient, Raw) else gradient)
-            del gradient
+            del gradient  # tidy
         self.grad_enabled, self.component = enabled, component
         node.saved = ()
         node.region = None
@@ -232,7 +232,7 @@ class Tape(Recording):
         """
         if entering is not None:
             entering.storage.common = False
-        del entering
+        del entering  # tidy
         with self.ledger.group(copies, copies_per_n):
             yield
 

@@ -71,8 +71,8 @@ def flash(tape: Tape, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
         dk, dv = tape.new(T, size_k, width), tape.new(T, size_k, width)
         if heads.grouped:
             wide_k, wide_v = tape.new(T, size_q, width), tape.new(T, size_q, width)
-            del wide_k, wide_v
-        del row_sums, accumulator
+            del wide_k, wide_v  # tidy
+        del row_sums, accumulator  # tidy
         return [dq, dk, dv]
 
     return tape.record(out, (q, k, v), (q, k, v, out.alias(), lse), backward)
@@ -124,7 +124,7 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
             scratch += [tape.new(TR, tile, FP32), tape.new(TR, tile, FP32)]
         if width == FP32:
             scratch.append(tape.new(T, size_q, FP32))
-        del row_sums
+        del row_sums  # tidy
         scratch.clear()
         return [dq, dk, dv, bias]
 
@@ -227,5 +227,5 @@ def safe_softmax(tape: Tape, x: Tensor) -> Tensor:
     else:
         first, masked = tape.like(x), tape.like(x, BYTE)
         out = tape.like(x)
-        del first, masked
+        del first, masked  # tidy
     return tape.record(out, (x,), (out.alias(),), lambda g, s: (norms.softmax_gradient(tape, s[0]),))

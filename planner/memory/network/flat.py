@@ -142,7 +142,7 @@ def _one_by_one(tape: Tape, one: Callable[..., Tensor], inputs: list[Tensor], si
     with tape.ledger.silence():
         rest, outputs = _held(tape, _moved(saved, T, BSS)), _held(tape, _moved(_minus(whole, saved), T, BSS))
     out = tape.new(T, size, part.itemsize)
-    del part, outputs
+    del part, outputs  # tidy
     sizes = [(x.elements, x.itemsize) if x.requires_grad else None for x in inputs]
     return tape.record(out, inputs, (graph, *rest), partial(_backward, tape, saved, sizes, rows.received))
 
@@ -195,7 +195,7 @@ def _backward(
         gradient.monomial = L
     with _apart(tape):
         tape.backward(root, gradient)
-    del root, gradient
+    del root, gradient  # tidy
     _shift(tape, others, -1)
     for into in received:
         into.clear()

@@ -90,7 +90,7 @@ def _flash_package(net: Net, q: Tensor, k: Tensor, v: Tensor, heads: Heads, styl
         q, k, v = (attention.gathered(tape, x) for x in (q, k, v))
         return attention.gathered(tape, attention.flash(tape, q, k, v, heads))
     out = attention.flash(tape, q, k, v, heads)
-    del q, k, v  # casts that the call made are gone before its output is copied
+    del q, k, v  # tidy; casts that the call made are gone before its output is copied
     return ops.contiguous(tape, out) if style.heads_first else out
 
 
@@ -105,7 +105,7 @@ def _sdpa(net: Net, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads:
         q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
     if target == "cuda" and mask is None and q.itemsize == HALF and heads.size <= 256:
         out = attention.flash(tape, q, k, v, heads)
-        del q, k, v
+        del q, k, v  # tidy
         return ops.contiguous(tape, out) if style.heads_first else out
     assert style.dropout is not None
     if (heads.grouped and target == "cuda") or composite_attention(net, style.dropout):

@@ -45,12 +45,12 @@ class FrozenLayer:
         if self.quantized and self.int8:
             unpacked = self.tape.new(ONE, self.count, itemsize)
             factors = self.tape.new(ONE, self.out_width, FP32)
-            del factors
+            del factors  # tidy
             return unpacked
         if self.quantized:
             scales = self.tape.new(ONE, self.count // 64, FP32) if self.nested else None
             weight = self.tape.new(ONE, self.count, self.storage)
-            del scales
+            del scales  # tidy
             return weight if itemsize == self.storage else self.tape.like(weight, itemsize)
         return None if itemsize == self.own else self.tape.new(ONE, self.count, itemsize)
 
@@ -59,7 +59,7 @@ class FrozenLayer:
         weight = self.weight(itemsize)
         out = self.tape.new(monomial, elements, itemsize)
         self.tape.ledger.product()
-        del weight
+        del weight  # tidy
         return out
 
 
@@ -83,7 +83,7 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, quantized
         mask = tape.new(R, width, itemsize)
         del mask
     wide = tape.new(ONE, rank * out_width, itemsize) if b.tensor.itemsize != itemsize else None
-    del small, wide
+    del small, wide  # tidy
     needs_x = narrow.requires_grad
     size, a_width, b_width = (monomial, narrow.elements), a.tensor.itemsize, b.tensor.itemsize
 
@@ -99,14 +99,14 @@ def lora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, quantized
                 share = tape.new(R, width, itemsize)
                 del share
             piece = _cast_const(tape, rank * width, itemsize, a_width)
-            del mask, piece
+            del mask, piece  # tidy
         else:
             grad_a = _cast_const(tape, rank * width, itemsize, a_width)
-        del grad_low, small
+        del grad_low, small  # tidy
         return [grad_x, grad_a, grad_b]
 
     tape.record(out, (narrow, a.tensor, b.tensor), (narrow, low, a.tensor, b.tensor), backward)
-    del low
+    del low  # tidy
     return out if tape.rules.autocast else ops.to(tape, out, x.itemsize)
 
 
@@ -156,7 +156,7 @@ class _Mlp:
                 mask = tape.new(piece, width, itemsize) if self.dropped else None
                 del mask, small
             del made, result
-        del whole
+        del whole  # tidy
 
     def backward(self, g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
         """Gradients of the two factors, and of A and B."""
@@ -178,7 +178,7 @@ class _Mlp:
         if self.adapted:
             self._adapter_backward()
         tape.backward(result, product.alias())
-        del result, leaf, product
+        del result, leaf, product  # tidy
         received.clear()
         return [grad_first, grad_second, grad_a, grad_b]
 
@@ -193,8 +193,8 @@ class _Mlp:
             share = tape.new(R, width, itemsize)
             del share
             piece = _cast_const(tape, self.rank * width, itemsize, self.a_itemsize)
-            del mask, piece
-        del made, part, small
+            del mask, piece  # tidy
+        del made, part, small  # tidy
 
 
 def activated(
@@ -264,7 +264,7 @@ def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, late: bool) -
     del square
     if half:
         out = tape.like(x)
-        del wide
+        del wide  # tidy
     else:
         out = tape.like(x)
     trains = weight.parameter is not None
@@ -288,7 +288,7 @@ def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, late: bool) -
         product = tape.new(size[0], size[1], FP32)
         del product
         result = tape.new(size[0], size[1], itemsize) if half else grad
-        del normed, grad
+        del normed, grad  # tidy
         return [result, grad_weight]
 
     return tape.record(out, (x, weight.tensor), (x, inverse, weight.tensor), backward)
@@ -302,7 +302,7 @@ def seeded_dropout(tape: Tape, x: Tensor, probability: float, width: int) -> Ten
     def masked(source: Tensor) -> Tensor:
         out = tape.like(source)
         mask = tape.new(R if source.monomial == T else source.monomial, width, source.itemsize)
-        del mask
+        del mask  # tidy
         return out
 
     return tape.record(masked(x), (x,), (), lambda g, s: (masked(_one(g)),))

@@ -51,7 +51,7 @@ def dora(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, *, quantized
     out, low, lengths = layer.forward()
     leaves = (a.tensor, b.tensor, magnitude.tensor)
     tape.record(out, (narrow, *leaves), (narrow, low, lengths, *leaves), layer.backward)
-    del low, lengths
+    del low, lengths  # tidy
     return out if tape.rules.autocast else ops.to(tape, out, x.itemsize)
 
 
@@ -91,8 +91,8 @@ class _Dora:
         made = tape.new(R, out_width, itemsize)
         if self.dropped:
             mask, again = tape.new(R, width, itemsize), tape.new(R, out_width, itemsize)
-            del mask, again
-        del made, weight, ratio, share, small
+            del mask, again  # tidy
+        del made, weight, ratio, share, small  # tidy
         return out, low, lengths
 
     def backward(self, g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -116,7 +116,7 @@ class _Dora:
         grad_x = tape.new(self.monomial, self.rows * width, itemsize) if self.needs_x else None
         self._input_pieces()
         grad_magnitude = tape.new(ONE, out_width, self.m_itemsize)
-        del ratio, weight, wide, share, small, grad_low, grad_ratio
+        del ratio, weight, wide, share, small, grad_low, grad_ratio  # tidy
         return [grad_x, grad_a, grad_b, grad_magnitude]
 
     def _input_pieces(self) -> None:
@@ -130,13 +130,13 @@ class _Dora:
         del piece, masked
         if self.needs_x:
             turned, made = tape.new(R, out_width, itemsize), tape.new(R, width, itemsize)
-            del turned, made
-        del mask
+            del turned, made  # tidy
+        del mask  # tidy
 
 
 def _share(tape: Tape, elements: int, itemsize: int, from_itemsize: int) -> Tensor:
     """B · ratio · s in fp32, and its cast."""
     wide = tape.new(ONE, elements, FP32) if from_itemsize != FP32 else None
     made = tape.new(ONE, elements, FP32)
-    del wide
+    del wide  # tidy
     return made if itemsize == FP32 else tape.like(made, itemsize)

@@ -129,7 +129,7 @@ def _recast(net: Net, weight: Weight) -> Weight:
 def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int) -> Tensor:
     tape = net.tape
     dropped = [ops.dropout(tape, x, net.choices.lora_dropout)]
-    del x
+    del x  # tidy
     if _cast_back(net):
         dropped.append(ops.recast(tape, dropped.pop()))
         a, b = _recast(net, a), _recast(net, b)

@@ -23,7 +23,7 @@ def cross_entropy(tape: Tape, logits: Tensor) -> Tensor:
     wide = ops.to(tape, logits, FP32) if tape.rules.autocast and logits.itemsize == HALF else logits
     out = tape.like(wide)
     log_probabilities = tape.record(out, (wide,), (out.alias(),), lambda g, s: (tape.like(_one(g)),))
-    del out, wide
+    del out, wide  # tidy
     value = tape.new(0, 1, log_probabilities.itemsize)
     size, width = (log_probabilities.monomial, log_probabilities.elements), log_probabilities.itemsize
     return tape.record(
@@ -158,7 +158,7 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
     value = tape.new(ONE, 1, FP32)
     saved = [tensor for tensor in (gradient, head_gradient) if tensor is not None]
     has_hidden, has_head = gradient is not None, head_gradient is not None
-    del gradient, head_gradient
+    del gradient, head_gradient  # tidy
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
         made = iter(s)

@@ -245,7 +245,7 @@ class Net:
                 wide_cos, wide_sin = tape.new(rows, head_dim, FP32), tape.new(rows, head_dim, FP32)
                 width = FP32 if wide_tables else self.itemsize
                 self.cos, self.sin = tape.new(rows, head_dim, width), tape.new(rows, head_dim, width)
-                del table, wide_cos, wide_sin
+                del table, wide_cos, wide_sin  # tidy
 
     @property
     def positions(self) -> int:

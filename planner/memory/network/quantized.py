@@ -107,7 +107,7 @@ def dequantized(net: Net, module: Module) -> Tensor:
         return weight
     scales = tape.new(ONE, count // BLOCK_4BIT, FP32) if net.choices.quantization == "nf4-double" else None
     weight = tape.new(ONE, count, net.storage_itemsize)
-    del scales
+    del scales  # tidy
     return weight
 
 
@@ -139,7 +139,7 @@ def linear_4bit(net: Net, module: Module, x: Tensor) -> Tensor:
             weight = tape.new(ONE, count, compute)  # the cast's operand has no name: it is gone before the product
         gradient = tape.new(size[0], size[1], compute)
         tape.ledger.product()
-        del weight
+        del weight  # tidy
         return [gradient]
 
     tape.record(result, (narrow,), (), backward)
@@ -167,7 +167,7 @@ def _int8_cpu(net: Net, module: Module, x: Tensor) -> Tensor:
     compute = HALF if tape.rules.autocast else x.itemsize
     casts = [] if compute == x.itemsize else [tape.like(x, compute), tape.new(ONE, count, compute)]
     result = tape.new(x.monomial, rows * module.out_features, compute)
-    del weight
+    del weight  # tidy
     casts.clear()
     return _recorded(net, module, x, result)
 
@@ -194,7 +194,7 @@ def _int8_gpu(net: Net, module: Module, x: Tensor) -> Tensor:
     if inside and not fp16:
         scratch.append(tape.new(*size, HALF))
     result = tape.new(*size, x.itemsize)
-    del values, scales
+    del values, scales  # tidy
     scratch.clear()
     return _recorded(net, module, x, result)
 
@@ -210,7 +210,7 @@ def _recorded(net: Net, module: Module, x: Tensor, result: Tensor) -> Tensor:
         assert gradient is not None
         cast = tape.like(gradient, itemsize) if gradient.itemsize != itemsize else None
         made = tape.new(size[0], size[1], itemsize)
-        del weight, cast
+        del weight, cast  # tidy
         return [made]
 
     if x.requires_grad:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from planner.memory.step.case import Case
 
 PLANNER = Path(__file__).parents[2]
-SOURCES = ("memory", "models/lora.py", "contract/spec.py", "contract/architecture.py", "contract/architectures.py")
+_RECORDS = ("contract/architecture.py", "contract/architectures.py")
+SOURCES = ("memory", "models/lora.py", "contract/spec.py", "contract/choices.py", *_RECORDS)
 """Files and folders of the planner on which figures depend."""
 LARGEST_FILE = 8 * 2**20
 MOST_FILES = 4096

@@ -53,7 +53,7 @@ def _counted_positions(net: Net) -> Tensor:
     counted = tape.like(mask)
     wide = tape.new(T, 1, INT64)
     positions = tape.new(T, 1, INT64)
-    del mask, counted, wide
+    del mask, counted, wide  # tidy
     return positions
 
 

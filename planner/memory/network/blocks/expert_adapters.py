@@ -32,7 +32,7 @@ class Folded:
             self.left = _expert_first(net, b.tensor, self.itemsize)
             self.right = _in_dtype_of_weights(net, a.tensor)
             tried = self.sum()
-            del tried
+            del tried  # tidy
 
     def sum(self) -> Tensor:
         """W + s·B·A: experts·out·in·w; saves the factors; backward two products of a factor's size for each."""
@@ -78,7 +78,7 @@ def _expert_first(net: Net, b: Tensor, itemsize: int) -> Tensor:
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
         cast = tape.new(ONE, size, width) if differs else None
         copy = tape.new(ONE, size, width)
-        del cast
+        del cast  # tidy
         return [copy]
 
     return tape.record(out, (b,), (), backward)
@@ -116,5 +116,5 @@ def router(net: Net, module: Module, x: Tensor) -> Tensor:
     saved = (x, weight)
     tape.saves((x, weight), saved, backward)
     out = tape.new(x.monomial, x.elements // hidden * experts, narrow)
-    del delta
+    del delta  # tidy
     return tape.record(out, (x, weight), saved, backward)

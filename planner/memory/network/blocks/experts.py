@@ -135,7 +135,7 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     weighted = routing.gather(net, weighted, T, top_k * hidden, inverse)
     final = _sum_rows(net, weighted, top_k)
     result = ops.to(tape, final, x.itemsize)
-    del sorted_ids, counted, rows, chosen, wide, narrow, up, down
+    del sorted_ids, counted, rows, chosen, wide, narrow, up, down  # tidy
     return result
 
 

@@ -86,7 +86,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         else:
             mixed = _composite(net, query, key, value)
         mixed = layers.linear(net, "self_attention.dense", mixed)
-        del fused
+        del fused  # tidy
         return mixed
 
 

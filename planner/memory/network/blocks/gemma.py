@@ -20,7 +20,7 @@ def embed(net: Net) -> Tensor:
         with tape.scope("attention"):
             wide = [tape.new(net.positions, width, FP32) for _ in range(3)]
             net.window_tables += [tape.new(net.positions, width, net.itemsize) for _ in range(2)]
-            del wide
+            del wide  # tidy
     return x
 
 

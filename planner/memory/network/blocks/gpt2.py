@@ -52,7 +52,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         if net.choices.keep_cache:
             tape.returns(fused)  # its keys and values are views of it
         query, key, value = ops.split(tape, fused, spec.hidden_size, width, width)
-        del fused
+        del fused  # tidy
         mixed = layers.attend(net, query, key, value, style=Style(fp32_softmax=fp32))
         mixed = layers.linear(net, "attn.c_proj", mixed)
         return layers.dropout(tape, mixed, spec.hidden_dropout)

@@ -51,7 +51,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         query, key, named = partial_rotary(net, query, key)
         mixed = layers.attend(net, query, key, value, style=Style(heads_first=True))
         mixed = layers.linear(net, "self_attn.dense", mixed)
-        del named
+        del named  # tidy
         return mixed
 
 

@@ -45,7 +45,7 @@ def _attention(net: Net, hidden: Tensor) -> Tensor:
         query, key, named = phi.partial_rotary(net, query, key)
         mixed = layers.attend(net, query, key, value, style=Style(heads_first=True))
         mixed = layers.linear(net, "self_attn.o_proj", mixed)
-        del named
+        del named  # tidy
         return mixed
 
 

@@ -206,7 +206,7 @@ def _attention_layer(
     normed = _norm(net, f"{layer}.layer_norm", x)
     attended, bias = _attention(net, normed, f"{layer}.{name}", states, mask, bias, causal)
     attended = ops.add(tape, x, layers.dropout(tape, attended, net.spec.hidden_dropout))
-    del normed
+    del normed  # tidy
     return attended, bias
 
 
@@ -258,7 +258,7 @@ def _relative_positions(net: Net, path: str) -> Tensor:
     held.clear()
     weight = net.base_weight(count)
     out = tape.new(SS, heads, width)
-    del relative
+    del relative  # tidy
     return tape.record(out, (weight.tensor,), (buckets,), lambda g, s: (tape.new(ONE, count, width),))
 
 
@@ -319,7 +319,7 @@ def _dense(net: Net, x: Tensor, path: str) -> Tensor:
     hidden = ops.mul(tape, gate, up)
     hidden = layers.dropout(tape, hidden, net.spec.hidden_dropout)
     hidden = layers.linear(net, f"{path}.wo", hidden)
-    del gate, up
+    del gate, up  # tidy
     return hidden
 
 
