@@ -84,9 +84,9 @@ def recommend(context: typer.Context, target: Target, source: Source, aim: Aim, 
     With options and no command it recommends; alone in a terminal it opens the wizard.
     """
     if output.version:
-        from planner import __version__
+        from planner.cli.doctor import version_line
 
-        print(__version__)
+        print(version_line())
         return 0
     if context.invoked_subcommand is not None:
         _refuse_stray_options(context)

@@ -217,6 +217,14 @@ def report(
 
 
 @commands.command()
+def mcp() -> int:
+    """The planner as tools of an agent (Model Context Protocol on standard input and output)."""
+    from planner.cli.mcp import run
+
+    return run()
+
+
+@commands.command()
 def share(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its observation.json.")],
     output: Annotated[

@@ -79,6 +79,16 @@ def _clashes(packages: dict[str, Any]) -> list[str]:
     return said
 
 
+def version_line() -> str:
+    """Version, Python, system, and what decides a figure: for a bug report. Nothing heavy is imported."""
+    from planner import __version__
+
+    names = (*EXTRAS["train"][:4], *EXTRAS["quant"])
+    found = [f"{name} {version}" for name in names if (version := _version(name)) is not None]
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return f"tuneplan {__version__} ({', '.join([system, *found])})"
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

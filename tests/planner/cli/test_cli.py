@@ -313,7 +313,10 @@ def test_help_version_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     for option in ("--gpu", "--max-length", "--checkpoint-layers", "--goal", "check", "trace", "train", "ui"):
         assert option in out
-    assert run(capsys, "--version")[1].strip().count(".") == 2
+    said = run(capsys, "--version")[1]
+    assert said.startswith("tuneplan ")
+    assert "Python " in said
+    assert said.count("\n") == 1
     found = run_json(capsys, "doctor")
     assert found["versions"]["numpy"]
     assert found["device"]["total_bytes"] > 0
