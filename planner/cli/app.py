@@ -19,6 +19,8 @@ COMMANDS = {
     "planner.cli.commands": (
         *(
             "check",
+            "max",
+            "compare",
             "trace",
             "learn",
             "gpus",
@@ -73,6 +75,9 @@ class Output:
     as_json: bool = option(JSON_HELP, "--json", default=False)
     save: str | None = option("Write the recommended configuration as a plan file.", metavar="FILE")
     brief: bool = option("Only the table and the command that starts the run.", "--brief", default=False)
+    advice: bool = option("Every advised value with its rule, spread and source.", "--advice", default=False)
+    memory: bool = option("The recommended tier's memory, part by part.", "--memory", default=False)
+    explain: bool = option("Both, and every note.", "--explain", default=False)
     version: bool = option("Print the version.", "--version", default=False)
 
 
@@ -94,9 +99,15 @@ def recommend(context: typer.Context, target: Target, source: Source, aim: Aim, 
     from planner.cli.learning import learned
     from planner.cli.recommend import run
     from planner.cli.resolve import resolve
+    from planner.report.plan_view import Shown
 
     question = learned(lambda: resolve(target, source, aim))
-    return run(question, as_json=output.as_json, save=output.save, brief=output.brief)
+    shown = Shown(
+        decision=not output.brief,
+        memory=output.memory or output.explain,
+        advice=output.advice or output.explain,
+    )
+    return run(question, as_json=output.as_json, save=output.save, shown=shown)
 
 
 def _refuse_stray_options(context: typer.Context) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from planner.cli import options
-from planner.cli.asked import DATA_HELP, GPU_HELP, JSON_HELP, Batch, Elsewhere, Source, Target
+from planner.cli.asked import DATA_HELP, GPU_HELP, JSON_HELP, Aim, Batch, Elsewhere, Source, Target
 from planner.cli.options import option
 from planner.cli.talk import print_json
 from planner.contract.errors import InvalidInput
@@ -50,6 +50,47 @@ def check(target: Target, source: Source, batch: Batch, output: CheckOutput, els
     question = learned(lambda: resolve(target, source, batch))
     wanted = "all" if output.explain_all else "binding" if output.explain else None
     return run_check(question, as_json=output.as_json, save=output.save, explain=wanted, foreign=foreign)
+
+
+@commands.command("max")
+@options.with_records
+def largest(
+    target: Target,
+    source: Source,
+    batch: Batch,
+    what: Annotated[str, typer.Option("--what", help="length, batch, rank or model.")] = "length",
+    as_json: AsJson = False,
+) -> int:
+    """The question turned round: the longest sequences, the largest micro-batch, rank or models that fit."""
+    from planner.cli.learning import learned
+    from planner.cli.resolve import resolve
+    from planner.cli.turned import run_max
+
+    return run_max(learned(lambda: resolve(target, source, batch)), what=what, as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Several:
+    """Devices to compare."""
+
+    num_gpus: str | None = option("How many of each, as 1,2,4. Default 1.")
+    prices: str | None = option("TOML file of prices in place of the dated snapshot.", metavar="FILE")
+
+
+@commands.command()
+@options.with_records
+def compare(target: Target, source: Source, aim: Aim, several: Several, as_json: AsJson = False) -> int:
+    """The same question on several devices: memory, speed, hours and, where a price is known, money."""
+    from dataclasses import replace
+
+    from planner.cli.learning import learned
+    from planner.cli.resolve import resolve
+    from planner.cli.turned import run_compare
+
+    names = target.gpu or ""
+    first = next((name.strip() for name in names.split(",") if name.strip()), None)
+    question = learned(lambda: resolve(replace(target, gpu=first), source, aim))
+    return run_compare(question, gpus=names, num_gpus=several.num_gpus, prices=several.prices, as_json=as_json)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

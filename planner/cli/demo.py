@@ -31,7 +31,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
     from planner.decide.advice import hyperparameters
     from planner.decide.planning import make_plan
     from planner.handover import plans, trainer_process
-    from planner.report.plan_view import plan_view
+    from planner.report.plan_view import Shown, plan_view
     from planner.report.words import make_console
 
     require_train_extra("demo")
@@ -49,7 +49,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
     settings = hyperparameters(advice, epochs=epochs)
     plan = make_plan(question, answer.recommended, hyperparameters=settings, advice=advice)
     plan_file = plans.save(plan, folder / "plan.yaml")
-    plan_view(make_console(), answer, [], details=False)
+    plan_view(make_console(), answer, [], shown=Shown(decision=False))
     print()
     print(shown(f"This plan is {plan_file}; it is trained now, as `plan train` would."))
     print()

@@ -193,6 +193,7 @@ def with_records(command: Callable[..., int]) -> Callable[..., int]:
     """A command whose parameters are records of options, as typer takes it: an option for each field of each.
 
     A record with a field `settings` also brings every training choice and `--config`; those that nobody gave are None.
+    A choice whose name another option of the command has is that option, and no setting.
     """
     signature = inspect.signature(command, eval_str=True)
     records: dict[str, Any] = {
@@ -200,6 +201,8 @@ def with_records(command: Callable[..., int]) -> Callable[..., int]:
     }
     own = [p for p in signature.parameters.values() if p.name not in records]
     parts = {name: _parameters(record) for name, record in records.items()}
+    taken = {p.name for p in own} | {p.name for part in parts.values() for p in part}
+    choices = [setting for setting in SETTINGS if setting.name not in taken]
     choosing = [name for name, record in records.items() if any(entry.name == "settings" for entry in fields(record))]
 
     @wraps(command)
@@ -208,13 +211,13 @@ def with_records(command: Callable[..., int]) -> Callable[..., int]:
         for name, record in records.items():
             content = {p.name: given[p.name] for p in parts[name]}
             if name in choosing:
-                content["settings"] = {setting.name: given[setting.name] for setting in SETTINGS}
+                content["settings"] = {setting.name: given[setting.name] for setting in choices}
             values[name] = record(**content)
         return command(**values)
 
     added = [parameter for part in parts.values() for parameter in part]
     if choosing:
-        added += [*(_option(setting) for setting in SETTINGS), CONFIG]
+        added += [*(_option(setting) for setting in choices), CONFIG]
     before = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     after = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
     called.__signature__ = signature.replace(parameters=[*before, *after, *added])  # type: ignore[attr-defined]

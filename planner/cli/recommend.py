@@ -15,13 +15,14 @@ from planner.decide.question import Question
 if TYPE_CHECKING:
     from planner.exchange.foreign import Foreign
     from planner.memory.explain import Explanation
+    from planner.report.plan_view import Shown
 
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
 
 
-def run(question: Question, *, as_json: bool, save: str | None, brief: bool) -> int:
-    """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits."""
-    from planner.decide import search
+def run(question: Question, *, as_json: bool, save: str | None, shown: Shown) -> int:
+    """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits however it is changed."""
+    from planner.decide import search, spare
 
     try:
         answer = learned(lambda: search.recommend(question))
@@ -37,8 +38,11 @@ def run(question: Question, *, as_json: bool, save: str | None, brief: bool) -> 
     from planner.report.plan_view import plan_view
     from planner.report.words import make_console
 
+    free = spare.line(question, answer.recommended) if shown.decision else None
+    if free is not None:
+        answer = answer.model_copy(update={"why": [*answer.why, free]})
     data = None if question.data is None else question.data.settings.path
-    plan_view(make_console(), answer, _start_lines(save, data), details=not brief)
+    plan_view(make_console(), answer, _start_lines(save, data), shown=shown)
     return EXIT_FITS
 
 
@@ -134,4 +138,4 @@ def _start_lines(save: str | None, data: str | None) -> list[str]:
 
 def _own_words() -> list[str]:
     """The command line that the user wrote."""
-    return [word for word in sys.argv[1:] if word not in ("--json", "--brief")]
+    return [word for word in sys.argv[1:] if word not in ("--json", "--brief", "--advice", "--memory", "--explain")]

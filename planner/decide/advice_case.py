@@ -19,6 +19,8 @@ FEW_STEPS = 100
 """Optimizer steps under which a run is too short (Tinker docs, 2025)."""
 BATCHES = (16, 12, 8, 6, 4, 3, 2, 1)
 """Effective batches to choose among: those that several micro-batches divide."""
+SMALL_BATCH = 4
+"""The least that others train with; below it gradients are noise."""
 USUAL_PASSES, MOST_PASSES = 3, 10
 """Epochs; beyond the second figure (guide 4's upper end) a small set is learnt by heart."""
 
@@ -63,11 +65,15 @@ class AdviceCase:
 
 
 def advised_batch(training_examples: int | None, scenario: Scenario, devices: int = 1) -> int:
-    """Sequences per optimizer step: the scenario's, fewer where few examples would leave under 100 steps."""
+    """Sequences per optimizer step: the scenario's, fewer where few examples would leave under 100 steps.
+
+    Down to `SMALL_BATCH` the usual passes decide; a smaller one comes only where not even `MOST_PASSES` would do.
+    """
     most = scenario.effective_batch_size
     if training_examples is not None:
-        passes = scenario.epochs or USUAL_PASSES
-        room = training_examples * passes / FEW_STEPS
+        usual = scenario.epochs or USUAL_PASSES
+        many = MOST_PASSES if usual > 1 else usual
+        room = max(training_examples * usual / FEW_STEPS, min(SMALL_BATCH, training_examples * many / FEW_STEPS))
         most = next((batch for batch in BATCHES if batch <= min(most, room)), 1)
     return -(-most // devices) * devices
 

@@ -1,7 +1,7 @@
-"""The tiers high, balanced, low and safe: micro-batch, accumulation, checkpointing and length for one device.
+"""The search: the nearest way to train that fits, and in it tiers that differ in speed and headroom alone.
 
-All tiers take the same effective batch, so they train the same thing and differ in speed and headroom. Candidates
-are evaluated as arrays of shape (candidates,); nothing loops over them.
+All tiers take the same method, length and effective batch, so they train the same thing. Candidates are evaluated as
+arrays of shape (candidates,); nothing loops over them.
 """
 
 from __future__ import annotations
@@ -13,26 +13,39 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from planner.contract.choices import TrainingChoices
-from planner.contract.errors import Infeasible
+from planner.contract.errors import Infeasible, NotModelled
 from planner.contract.record import Record
 from planner.contract.records import Advice, CheckReport
 from planner.contract.settings import check_length
 from planner.contract.units import format_bytes
+from planner.decide import why
 from planner.decide.advice import adopt, advise
 from planner.decide.advice_case import advised_batch
-from planner.decide.candidates import (
-    Space,
-    batch_is_fixed,
-    batch_pairs,
-    candidate_lengths,
-    evaluate,
-    layer_counts,
-    losses,
-    rounded,
-)
+from planner.decide.candidates import Candidates, batch_is_fixed, batch_pairs, evaluate, rounded
 from planner.decide.check import check
 from planner.decide.question import GOALS, Question
-from planner.decide.tiers import TIERS, choose
+from planner.decide.tiers import choose, distinct, inside
+from planner.decide.ways import Way, ways
+
+
+class Changed(Record):
+    """One named choice that had to be given up, or one open one that is not the usual."""
+
+    name: str
+    asked: Any
+    taken: Any
+    named: bool
+    """Whether the person had named it."""
+
+
+class FrontPoint(Record):
+    """One point of the front: nothing else at this effective batch and length is both smaller and faster."""
+
+    batch_size: int
+    gradient_accumulation_steps: int
+    checkpointed_layers: int
+    device_peak_bytes: int
+    step_seconds: float
 
 
 class Recommendation(Record):
@@ -43,9 +56,19 @@ class Recommendation(Record):
     effective_batch_size: int
     recommended: CheckReport
     options: list[CheckReport]
-    """One per tier, from high to safe."""
+    """Distinct tiers, from high to safe; of equal ones the first, under the recommended one's name if it is among
+    them.
+    """
+    tiers: dict[str, int] = Field(default_factory=dict)
+    """Which of the options each tier is; equal tiers are one."""
     notes: list[str]
-    """Defaults that were taken, formats that were replaced, what the data says."""
+    """What was changed to make it fit, defaults that were taken, formats that were replaced, what the data says."""
+    changed: list[Changed] = Field(default_factory=list)
+    """What is not as it was asked for, or not the usual, because nothing would have fitted otherwise."""
+    why: list[str] = Field(default_factory=list)
+    """Why this batch, and what the rest of the device is good for."""
+    front: list[FrontPoint] = Field(default_factory=list)
+    """From the fastest to the smallest, by the search's own figures."""
     advice: list[Advice] = Field(default_factory=list)
     data: dict[str, Any] | None = None
 
@@ -61,46 +84,93 @@ class NothingFits(Infeasible):
 
 
 def recommend(question: Question) -> Recommendation:
-    """Tiers for the question, those choices kept that its `fixed` names.
+    """Tiers for the question: distinct points of the front of peak against speed, in the nearest way that fits.
 
-    Adapter scale and dropout that nobody named are the advised ones. Raises `NothingFits` when no candidate fits,
-    `InvalidInput` and `NotModelled` for requests without an answer.
+    Choices that its `fixed` names are kept wherever anything fits with them; else the answer says what it changed.
+    Adapter scale and dropout that nobody named are the advised ones. Raises `NothingFits` when nothing fits however it
+    is changed, `InvalidInput` and `NotModelled` for requests without an answer.
     """
-    plain = replace(question, notes=())
     scope = _scope(question)
-    candidates = evaluate(plain, scope.space)
-
-    def judge(index: int) -> CheckReport:
-        return check(plain.having(candidates.choices(index, question.model)), with_remedies=False)
-
-    open_length = "max_length" not in question.fixed and question.data is None
-    picked = choose(candidates, question.budget_bytes, judge, open_length=open_length)
-    if picked is None:
-        least = candidates.choices(int(np.argmin(candidates.upper)), question.model)
-        smallest = replace(least, precision=scope.asked.precision)
-        report = check(replace(question, choices=smallest, notes=(*question.notes, *scope.batch_notes)))
-        raise NothingFits(_nothing_fits(report), report)
-    options = [report.model_copy(update={"tier": tier.name}) for tier, (_, report) in zip(TIERS, picked, strict=True)]
+    found = _search(replace(question, notes=()), scope)
     goal = question.goal or question.preset.goal
-    number = [tier.name for tier in TIERS].index(GOALS[goal])
-    recommended, final = options[number], candidates.choices(picked[number][0], question.model)
-    chosen = question.having(final)
+    wanted = GOALS[goal]
+    options, places = distinct(found.picked, wanted)
+    index, recommended = options[places[wanted]]
+    chosen = question.having(found.candidates.choices(index, question.model))
+    changed = _changed(question, scope.asked, chosen.choices)
     return Recommendation(
         goal=goal,
         effective_batch_size=scope.effective_batch_size,
         recommended=recommended,
-        options=options,
-        notes=[*question.notes, *scope.format_notes, *scope.batch_notes, *_length_notes(chosen)],
+        options=[report for _, report in options],
+        tiers=places,
+        notes=[
+            *changed_notes(changed),
+            *(*question.notes, *_format_notes(scope, chosen.choices), *scope.batch_notes, *_length_notes(chosen)),
+        ],
+        changed=changed,
+        why=why.batch_lines(question, found.candidates, index, recommended),
+        front=_front(found.candidates, question.budget_bytes, chosen.choices.max_length),
         advice=advise(chosen, step_seconds=None if recommended.speed is None else recommended.speed.step_seconds),
         data=None if question.data is None else question.data.profile.summary(),
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scope:
-    """Where the search looks, and what had to be said on the way there."""
+class _Found:
+    """The candidates of the way that fits, and each tier's."""
 
-    space: Space
+    candidates: Candidates
+    picked: list[tuple[int, CheckReport]]
+
+
+SPARING_REACH = 1.15
+"""How far over the budget the smallest candidate may be for host memory and 8-bit state to be worth a look."""
+
+
+def _search(plain: Question, scope: _Scope) -> _Found:
+    """The first way that holds something that fits; a tight one only where no change would avoid it gently."""
+    budget = plain.budget_bytes
+    least: tuple[int, Way, Candidates] | None = None
+    before = 0
+    refused: NotModelled | None = None
+    for way in ways(replace(plain, choices=scope.asked), scope.effective_batch_size):
+        if way.sparing and before > SPARING_REACH * budget:
+            continue
+        try:
+            candidates = evaluate(way.question, way.space)
+        except NotModelled as error:
+            refused = refused or error
+            continue
+        before = int(candidates.upper.min())
+        if least is None or before < least[0]:
+            least = (before, way, candidates)
+        if not inside(candidates, budget).any():
+            continue
+
+        def judge(index: int, way: Way = way, candidates: Candidates = candidates) -> CheckReport:
+            return check(way.question.having(candidates.choices(index, plain.model)), with_remedies=False)
+
+        picked = choose(candidates, budget, judge)
+        if picked is not None:
+            return _Found(candidates=candidates, picked=picked)
+    if least is None:
+        assert refused is not None
+        raise refused
+    raise _refusal(plain, scope, *least[1:])
+
+
+def _refusal(plain: Question, scope: _Scope, way: Way, candidates: Candidates) -> NothingFits:
+    """What the smallest of all candidates lacks."""
+    smallest = candidates.choices(int(np.argmin(candidates.upper)), plain.model)
+    report = check(replace(way.question, choices=smallest, notes=tuple(scope.batch_notes)))
+    return NothingFits(_nothing_fits(report), report)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scope:
+    """What the person wants, and what had to be said on the way there."""
+
     asked: TrainingChoices
     """The choices with the advised scale and dropout, before they were fitted to the device."""
     effective_batch_size: int
@@ -108,25 +178,24 @@ class _Scope:
     batch_notes: list[str]
 
 
+SHARES = ("batch_size", "gradient_accumulation_steps")
+
+
 def _scope(question: Question) -> _Scope:
-    """Everything that the question leaves open, in the order in which it is wanted."""
-    model, fixed, data = question.model, question.fixed, question.data
+    """What stays the same in every way of answering."""
+    fixed, data = question.fixed, question.data
     if "max_length" in fixed:
-        check_length(model, question.choices)
-    profile = None if data is None else data.profile
-    adopted = question.having(adopt(question.choices, fixed, profile))
+        check_length(question.model, question.choices)
+    adopted = question.having(adopt(question.choices, fixed, None if data is None else data.profile))
     base = adopted.completed()
     wanted = question.effective_batch_size
     if wanted is None and not batch_is_fixed(fixed):
         wanted = advised_batch(None if data is None else data.training_examples, question.preset, base.num_gpus)
-    pairs, effective, batch_notes = batch_pairs(base, fixed, wanted)
+        named = next((getattr(base, name) for name in SHARES if name in fixed), 1) * base.num_gpus
+        # The advised batch, but whole: one part of it may be named.
+        wanted = -(-wanted // named) * named
+    _, effective, batch_notes = batch_pairs(base, fixed, wanted)
     return _Scope(
-        space=Space(
-            bases=losses(base, fixed),
-            pairs=pairs,
-            lengths=candidate_lengths(model, base, fixed, profile),
-            layers=layer_counts(model, base, fixed),
-        ),
         asked=adopted.choices,
         effective_batch_size=effective,
         format_notes=adopted.fitted()[1],
@@ -134,12 +203,82 @@ def _scope(question: Question) -> _Scope:
     )
 
 
+TOLD = (
+    *("method", "max_length", "precision", "stack", "optimizer", "checkpoint_offload", "attention", "adapter_dtype"),
+    *("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers"),
+)
+"""Choices whose change is told, in this order; open ones only as far as the result or the machine feels them."""
+SEARCHED = ("method", "precision", "optimizer", "checkpoint_offload")
+"""Choices beside the shape that a search makes where nobody named them: asked again they start from their defaults."""
+USUAL_OPEN = ("method", "checkpoint_offload", "optimizer")
+"""Open choices that are told of where they are not the usual ones."""
+
+
+def _changed(question: Question, asked: TrainingChoices, taken: TrainingChoices) -> list[Changed]:
+    """What the answer gave up."""
+    found = []
+    for name in TOLD:
+        before, after, named = getattr(asked, name), getattr(taken, name), name in question.fixed
+        if before != after and (named or name in USUAL_OPEN):
+            found.append(Changed(name=name, asked=before, taken=after, named=named))
+    return found
+
+
+def changed_notes(changed: list[Changed]) -> list[str]:
+    """What was changed, in one sentence; nothing where nothing was."""
+    if not changed:
+        return []
+    texts = [
+        f"{item.name.replace('_', ' ')} {_word(item.taken)} instead of {_word(item.asked)}"
+        + (" as you asked" if item.named else "")
+        for item in changed
+    ]
+    opening = "Does not fit as asked" if any(item.named for item in changed) else "Fits only with"
+    return [f"{opening}{': ' if opening.startswith('Does') else ' '}{', '.join(texts)}."]
+
+
+def _word(value: Any) -> str:
+    return "all layers" if value is None else ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def _format_notes(scope: _Scope, taken: TrainingChoices) -> list[str]:
+    """Which number format was replaced, unless the answer took still another one."""
+    if taken.precision == "fp32" and scope.asked.precision == "bf16" and not scope.format_notes:
+        return ["precision fp32: on this device bf16 is not faster, and fp32 fits."]
+    return scope.format_notes
+
+
+MOST_POINTS = 12
+
+
+def _front(candidates: Candidates, budget_bytes: int, length: int) -> list[FrontPoint]:
+    """The front from the fastest that fits to the smallest."""
+    here = np.flatnonzero(inside(candidates, budget_bytes) & (candidates.length == length))
+    order = here[np.lexsort((candidates.device[here], candidates.seconds[here]))]
+    points: list[int] = []
+    for index in order:
+        if not points or candidates.device[index] < candidates.device[points[-1]]:
+            points.append(int(index))
+    if len(points) > MOST_POINTS:
+        points = [points[round(n * (len(points) - 1) / (MOST_POINTS - 1))] for n in range(MOST_POINTS)]
+    return [
+        FrontPoint(
+            batch_size=int(candidates.batch_size[index]),
+            gradient_accumulation_steps=int(candidates.accumulation[index]),
+            checkpointed_layers=int(candidates.checkpointed_layers[index]),
+            device_peak_bytes=int(candidates.device[index]),
+            step_seconds=float(candidates.seconds[index]),
+        )
+        for index in points
+    ]
+
+
 def _length_notes(chosen: Question) -> list[str]:
     """What the data means for the chosen length, or whose length it is without data."""
     if chosen.data is not None:
         return data_notes(chosen)
     if "max_length" not in chosen.fixed:
-        return ["No data and no --max-length: each tier takes the length that the guides give it."]
+        return [f"No data and no --max-length: length {chosen.choices.max_length}; name the one that your data needs."]
     return []
 
 

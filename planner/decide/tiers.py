@@ -26,44 +26,41 @@ class Tier:
 
     name: str
     budget_share: float
-    open_length: int
-    """Longest length it takes where neither the user nor the data says one: those of training guide 1 (A10G)."""
 
 
 TIERS = (
-    Tier(name="high", budget_share=1.0, open_length=2048),
-    Tier(name="balanced", budget_share=0.80, open_length=1024),
-    Tier(name="low", budget_share=0.60, open_length=768),
-    Tier(name="safe", budget_share=0.45, open_length=768),
+    Tier(name="high", budget_share=1.0),
+    Tier(name="balanced", budget_share=0.80),
+    Tier(name="low", budget_share=0.60),
+    Tier(name="safe", budget_share=0.45),
 )
 """Shares: training guide 1 (tiers for A10G and M3) uses 1 : 0.8 : 0.6 of the high tier on the A10G; its safe mode on
 the M3 is the next step down. Training guide 3 too says to fill about 80 %."""
 
 
-def pick_tiers(candidates: Candidates, budget_bytes: int, *, open_length: bool) -> list[int] | None:
-    """Index of each tier's candidate in the order of `TIERS`; None if nothing fits.
+def inside(candidates: Candidates, budget_bytes: int) -> NDArray[np.bool_]:
+    """Which candidates fit: with their interval and not tightly, or, where none does, with their peak alone."""
+    safe = (candidates.upper <= budget_bytes) & (candidates.device <= TIGHT_SHARE * budget_bytes)
+    return safe if safe.any() else candidates.device <= budget_bytes
+
+
+def pick_tiers(candidates: Candidates, budget_bytes: int) -> list[int] | None:
+    """Index of each tier's candidate in the order of `TIERS`; None if nothing fits. All have the same length.
 
     Each lower tier is held under the one before, so memory never grows from tier to tier.
     """
-    safe = (candidates.upper <= budget_bytes) & (candidates.device <= TIGHT_SHARE * budget_bytes)
+    safe = inside(candidates, budget_bytes)
     if not safe.any():
-        # Only tight configurations are left: better said so than refused.
-        safe = candidates.device <= budget_bytes
-        if not safe.any():
-            return None
+        return None
+    # The length is the first, in the order in which lengths are wanted, at which anything fits.
+    length = next(n for n in dict.fromkeys(candidates.length.tolist()) if (safe & (candidates.length == n)).any())
+    safe &= candidates.length == length
     picks: list[int] = []
     ceiling = int(candidates.upper[safe].max())
-    # dict.fromkeys keeps the order in which lengths are wanted.
-    wanted = [int(length) for length in dict.fromkeys(candidates.length.tolist())]
     for tier in TIERS:
-        under = safe & (candidates.upper <= ceiling)
-        lengths = [n for n in wanted if not open_length or n <= tier.open_length] or [min(wanted)]
-        length = next((n for n in lengths if (under & (candidates.length == n)).any()), None)
-        if length is None:
-            length = int(candidates.length[under].max())
-        here = under & (candidates.length == length)
-        inside = here & (candidates.upper <= tier.budget_share * budget_bytes)
-        index = _fastest(candidates, inside) if inside.any() else _smallest(candidates, here)
+        here = safe & (candidates.upper <= ceiling)
+        share = here & (candidates.upper <= tier.budget_share * budget_bytes)
+        index = _fastest(candidates, share) if share.any() else _smallest(candidates, here)
         picks.append(index)
         ceiling = int(candidates.upper[index])
     return picks
@@ -82,7 +79,7 @@ def _smallest(candidates: Candidates, mask: NDArray[np.bool_]) -> int:
 
 
 def choose(
-    candidates: Candidates, budget_bytes: int, judge: Callable[[int], CheckReport], *, open_length: bool
+    candidates: Candidates, budget_bytes: int, judge: Callable[[int], CheckReport]
 ) -> list[tuple[int, CheckReport]] | None:
     """Each tier's candidate with its judgement; None if nothing fits. `judge` predicts one candidate exactly.
 
@@ -94,7 +91,7 @@ def choose(
     chosen: list[tuple[int, CheckReport]] = []
     for number, tier in enumerate(TIERS):
         for _ in range(ROUNDS):
-            picks = pick_tiers(raised, budget_bytes, open_length=open_length)
+            picks = pick_tiers(raised, budget_bytes)
             if picks is None:
                 return _one_for_all(candidates, judge, seen)
             index = picks[number]
@@ -140,3 +137,35 @@ def _one_for_all(
     index = int(np.argmin(candidates.upper))
     report = seen.get(index) or judge(index)
     return None if report.verdict == "does_not_fit" else [(index, report)] * len(TIERS)
+
+
+SAME_PEAK = 0.01
+"""Tiers whose peaks and speeds are within this share of each other are one."""
+
+
+def distinct(picked: list[tuple[int, CheckReport]], named: str) -> tuple[list[tuple[int, CheckReport]], dict[str, int]]:
+    """The tiers without those that equal the one before, and the place of each tier's among them.
+
+    Of equal ones the name `named` stays, else the first's.
+    """
+    kept: list[tuple[int, CheckReport]] = []
+    places: dict[str, int] = {}
+    for tier, (index, report) in zip(TIERS, picked, strict=True):
+        if not kept or not _same(kept[-1], (index, report)):
+            kept.append((index, report.model_copy(update={"tier": tier.name})))
+        elif tier.name == named:
+            kept[-1] = (kept[-1][0], kept[-1][1].model_copy(update={"tier": named}))
+        places[tier.name] = len(kept) - 1
+    return kept, places
+
+
+def _same(one: tuple[int, CheckReport], other: tuple[int, CheckReport]) -> bool:
+    if one[0] == other[0]:
+        return True
+    first, second = one[1], other[1]
+    peaks = first.memory.device_peak_bytes, second.memory.device_peak_bytes
+    if abs(peaks[0] - peaks[1]) > SAME_PEAK * max(peaks):
+        return False
+    if first.speed is None or second.speed is None:
+        return first.speed is second.speed
+    return abs(first.speed.step_seconds - second.speed.step_seconds) <= SAME_SPEED * first.speed.step_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ from planner.contract.words import LAYOUT, STEERING, shown, visible
 VERDICT_STYLE = {"fits": "green", "tight": "yellow", "does_not_fit": "red"}
 VERDICT_TEXT = {"fits": "fits", "tight": "fits tightly", "does_not_fit": "does not fit"}
 
+NARROWEST = 40
+"""Columns under which nothing is laid out."""
 COLUMNS = 80
 """Width that every report is laid out for, and the width where there is no terminal."""
 
@@ -38,9 +41,14 @@ class PlainConsole(Console):
 
 
 def make_console(file: IO[str] | None = None) -> Console:
-    """A console for `file` (stdout): colour only in a terminal without NO_COLOR, 80 columns where there is none."""
+    """A console for `file` (stdout): colour only in a terminal without NO_COLOR, 80 columns where there is none.
+
+    The variable COLUMNS, where it is a number, is the width in both cases.
+    """
     stream = sys.stdout if file is None else file
-    width = None if stream.isatty() else COLUMNS
+    said = os.environ.get("COLUMNS", "")
+    wide = int(said) if said.isascii() and said.isdigit() and len(said) <= 4 else 0
+    width = max(wide, NARROWEST) if wide else None if stream.isatty() else COLUMNS
     return PlainConsole(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 

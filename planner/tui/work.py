@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.contract import edge
+from planner.contract.choices import DEFAULTS
 from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, Plan
 from planner.contract.run_settings import DataSettings, Hyperparameters
@@ -236,6 +237,9 @@ def recommend(state: WizardState) -> WizardAnswer:
         return WizardAnswer(error=NEEDS_BOTH)
     from planner.decide import search
 
+    # What an earlier answer chose for another device is open again.
+    fresh = {name: getattr(DEFAULTS, name) for name in search.SEARCHED if name not in state.edited}
+    question = question.having(replace(question.choices, **fresh))
     shaped, new = bool(state.edited & SHAPE), state.adopted != state.context
     own_batch = state.edited & {"gradient_accumulation_steps", "effective_batch_size"}
     effective = state.choices.effective_batch_size if own_batch or (shaped and not new) else None
@@ -278,9 +282,10 @@ def _with_own_shape(question: Question) -> CheckReport | None:
     own = {"batch_size", "gradient_accumulation_steps"} <= fixed
     effective = None if own else question.effective_batch_size
     try:
-        return search.recommend(replace(question, fixed=fixed, effective_batch_size=effective)).recommended
+        found = search.recommend(replace(question, fixed=fixed, effective_batch_size=effective))
     except TuneplanError:
         return None
+    return None if any(change.named for change in found.changed) else found.recommended
 
 
 def adopt(state: WizardState, found: WizardAnswer) -> WizardState:

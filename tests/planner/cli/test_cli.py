@@ -56,27 +56,49 @@ def test_check_json_has_the_contract_shape(capsys: pytest.CaptureFixture[str]) -
     assert low <= found["memory"]["device_peak_bytes"] <= high
 
 
-def test_equal_tiers_are_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """GIVEN a batch of one that fits with room THEN one line stands for all tiers, in text and not in JSON."""
+def test_equal_tiers_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN a batch of one that fits with room THEN one option stands for all tiers, in text and in JSON."""
     words = ["--gpu", "a10g", "--model", "qwen2.5-0.5b", "--max-length", "64", "--effective-batch-size", "1"]
     _, out, _ = run(capsys, *words)
-    assert [line.split()[1:3] for line in out.splitlines() if line.startswith("› ")] == [["all", "tiers"]]
-    assert "safe" not in out.split("Memory of")[0]
-    assert len(run_json(capsys, *words)["options"]) == 4
+    assert len([line for line in out.splitlines() if "1×1" in line]) == 1
+    found = run_json(capsys, *words)
+    assert len(found["options"]) == 1
+    assert found["tiers"] == dict.fromkeys(("high", "balanced", "low", "safe"), 0)
+
+
+def test_the_default_answer_fits_on_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """GIVEN 80, 60 or 44 columns THEN the answer has at most 24 lines of 80, and batch, peak and step are never cut."""
+    _, out, _ = run(capsys, "--gpu", "a10g", "--max-length", "2048")
+    assert len(out.splitlines()) <= 24
+    assert max(len(line) for line in out.splitlines() if not line.startswith("  plan ")) <= 80
+    for columns in ("60", "44"):
+        monkeypatch.setenv("COLUMNS", columns)
+        _, out, _ = run(capsys, "--gpu", "a10g", "--max-length", "2048")
+        row = next(line for line in out.splitlines() if line.startswith("› "))
+        assert "1×16" in row
+        assert "GiB" in row
+        assert row.rstrip().endswith("s")
+        assert "…" not in row
+    monkeypatch.delenv("COLUMNS")
+    _, out, _ = run(capsys, "--gpu", "a10g", "--max-length", "2048", "--explain")
+    assert "Memory of balanced" in out
+    assert "against the best rate" in out
 
 
 def test_plan_json_has_recommended_and_options(capsys: pytest.CaptureFixture[str]) -> None:
-    """GIVEN plan --json THEN recommended is one of the four options, tier by tier, at one effective batch."""
+    """GIVEN plan --json THEN recommended is one of at most four distinct options at one effective batch."""
     found = run_json(capsys, "--gpu", "a10g", "--max-length", "2048")
-    assert [option["tier"] for option in found["options"]] == ["high", "balanced", "low", "safe"]
+    assert list(found["tiers"]) == ["high", "balanced", "low", "safe"]
+    assert found["options"][found["tiers"]["balanced"]] == found["recommended"]
+    assert [option["tier"] for option in found["options"]] == ["balanced", "safe"]
     assert found["recommended"] in found["options"]
     batches = {
         option["settings"]["batch_size"] * option["settings"]["gradient_accumulation_steps"]
         for option in found["options"]
     }
-    assert batches == {32}
+    assert batches == {16}
     assert any("No --model given" in note for note in found["notes"])
-    assert all({"name", "value", "rule", "source"} == set(entry) for entry in found["advice"])
+    assert all({"name", "value", "rule", "source", "spread", "guides"} == set(entry) for entry in found["advice"])
 
 
 def test_guides_workload_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,8 +193,8 @@ def test_malformed_data_names_file_and_line(capsys: pytest.CaptureFixture[str], 
 
 
 def test_nothing_fits_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
-    """GIVEN a model larger than the card THEN exit code 3, the shortfall, and cards on which it fits."""
-    words = ["--gpu", "gtx-1050-ti", "--model", "phi-2", "--max-length", "512"]
+    """GIVEN a model larger than the card in any way THEN exit code 3, the shortfall, and cards on which it fits."""
+    words = ["--gpu", "a10g", "--model", "llama-3.3-70b", "--max-length", "512"]
     code, out, err = run(capsys, *words)
     assert code == 3
     assert "does not fit" in err

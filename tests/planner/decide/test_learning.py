@@ -12,8 +12,9 @@ import pytest
 
 from planner import memory
 from planner.calibration import attach
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.spec import ModelSpec, TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.decide import learning
 from planner.memory import device
 from planner.models import recorded

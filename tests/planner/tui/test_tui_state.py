@@ -134,7 +134,7 @@ def test_adopted_values_leave_the_persons_own(start, tmp_path: Path) -> None:
     wizard = state.with_dataset(state.type_text(start, "lora_r", "64"), found.dataset)
     recommendation = work.recommend(wizard)
     assert recommendation.error is None
-    assert [tier.tier for tier in recommendation.tiers] == ["high", "balanced", "low", "safe"]
+    assert recommendation.recommended in [tier.tier for tier in recommendation.tiers]
     adopted = work.adopt(wizard, recommendation)
     assert adopted.choices.lora_r == 64
     assert adopted.choices.max_length < 1024, "the data is short"
@@ -143,7 +143,7 @@ def test_adopted_values_leave_the_persons_own(start, tmp_path: Path) -> None:
 
 
 def ragged_pairs(path: Path) -> Path:
-    """A few examples of all lengths: packing is advised."""
+    """A few examples of all lengths."""
     lines = [json.dumps({"prompt": "word " * (3 + 9 * number), "completion": "yes " * 9}) for number in range(60)]
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -163,7 +163,7 @@ def ragged_pairs(path: Path) -> Path:
 def test_the_same_answers_give_the_command_lines_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, options: list[str]
 ) -> None:
-    """GIVEN ragged data, for which packing is advised WHEN planned here and by `plan --save` THEN the plans agree."""
+    """GIVEN ragged data WHEN planned here and by `plan --save` THEN the plans agree."""
     from planner.cli import main
 
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
@@ -180,8 +180,6 @@ def test_the_same_answers_give_the_command_lines_plan(
     wizard = state.with_model(wizard, model, "pythia-410m")
     wizard = state.with_dataset(wizard, work.read_data(str(data), wizard, final=True).dataset)
     found = work.recommend(wizard)
-    if "batch_size" not in settings:
-        assert {a.name: a.value for a in found.advice}["padding"] == "packed"
     wizard = work.adopt(wizard, found)
     made = work.plan_of(wizard, work.evaluate(wizard))
     assert made.model == "EleutherAI/pythia-410m"
@@ -199,11 +197,26 @@ def test_learning_follows_a_change_of_method_and_leaves_the_shape(start) -> None
     assert work.adopt(mine, work.recommend(mine)).hyperparameters.learning_rate == 0.5
 
 
-def test_nothing_fits_starts_from_the_least_and_takes_a_tier_once_one_fits() -> None:
-    """GIVEN 8 B parameters for a 12 GB card WHEN the offered remedy is taken THEN the recommended tier stands."""
+def test_what_does_not_fit_with_lora_starts_quantised_and_goes_back_on_a_larger_card() -> None:
+    """GIVEN 8 B parameters for a 12 GB card THEN a QLoRA plan is taken; on a larger card it is LoRA again."""
     model = work.read_model("llama-3.1-8b", final=True).model
     assert model is not None
     wizard = state.with_model(state.with_hardware(WizardState(), load("rtx-3060-12gb")), model, "llama-3.1-8b")
+    found = work.recommend(wizard)
+    assert found.error is None
+    assert found.notes[0] == "Fits only with method qlora instead of lora."
+    wizard = work.adopt(wizard, found)
+    assert wizard.choices.method == "qlora"
+    assert work.evaluate(wizard).report.verdict == "fits"
+    larger = state.with_hardware(wizard, load("h100-80gb"))
+    assert work.adopt(larger, work.recommend(larger)).choices.method == "lora"
+
+
+def test_nothing_fits_starts_from_the_least() -> None:
+    """GIVEN 70 B parameters for a 24 GB card THEN the smallest of all is shown with what it lacks."""
+    model = work.read_model("llama-3.3-70b", final=True).model
+    assert model is not None
+    wizard = state.with_model(state.with_hardware(WizardState(), load("a10g")), model, "llama-3.3-70b")
     found = work.recommend(wizard)
     assert found.error is not None
     wizard = work.adopt(wizard, found)
@@ -212,12 +225,6 @@ def test_nothing_fits_starts_from_the_least_and_takes_a_tier_once_one_fits() -> 
     assert report is not None
     assert report.verdict == "does_not_fit"
     assert report.memory == found.start.memory
-    remedy = next(r.change for r in report.remedies if r.change.get("method") == "qlora")
-    wizard = state.take_remedy(wizard, dict(remedy))
-    wizard = work.adopt(wizard, work.recommend(wizard))
-    fits = work.evaluate(wizard).report
-    assert fits.verdict == "fits"
-    assert wizard.choices.max_length > 128
 
 
 def test_a_persons_own_batch_is_searched_around() -> None:
@@ -260,7 +267,7 @@ def test_tiers_go_round(start) -> None:
             wizard.choices.effective_batch_size
             == found.tiers[0].settings["batch_size"] * (found.tiers[0].settings["gradient_accumulation_steps"])
         )
-    assert len(seen) >= 3
+    assert len(seen) == len(found.tiers) > 1
 
 
 def test_a_remedy_makes_it_smaller(start) -> None:
