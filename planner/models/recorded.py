@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,16 @@ class Unlearned(TuneplanError):
 def identity(config: Mapping[str, Any]) -> str:
     """Equal for configs of one network."""
     kept = {key: value for key, value in config.items() if key not in NOISE}
-    kept["head"] = str((config.get("architectures") or [""])[0]).rpartition("For")[2]
+    named = config.get("architectures")
+    kept["head"] = str(named[0] if isinstance(named, list) and named else "").rpartition("For")[2]
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def folder(config: Mapping[str, Any]) -> Path:
     """Where a network's description and programs stand."""
-    return user_data_dir() / "recorded" / f"{config.get('model_type')}-{identity(config)}"
+    # A config's word is no path.
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", str(config.get("model_type"))[:64])
+    return user_data_dir() / "recorded" / f"{name}-{identity(config)}"
 
 
 def spec_of(config: Mapping[str, Any], id: str) -> ModelSpec:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
-from planner.models import catalogue
+from planner.models import catalogue, recorded
 from planner.models.recorded import Unlearned
 from planner.models.sources import from_config, load_model
 from tests.support.sources_cases import CASES
@@ -434,3 +434,13 @@ def test_every_name_of_the_catalogue_loads() -> None:
 def test_a_name_too_long_for_a_file_is_a_name() -> None:
     with pytest.raises(InvalidInput, match="is unknown"):
         load_model("9" * 5000)
+
+
+@pytest.mark.parametrize("model_type", ["../../../etc", "a/b", "a\0b", "x" * 5000])
+def test_a_model_type_is_no_path(model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learned of an unknown network stands in the data folder, whatever its config says."""
+    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
+    config = {"model_type": model_type, "architectures": 3}
+    assert recorded.folder(config).parent == tmp_path / "recorded"
+    with pytest.raises(recorded.Unlearned):
+        recorded.spec_of(config, "m")
