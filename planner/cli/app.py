@@ -31,6 +31,7 @@ COMMANDS = {
             "calibrate",
             "report",
             "share",
+            "mcp",
             "doctor",
         ),
     ),
