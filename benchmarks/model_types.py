@@ -17,8 +17,8 @@ from typing import Any
 from planner import memory
 from planner.calibration import attach
 from planner.contract.architectures import ARCHITECTURES
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
-from planner.contract.spec import TrainingChoices
 from planner.contract.words import one_line
 from planner.decide import learning
 from planner.models.sources import from_config

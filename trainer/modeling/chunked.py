@@ -144,7 +144,13 @@ def hidden_states(base: Any, batch: dict[str, Any], choices: TrainingChoices) ->
             if hidden is not None:
                 return hidden, labels
         labels = batch.pop("labels")
-        return base.base_model(**batch)[0], labels
+        return _layers(base)(**batch)[0], labels
+
+
+def _layers(base: Any) -> Any:
+    """The network below the head; a few classes name it otherwise than their prefix says, and give themselves."""
+    inner = base.base_model
+    return base.model if inner is base else inner
 
 
 def chunked_loss(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.contract.spec import TrainingChoices
+from planner.contract.choices import TrainingChoices
 from trainer import modeling
 
 SMALL = {
@@ -37,6 +37,7 @@ TYPES: list[tuple[str, str, dict[str, Any], bool]] = [
     ("gpt_oss", "GptOssForCausalLM", {"num_local_experts": 4, "num_experts_per_tok": 2}, False),
     ("gemma4_text", "Gemma4ForCausalLM", GEMMA4, False),
     ("qwen3_5_text", "Qwen3_5ForCausalLM", DELTA, False),
+    ("llama4_text", "Llama4ForCausalLM", {"num_local_experts": 2, "intermediate_size_mlp": 96}, False),
     ("cohere2", "Cohere2ForCausalLM", {}, True),
     ("ministral3", "Ministral3ForCausalLM", {}, True),
     ("glm4", "Glm4ForCausalLM", {}, True),
