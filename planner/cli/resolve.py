@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -117,12 +118,25 @@ def _method_text(choices: TrainingChoices) -> str:
     return f"{name} r{choices.lora_r} on {', '.join(choices.lora_targets)}"
 
 
+def _sizes_note(gpu: str, profile: HardwareProfile) -> list[str]:
+    """Which memory was taken where a chip comes with several and the name says none."""
+    from planner.devices import profiles
+
+    words = "-".join(gpu.lower().replace("apple", " ").replace("nvidia", " ").split())
+    sizes = [name for name in profiles.names() if re.fullmatch(re.escape(words) + r"-\d+gb", name)]
+    others = sorted((name for name in sizes if name != profile.name), key=lambda name: int(name.split("-")[-1][:-2]))
+    if not others or profile.name not in sizes:
+        return []
+    return [f"--gpu {gpu.strip()} is taken as {profile.name}; there are also {', '.join(others)}."]
+
+
 def _device(gpu: str | None) -> tuple[HardwareProfile, int, list[str]]:
     """Profile, bytes that others hold now, and what has to be said."""
     from planner.calibration import attach
 
     if gpu is not None and gpu.strip().lower() != "auto":
-        return attach.find(gpu), 0, []
+        profile = attach.find(gpu)
+        return profile, 0, _sizes_note(gpu, profile)
     found = attach.detect()
     notes = []
     if gpu is None:

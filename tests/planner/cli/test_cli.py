@@ -468,3 +468,13 @@ def test_small_figures_are_said_in_words_that_fit(capsys: pytest.CaptureFixture[
     assert "1 optimizer step an epoch" in out
     assert format_duration(6.9e-5) == "below 1 ms"
     assert format_count(999_885_952) == "1 B"
+
+
+def test_a_chip_with_several_memories_names_the_one_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN a chip's name without its memory THEN the answer says which was taken, and which others there are."""
+    for name, taken, other in (("m3", "m3-8gb", "m3-24gb"), ("A100", "a100-", "a100-")):
+        found = run_json(capsys, "--gpu", name, "--model", "qwen2.5-0.5b")
+        note = next(note for note in found["notes"] if f"--gpu {name} is taken as" in note)
+        assert taken in note
+        assert other in note.split("also")[1]
+    assert not any("is taken as" in note for note in run_json(capsys, "--gpu", "m3-8gb", *SHORT)["notes"])
