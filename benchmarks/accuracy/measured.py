@@ -118,6 +118,28 @@ def _sizes(errors: list[float]) -> tuple[str, ...]:
     )
 
 
+def section() -> list[str]:
+    """The part of docs/accuracy.md: cards by cards, quantised weights and others apart."""
+    rows = read()
+    lines = [
+        "",
+        "## (c) Measured cards: allocated, reserved, device",
+        "",
+        "Training runs that others measured on cards of their own, with the allocator's counters and the card's tool. "
+        "`python -m benchmarks.accuracy.measured --rows` shows each. Tesla T4: fitcheck-llm 0.3.1 (PyPI, MIT), torch "
+        "2.10 to 2.14, transformers and PEFT, checkpointing, fp16, eager and sdpa attention, 512 to 4096 tokens.",
+    ]
+    for device in sorted({row.device for row in rows}):
+        own = [row for row in rows if row.device == device]
+        for name, members in (
+            (f"{device}", own),
+            (f"{device}, 4-bit weights", [row for row in own if row.id.endswith("nf4")]),
+            (f"{device}, 16-bit weights", [row for row in own if not row.id.endswith("nf4")]),
+        ):
+            lines += ["", f"**{name}**", "", *summary(members)]
+    return lines
+
+
 def each(rows: Iterable[Row]) -> list[str]:
     """One line a row: signed errors in percent and in MiB."""
     lines = []

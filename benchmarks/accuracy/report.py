@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.accuracy import coverage, evaluate, metrics, observed, plot, published
+from benchmarks.accuracy import coverage, evaluate, measured, metrics, observed, plot, published
 from benchmarks.accuracy.formulas import FORMULAS, GUIDES
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec
@@ -188,7 +188,7 @@ def _grid_section(grid: Grid) -> list[str]:
 
 
 def _observed_section(runs: list[observed.Run], refused: list[str], cuda: bool) -> list[str]:
-    name = "(c) Real GPU runs" if cuda else "(b) Real CPU runs"
+    name = "(c) Real GPU runs of this tool" if cuda else "(b) Real CPU runs"
     chosen = [run for run in runs if (run.kind in ("cuda", "rocm")) == cuda]
     lines = ["", f"## {name}", ""]
     if not chosen:
@@ -371,6 +371,7 @@ def write(grid: Grid, *, run_traces: bool = True, docs: Path = DOCS) -> Path:
         "",
         *_grid_section(grid),
         *_observed_section(runs, refused, cuda=False),
+        *measured.section(),
         *_observed_section(runs, refused, cuda=True),
         *_published_section(cases, run_traces),
         *_collected_section(collected, run_traces),
