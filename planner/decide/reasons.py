@@ -32,7 +32,7 @@ COMPONENT_TEXT = {
     "logits_and_loss": "logits and loss",
     "temporaries": "temporaries",
     "context": "device context",
-    "fragmentation": "allocator rounding",
+    "fragmentation": "fragmentation",
 }
 
 

@@ -76,7 +76,7 @@ SHORT_NAMES = {
     "layer_activations": "layers",
     "lora_activations": "lora",
     "logits_and_loss": "logits",
-    "fragmentation": "allocator",
+    "fragmentation": "fragments",
     "checkpoints": "ckpts",
     "temporaries": "temps",
 }

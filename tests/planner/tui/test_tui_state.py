@@ -15,7 +15,7 @@ from planner.contract.errors import InvalidInput
 from planner.contract.events import Event, FinishedEvent
 from planner.contract.records import MemoryReport
 from planner.contract.run_settings import DataSettings, Hyperparameters
-from planner.decide.reasons import COMPONENT_TEXT
+from planner.decide.reasons import COMPONENT_TEXT, component_text
 from planner.devices.profiles import load
 from planner.handover import plans
 from planner.models.sources import load_model
@@ -350,6 +350,8 @@ def test_apportion_by_largest_remainder() -> None:
 
 def test_short_texts() -> None:
     assert max(len(figures.short_name(name)) + len(figures.short_bytes(999.9 * 2**20)) for name in COMPONENT_TEXT) <= 17
+    assert component_text("fragmentation") == "fragmentation"
+    assert "fragmentation".startswith(figures.short_name("fragmentation")[:8]), "the same word, cut"
     assert figures.short_bytes(15.8 * 2**30) == "15.8Gi"
     assert figures.byte_range(2**30, 2 * 2**30) == "1.0–2.0 GiB"
     assert figures.change_text({"batch_size": 4, "gradient_accumulation_steps": 16}) == "batch 4×16"
