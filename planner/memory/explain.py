@@ -11,7 +11,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import format_bytes
 from planner.data.lengths import Lengths
-from planner.memory import device, estimate
+from planner.memory import device, loads
 from planner.memory.engine.monomials import BASIS, WIDTH
 from planner.memory.step.program import run, waiting_gradients
 
@@ -74,7 +74,7 @@ def explain(
 
     `lengths` and what is raised: as `predict`.
     """
-    step, evaluating = estimate.loads(model, hardware, choices, lengths)
+    step, evaluating = loads.loads(model, hardware, choices, lengths)
     # A step's later micro-batches are fetched with the first, and wait.
     waiting = step.handed_over * (choices.gradient_accumulation_steps - 1)
     found = {
@@ -86,8 +86,8 @@ def explain(
     return tuple(Explanation(item.instant, item.bytes, name == binding, item.terms) for name, item in kept.items())
 
 
-def _instant(name: str, load: estimate.Load, hardware: HardwareProfile, waiting: int) -> Explanation:
-    envelope = estimate.envelope_of(load.case)
+def _instant(name: str, load: loads.Load, hardware: HardwareProfile, waiting: int) -> Explanation:
+    envelope = loads.envelope_of(load.case)
     live = load.live(envelope)
     row = max((i for i, instant in enumerate(envelope.instants) if instant == name), key=lambda i: live[i])
     values = load.at(envelope, row)

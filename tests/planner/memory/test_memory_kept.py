@@ -11,7 +11,7 @@ import pytest
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec
 from planner.devices.profiles import load
-from planner.memory import estimate, predict
+from planner.memory import loads, predict
 from planner.memory.step import kept, program
 from planner.models.sources import from_config, load_model
 
@@ -29,7 +29,7 @@ def forgetful(home: Path) -> Iterator[Path]:
 
 def figures(spec: ModelSpec) -> str:
     """A prediction as a new process makes it."""
-    estimate._ENVELOPES.clear()
+    loads._ENVELOPES.clear()
     return predict(spec, load("a10g"), CHOICES).model_dump_json()
 
 
