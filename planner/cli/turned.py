@@ -12,7 +12,7 @@ from planner.contract.settings import choices_from, near
 from planner.decide.question import Question
 
 if TYPE_CHECKING:
-    from planner.decide.compare import Row
+    from planner.decide.compare import ComparedRow
     from planner.decide.limits import Limit
 
 WHAT = ("length", "batch", "rank", "model")
@@ -84,7 +84,7 @@ def _counts(text: str | None) -> list[int]:
     return counts
 
 
-def _row_record(row: Row) -> dict[str, Any]:
+def _row_record(row: ComparedRow) -> dict[str, Any]:
     return {
         "gpu": row.gpu,
         "num_gpus": row.num_gpus,

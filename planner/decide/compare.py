@@ -17,7 +17,7 @@ EXAMPLES = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ComparedRow:
     """The answer on one device, or why there is none."""
 
     gpu: str
@@ -50,7 +50,7 @@ class Row:
 
 def compare(
     question: Question, devices: Sequence[HardwareProfile], num_gpus: Sequence[int], prices: dict[str, Price]
-) -> list[Row]:
+) -> list[ComparedRow]:
     """One row for each device and number of them, in the order given."""
     rows = []
     for profile in devices:
@@ -62,11 +62,11 @@ def compare(
                 there = replace(question, hardware=profile, choices=choices, fixed=fixed, budget=None)
                 answer = recommend(there)
             except TuneplanError as error:
-                rows.append(Row(gpu=profile.name, num_gpus=count, why_not=str(error), price=price))
+                rows.append(ComparedRow(gpu=profile.name, num_gpus=count, why_not=str(error), price=price))
                 continue
             epochs = next((float(entry.value) for entry in answer.advice if entry.name == "epochs"), 1.0)
             rows.append(
-                Row(
+                ComparedRow(
                     gpu=profile.name,
                     num_gpus=count,
                     report=answer.recommended,

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.contract.units import format_bytes, format_duration
-from planner.decide.compare import EXAMPLES, Row
+from planner.decide.compare import EXAMPLES, ComparedRow
 from planner.decide.limits import Limit
 from planner.decide.question import Question
 from planner.report import words
@@ -57,7 +57,7 @@ def limits_view(console: Console, question: Question, what: str, found: Sequence
             console.print(f"Not memory ends it: {limit.bound}.", style="dim")
 
 
-def compare_view(console: Console, question: Question, rows: Sequence[Row]) -> None:
+def compare_view(console: Console, question: Question, rows: Sequence[ComparedRow]) -> None:
     """One line per device and number of them, then what was changed, why something doesn't fit, whose prices."""
     basis = "the data's epochs" if question.data is not None else f"the advised epochs of {EXAMPLES:,} full examples"
     console.print(Text(f"{question.model.id} on {len({row.gpu for row in rows})} devices", style="bold"))
@@ -78,11 +78,11 @@ def compare_view(console: Console, question: Question, rows: Sequence[Row]) -> N
     _prices(console, rows)
 
 
-def _name(row: Row) -> str:
+def _name(row: ComparedRow) -> str:
     return row.gpu if row.num_gpus == 1 else f"{row.num_gpus} × {row.gpu}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: ComparedRow) -> list[str]:
     if row.report is None:
         return [_name(row), "does not fit"]
     report, settings = row.report, row.report.settings
@@ -102,7 +102,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _prices(console: Console, rows: Sequence[Row]) -> None:
+def _prices(console: Console, rows: Sequence[ComparedRow]) -> None:
     """Whose prices these are, and of which day."""
     if any(item.named for row in rows for item in row.changed):
         console.print("* not as asked: nothing else fits there", style="dim")
