@@ -81,13 +81,14 @@ class Teacher:
 
     def model(self, config: Mapping[str, Any]) -> None:
         """Describes a network and keeps what was found."""
-        self.say(f"{config.get('model_type')} has no written program: it is traced once and kept")
         path = recorded.folder(config) / "spec.json"
         try:
             found = self.recorder.ask(do="describe", config=dict(config))["spec"]
         except InvalidInput as error:
-            recorded.write(path, {"schema": recorded.REFUSED, "reason": str(error)})
+            recorded.refuse(path, str(error))
             return
+        # Said only now: a type that transformers doesn't know is one line, its refusal.
+        self.say(f"{config.get('model_type')} has no written program: it is traced once and kept")
         recorded.write(path, {"schema": recorded.SCHEMA, **found})
 
     def program(self, config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -98,7 +99,7 @@ class Teacher:
         try:
             log = self._known(spec, config, asked) or self._recorded(spec, config, asked)
         except (InvalidInput, NotModelled) as error:
-            recorded.write(path, {"schema": recorded.REFUSED, "reason": str(error)})
+            recorded.refuse(path, str(error))
             return
         recorded.write(path, log.content())
 

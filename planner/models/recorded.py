@@ -58,13 +58,13 @@ def folder(config: Mapping[str, Any]) -> Path:
 def spec_of(config: Mapping[str, Any], id: str) -> ModelSpec:
     """The spec of a network that was learned; raises `Unlearned` where it wasn't."""
     path = found_at(folder(config) / "spec.json")
-    if path is None:
+    found = None if path is None else read(path)
+    if path is None or found is None or outdated(found):
         raise Unlearned(
             f"{id}: architecture {config.get('model_type')!r} has no written program; 'plan learn' records one "
             "(needs pip install 'tuneplan[train]')",
             config,
         )
-    found = read(path)
     if found.get("schema") == REFUSED:
         raise NotModelled(f"{id}: {found.get('reason')}")
     try:
@@ -128,6 +128,28 @@ def read(path: Path) -> dict[str, Any]:
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one of the folder's files whole."""
     write_whole(path, json.dumps(content, separators=(",", ":")).encode())
+
+
+def refuse(path: Path, reason: str) -> None:
+    """Keeps why there is no such file, and for which versions that holds."""
+    write(path, {"schema": REFUSED, "reason": reason, "versions": _versions()})
+
+
+def outdated(content: Mapping[str, Any]) -> bool:
+    """Whether this is a refusal that other versions made: an update may have brought what was missing."""
+    return content.get("schema") == REFUSED and content.get("versions", _versions()) != _versions()
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in ("tuneplan", "transformers", "torch", "peft"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def _spec(found: Mapping[str, Any], config: Mapping[str, Any], id: str) -> ModelSpec:

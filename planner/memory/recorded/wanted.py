@@ -101,14 +101,14 @@ def log_of(case: Case) -> Log:
     if known is not None:
         return known
     place = recorded.found_at(path)
-    if place is None:
+    content = None if place is None else recorded.read(place)
+    if content is None or recorded.outdated(content):
         raise recorded.Unlearned(
             f"{case.spec.id}: no program is recorded for these settings; 'plan learn {case.spec.id}' with the same "
             "settings records it",
             config,
             asked,
         )
-    content = recorded.read(place)
     if content.get("schema") == recorded.REFUSED:
         raise NotModelled(f"{case.spec.id}: {content.get('reason')}; 'plan trace' gives the figure of one shape")
     found = _LOGS[str(path)] = Log.read(content, str(path))

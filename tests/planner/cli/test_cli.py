@@ -37,6 +37,7 @@ CHECK_KEYS = {"schema", "hardware", "model", "settings", "memory", "speed", "ver
 MEMORY_KEYS = {
     *("allocated_peak_bytes", "reserved_peak_bytes", "device_peak_bytes", "interval_bytes", "budget_bytes"),
     *("binding_instant", "instants", "components", "tensors_peak_bytes"),
+    *("largest_tensor_bytes", "largest_buffer_bytes"),
 }
 SPEED_KEYS = {
     *("tokens_per_second", "step_seconds", "epoch_seconds", "model_flops_utilization", "interval_tokens_per_second"),

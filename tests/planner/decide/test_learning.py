@@ -166,6 +166,15 @@ def test_what_cannot_be_recorded_is_refused_with_its_reason(own_home: Path) -> N
         from_config(CONFIG, "small")
 
 
+def test_a_refusal_ends_with_the_versions_that_made_it(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded.refuse(recorded.folder(CONFIG) / "spec.json", "unknown to the installed transformers")
+    with pytest.raises(NotModelled, match="small: unknown to the installed transformers"):
+        from_config(CONFIG, "small")
+    monkeypatch.setattr(recorded, "_versions", lambda: {"transformers": "99"})
+    with pytest.raises(recorded.Unlearned):
+        from_config(CONFIG, "small")
+
+
 def test_a_config_of_another_head_or_width_is_another_network() -> None:
     assert recorded.identity(CONFIG) == recorded.identity({**CONFIG, "torch_dtype": "float16", "use_cache": True})
     assert recorded.identity(CONFIG) != recorded.identity({**CONFIG, "hidden_size": 128})
