@@ -1,4 +1,4 @@
-"""A directory tree of folders and data files; backspace goes a folder up."""
+"""A directory tree of folders and data files; backspace goes a folder up, and what is typed is a path."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text, TextType
+from textual import events
 from textual.binding import Binding, BindingType
-from textual.widgets import DirectoryTree
+from textual.widgets import DirectoryTree, Input
 
 from planner.contract.data.tables import kind_of
 from planner.contract.words import visible
@@ -26,7 +27,30 @@ class DataTree(DirectoryTree):
         Binding("backspace", "up", "Folder up", key_display="⌫", id="tree.up", tooltip="Show the folder above"),
         Binding("right", "unfold(True)", "Unfold", show=False, id="tree.unfold", tooltip="Unfold the folder"),
         Binding("left", "unfold(False)", "Fold", show=False, id="tree.fold", tooltip="Fold the folder"),
+        Binding("ctrl+q", "app.request_quit", "Quit", priority=True, id="tree.quit", tooltip="Leave the wizard"),
     ]
+
+    def check_consume_key(self, key: str, character: str | None = None) -> bool:
+        """Letters are a path here, as the line above says, so none of them quits; `?` stays the help key."""
+        return character is not None and character.isprintable() and character not in " ?"
+
+    async def _on_key(self, event: events.Key) -> None:
+        if self.check_consume_key(event.key, event.character):
+            event.stop()
+            event.prevent_default()
+            self._type(event.character or "")
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        self._type((event.text.splitlines() or [""])[0])
+
+    def _type(self, text: str) -> None:
+        """Into the line of the path, at once: what is typed faster than the focus moves keeps its order."""
+        line = self.screen.query_one("#path", Input)
+        if self.screen.focused is self:
+            line.value = ""
+            self.screen.set_focus(line)
+        line.insert_text_at_cursor(text)
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         """Folders and data files, nothing hidden."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
+from textual.widgets import Input
 
 from planner.contract.errors import InvalidInput
 from planner.tui import state
@@ -18,6 +20,7 @@ from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.modals import HelpScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
+from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.field_list import FieldList, Rows
 from tests.support.tui_support import SIZES, flat, settle, type_text, until, write_pairs
 
@@ -300,6 +303,26 @@ async def test_bad_data_is_one_line(tmp_path: Path, content: str, says: str) -> 
         assert "Traceback" not in shown
         assert isinstance(app.screen, DataScreen)
         assert app.wizard.dataset is None
+
+
+async def test_a_path_is_typed_or_pasted_wherever_the_focus_is(pairs: Path, tmp_path: Path) -> None:
+    """GIVEN the tree has the focus WHEN a path with q in it is typed or pasted THEN it is read, and nothing quits."""
+    queries = tmp_path / "queries.jsonl"
+    queries.write_bytes(pairs.read_bytes())
+    app = TuneplanApp(gpu="a10g", model="gpt2", start_folder=tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        assert app.screen.focused is app.screen.query_one(DataTree)
+        await type_text(pilot, "qu")
+        line = app.screen.query_one("#path", Input)
+        assert line.value == "qu"
+        line.value = ""
+        app.screen.set_focus(app.screen.query_one(DataTree))
+        app.screen.query_one(DataTree).post_message(events.Paste(f"{queries}\n"))
+        await pilot.pause()
+        assert line.value == str(queries)
+        await pilot.press("enter")
+        assert "Enter takes this data set" in flat(await settle(app, pilot))
 
 
 async def test_models_by_path_and_their_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
