@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from planner.cli.recommend import EXIT_DOES_NOT_FIT, EXIT_FITS
 from planner.cli.talk import print_json
 from planner.contract.errors import InvalidInput
-from planner.contract.settings import choices_from, near
+from planner.contract.settings import near
 from planner.decide.question import Question
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _limits(question: Question, what: str) -> list[Limit]:
     from planner.decide import limits, search
 
     try:
-        base = choices_from(search.recommend(question).recommended.settings)
+        base = search.recommend(question).recommended.settings
     except search.NothingFits:
         base = question.choices
     here = replace(question.having(base), notes=())

@@ -6,17 +6,22 @@ pydantic models, so that each has a JSON schema and rejects what it does not kno
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
 )
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.record import BatchLengths, Bytes, Number, Rate, Record, Seconds
 from planner.contract.run_settings import DataSettings, Hyperparameters
@@ -27,6 +32,40 @@ Ended = Literal["ran", "out_of_memory", "failed"]
 
 
 R = TypeVar("R", bound=Record)
+
+
+class _ByName:
+    """Choices as they stand in JSON and YAML: an object with a key for each; a key that isn't there has its default."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            _choices, serialization=core_schema.plain_serializer_function_ser_schema(_names_and_values)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": True}
+
+
+def _choices(value: Any) -> TrainingChoices:
+    from planner.contract.settings import plan_choices
+
+    if isinstance(value, TrainingChoices):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticKnownError("dict_type")
+    try:
+        return plan_choices(value, "here")
+    except InvalidInput as error:
+        raise ValueError(str(error).removeprefix("here: settings").lstrip(":. ")) from None
+
+
+def _names_and_values(choices: TrainingChoices) -> dict[str, Any]:
+    from planner.contract.settings import to_settings
+
+    return to_settings(choices)
+
+
+Choices = Annotated[TrainingChoices, _ByName()]
 
 
 class ModelSummary(Record):
@@ -102,8 +141,7 @@ class CheckReport(Record):
     """high, balanced, low or safe when it comes from a recommendation."""
     hardware: dict[str, Any]
     model: ModelSummary
-    settings: dict[str, Any]
-    """The fields of `TrainingChoices`."""
+    settings: Choices
     memory: MemoryReport
     speed: SpeedReport | None
     verdict: Verdict
@@ -137,8 +175,7 @@ class Plan(Record):
     model_config_inline: dict[str, Any] | None = None
     """The config.json the plan was computed from; the trainer refuses weights whose config differs in a dimension."""
     gpu: str
-    settings: dict[str, Any]
-    """The fields of `TrainingChoices`."""
+    settings: Choices
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
     advice: list[Advice] = Field(default_factory=list)
     data: DataSettings = Field(default_factory=DataSettings)
@@ -230,7 +267,6 @@ def parse_plan(text: str, where: str) -> Plan:
     """Plan from the text of a YAML or JSON plan file; `where` names the file in the one line of `InvalidInput`.
 
     Stands here, beside the record, because planner and trainer both read plan files and share only the wire format.
-    The settings are checked too: what this returns, `settings.plan_choices` takes.
     """
     from planner.contract import complaints, yaml_text
     from planner.contract.settings import plan_choices
@@ -238,13 +274,15 @@ def parse_plan(text: str, where: str) -> Plan:
     document = yaml_text.parse(text, where, kind="a plan file")
     if not isinstance(document.value, dict):
         raise InvalidInput(f"{where}: not a plan file: expected keys such as `model`, `gpu` and `settings`")
+    content = document.value
+    given = content.get("settings")
+    if isinstance(given, Mapping):  # before the record is made, so that the line names its place in the file
+        content = {**content, "settings": plan_choices(given, document.place(("settings",)))}
     try:
-        plan = Plan.model_validate(document.value)
+        return Plan.model_validate(content)
     except ValidationError as error:
         key = complaints.path(error)
         raise InvalidInput(f"{document.place(key)}: {complaints.name(key)}{complaints.problem(error)}") from None
-    plan_choices(plan.settings, document.place(("settings",)))
-    return plan
 
 
 def parse_record(kind: type[R], content: Any, where: str) -> R:

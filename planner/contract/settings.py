@@ -142,7 +142,9 @@ def plan_choices(settings: Mapping[str, Any], where: str) -> TrainingChoices:
         if key not in BY_NAME:
             from planner.contract import complaints  # pydantic stands behind it
 
-            raise InvalidInput(f"{where}: settings.{complaints.name((key,))}: this key is unknown{near(key, BY_NAME)}")
+            raise InvalidInput(
+                f"{where}: settings.{complaints.name((key,))}: this key is unknown{near(str(key), BY_NAME)}"
+            )
     return choices_from(settings, place=f"{where}: settings")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from planner.contract.records import CheckReport, ModelSummary
-from planner.contract.settings import check_length, to_settings
+from planner.contract.settings import check_length
 from planner.decide.question import Question
 from planner.decide.reasons import calibration_sentences, explain
 from planner.decide.verdict import hardware_summary, predict_speed, verdict_of
@@ -46,7 +46,7 @@ def check(
         model=ModelSummary(
             id=model.id, parameters=model.parameters, trainable_parameters=lora.trainable_parameters(model, choices)
         ),
-        settings=to_settings(choices),
+        settings=choices,
         memory=predicted,
         speed=speed,
         verdict=verdict,

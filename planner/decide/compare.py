@@ -38,7 +38,7 @@ class ComparedRow:
         epoch = speed.epoch_seconds
         if epoch is None:
             settings = self.report.settings
-            batch = settings["batch_size"] * settings["gradient_accumulation_steps"] * settings["num_gpus"]
+            batch = settings.batch_size * settings.gradient_accumulation_steps * settings.num_gpus
             epoch = speed.step_seconds * -(-EXAMPLES // batch)
         return epoch * self.epochs / 3600
 

@@ -286,8 +286,8 @@ def _nothing_fits(report: CheckReport) -> str:
     needed, budget = report.memory.device_peak_bytes, report.memory.budget_bytes
     settings = report.settings
     return (
-        f"{report.model.id} does not fit {report.hardware['title']}: even {settings['batch_size']} × "
-        f"{settings['max_length']} tokens with {settings['method']} needs {format_bytes(needed)} "
+        f"{report.model.id} does not fit {report.hardware['title']}: even {settings.batch_size} × "
+        f"{settings.max_length} tokens with {settings.method} needs {format_bytes(needed)} "
         f"of {format_bytes(budget)}"
     )
 

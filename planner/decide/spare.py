@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from planner.contract.errors import TuneplanError
 from planner.contract.records import CheckReport
-from planner.contract.settings import choices_from
 from planner.contract.units import format_bytes
 from planner.decide import limits
 from planner.decide.question import Question
@@ -25,7 +24,7 @@ def line(question: Question, chosen: CheckReport) -> str | None:
     free = memory.budget_bytes - memory.device_peak_bytes
     if free < MUCH * memory.budget_bytes:
         return None
-    here = replace(question, notes=()).having(choices_from(chosen.settings))
+    here = replace(question, notes=()).having(chosen.settings)
     uses = []
     try:
         found = limits.longest(here)

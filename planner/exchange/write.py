@@ -79,7 +79,7 @@ def _run(plan: Plan) -> words.WrittenRun:
     return words.WrittenRun(
         model=plan.model,
         spec=_spec(plan),
-        choices=settings.plan_choices(plan.settings, "plan"),
+        choices=plan.settings,
         hyperparameters=plan.hyperparameters,
         data=plan.data,
         shape=_shape(plan),
@@ -135,10 +135,10 @@ def as_run_there(choices: TrainingChoices, there: Foreign) -> TrainingChoices:
 
 def plan_there(plan: Plan, there: Foreign) -> Plan:
     """The plan that the file stands for."""
-    choices = as_run_there(settings.plan_choices(plan.settings, "plan"), there)
+    choices = as_run_there(plan.settings, there)
     choices = replace(choices, lora_targets=targets.in_words_of(_spec(plan), choices.lora_targets))
     h = Hyperparameters(**{**plan.hyperparameters.model_dump(), **there.hyperparameters})
-    return plan.model_copy(update={"settings": settings.to_settings(choices), "hyperparameters": h})
+    return plan.model_copy(update={"settings": choices, "hyperparameters": h})
 
 
 def _lines(plan: Plan, tool: str, written: words.Written, report: CheckReport | None, no_figure: str) -> list[str]:

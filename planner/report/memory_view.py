@@ -58,7 +58,7 @@ def check_view(console: Console, report: CheckReport) -> None:
         Text.assemble(
             (f"{words.VERDICT_TEXT[report.verdict].capitalize()}", f"bold {style}"),
             f": {report.model.id} on {report.hardware['title']}, batch {words.batch_text(settings)}, "
-            f"length {settings['max_length']}",
+            f"length {settings.max_length}",
         )
     )
     console.print(configuration_line(report), style="dim")
@@ -86,9 +86,9 @@ def configuration_line(report: CheckReport) -> str:
     """The settings that matter, in one line."""
     settings = report.settings
     return (
-        f"{words.method_text(settings)}; {settings['precision']}, {settings['optimizer']}, checkpointing "
-        f"{words.checkpoint_text(settings)}, loss {settings['loss']}, attention {settings['attention']}, "
-        f"stack {settings['stack']}; {format_count(report.model.trainable_parameters)} of "
+        f"{words.method_text(settings)}; {settings.precision}, {settings.optimizer}, checkpointing "
+        f"{words.checkpoint_text(settings)}, loss {settings.loss}, attention {settings.attention}, "
+        f"stack {settings.stack}; {format_count(report.model.trainable_parameters)} of "
         f"{format_count(report.model.parameters)} parameters trained"
     )
 

@@ -135,17 +135,17 @@ def _heading(console: Console, answer: Recommendation) -> None:
     console.print(
         f"{words.method_text(settings)}: {format_count(best.model.trainable_parameters)} trained", style="dim"
     )
-    shared = [f"effective batch {answer.effective_batch_size}", f"length {settings['max_length']}"]
-    shared += [str(settings["precision"]), str(settings["optimizer"])]
-    shared += [f"loss {settings['loss']}"] if _same(answer, "loss") else []
-    shared += [f"attention {settings['attention']}"] if settings["attention"] != "sdpa" else []
-    shared += ["saved inputs in host memory"] if settings["checkpoint_offload"] else []
-    shared += [f"stack {settings['stack']}"]
+    shared = [f"effective batch {answer.effective_batch_size}", f"length {settings.max_length}"]
+    shared += [settings.precision, settings.optimizer]
+    shared += [f"loss {settings.loss}"] if _same(answer, "loss") else []
+    shared += [f"attention {settings.attention}"] if settings.attention != "sdpa" else []
+    shared += ["saved inputs in host memory"] if settings.checkpoint_offload else []
+    shared += [f"stack {settings.stack}"]
     console.print(" · ".join(shared), style="dim")
 
 
 def _same(answer: Recommendation, name: str) -> bool:
-    return len({str(option.settings[name]) for option in answer.options}) == 1
+    return len({str(getattr(option.settings, name)) for option in answer.options}) == 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,7 +188,7 @@ def _columns(console: Console, answer: Recommendation) -> list[_Column]:
         _Column(title="recompute", falls=3, width=9, cell=lambda _, option: words.checkpoint_text(option.settings)),
     ]
     if not _same(answer, "loss"):
-        found.append(_Column(title="loss", falls=4, width=7, cell=lambda _, option: str(option.settings["loss"])))
+        found.append(_Column(title="loss", falls=4, width=7, cell=lambda _, option: option.settings.loss))
     found += [
         _Column(title="", falls=7, width=BAR_WIDTH, cell=lambda _, option: _bar(console, option)),
         _Column(title="peak", falls=0, width=9, cell=lambda _, o: format_bytes(o.memory.device_peak_bytes), right=True),

@@ -43,9 +43,9 @@ def limits_view(console: Console, question: Question, what: str, found: Sequence
         share = report.memory.device_peak_bytes / max(1, report.memory.budget_bytes)
         table.add_row(
             Text(value, style="bold"),
-            str(settings["method"]),
+            settings.method,
             words.batch_text(settings),
-            f"{settings['max_length']:,}",
+            f"{settings.max_length:,}",
             words.checkpoint_text(settings),
             format_bytes(report.memory.device_peak_bytes),
             f"{share:.0%}",
@@ -91,9 +91,9 @@ def _cells(row: ComparedRow) -> list[str]:
     money = "" if row.cost is None or row.price is None else f"{row.cost:,.2f} {row.price.currency}"
     return [
         _name(row) + ("*" if any(item.named for item in row.changed) else ""),
-        str(settings["method"]),
+        settings.method,
         words.batch_text(settings),
-        f"{settings['max_length']:,}",
+        f"{settings.max_length:,}",
         format_bytes(report.memory.device_peak_bytes),
         f"{share:.0%}",
         "?" if report.speed is None else f"{report.speed.tokens_per_second:,.0f}",

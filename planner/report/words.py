@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.records import MemoryReport
 from planner.contract.words import LAYOUT, STEERING, shown, visible
 
@@ -77,28 +78,28 @@ def memory_style(memory: MemoryReport) -> str:
     return "yellow" if memory.interval_bytes[1] > memory.budget_bytes else "green"
 
 
-def batch_text(settings: Mapping[str, Any]) -> str:
+def batch_text(settings: TrainingChoices) -> str:
     """Micro-batch × accumulation, and × devices where there are several."""
-    text = f"{settings['batch_size']}×{settings['gradient_accumulation_steps']}"
-    return text if settings["num_gpus"] == 1 else f"{text}×{settings['num_gpus']}"
+    text = f"{settings.batch_size}×{settings.gradient_accumulation_steps}"
+    return text if settings.num_gpus == 1 else f"{text}×{settings.num_gpus}"
 
 
-def checkpoint_text(settings: Mapping[str, Any]) -> str:
+def checkpoint_text(settings: TrainingChoices) -> str:
     """How many layers are recomputed: all, a number, or none."""
-    if not settings["gradient_checkpointing"]:
+    if not settings.gradient_checkpointing:
         return "off"
-    layers = settings["checkpoint_layers"]
+    layers = settings.checkpoint_layers
     return "all" if layers is None else f"{layers} lay."
 
 
-def method_text(settings: Mapping[str, Any]) -> str:
+def method_text(settings: TrainingChoices) -> str:
     """What is trained, in one phrase."""
-    if settings["method"] == "full":
+    if settings.method == "full":
         return "full fine-tuning"
-    name = "QLoRA" if settings["method"] == "qlora" else "LoRA"
-    targets = ", ".join(settings["lora_targets"])
-    scale = f"alpha {settings['lora_alpha']:g} dropout {settings['lora_dropout']:g}"
-    return f"{name} r{settings['lora_r']} {scale} on {targets}"
+    name = "QLoRA" if settings.method == "qlora" else "LoRA"
+    targets = ", ".join(settings.lora_targets)
+    scale = f"alpha {settings.lora_alpha:g} dropout {settings.lora_dropout:g}"
+    return f"{name} r{settings.lora_r} {scale} on {targets}"
 
 
 def value_text(value: Any) -> str:

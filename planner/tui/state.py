@@ -303,11 +303,8 @@ def _next_layers(now: int | None, direction: int, layers: int) -> int | None:
     return None if place >= layers else max(0, place)
 
 
-def take_settings(state: WizardState, settings: dict[str, Any]) -> WizardState:
+def take_settings(state: WizardState, choices: TrainingChoices) -> WizardState:
     """A tier's settings, all of them; the shape is no longer the person's own."""
-    from planner.contract.settings import choices_from
-
-    choices = choices_from(settings, base=TrainingChoices())
     moved = {
         name for name in BY_KEY if hasattr(choices, name) and getattr(choices, name) != getattr(state.choices, name)
     }
@@ -440,9 +437,7 @@ def back_to(before: WizardState, now: WizardState) -> WizardState:
 
 def next_tier(state: WizardState, tiers: tuple[CheckReport, ...], recommended: str | None) -> CheckReport:
     """The tier after the one that the choices equal; the recommended one where they equal none."""
-    from planner.contract.settings import to_settings
-
-    now = to_settings(state.choices)
+    now = state.choices
     place = next((index for index, tier in enumerate(tiers) if tier.settings == now), None)
     if place is None:
         return next((tier for tier in tiers if tier.tier == recommended), tiers[0])

@@ -8,17 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.contract import edge
-from planner.contract.choices import DEFAULTS
+from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, Plan
 from planner.contract.run_settings import DataSettings, Hyperparameters
-from planner.contract.settings import choices_from
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.handover.places import expand, loadable, tokenizer_folder
 from planner.tui import figures
@@ -268,7 +267,7 @@ def _nothing_fits(state: WizardState, question: Question, error: Infeasible) -> 
     from planner.decide.advice import advise
 
     report: CheckReport | None = getattr(error, "report", None)
-    advice = advise(question if report is None else question.having(choices_from(report.settings)))
+    advice = advise(question if report is None else question.having(report.settings))
     return WizardAnswer(
         context=state.context, advice=tuple(advice), start=report, error=figures.in_labels(error_line(error))
     )
@@ -300,10 +299,12 @@ def adopt(state: WizardState, found: WizardAnswer) -> WizardState:
     choices, adopted = state.choices, state.adopted
     taken: dict[str, Any] = {}
     if adopted != state.context and found.start is not None:
-        taken = {name: new for name, new in found.start.settings.items() if name not in state.edited}
-        choices = choices_from({k: v for k, v in taken.items() if v is not None}, base=choices)
-        if "checkpoint_layers" in taken:
-            choices = replace(choices, checkpoint_layers=taken["checkpoint_layers"])
+        taken = {
+            each.name: getattr(found.start.settings, each.name)
+            for each in fields(TrainingChoices)
+            if each.name not in state.edited
+        }
+        choices = replace(choices, **taken)
     if found.tiers:
         adopted = state.context
     advised = {a.name: a.value for a in found.advice if a.name not in state.edited}
@@ -329,7 +330,7 @@ def plan_of(state: WizardState, evaluation: Evaluation) -> Plan:
     if question is None or report is None:
         raise InvalidInput(evaluation.error or NEEDS_BOTH)
     seconds = None if report.speed is None else report.speed.step_seconds
-    advice = advise(question.having(choices_from(report.settings)), step_seconds=seconds)
+    advice = advise(question.having(report.settings), step_seconds=seconds)
     return make_plan(question, report, hyperparameters=state.hyperparameters, advice=advice, data=state.data)
 
 

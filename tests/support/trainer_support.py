@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.events import Event
 from planner.contract.records import Plan
 
@@ -72,8 +73,9 @@ def make_plan(
     path: Path, model: Path, data: Path, *, settings: Any = None, data_settings: Any = None, **hyper: Any
 ) -> Path:
     """A plan file for the cpu, whatever stands in it."""
-    plan = Plan(model=str(model), gpu="cpu", settings={**SETTINGS, **(settings or {})})
+    plan = Plan(model=str(model), gpu="cpu", settings=TrainingChoices())
     content = plan.model_dump(mode="json", by_alias=True)
+    content["settings"] = {**SETTINGS, **(settings or {})}
     content["hyperparameters"] |= {**HYPERPARAMETERS, **hyper}
     content["data"] |= {"path": str(data), "validation_split": 0.2, **(data_settings or {})}
     path.write_text(json.dumps(content))

@@ -55,10 +55,10 @@ def dry_run(
 ) -> DryRun:
     """Runs the longest batch of the plan's data; `full_length` pads it to `max_length`, as the prediction takes it."""
     from trainer.loop import prepare as preparing
-    from trainer.wire.request import Request, read_choices, read_plan
+    from trainer.wire.request import Request, read_plan
 
     request = Request(plan=plan, data=data, device=device, skip_invalid=skip_invalid)
-    asked = read_choices(read_plan(request), str(plan))
+    asked = read_plan(request).settings
     changes: dict[str, Any] = {"gradient_accumulation_steps": min(2, asked.gradient_accumulation_steps)}
     if full_length and asked.padding == "longest":
         changes["padding"] = "max"

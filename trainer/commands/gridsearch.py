@@ -18,6 +18,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from planner.contract.events import Event, FailedEvent, FinishedEvent, StepEvent
 from planner.contract.files import read_plain, write_json, write_whole
 from planner.contract.records import Plan
 from planner.contract.run_folder import EVENTS, checkpoints
+from planner.contract.settings import to_settings
 from planner.contract.shown import clause
 from trainer.wire import files
 from trainer.wire.interrupts import held
@@ -75,18 +77,17 @@ Runner = Callable[[Path, Path], list[Event]]
 
 def cell_plan(plan: Plan, cell: Cell, *, max_steps: int | None = None, epochs: float | None = None) -> Plan:
     """The plan with the cell's values; the micro-batch is the largest divisor of the batch up to the plan's."""
-    settings = dict(plan.settings)
-    micro = int(settings.get("batch_size", 8))
+    settings, micro = plan.settings, plan.settings.batch_size
     micro = next(
         size for size in range(min(micro, cell.effective_batch_size), 0, -1) if cell.effective_batch_size % size == 0
     )
-    ratio = float(settings.get("lora_alpha", 32)) / int(settings.get("lora_r", 8))
-    settings |= {
-        "batch_size": micro,
-        "gradient_accumulation_steps": cell.effective_batch_size // micro,
-        "lora_r": cell.lora_r,
-        "lora_alpha": ratio * cell.lora_r,
-    }
+    settings = replace(
+        settings,
+        batch_size=micro,
+        gradient_accumulation_steps=cell.effective_batch_size // micro,
+        lora_r=cell.lora_r,
+        lora_alpha=settings.lora_alpha / settings.lora_r * cell.lora_r,
+    )
     changes: dict[str, Any] = {"learning_rate": cell.learning_rate, "report_to": (), "save_total_limit": 1}
     if max_steps is not None:
         changes |= {"max_steps": max_steps, "eval_steps": max(1, max_steps // 4), "save_steps": max_steps}
@@ -247,7 +248,8 @@ def _optuna(
 
 def _key(plan: Plan, limits: dict[str, Any]) -> dict[str, Any]:
     """All that the cells have in common: an outcome counts only beside others of the same."""
-    fixed = {k: v for k, v in plan.settings.items() if k not in ("batch_size", "gradient_accumulation_steps", "lora_r")}
+    swept = ("batch_size", "gradient_accumulation_steps", "lora_r")
+    fixed = {k: v for k, v in to_settings(plan.settings).items() if k not in swept}
     rest = plan.hyperparameters.model_dump(mode="json", exclude={"learning_rate", "report_to", "save_total_limit"})
     content = {
         "model": plan.model,
@@ -331,7 +333,7 @@ def _number(value: float | None) -> str:
 
 def command(given: Namespace) -> int:
     """`python -m trainer grid`."""
-    from trainer.wire.request import Request, read_choices, read_plan
+    from trainer.wire.request import Request, read_plan
 
     for option, value in (("--max-steps", given.max_steps), ("--trials", given.trials)):
         if value is not None and value < 1:
@@ -343,7 +345,7 @@ def command(given: Namespace) -> int:
         plan = plan.model_copy(
             update={"data": plan.data.model_copy(update={"path": str(Path(plan.data.path).resolve())})}
         )
-    choices = read_choices(plan, str(given.plan))
+    choices = plan.settings
     rate = plan.hyperparameters.learning_rate
     rates = [rate / 3, rate, rate * 3] if given.learning_rates is None else given.learning_rates
     ranks = [choices.lora_r] if given.ranks is None else given.ranks

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_json, write_whole
 from planner.contract.records import Plan
@@ -114,16 +115,16 @@ def _plan(model: Path, config: dict[str, Any], text: Path, recipe: Recipe, wish:
         model=str(model),
         gpu=wish.device,
         model_config_inline=config,
-        settings={
-            "method": "full",
-            "precision": wish.precision,
-            "batch_size": recipe.batch_size,
-            "gradient_accumulation_steps": 1,
-            "max_length": recipe.max_length,
-            "padding": "packed",
-            "loss": "chunked",
-            "gradient_checkpointing": False,
-        },
+        settings=TrainingChoices(
+            method="full",
+            precision=wish.precision,
+            batch_size=recipe.batch_size,
+            gradient_accumulation_steps=1,
+            max_length=recipe.max_length,
+            padding="packed",
+            loss="chunked",
+            gradient_checkpointing=False,
+        ),
         hyperparameters=Hyperparameters(
             learning_rate=recipe.learning_rate,
             epochs=recipe.epochs,

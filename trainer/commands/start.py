@@ -22,7 +22,6 @@ from trainer.wire.request import (
     Request,
     changes_since,
     choose_run_dir,
-    read_choices,
     read_plan,
     resumes_in,
     write_plan,
@@ -50,7 +49,7 @@ def read(request: Request) -> tuple[Plan, TrainingChoices]:
     """Plan and choices, checked as far as that needs no torch; the process is set up for them."""
     limits.prepare()
     plan = read_plan(request)
-    choices = read_choices(plan, str(request.plan))
+    choices = plan.settings
     if request.alone and plan.gpu == "cpu":
         leave_out_libraries(choices)
     environment.check(choices.num_gpus)

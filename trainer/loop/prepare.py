@@ -20,7 +20,7 @@ from planner.contract.records import Plan
 from planner.contract.run_settings import Hyperparameters
 from planner.contract.units import format_bytes
 from trainer.wire.events import EventStream, Muted, quiet, quiet_transformers
-from trainer.wire.request import Request, read_choices, read_plan
+from trainer.wire.request import Request, read_plan
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ def prepare(plan_file: Path, *, data: str | None, device: str, skip_invalid: boo
     """Loads what the plan names, for one process. `changes` replace fields of the choices."""
     request = Request(plan=plan_file, data=data, device=device, skip_invalid=skip_invalid)
     plan = read_plan(request)
-    choices = on_one_device(dataclasses.replace(read_choices(plan, str(plan_file)), **changes))
+    choices = on_one_device(dataclasses.replace(plan.settings, **changes))
     quiet()
     quiet_transformers()
     from trainer.measure.instants import StepMeter

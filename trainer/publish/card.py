@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.contract import settings
 from planner.contract.choices import DEFAULTS
 from planner.contract.events import FinishedEvent
 from planner.contract.units import format_bytes
@@ -16,7 +15,7 @@ UNKNOWN = "not known here: look at the base model's page before you share this"
 
 def card(facts: Facts, *, merged: bool, licence: str | None, loads: str) -> str:
     """Markdown with the hub's front matter. `loads`: Python that loads it."""
-    full = facts.plan.settings.get("method") == "full"
+    full = facts.plan.settings.method == "full"
     front = ["---", f"base_model: {_word(facts.base)}", f"library_name: {'transformers' if merged else 'peft'}"]
     front += [f"license: {licence}"] if licence else []
     front += ["pipeline_tag: text-generation", "tags:", "- tuneplan", *([] if full else ["- lora"]), "---", ""]
@@ -80,7 +79,7 @@ def _memory(facts: Facts) -> list[str]:
 
 
 def _settings(facts: Facts) -> list[str]:
-    choices = settings.plan_choices(facts.plan.settings, "plan")
+    choices = facts.plan.settings
     h = facts.plan.hyperparameters
     base = DEFAULTS
     rows: dict[str, Any] = {

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract import complaints, records
-from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.files import read_plain, write_whole
 from planner.contract.records import Plan
 from planner.contract.run_folder import PLAN
 from planner.contract.run_settings import Hyperparameters
-from planner.contract.settings import plan_choices
+from planner.contract.settings import to_settings
 from planner.contract.shown import clause
 from trainer.wire.folder import earlier_plan
 
@@ -75,11 +74,6 @@ def _overridden(plan: Plan, given: dict[str, Any]) -> Plan:
         raise InvalidInput(f"{flag}{complaints.problem(error)}") from None
 
 
-def read_choices(plan: Plan, where: str) -> TrainingChoices:
-    """The plan's settings as `TrainingChoices`."""
-    return plan_choices(plan.settings, where)
-
-
 def run_arguments(request: Request, run_dir: Path) -> list[str]:
     """The request as arguments of `python -m trainer`, with the run folder that was chosen."""
     words = ["run", str(request.plan), "--output", str(run_dir), "--device", request.device]
@@ -129,8 +123,8 @@ def changes_since(run_dir: Path, plan: Plan) -> list[str]:
     old = earlier_plan(run_dir)
     if old is None:
         return []
-    was = {**old.settings, **old.hyperparameters.model_dump(mode="json")}
-    now = {**plan.settings, **plan.hyperparameters.model_dump(mode="json")}
+    was = {**to_settings(old.settings), **old.hyperparameters.model_dump(mode="json")}
+    now = {**to_settings(plan.settings), **plan.hyperparameters.model_dump(mode="json")}
     return [f"{name} was {was[name]} and is {now[name]} now" for name in now if name in was and was[name] != now[name]]
 
 

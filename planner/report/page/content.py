@@ -47,7 +47,7 @@ def gather(path: Path) -> Content:
     run = path.is_dir()
     plan = read_plan(path / PLAN if run else path, links=not run)
     hardware = attach.find(plan.gpu)
-    choices = settings.plan_choices(plan.settings, str(path))
+    choices = plan.settings
     inline = plan.model_config_inline
     model = sources.from_config(inline, plan.model) if inline else sources.load_model(plan.model)
     found = explain(model, hardware, choices, every_instant=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from planner.contract.settings import to_settings
 from planner.contract.units import format_bytes
 from planner.contract.words import one_line
 from planner.decide.reasons import component_text
@@ -74,7 +75,7 @@ def _head(content: Content, title: str) -> str:
     return (
         f"<header><h1>{escape(title)}</h1><p class='{report.verdict}'><strong>{escape(verdict)}</strong>: "
         f"{format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)} ({share:.0%}), batch "
-        f"{escape(words.batch_text(report.settings))}, length {report.settings['max_length']}</p>{sentences}</header>"
+        f"{escape(words.batch_text(report.settings))}, length {report.settings.max_length}</p>{sentences}</header>"
     )
 
 
@@ -155,7 +156,7 @@ def _beside(content: Content) -> str:
 
 def _settings(content: Content) -> str:
     h = content.plan.hyperparameters.model_dump(mode="json")
-    values = {**content.report.settings, **h}
+    values = {**to_settings(content.report.settings), **h}
     rows = [(name.replace("_", " "), _shown(value)) for name, value in values.items() if value not in (None, [], ())]
     return _section("Settings", _table(rows))
 

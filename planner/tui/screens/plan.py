@@ -114,9 +114,7 @@ class PlanScreen(WizardScreen):
     def _show_recommendation(self) -> None:
         found: WizardAnswer | None = self.wizard_app.recommendation
         if found is not None:
-            from planner.contract.settings import to_settings
-
-            self.query_one(FiguresPane).show_recommendation(found, to_settings(self.wizard_app.wizard.choices))
+            self.query_one(FiguresPane).show_recommendation(found, self.wizard_app.wizard.choices)
 
     # ------------------------------------------------------------------------------------------------------ editing
 

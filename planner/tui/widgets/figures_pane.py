@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.widgets import OptionList, Static, TabbedContent, TabPane, Tabs
 from textual.widgets.option_list import Option
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.records import CheckReport
 from planner.contract.units import format_bytes, format_count
 from planner.tui import figures
@@ -118,7 +119,7 @@ class FiguresPane(Vertical):
         if lines:
             listing.highlighted = 0
 
-    def show_recommendation(self, found: WizardAnswer, settings: dict[str, object]) -> None:
+    def show_recommendation(self, found: WizardAnswer, settings: TrainingChoices) -> None:
         """Tiers with the one that equals the current settings marked, and the advice."""
         listing = self.query_one("#tier-list", OptionList)
         before = listing.highlighted
@@ -168,7 +169,7 @@ def notes_text(found: WizardAnswer) -> Content:
             )
         return Content(found.error + more)
     lines = [f"· {figures.in_labels(note)}" for note in found.notes]
-    if len({str(tier.settings) for tier in found.tiers}) == 1:
+    if len({tier.settings for tier in found.tiers}) == 1:
         lines.insert(0, "· One configuration is both the fastest and the smallest: all tiers are the same.")
     lines.append(
         "▸ is what the settings are now, ★ what is recommended"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from planner.cli import main
+from planner.contract.settings import to_settings
 from planner.handover import plans
 from planner.models import sources
 
@@ -234,7 +235,7 @@ def test_saved_plan_can_be_trained(capsys: pytest.CaptureFixture[str], tmp_path:
     assert code == 0
     assert str(path) in err
     answer, plan = json.loads(out), plans.load(path)
-    assert plan.settings == answer["recommended"]["settings"]
+    assert to_settings(plan.settings) == answer["recommended"]["settings"]
     assert plan.model == "Qwen/Qwen2.5-0.5B"
     assert plan.data.path == str(data)
     assert plan.predicted is not None

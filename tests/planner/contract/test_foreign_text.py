@@ -19,7 +19,7 @@ from planner.contract.records import read_plan
 from planner.contract.shown import shown
 from planner.handover.plans import load
 from tests.support.clock import takes_at_most
-from trainer.wire.request import Request, read_choices
+from trainer.wire.request import Request
 from trainer.wire.request import read_plan as trainer_plan
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -271,7 +271,7 @@ def test_planner_and_trainer_refuse_the_same_plans(lines: str, said: str, tmp_pa
     file = tmp_path / "plan.yaml"
     file.write_text(f"model: m\ngpu: cpu\n{lines}\n")
     messages = set()
-    for read in (load, lambda path: read_choices(trainer_plan(Request(plan=path)), str(path))):
+    for read in (load, lambda path: trainer_plan(Request(plan=path))):
         with pytest.raises(InvalidInput) as refused:
             read(file)  # type: ignore[operator]
         messages.add(str(refused.value))
@@ -285,7 +285,7 @@ def test_choices_of_a_hand_written_plan(tmp_path: Path) -> None:
     file.write_text(
         PLAN.replace("{}", "{lora_targets: 'q_proj, k_proj', gradient_checkpointing: no, max_grad_norm: 1}")
     )
-    choices = read_choices(trainer_plan(Request(plan=file)), str(file))
+    choices = trainer_plan(Request(plan=file)).settings
     assert choices.lora_targets == ("q_proj", "k_proj")
     assert choices.gradient_checkpointing is False
 

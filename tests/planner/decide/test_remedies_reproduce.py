@@ -9,6 +9,7 @@ import pytest
 from planner.cli.asked import Target
 from planner.cli.resolve import resolve
 from planner.contract.records import CheckReport
+from planner.contract.settings import to_settings
 from planner.decide.check import check
 
 CASES = [
@@ -35,7 +36,7 @@ def judged(gpu: str, words: dict[str, Any]) -> CheckReport:
 def test_each_remedy_holds_from_the_words_and_from_the_settings(gpu: str, words: dict[str, Any]) -> None:
     report = judged(gpu, words)
     assert report.remedies
-    settings = {name: value for name, value in report.settings.items() if value is not None}
+    settings = {name: value for name, value in to_settings(report.settings).items() if value is not None}
     for remedy in report.remedies:
         change = dict(remedy.change)
         there = change.pop("gpu", gpu)

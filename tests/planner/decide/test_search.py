@@ -54,7 +54,7 @@ def test_tiers_keep_the_effective_batch_and_never_grow(device: str, model, stack
     shapes = {json.dumps(option.settings, sort_keys=True, default=str) for option in answer.options}
     assert len(shapes) == len(answer.options)
     for option in answer.options:
-        taken = choices_from(option.settings)
+        taken = option.settings
         assert taken.effective_batch_size == answer.effective_batch_size == 16
         assert option.memory.device_peak_bytes <= option.memory.budget_bytes
         given_up = {change.name for change in answer.changed if change.named}
@@ -69,7 +69,7 @@ def test_tiers_keep_the_effective_batch_and_never_grow(device: str, model, stack
 def test_a_method_that_does_not_fit_gives_way() -> None:
     """GIVEN CodeLlama-13B on 24 GB THEN nothing is refused: quantised weights are the answer, and it is said first."""
     answer = search.recommend(ask(sources.load_model("codellama-13b"), hardware.find("rtx4090")))
-    assert answer.recommended.settings["method"] == "qlora"
+    assert answer.recommended.settings.method == "qlora"
     assert answer.recommended.verdict == "fits"
     assert answer.notes[0] == "Fits only with method qlora instead of lora."
     named = ask(
@@ -79,7 +79,7 @@ def test_a_method_that_does_not_fit_gives_way() -> None:
         fixed=frozenset({"method"}),
     )
     nearest = search.recommend(named)
-    assert nearest.recommended.settings["method"] == "qlora"
+    assert nearest.recommended.settings.method == "qlora"
     assert nearest.notes[0] == "Does not fit as asked: method qlora instead of lora as you asked."
     assert [(change.name, change.named) for change in nearest.changed] == [("method", True)]
 
@@ -89,7 +89,7 @@ def test_what_fits_in_no_way_is_refused() -> None:
     with pytest.raises(search.NothingFits) as caught:
         search.recommend(ask(sources.load_model("llama-3.3-70b"), A10G))
     assert caught.value.report.verdict == "does_not_fit"
-    assert caught.value.report.settings["method"] == "qlora"
+    assert caught.value.report.settings.method == "qlora"
     assert caught.value.exit_code == 3
 
 
@@ -97,11 +97,11 @@ def test_a_cpu_takes_the_precision_that_is_faster() -> None:
     """GIVEN a CPU without units for bf16 THEN fp32 is planned where it fits, bf16 where only that does."""
     cpu = hardware.find("cpu")
     answer = search.recommend(ask(QWEN, cpu))
-    assert answer.recommended.settings["precision"] == "fp32"
+    assert answer.recommended.settings.precision == "fp32"
     small = search.recommend(ask(QWEN, cpu, budget=int(1.9 * GIB)))
-    assert small.recommended.settings["precision"] == "bf16"
+    assert small.recommended.settings.precision == "bf16"
     kept = ask(QWEN, cpu, TrainingChoices(precision="bf16"), fixed=frozenset({"precision"}))
-    assert search.recommend(kept).recommended.settings["precision"] == "bf16"
+    assert search.recommend(kept).recommended.settings.precision == "bf16"
 
 
 def test_the_answer_says_why_this_batch_and_what_the_rest_is_for() -> None:
@@ -172,7 +172,7 @@ def test_goal_picks_the_tier() -> None:
 def test_all_tiers_have_one_length() -> None:
     """GIVEN no length and no data THEN every tier has the guides' default, and the notes say so."""
     answer = search.recommend(ask(PHI, A10G))
-    assert {option.settings["max_length"] for option in answer.options} == {1024}
+    assert {option.settings.max_length for option in answer.options} == {1024}
     assert any("No data and no --max-length" in note for note in answer.notes)
 
 
@@ -181,7 +181,7 @@ def test_precision_follows_the_card() -> None:
     t4 = hardware.find("t4")
     choices = TrainingChoices(max_length=512)
     answer = search.recommend(ask(PHI, t4, choices, fixed=frozenset({"max_length"})))
-    assert answer.recommended.settings["precision"] == "fp16"
+    assert answer.recommended.settings.precision == "fp16"
     assert any("fp16 instead of bf16" in note for note in answer.notes)
     with pytest.raises(NotModelled, match="--precision bf16 does not run natively on NVIDIA T4"):
         search.recommend(ask(PHI, t4, choices, fixed=frozenset({"max_length", "precision"})))
@@ -258,7 +258,7 @@ def test_adapters_on_the_vocabulary_head_take_the_whole_loss() -> None:
     with pytest.raises(NotModelled, match="--loss chunked with adapters on the vocabulary head; use --loss full"):
         check(ask(QWEN, A10G, replace(choices, loss="chunked")))
     answer = search.recommend(ask(QWEN, A10G, choices, fixed=frozenset({"max_length", "lora_targets"})))
-    assert {option.settings["loss"] for option in answer.options} == {"full"}
+    assert {option.settings.loss for option in answer.options} == {"full"}
 
 
 def test_length_beyond_the_positions_names_both() -> None:

@@ -75,7 +75,7 @@ def plan(name: str) -> Plan:
     return Plan(
         model={"llama-3.2-1b": "meta-llama/Llama-3.2-1B"}.get(model, model),
         gpu="a100-80gb",
-        settings=settings.to_settings(settings.choices_from(choices)),
+        settings=settings.choices_from(choices),
         hyperparameters=Hyperparameters(**{**SCHEDULE, **h}),
         data=DataSettings(path="train.jsonl", validation_split=0.1, **data),
     )
@@ -95,7 +95,7 @@ def test_what_is_written_reads_back_as_the_plan(name: str, tool: str) -> None:
     made = write.export(whole, tool)
     assert not made.there.of("unknown")
     there = write.plan_there(whole, made.there)
-    choices, own = settings.plan_choices(there.settings, "there"), settings.plan_choices(whole.settings, "plan")
+    choices, own = there.settings, whole.settings
     same = [field for field in SAME if own.method != "full" or not field.startswith("lora")]
     assert {field: getattr(choices, field) for field in same} == {field: getattr(own, field) for field in same}
     if own.method == "qlora" and tool != "mlx-lm":
@@ -180,7 +180,7 @@ def test_choices_that_no_file_says_are_said_in_comments() -> None:
     choices = TrainingChoices(checkpoint_layers=4, expandable_segments=True)
     whole = plan("lora").model_copy(
         update={
-            "settings": settings.to_settings(choices),
+            "settings": choices,
             "data": DataSettings(path="x.jsonl", format="prompt-completion", columns={"prompt": "question"}),
         }
     )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import Advice, Plan
+from planner.contract.records import Advice, Plan, parse_plan, parse_record
 from planner.contract.run_settings import DataSettings, Hyperparameters
+from planner.contract.settings import to_settings
 from planner.handover import plans
 
 
@@ -17,7 +23,7 @@ def plan() -> Plan:
     return Plan(
         model="microsoft/phi-2",
         gpu="a10g",
-        settings={"batch_size": 4, "lora_targets": ["q_proj", "v_proj"]},
+        settings=TrainingChoices(batch_size=4, lora_targets=("q_proj", "v_proj")),
         hyperparameters=Hyperparameters(learning_rate=1e-4, report_to=("tensorboard",)),
         advice=[Advice(name="learning_rate", value=1e-4, rule="LoRA trains at ten times …", source="guide")],
         data=DataSettings(path="träin.jsonl", columns={"prompt": "question"}),
@@ -78,3 +84,32 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         plans.save(plan().model_copy(update={"gpu": "l4"}), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["plan.yaml"]
+
+
+def test_settings_are_choices_inside_and_keys_outside(tmp_path: Path) -> None:
+    """GIVEN a plan THEN its settings are typed, and every way out of it writes an object with a key for each."""
+    made = plan()
+    assert made.settings.lora_targets == ("q_proj", "v_proj")
+    path = plans.save(made, tmp_path / "plan.yaml")
+    for content in (made.model_dump(), json.loads(made.model_dump_json()), yaml.safe_load(path.read_text())):
+        assert content["settings"] == to_settings(made.settings)
+        assert list(content["settings"]) == [field.name for field in fields(TrainingChoices)]
+    assert plans.load(path).settings == made.settings
+    assert Plan.model_json_schema()["properties"]["settings"]["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"batchsize": 1}, "settings batchsize: this key is unknown (did you mean batch_size"),
+        ({"batch_size": 0}, "settings --batch-size must be"),
+        ({3: 4}, "settings 3: this key is unknown"),
+        (7, "settings: input should be a valid dictionary, not 7"),
+    ],
+)
+def test_a_record_refuses_settings_that_are_none(settings: object, said: str) -> None:
+    content = {"model": "m", "gpu": "cpu", "settings": settings}
+    with pytest.raises(InvalidInput, match=f"^{re.escape('here: ' + said)}"):
+        parse_record(Plan, content, "here")
+    with pytest.raises(InvalidInput, match=r"^here"):
+        parse_plan(yaml.safe_dump(content), "here")

@@ -13,7 +13,6 @@ import pytest
 from planner.cli import main
 from planner.contract.choices import TrainingChoices
 from planner.contract.records import Advice, DataSettings, Plan
-from planner.contract.settings import to_settings
 from planner.handover import plans
 from planner.report.page import svg
 from planner.report.page.content import gather
@@ -42,7 +41,7 @@ def make_plan(path: Path) -> Path:
     plan = Plan(
         model="meta-llama/Llama-3.2-1B",
         gpu="a10g",
-        settings=to_settings(TrainingChoices(batch_size=2, max_length=512)),
+        settings=TrainingChoices(batch_size=2, max_length=512),
         advice=[Advice(name="learning_rate", value=2e-4, rule=EVIL, source="https://example.org/paper")],
         data=DataSettings(path=f"{EVIL}.jsonl"),
         created="2026-11-27T00:00:00+00:00",

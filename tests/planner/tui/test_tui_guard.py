@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.records import Plan
 from planner.tui import state as states
 from planner.tui import work
@@ -87,7 +88,7 @@ async def test_train_waits_for_the_verdict_and_asks(
         assert started == []
         assert not (app.output).exists()
         await pilot.press("t")
-        assert [plan.settings["batch_size"] for plan in started] == [TOO_LARGE]
+        assert [plan.settings.batch_size for plan in started] == [TOO_LARGE]
         assert started[0].predicted == app.evaluation.report.memory
 
 
@@ -102,7 +103,7 @@ async def test_train_that_waited_starts_what_fits_once(
         assert started == []
         gate.set()
         await settle(app, pilot)
-        assert [plan.settings["batch_size"] for plan in started] == [2]
+        assert [plan.settings.batch_size for plan in started] == [2]
 
 
 async def test_saving_waits_and_asks_as_well(app: TuneplanApp, gate: threading.Event) -> None:
@@ -162,11 +163,9 @@ async def test_every_way_to_other_settings_is_judged_before_it_starts(
             assert plan.predicted == app.evaluation.report.memory
 
 
-def states_settings(app: TuneplanApp) -> dict[str, Any]:
+def states_settings(app: TuneplanApp) -> TrainingChoices:
     """The settings on the screen."""
-    from planner.contract.settings import to_settings
-
-    return to_settings(app.wizard.choices)
+    return app.wizard.choices
 
 
 async def test_figures_of_older_settings_are_marked(app: TuneplanApp, gate: threading.Event) -> None:
@@ -192,7 +191,7 @@ async def test_a_newer_question_ends_the_older_one(app: TuneplanApp, monkeypatch
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
         shown: list[int] = []
-        app.watch(app, "evaluation", lambda new: shown.append(new.report.settings["batch_size"]), init=False)
+        app.watch(app, "evaluation", lambda new: shown.append(new.report.settings.batch_size), init=False)
         ended: list[str] = []
         real = work._still_wanted
         first = threading.Event()
@@ -213,7 +212,7 @@ async def test_a_newer_question_ends_the_older_one(app: TuneplanApp, monkeypatch
         await settle(app, pilot)
         assert ended == ["older"]
         assert shown == [4]
-        assert app.evaluation.report.settings["batch_size"] == 4
+        assert app.evaluation.report.settings.batch_size == 4
 
 
 async def test_undo_keeps_what_was_learnt_of_the_machine(app: TuneplanApp, started: list[Plan]) -> None:

@@ -95,19 +95,19 @@ async def test_all_figures_follow_every_key(pairs: Path) -> None:
         await pilot.press("1")
         await settle(app, pilot)
         second = app.evaluation.report
-        assert second.settings["batch_size"] == 1
+        assert second.settings.batch_size == 1
         await pilot.press("6")
         shown = await settle(app, pilot)
         third = app.evaluation.report
-        assert third.settings["batch_size"] == 16
+        assert third.settings.batch_size == 16
         assert third.memory.device_peak_bytes > second.memory.device_peak_bytes
-        assert third.settings["gradient_accumulation_steps"] == 2, "the effective batch stays"
+        assert third.settings.gradient_accumulation_steps == 2, "the effective batch stays"
         assert third.speed.tokens_per_second > second.speed.tokens_per_second
         assert (third.memory == first.memory) == (third.settings == first.settings)
         assert f"{third.memory.device_peak_bytes / 2**30:.1f} GiB" in shown
         await pilot.press("escape")
         await settle(app, pilot)
-        assert app.evaluation.report.settings["batch_size"] == first.settings["batch_size"]
+        assert app.evaluation.report.settings.batch_size == first.settings.batch_size
         assert app.evaluation.report.memory == first.memory
 
 

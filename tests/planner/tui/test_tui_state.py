@@ -263,9 +263,8 @@ def test_tiers_go_round(start) -> None:
         tier = state.next_tier(wizard, found.tiers, found.recommended)
         wizard = state.take_settings(wizard, tier.settings)
         seen.add(tier.tier)
-        assert (
-            wizard.choices.effective_batch_size
-            == found.tiers[0].settings["batch_size"] * (found.tiers[0].settings["gradient_accumulation_steps"])
+        assert wizard.choices.effective_batch_size == found.tiers[0].settings.batch_size * (
+            found.tiers[0].settings.gradient_accumulation_steps
         )
     assert len(seen) == len(found.tiers) > 1
 

@@ -105,9 +105,9 @@ def test_a_grid_compares_rates_ranks_and_batches(model: Path, data: Path, tmp_pa
     wanted = cells([1e-4, 3e-2], [2, 4], [4])
     assert len(wanted) == 4
     second = cell_plan(plan, cells([1e-3], [8], [12])[0])
-    assert second.settings["batch_size"] * second.settings["gradient_accumulation_steps"] == 12
-    assert second.settings["batch_size"] == 4
-    assert second.settings["lora_alpha"] / second.settings["lora_r"] == 2.0
+    assert second.settings.batch_size * second.settings.gradient_accumulation_steps == 12
+    assert second.settings.batch_size == 4
+    assert second.settings.lora_alpha / second.settings.lora_r == 2.0
     ran: list[str] = []
     found = search(
         plan, wanted, tmp_path / "grid", runner=in_process, max_steps=4, on_outcome=lambda o: ran.append(o.cell.name)
@@ -169,11 +169,11 @@ def test_dry_run_measures_the_longest_batch(
     from planner import memory
     from planner.devices.hardware import find
     from planner.models.sources import load_model
-    from trainer.wire.request import Request, read_choices, read_plan
+    from trainer.wire.request import Request, read_plan
 
     file = make_plan(tmp_path / "plan.json", model, data, settings={"stack": "peft", "max_length": 64})
     plan: Plan = read_plan(Request(plan=file))
-    choices = read_choices(plan, "plan")
+    choices = plan.settings
     predicted = memory.predict(load_model(str(model)), find("cpu"), choices)
     file.write_text(plan.model_copy(update={"predicted": predicted}).model_dump_json(by_alias=True))
     assert main(["dry-run", str(file), "--full-length", "--json"]) == 0

@@ -29,7 +29,7 @@ def test_ours_in_plain_peft(model: Path, data: Path, tmp_path: Path, variant: st
     from trainer import modeling
     from trainer.loop.loading import read_config
     from trainer.weights.adapter_files import load as load_adapter
-    from trainer.wire.request import Request, read_choices, read_plan
+    from trainer.wire.request import Request, read_plan
 
     file = make_plan(
         tmp_path / "plan.json", model, data, settings={"lora_variant": variant, "stack": stack}, max_steps=5
@@ -41,7 +41,7 @@ def test_ours_in_plain_peft(model: Path, data: Path, tmp_path: Path, variant: st
     ids = torch.tensor([AutoTokenizer.from_pretrained(model)("<|user|>say abab<|end|><|assistant|>")["input_ids"]])
     before = says(base.eval(), ids)
     plain = PeftModel.from_pretrained(base, str(adapter)).eval()
-    choices = read_choices(read_plan(Request(plan=file)), "plan")
+    choices = read_plan(Request(plan=file)).settings
     own = modeling.build(read_config(str(model)), dtype=torch.float32, weights=str(model))
     own = modeling.attach_adapters(own, choices)
     load_adapter(own, adapter, choices)

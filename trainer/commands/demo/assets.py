@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract import process
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import RunFailed
 from planner.contract.files import expanded, user_data_dir, write_json, write_whole
 from planner.contract.records import Plan
@@ -103,14 +104,14 @@ def _pretraining_plan(model: Path, data: Path) -> Plan:
     return Plan(
         model=str(model),
         gpu="cpu",
-        settings={
-            "method": "full",
-            "precision": "fp32",
-            "batch_size": PRETRAINING_BATCH,
-            "gradient_accumulation_steps": 1,
-            "max_length": 64,
-            "gradient_checkpointing": False,
-        },
+        settings=TrainingChoices(
+            method="full",
+            precision="fp32",
+            batch_size=PRETRAINING_BATCH,
+            gradient_accumulation_steps=1,
+            max_length=64,
+            gradient_checkpointing=False,
+        ),
         hyperparameters=Hyperparameters(
             learning_rate=1.5e-3,
             epochs=1,
