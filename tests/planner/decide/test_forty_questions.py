@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.contract.settings import choices_from
 from planner.data import dataset
 from planner.data.use import DataUse
 from planner.decide import search
@@ -71,7 +70,7 @@ def test_every_option_holds(card: str, model: str, with_data: bool, data: DataUs
     shapes = [json.dumps(option.settings, sort_keys=True, default=str) for option in answer.options]
     assert len(set(shapes)) == len(shapes)
     for option in answer.options:
-        again = check(question.having(choices_from(option.settings)), with_remedies=False)
+        again = check(question.having(option.settings), with_remedies=False)
         assert again.memory == option.memory
         assert again.verdict in ("fits", "tight")
         assert again.verdict == option.verdict
@@ -80,14 +79,14 @@ def test_every_option_holds(card: str, model: str, with_data: bool, data: DataUs
 
 def assert_on_the_front(question: Question, answer: search.Recommendation) -> None:
     """No candidate of the whole space that fits is as fast as an option and smaller, or as small and faster."""
-    base = choices_from(answer.recommended.settings)
+    base = answer.recommended.settings
     pairs, _, _ = batch_pairs(base, (), answer.effective_batch_size)
     layers = layer_counts(question.model, base, ())
     space = Space(bases=(base,), pairs=pairs, lengths=[base.max_length], layers=layers)
     every = evaluate(question, space)
     fits = inside(every, question.budget_bytes)
     for option in answer.options:
-        settings = choices_from(option.settings)
+        settings = option.settings
         mine = np.flatnonzero(
             (every.batch_size == settings.batch_size)
             & (every.checkpointed_layers == settings.checkpointed_layers(question.model.total_layers))
