@@ -72,7 +72,8 @@ def _look(folder: Path, changed: float) -> PastRun | None:
     except OSError:
         return None
     last = events[-1].told if events else None
-    steps = [event.told for event in events if isinstance(event.told, StepEvent)]
+    told = (event.told for event in events)
+    steps = [step for step in told if isinstance(step, StepEvent) and step.step is not None]
     state: State
     if holder(folder) is not None:
         state = "going on"

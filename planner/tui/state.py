@@ -325,6 +325,23 @@ def take_remedy(state: WizardState, change_: dict[str, Any]) -> WizardState:
     return state
 
 
+def only_advised(before: WizardState, after: WizardState) -> bool:
+    """Whether nothing changed but what advice sets by itself, which leaves memory alone; no value of the person's."""
+    scale = {name: getattr(before.choices, name) for name in ("lora_alpha", "lora_dropout")}
+    kept = replace(
+        after,
+        choices=replace(after.choices, **scale),
+        hyperparameters=before.hyperparameters,
+        data=after.data.model_copy(update={"validation_split": before.data.validation_split}),
+    )
+    return kept == before and all(_of_person(before, name) == _of_person(after, name) for name in after.edited)
+
+
+def _of_person(state: WizardState, name: str) -> object:
+    holders = (state.choices, state.hyperparameters, state.data)
+    return next((getattr(holder, name) for holder in holders if hasattr(holder, name)), None)
+
+
 def reset(state: WizardState) -> WizardState:
     """Every editable value as it is before anyone set one; what is no row of the plan stays."""
     from planner.contract.settings import fit_to_hardware

@@ -62,6 +62,8 @@ class PlanScreen(WizardScreen):
         """The doubt that was told and may be passed over by asking again."""
         self._waiting: Act | None = None
         """What was asked for before the answers about these settings were there."""
+        self._asked_about = self.wizard_app.wizard
+        """The settings that it was asked for."""
         self._before: list[WizardState] = []
         """The states before each change made here, the last one at the end."""
         self.watch(self.app, "wizard", self._show_rows)
@@ -77,7 +79,7 @@ class PlanScreen(WizardScreen):
         settings = self.query_one(FieldList)
         settings.show(states.rows(self.wizard_app.wizard))
         self._confirm = None
-        if self._waiting is not None:
+        if self._waiting is not None and not states.only_advised(self._asked_about, self.wizard_app.wizard):
             key = KEYS[self._waiting]
             self._waiting = None
             self.say(f"the settings have changed meanwhile: look at them, then press {key} again", error=True)
@@ -231,7 +233,7 @@ class PlanScreen(WizardScreen):
         """Saves or trains what stands on the screen, once it is judged and nothing speaks against it."""
         app, key = self.wizard_app, KEYS[act]
         if not app.settled:
-            self._waiting = act
+            self._waiting, self._asked_about = act, self.wizard_app.wizard
             self.say(f"computing whether it fits; {key} waits for that")
             return
         doubt = app.doubt(act)

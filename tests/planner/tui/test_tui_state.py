@@ -450,3 +450,14 @@ def test_reports_name_settings_as_the_rows_do() -> None:
 def test_a_remedy_that_takes_more_says_so() -> None:
     assert figures.remedy_line({"batch_size": 2}, 3 << 30, 1.0).split() == ["−3.0Gi", "+1s", "batch", "size", "2"]
     assert figures.remedy_line({"gpu": "l4"}, -(29 << 20), None).split() == ["+29.0Mi", "gpu", "l4"]
+
+
+def test_what_advice_moves_is_told_from_what_the_person_moves() -> None:
+    """Advice follows a change by itself; what waits for figures goes on over it, over the person's changes never."""
+    before = state.preset({}, {}, None)
+    numbers = before.hyperparameters.model_copy(update={"learning_rate": 1e-5})
+    assert state.only_advised(before, replace(before, hyperparameters=numbers))
+    first = state.change(before, "learning_rate", 1e-5)
+    assert not state.only_advised(before, first)
+    assert not state.only_advised(first, state.change(first, "learning_rate", 2e-5))
+    assert not state.only_advised(before, state.change(before, "batch_size", before.choices.batch_size * 2))
