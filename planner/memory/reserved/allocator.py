@@ -111,6 +111,10 @@ class CachingAllocator:
             block = self._merge(before, block)
         insort(self._free[block.small], (block.size, block.address))
 
+    def state(self) -> object:
+        """Equal where every later request goes the same way, as far as the same blocks are in use."""
+        return (tuple(self._free[True]), tuple(self._free[False]), self.allocated, self.reserved, self.aside)
+
     def segments(self) -> list[tuple[bool, list[tuple[int, int, bool]]]]:
         """Segments by address: (small pool?, its blocks as (address, bytes, free?))."""
         found = []

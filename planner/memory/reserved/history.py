@@ -116,9 +116,13 @@ class _Run:
         self._pass(step.first)
         left = _left(step.first)
         if step.later is not None:
+            rest = _left(step.later)
             for _ in range(min(len(history.waiting), 2)):
+                before = self.player.state()
                 self._pass(step.later)
-                self.player.release(_left(step.later))
+                self.player.release(rest)
+                if self.player.state() == before:
+                    break  # another one would be this one again
         self._take(history.state, first=UPDATE)
         self.player.play(step.update)
         self.player.release([key for key, _ in waiting])
@@ -177,10 +181,12 @@ def _played(history: History, load: list[Event], player: Player) -> Played:
     player.forget_peak()
     run = _Run(history, player)
     run.step()
-    before = -1
+    before, begun = -1, None
     for number in range(LATER_STEPS):
         if number == 1:
             run.evaluate()
+        if begun == (begun := player.state()):
+            break  # this step would be the last one again
         run.step()
         if player.reserved_peak == before and number:
             break

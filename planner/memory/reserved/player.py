@@ -43,6 +43,10 @@ class Player:
         """How often free segments had to be given back."""
         return self.pool.flushes
 
+    def state(self) -> object:
+        """Equal where the same events, with the same blocks alive, would go the same way."""
+        return (self.pool.state(), self._small_now)
+
     def forget_peak(self) -> None:
         """The largest allocated sum is sought from here on."""
         self.allocated_peak = self.allocated
