@@ -6,6 +6,7 @@ layers (encoder-decoders: of both stacks), except for a small share at full size
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from collections import defaultdict
@@ -20,6 +21,7 @@ from planner.data.lengths import Batch
 from planner.memory.step.case import flattens
 from planner.models import catalogue
 from planner.models.lora import resolve_targets, trainable_parameters
+from planner.models.recorded import Unlearned
 from planner.models.sources import from_config, load_model
 
 HARDWARE = "a100-80gb"
@@ -73,10 +75,13 @@ def reduced(config: dict[str, Any], layers: int) -> dict[str, Any]:
 
 
 def by_architecture() -> dict[str, list[str]]:
-    """Catalogue names by architecture."""
+    """Catalogue names by architecture, of those with a written program."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in catalogue.names():
-        found[load_model(name).architecture].append(name)
+        with contextlib.suppress(Unlearned):
+            spec = load_model(name)
+            if "recorded" not in spec.config:
+                found[spec.architecture].append(name)
     return dict(sorted(found.items()))
 
 

@@ -4,8 +4,9 @@ allocator.
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,38 +60,99 @@ def numbers(values: npt.NDArray[Any]) -> Values:
 
 
 def replayed(asked: Asked) -> Replay:
-    """The run of `asked.case` (whose N is fixed) through the allocator."""
+    """The run of `asked.case` (whose N is fixed) through the allocator.
+
+    Without a limit it is played once for all devices of a kind; below a limit only where that is too much.
+    """
     assert asked.case.checkpointed is not None
+    open_ = replace(asked, limit=None)
+    free = Free(*_recalled("replay", open_, lambda: list(_played(history(open_), asked.expandable)), 4))
 
-    def made() -> list[int | None]:
-        found = _replayed(asked)
-        return [
-            found.free_bytes,
-            found.limited_bytes,
-            found.flushes,
-            found.allocated_bytes,
-            found.resident_bytes,
-        ]
+    def below() -> tuple[int, int]:
+        def made() -> list[int]:
+            return list(_played_below(history(asked), asked.expandable, asked.limit))
 
+        reserved, flushes = _recalled("replay below", asked, made, 2)
+        return reserved, flushes
+
+    return _found(free, asked.limit, below)
+
+
+def held(run: History, *, limit: int | None, expandable: bool = False) -> Replay:
+    """What the allocator holds over a run that is at hand, without a limit and below it."""
+    return _found(_played(run, expandable), limit, lambda: _played_below(run, expandable, limit))
+
+
+def _found(free: Free, limit: int | None, below: Callable[[], tuple[int, int]]) -> Replay:
+    found = Replay(
+        free_bytes=free.reserved,
+        limited_bytes=None,
+        flushes=0,
+        allocated_bytes=free.allocated,
+        resident_bytes=free.resident,
+    )
+    if limit is None or free.most_reserved <= limit:
+        return replace(found, limited_bytes=free.reserved)
+    limited, flushes = below()
+    return replace(found, limited_bytes=limited or None, flushes=flushes)
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """A run with nothing in the way, in bytes: the middle of the ways that it may go, and their largest."""
+
+    reserved: int
+    most_reserved: int
+    allocated: int
+    resident: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.reserved, self.most_reserved, self.allocated, self.resident))
+
+
+def _recalled(kind: str, asked: Asked, made: Callable[[], list[int]], count: int) -> list[int]:
+    """So many whole numbers, kept from start to start."""
     evaluation = None if asked.evaluation is None else (repr(asked.evaluation.choices), asked.evaluation.flat)
     further = (
         *(asked.values, asked.workspace, asked.waiting, asked.limit, asked.expandable),
         *(evaluation, asked.evaluation_values),
     )
-    return Replay(*recall("replay", asked.case, further, made, _is_replay))
+
+    def right(value: object) -> bool:
+        return isinstance(value, list) and len(value) == count and all(type(x) is int and x >= 0 for x in value)
+
+    found: list[int] = recall(kind, asked.case, further, made, right)
+    return found
 
 
-def _is_replay(value: object) -> bool:
-    if not isinstance(value, list) or len(value) != 5:
-        return False
-    return all(type(x) is int and x >= 0 for place, x in enumerate(value) if place != 1 or x is not None)
+def _played(run: History, expandable: bool) -> Free:
+    with _uncollected():
+        ways = play(run, expandable_segments=expandable)
+    return Free(
+        reserved=_middle(way.reserved for way in ways),
+        most_reserved=max(way.reserved for way in ways),
+        allocated=_middle(way.allocated for way in ways),
+        resident=_middle(way.resident for way in ways),
+    )
 
 
-def _replayed(asked: Asked) -> Replay:
-    collecting = gc.isenabled()
-    gc.disable()  # tens of thousands of small objects, none in a cycle that matters
+def _played_below(run: History, expandable: bool, limit: int | None) -> tuple[int, int]:
+    """Reserved bytes below the limit and flushes; (0, 0) where the limit does not suffice."""
     try:
-        return held(history(asked), limit=asked.limit, expandable=asked.expandable)
+        with _uncollected():
+            ways = play(run, expandable_segments=expandable, limit=limit)
+    except OutOfMemory:
+        return 0, 0
+    return _middle(way.reserved for way in ways), max(way.flushes for way in ways)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: tens of thousands of small objects, none in a cycle that matters."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
@@ -114,29 +176,6 @@ def history(asked: Asked) -> History:
         workspace=asked.workspace,
         waiting=list(asked.waiting),
         evaluation=evaluation,
-    )
-
-
-def held(run: History, *, limit: int | None, expandable: bool = False) -> Replay:
-    """What the allocator holds over a run, without a limit and below it: the middle of the ways it may go."""
-    free = play(run, expandable_segments=expandable)
-    found = Replay(
-        free_bytes=_middle(played.reserved for played in free),
-        limited_bytes=None,
-        flushes=0,
-        allocated_bytes=_middle(played.allocated for played in free),
-        resident_bytes=_middle(played.resident for played in free),
-    )
-    if limit is None or max(played.reserved for played in free) <= limit:
-        return replace(found, limited_bytes=found.free_bytes)
-    try:
-        limited = play(run, expandable_segments=expandable, limit=limit)
-    except OutOfMemory:
-        return found
-    return replace(
-        found,
-        limited_bytes=_middle(played.reserved for played in limited),
-        flushes=max(played.flushes for played in limited),
     )
 
 

@@ -28,8 +28,8 @@ def judged(gpu: str, words: dict[str, Any]) -> CheckReport:
 @pytest.mark.parametrize(
     ("gpu", "words"),
     [
-        # The others take half a minute: they predict some forty configurations.
-        pytest.param(*case, id=case[0], marks=() if case[0] == "v100-16gb" else pytest.mark.slow)
+        # The others take as long again each: they predict some forty configurations.
+        pytest.param(*case, id=case[0], marks=() if case[0] == "v100-16gb" else pytest.mark.nightly)
         for case in CASES
     ],
 )

@@ -185,6 +185,7 @@ def test_data_of_the_hub(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 async def test_a_catalogues_instruct_of_true_size_by_its_hub_id(
     hub: Hub, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -96,12 +96,13 @@ async def test_all_figures_follow_every_key(pairs: Path) -> None:
         await settle(app, pilot)
         second = app.evaluation.report
         assert second.settings.batch_size == 1
+        assert second.settings.gradient_accumulation_steps == first.settings.effective_batch_size
         await pilot.press("6")
         shown = await settle(app, pilot)
         third = app.evaluation.report
         assert third.settings.batch_size == 16
         assert third.memory.device_peak_bytes > second.memory.device_peak_bytes
-        assert third.settings.gradient_accumulation_steps == 2, "the effective batch stays"
+        assert third.settings.gradient_accumulation_steps == 1, "nothing is left to accumulate"
         assert third.speed.tokens_per_second > second.speed.tokens_per_second
         assert (third.memory == first.memory) == (third.settings == first.settings)
         assert f"{third.memory.device_peak_bytes / 2**30:.1f} GiB" in shown
@@ -207,16 +208,18 @@ async def test_targets_are_typed(pairs: Path) -> None:
         assert app.evaluation.report.model.trainable_parameters < full
 
 
-async def test_tiers_views_and_remedies(pairs: Path) -> None:
-    app = planned(pairs)
+async def test_tiers_views_and_remedies() -> None:
+    app = planned(settings={"max_length": 2048})
     async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        app.go("plan")
         await settle(app, pilot)
         effective = app.wizard.choices.effective_batch_size
         seen = set()
         for _ in range(4):
             await pilot.press("g")
             await settle(app, pilot)
-            seen.add(app.wizard.choices.batch_size)
+            seen.add((app.wizard.choices.batch_size, app.wizard.choices.checkpoint_layers))
             assert app.wizard.choices.effective_batch_size == effective
         assert len(seen) > 1
         for key in "96":

@@ -155,7 +155,7 @@ def test_a_group_too_small_for_the_libraries_is_told_as_every_failure_is(
 ) -> None:
     """By the command, since it is found before anything is loaded: one line on stderr, one `failed` on stdout."""
     plan = make_plan(tmp_path / "plan.json", tmp_path / "model", tmp_path / "pairs.jsonl")
-    monkeypatch.setattr(limits, "cgroup", lambda: limits.Group(folder=Path("/x"), limit=2**28, held=2**26))
+    monkeypatch.setattr(limits, "cgroup", lambda: limits.MemoryGroup(folder=Path("/x"), limit=2**28, held=2**26))
     events, failure = train(plan, tmp_path / "run")
     assert str(failure).startswith("out of memory: this process's memory cgroup has 192 of 256 MiB left")
     assert [failed["exit_code"] for failed in of_kind(events, "failed")] == [4]
