@@ -34,9 +34,7 @@ WRITTEN_OPTIMIZERS = {
 ATTENTIONS = {
     "sdpa": "sdpa",
     "eager": "eager",
-    "flash_attention_2": "flash",
-    "flash_attention_3": "flash",
-    "flash_attention_4": "flash",
+    **{f"flash_attention_{release}": "flash" for release in (2, 3, 4)},
     "xformers": "sdpa",
     "kernels-community/flash-attn": "flash",
     "kernels-community/flash-attn2": "flash",

@@ -221,6 +221,20 @@ def write(run: WrittenRun) -> Written:
     }
     if run.shape != "alpaca":
         out.drop(f"data of shape {run.shape}: LitGPT's JSON holds instruction, input and output")
+    _written_training(run, content, out)
+    if choices.gradient_checkpointing is (choices.num_gpus == 1):
+        out.drop("gradient_checkpointing: LitGPT recomputes on several devices only")
+    content["optimizer"] = _written_optimizer(run)
+    content["seed"] = h.seed
+    for what, there in (("loss", "full"), ("padding", "longest")):
+        if getattr(choices, what) != there:
+            out.drop(f"{what} {getattr(choices, what)}: {there} there")
+    unsaid(run, out, validates=True)
+    return out
+
+
+def _written_training(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
+    choices, h = run.choices, run.hyperparameters
     steps = h.warmup_steps
     if steps is None:
         steps = 0
@@ -242,21 +256,17 @@ def write(run: WrittenRun) -> Written:
         out.drop(f"epochs {h.epochs:g}: a whole number there")
     if h.scheduler != "cosine":
         out.drop(f"scheduler {h.scheduler}: LitGPT's is cosine")
-    if choices.gradient_checkpointing is (choices.num_gpus == 1):
-        out.drop("gradient_checkpointing: LitGPT recomputes on several devices only")
+
+
+def _written_optimizer(run: WrittenRun) -> dict[str, Any]:
+    choices, h = run.choices, run.hyperparameters
     if choices.optimizer not in ("adamw", "sgd"):
         raise InvalidInput(f"--to litgpt: optimizer {choices.optimizer} has no class that its file can name; use adamw")
     arguments: dict[str, Any] = {"lr": h.learning_rate, "weight_decay": h.weight_decay}
     if choices.optimizer == "adamw":
         arguments |= {"betas": [h.beta1, h.beta2], "eps": h.epsilon}
     name = "AdamW" if choices.optimizer == "adamw" else "SGD"
-    content["optimizer"] = {"class_path": f"torch.optim.{name}", "init_args": arguments}
-    content["seed"] = h.seed
-    for what, there in (("loss", "full"), ("padding", "longest")):
-        if getattr(choices, what) != there:
-            out.drop(f"{what} {getattr(choices, what)}: {there} there")
-    unsaid(run, out, validates=True)
-    return out
+    return {"class_path": f"torch.optim.{name}", "init_args": arguments}
 
 
 def _written_adapters(run: WrittenRun, content: dict[str, Any], out: Written) -> None:

@@ -158,7 +158,10 @@ def _schedule(keys: Keys) -> None:
 
 
 def write(run: WrittenRun) -> Written:
-    """The plan as the file of `mlx_lm.lora`."""
+    """The plan as the file of `mlx_lm.lora`.
+
+    Long because a file is: key after key, in the order in which it is read.
+    """
     one_device(run, NAME)
     choices, h = run.choices, run.hyperparameters
     model = run.model

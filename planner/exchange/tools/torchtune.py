@@ -235,7 +235,10 @@ def _schedule(keys: Keys) -> None:
 
 
 def write(run: WrittenRun) -> Written:
-    """The plan as a config of torchtune's single-device recipes."""
+    """The plan as a config of torchtune's single-device recipes.
+
+    Long because a file is: key after key, in the order in which it is read.
+    """
     one_device(run, NAME)
     choices, h = run.choices, run.hyperparameters
     family, builder = _builder(run)

@@ -53,6 +53,7 @@ def run(
 
     With `log_values` (the monomials' values) allocations and releases are logged one by one; what is there before the
     step (`reserved.loading`) is left out of the log. `every_layer`: no layer stands for others.
+    Long because the references that live from its first line to its last are a step's lifetimes.
     """
     rules = Rules.of(
         case.choices,
