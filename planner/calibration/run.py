@@ -12,6 +12,7 @@ from planner.calibration import store
 from planner.calibration.features import rows
 from planner.contract.errors import Interrupted, InvalidInput, RunFailed, TuneplanError
 from planner.contract.records import Observation, ProbeRequest
+from planner.contract.sentence import named
 from planner.contract.spec import Calibration, HardwareProfile
 
 POINTS = {"cpu": 12, "mps": 12, "cuda": 14, "rocm": 14}
@@ -44,7 +45,7 @@ def hardware_for(kind: str) -> tuple[HardwareProfile, int]:
     from planner.decide.verdict import budget_of
 
     if kind not in ("auto", "cuda", "mps", "cpu"):
-        raise InvalidInput(f"--device {kind!r} is unknown; choose auto, cuda, mps or cpu")
+        raise InvalidInput(named("device"), f" {kind!r} is unknown; choose auto, cuda, mps or cpu")
     found = attach.detect()
     profile, used = found.profile, found.used_by_others_bytes
     if kind == "cpu" and profile.kind != "cpu":
@@ -53,7 +54,12 @@ def hardware_for(kind: str) -> tuple[HardwareProfile, int]:
         profile = attach.find("cpu")
         used = max(0, profile.total_bytes - int(psutil.virtual_memory().available))
     elif kind not in ("auto", profile.kind) and not (kind == "cuda" and profile.kind == "rocm"):
-        raise InvalidInput(f"--device {kind}: this machine's device is {found.title}; use --device {profile.kind}")
+        raise InvalidInput(
+            named("device"),
+            f" {kind}: this machine's device is {found.title}; use ",
+            named("device"),
+            f" {profile.kind}",
+        )
     budget = budget_of(profile, used_by_others_bytes=used)
     return store.bare(profile), budget
 
@@ -162,7 +168,9 @@ def _measure(
     pool = candidates(hardware, budget_bytes=budget)
     chosen = choose(pool, hardware, count=POINTS[hardware.kind], seconds=max(0.0, deadline - time.monotonic()))
     if not chosen:
-        raise RunFailed("no shape fits the memory and the minutes that are left; free memory or raise --minutes")
+        raise RunFailed(
+            "no shape fits the memory and the minutes that are left; free memory or raise ", named("minutes")
+        )
     took: list[float] = []
     for number, shape in enumerate(chosen, 1):
         left = deadline - time.monotonic()

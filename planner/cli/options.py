@@ -11,7 +11,8 @@ from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-from planner.contract.errors import InvalidInput
+from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.sentence import Sentence, flag
 from planner.contract.settings import BY_NAME, SETTINGS, Setting, near
 from planner.contract.shown import shown
 from planner.contract.yaml_text import truth
@@ -58,13 +59,26 @@ def complete_values(allowed: Iterable[str]) -> Callable[[str], list[str]]:
     return complete
 
 
-def _load_config(context: typer.Context, path: str | None) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _SettingsFile:
+    """The file that options were taken from, with the command that takes them."""
+
+    path: str
+    context: typer.Context
+
+    def gave(self, name: str) -> bool:
+        """Whether the option's value is the file's, and not the command line's."""
+        source = self.context.get_parameter_source(name)
+        return source is not None and source.name == "DEFAULT_MAP"
+
+
+def _load_config(context: typer.Context, path: str | None) -> _SettingsFile | None:
     """Fills the command's options from a YAML file; what stands on the command line wins."""
     if path is None or context.resilient_parsing:
-        return path
+        return None
     known = {parameter.name: parameter for parameter in context.command.params if parameter.name}
     context.default_map = dict(read_config(Path(path), known))
-    return path
+    return _SettingsFile(path, context)
 
 
 def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
@@ -90,6 +104,16 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def _as_given(said: Sentence, config: _SettingsFile | None) -> Sentence:
+    """The sentence with the fields that stand in the settings file called by their keys there, behind the file."""
+    there = {name for name in said.fields if config is not None and config.gave(name)}
+    if config is None or not there:
+        return said
+    return Sentence(
+        f"--config {config.path}: {said.in_words(lambda name: hyphens(name) if name in there else flag(name))}"
+    )
+
+
 def _config_value(name: str, value: Any, place: str) -> Any:
     """A YAML value as the parser takes it: lists as comma-separated names, mappings as key=value."""
     if isinstance(value, dict):
@@ -100,11 +124,11 @@ def _config_value(name: str, value: Any, place: str) -> Any:
         words = [_word(item, name, place) for item in value]
         return words if name == "columns" else ",".join(words)
     setting = BY_NAME.get(name)
-    flag = setting is not None and setting.kind is bool
-    if flag and (said := truth(value)) is not None:
+    switch = setting is not None and setting.kind is bool
+    if switch and (said := truth(value)) is not None:
         return said
-    if setting is not None and flag != isinstance(value, bool):
-        raise InvalidInput(f"{place}: {name!r} must be {'true or false' if flag else 'a value'}, not {shown(value)}")
+    if setting is not None and switch != isinstance(value, bool):
+        raise InvalidInput(f"{place}: {name!r} must be {'true or false' if switch else 'a value'}, not {shown(value)}")
     return value if isinstance(value, bool | int | float) else str(value)
 
 
@@ -213,7 +237,11 @@ def with_records(command: Callable[..., int]) -> Callable[..., int]:
             if name in choosing:
                 content["settings"] = {setting.name: given[setting.name] for setting in choices}
             values[name] = record(**content)
-        return command(**values)
+        try:
+            return command(**values)
+        except TuneplanError as error:
+            error.sentence = _as_given(error.sentence, given.get("config"))
+            raise
 
     added = [parameter for part in parts.values() for parameter in part]
     if choosing:

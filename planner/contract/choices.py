@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from planner.contract.about import COUNTS, LEARNING, METHOD, NUMERICS, SHAPE, About, choice
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import named
 from planner.contract.shown import shown
 
 ZERO_BUCKET = 50_000_000
@@ -25,10 +26,6 @@ MOST_NAMES = 256
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}(\.[0-9A-Za-z.+-]{1,40})?")
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,14 +206,14 @@ class TrainingChoices:
         for name, about in _WORDS:
             value = getattr(self, name)
             if value not in about.allowed and not (value is None and about.none):
-                raise InvalidInput(f"{_flag(name)} {shown(value)} is unknown; choose one of {', '.join(about.allowed)}")
+                raise InvalidInput(named(name), f" {shown(value)} is unknown; choose one of {', '.join(about.allowed)}")
         for name, about in _NUMBERS:
             value = getattr(self, name)
             if not (value is None and about.none) and not _is_right(name, about, value):
                 raise _outside(name, about, value)
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
-                raise InvalidInput(f"{_flag(name)} must be true or false, not {shown(getattr(self, name))}")
+                raise InvalidInput(named(name), f" must be true or false, not {shown(getattr(self, name))}")
         for name in _LISTS:
             self._check_names(name)
         version = self.transformers_version
@@ -224,19 +221,19 @@ class TrainingChoices:
             isinstance(version, str) and (version == "no-upcast" or _VERSION.fullmatch(version))
         )
         if not known:
-            raise InvalidInput(f"{_flag('transformers_version')} {shown(version)} is no version; write X.Y, like 4.48")
+            raise InvalidInput(named("transformers_version"), f" {shown(version)} is no version; write X.Y, like 4.48")
 
     def _check_names(self, name: str) -> None:
         names = getattr(self, name)
         if not isinstance(names, tuple) or not all(isinstance(item, str) for item in names):
-            raise InvalidInput(f"{_flag(name)} must be a list of names, not {shown(names)}")
+            raise InvalidInput(named(name), f" must be a list of names, not {shown(names)}")
         if not names and name == "lora_targets" and self.method != "full":
-            raise InvalidInput(f"{_flag(name)} is empty; name modules, or 'attention', or 'all-linear'")
+            raise InvalidInput(named(name), " is empty; name modules, or 'attention', or 'all-linear'")
         if len(names) > MOST_NAMES:
-            raise InvalidInput(f"{_flag(name)} holds {len(names)} names, more than {MOST_NAMES}")
+            raise InvalidInput(named(name), f" holds {len(names)} names, more than {MOST_NAMES}")
         for item in names:
             if not _MODULE.fullmatch(item):
-                raise InvalidInput(f"{_flag(name)} {shown(item)} is no module's name (letters, digits, _ - and .)")
+                raise InvalidInput(named(name), f" {shown(item)} is no module's name (letters, digits, _ - and .)")
 
     def with_usual_loss(self, task: str) -> TrainingChoices:
         """The loss to run where nobody named one: in chunks on stack `builtin`, which has them for causal models.
@@ -291,10 +288,10 @@ def _is_right(name: str, about: About, value: object) -> bool:
 
 def _outside(name: str, about: About, value: object) -> InvalidInput:
     if name not in _WHOLE:
-        return InvalidInput(f"{_flag(name)} must {about.range}, not {shown(value)}")
+        return InvalidInput(named(name), f" must {about.range}, not {shown(value)}")
     if isinstance(value, int) and about.high is not None and value > about.high:
-        return InvalidInput(f"{_flag(name)} {shown(value)} is beyond {about.high}, the most that is modelled")
-    return InvalidInput(f"{_flag(name)} must be a whole number of at least {about.low}, not {shown(value)}")
+        return InvalidInput(named(name), f" {shown(value)} is beyond {about.high}, the most that is modelled")
+    return InvalidInput(named(name), f" must be a whole number of at least {about.low}, not {shown(value)}")
 
 
 _KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "tuple": tuple, "str": str}

@@ -5,11 +5,23 @@
 
 from __future__ import annotations
 
+from planner.contract.sentence import Sentence, sentence
+
 
 class TuneplanError(Exception):
-    """Root of every error that a user can cause; `str(error)` is one line that names the thing and the way out."""
+    """Root of every error that a user can cause: one line that names the thing and the way out.
+
+    Made of words and names of fields (`named`). `str(error)` is in the command line's words, `sentence` in anyone's.
+    """
 
     exit_code = 2
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*parts)
+        self.sentence: Sentence = sentence(*(part if isinstance(part, str) else str(part) for part in parts))
+
+    def __str__(self) -> str:
+        return str.__str__(self.sentence)
 
 
 class InvalidInput(TuneplanError):

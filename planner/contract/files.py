@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import Sentence
 
 OWN_PREFIX = ".tuneplan-"
 """Every temporary file and folder that this program leaves when it is killed begins so, and nobody else's does."""
@@ -25,8 +26,9 @@ MARK = "tuneplan-run.json"
 class NotAPlainFile(InvalidInput, OSError):
     """A link, folder, pipe, socket or device where a plain file should be; `strerror` says which."""
 
-    def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror}"
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*parts)
+        self.sentence = Sentence(f"{self.filename}: {self.strerror}")
 
 
 def expanded(path: str | Path) -> Path:

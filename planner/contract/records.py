@@ -25,6 +25,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.record import BatchLengths, Bytes, Number, Rate, Record, Seconds
 from planner.contract.run_settings import DataSettings, Hyperparameters
+from planner.contract.sentence import Sentence
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 Ended = Literal["ran", "out_of_memory", "failed"]
@@ -56,7 +57,7 @@ def _choices(value: Any) -> TrainingChoices:
     try:
         return plan_choices(value, "here")
     except InvalidInput as error:
-        raise ValueError(str(error).removeprefix("here: settings").lstrip(":. ")) from None
+        raise ValueError(str(error).removeprefix("here: settings").lstrip(".")) from None
 
 
 def _names_and_values(choices: TrainingChoices) -> dict[str, Any]:
@@ -66,6 +67,28 @@ def _names_and_values(choices: TrainingChoices) -> dict[str, Any]:
 
 
 Choices = Annotated[TrainingChoices, _ByName()]
+
+
+class _Kept:
+    """A sentence that keeps the names of fields in it; JSON and YAML hold its text."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            _sentence, serialization=core_schema.plain_serializer_function_ser_schema(str.__str__)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+def _sentence(value: object) -> Sentence:
+    if not isinstance(value, str):
+        raise PydanticKnownError("string_type")
+    return Sentence(value)
+
+
+Said = Annotated[str, _Kept()]
+"""Text for a person, in which fields may be named (`planner.contract.sentence`)."""
 
 
 class ModelSummary(Record):
@@ -145,7 +168,7 @@ class CheckReport(Record):
     memory: MemoryReport
     speed: SpeedReport | None
     verdict: Verdict
-    reasons: list[str]
+    reasons: list[Said]
     remedies: list[Remedy]
     calibration: dict[str, Any] | None = None
     """Which calibration was applied and how far off it has been; None when there is none."""
@@ -158,7 +181,7 @@ class Advice(Record):
 
     name: str
     value: Any
-    rule: str
+    rule: Said
     source: str
     spread: str = ""
     """How far off the value may be: the rule's regret on measured runs, or the range of what others take."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from planner.contract.errors import InvalidInput
 from planner.contract.files import MARK, OWN_PREFIX, NotAPlainFile, open_plain, read_plain, require_plain
+from planner.contract.sentence import named
 
 SCHEMA = "tuneplan.run/1"
 PLAN = "plan.yaml"
@@ -91,7 +92,7 @@ def refuse_links(folder: Path) -> None:
             elif _FOLDERS.fullmatch(name):
                 _require_folder(folder / name, name)
     except NotAPlainFile as error:
-        raise InvalidInput(f"{error}; move it away, or choose another --output") from None
+        raise InvalidInput(f"{error}; move it away, or choose another ", named("output")) from None
 
 
 def _require_folder(path: Path, name: str) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from planner.contract.about import About
 from planner.contract.choices import CHOICES, DEFAULTS, LARGEST_TOKENS, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.sentence import flag, named
 from planner.contract.shown import shown
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import GIB, KIB, MIB
@@ -34,7 +35,7 @@ class Setting:
     @property
     def flag(self) -> str:
         """The option: `--max-length`."""
-        return "--" + self.name.replace("_", "-")
+        return flag(self.name)
 
 
 SETTINGS = tuple(Setting(name=name, kind=kind, about=about) for name, (kind, about) in CHOICES.items())
@@ -47,23 +48,18 @@ def near(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
 
-def convert(name: str, value: Any, *, place: str = "") -> Any:
-    """A value from a command line, YAML or JSON as the field's type; `place` opens the error line."""
+def convert(name: str, value: Any) -> Any:
+    """A value from a command line, YAML or JSON as the field's type."""
     setting = BY_NAME[name]
     if value is None:
         return None
     try:
         return _CONVERTERS[setting.kind](value)
     except (ValueError, TypeError, OverflowError):
-        where = f"{place}: " if place else ""
         if setting.kind is tuple and value in ("", [], ()):
-            raise InvalidInput(
-                f"{where}{setting.flag} is empty; name modules, or 'attention', or 'all-linear'"
-            ) from None
+            raise InvalidInput(named(name), " is empty; name modules, or 'attention', or 'all-linear'") from None
         wanted = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
-        raise InvalidInput(
-            f"{where}{setting.flag} must be {wanted.get(setting.kind, 'text')}, not {shown(value)}"
-        ) from None
+        raise InvalidInput(named(name), f" must be {wanted.get(setting.kind, 'text')}, not {shown(value)}") from None
 
 
 def _whole(value: Any) -> int:
@@ -108,29 +104,26 @@ _CONVERTERS: dict[type, Callable[[Any], Any]] = {
 
 
 def choices_from(
-    values: Mapping[str, Any], *, base: TrainingChoices = DEFAULTS, place: str = "", partial: bool = True
+    values: Mapping[str, Any], *, base: TrainingChoices = DEFAULTS, place: str = "", under: str = ""
 ) -> TrainingChoices:
     """Choices from named values over `base`; None means not given. An unknown name or a wrong value is `InvalidInput`.
 
-    `partial=False` also demands that every field is there (a plan file that lost one is refused).
+    `place` is the file in which they stand, `under` the keys above them (`settings.`): a line then names a field as its
+    key there.
     """
     where = f"{place}: " if place else ""
-    changes: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in BY_NAME:
             raise InvalidInput(f"{where}unknown setting {shown(key)}{near(name, BY_NAME)}")
         if value is not None:
-            changes[name] = convert(name, value, place=place)
-    if not partial:
-        optional = {field.name for field in fields(TrainingChoices) if field.default is None}
-        missing = [name for name in BY_NAME if name not in {k.replace("-", "_") for k in values} | optional]
-        if missing:
-            raise InvalidInput(f"{where}the settings lack {', '.join(missing)}")
+            given[name] = value
     try:
-        return replace(base, **changes)
+        return replace(base, **{name: convert(name, value) for name, value in given.items()})
     except InvalidInput as error:
-        raise InvalidInput(f"{where}{error}") from None
+        said = error.sentence.in_words(lambda name: f"{under}{name}") if place else error.sentence
+        raise InvalidInput(where, said) from None
 
 
 def plan_choices(settings: Mapping[str, Any], where: str) -> TrainingChoices:
@@ -145,7 +138,7 @@ def plan_choices(settings: Mapping[str, Any], where: str) -> TrainingChoices:
             raise InvalidInput(
                 f"{where}: settings.{complaints.name((key,))}: this key is unknown{near(str(key), BY_NAME)}"
             )
-    return choices_from(settings, place=f"{where}: settings")
+    return choices_from(settings, place=where, under="settings.")
 
 
 def to_settings(choices: TrainingChoices) -> dict[str, Any]:
@@ -195,8 +188,8 @@ def fit_to_hardware(
     """
     if choices.expandable_segments and hardware.kind != "cuda":
         raise NotModelled(
-            f"--expandable-segments is a setting of CUDA's caching allocator, which {hardware.title} does not use; "
-            "leave it out"
+            named("expandable_segments"),
+            f" is a setting of CUDA's caching allocator, which {hardware.title} does not use; leave it out",
         )
     storage = choices.precision.removesuffix("-mixed").removesuffix("-amp")
     if storage in hardware.dtypes:
@@ -205,8 +198,11 @@ def fit_to_hardware(
     has = " and ".join(hardware.dtypes)
     if "precision" in set(fixed):
         raise NotModelled(
-            f"--precision {choices.precision} does not run natively on {hardware.title} (it has {has}; PyTorch would "
-            f"emulate {storage} with other attention kernels, slowly, which is not modelled); use --precision {instead}"
+            named("precision"),
+            f" {choices.precision} does not run natively on {hardware.title} (it has {has}; PyTorch would "
+            f"emulate {storage} with other attention kernels, slowly, which is not modelled); use ",
+            named("precision"),
+            f" {instead}",
         )
     why = {
         "fp16": "fp16 weights under fp32 adapters, with loss scaling",
@@ -232,11 +228,14 @@ def check_length(model: ModelSpec, choices: TrainingChoices) -> None:
     """Refuses a length beyond the positions that the model has, and a micro-batch beyond anything that runs."""
     if choices.batch_size * choices.max_length > LARGEST_TOKENS:
         raise InvalidInput(
-            f"--batch-size {choices.batch_size} × --max-length {choices.max_length} is beyond the "
-            f"{LARGEST_TOKENS} tokens a micro-batch that are modelled"
+            named("batch_size"),
+            f" {choices.batch_size} × ",
+            named("max_length"),
+            f" {choices.max_length} is beyond the {LARGEST_TOKENS} tokens a micro-batch that are modelled",
         )
     if 0 < model.max_positions < choices.max_length:
         raise InvalidInput(
-            f"--max-length {choices.max_length} is beyond the {model.max_positions} positions of {model.id}; "
-            f"use {model.max_positions} or less"
+            named("max_length"),
+            f" {choices.max_length} is beyond the {model.max_positions} positions of {model.id}; "
+            f"use {model.max_positions} or less",
         )

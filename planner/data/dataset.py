@@ -23,6 +23,7 @@ from planner.contract.data.rendering import Remarks
 from planner.contract.data.tasks import check_labels
 from planner.contract.errors import InvalidInput
 from planner.contract.run_settings import DataSettings
+from planner.contract.sentence import named
 from planner.data.sizes import Sizes, sized
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
@@ -217,7 +218,7 @@ def profile(
     if format == "classification":
         task = format
     if format not in FORMATS:
-        raise InvalidInput(f"--format {shown(format)} is unknown; choose one of {', '.join(FORMATS)}")
+        raise InvalidInput(named("format"), f" {shown(format)} is unknown; choose one of {', '.join(FORMATS)}")
     settings = DataSettings(
         path=str(path),
         format=format,  # type: ignore[arg-type]

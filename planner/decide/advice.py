@@ -15,6 +15,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice
 from planner.contract.run_settings import Hyperparameters
+from planner.contract.sentence import named, sentence
 from planner.contract.settings import near
 from planner.decide import advice_adapters as adapters
 from planner.decide import advice_length as length
@@ -92,9 +93,10 @@ def _precision(case: AdviceCase) -> Advice:
     rule = f"bf16 where the device has it, else fp16 with loss scaling, else fp32; {case.hardware.title} has {has}"
     source = sources(src.GUIDE_4, src.MIXED)
     if choices.method == "full" and choices.precision in ("bf16", "fp16"):
-        rule += (
-            f"; with {choices.precision} weights updates below 1/256 of a weight are lost in full training: "
-            f"--precision {choices.precision}-mixed keeps them where it fits"
+        rule += sentence(
+            f"; with {choices.precision} weights updates below 1/256 of a weight are lost in full training: ",
+            named("precision"),
+            f" {choices.precision}-mixed keeps them where it fits",
         )
         source = sources(source, src.STOCHASTIC)
     return Advice(name="precision", value=choices.precision, rule=rule, source=source)

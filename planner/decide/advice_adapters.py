@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.contract.errors import TuneplanError
 from planner.contract.records import Advice
+from planner.contract.sentence import named, sentence
 from planner.decide import advice_sources as src
 from planner.decide.advice_case import LARGE_DATA, SMALL_DATA, AdviceCase
 from planner.decide.advice_sources import sources
@@ -46,9 +47,10 @@ def rank(case: AdviceCase) -> Advice:
     if wanted <= now:
         rule = f"{now} holds the data: adapter parameters are at least its {tokens:,} completion tokens"
         return Advice(name="lora_r", value=now, rule=rule, source=source, guides=guides)
-    rule = (
-        f"adapters learn like full training while their parameters are at least the {tokens:,} completion tokens: "
-        f"--lora-r {wanted} (this plan has {now})"
+    rule = sentence(
+        f"adapters learn like full training while their parameters are at least the {tokens:,} completion tokens: ",
+        named("lora_r"),
+        f" {wanted} (this plan has {now})",
     )
     return Advice(name="lora_r", value=wanted, rule=rule, source=source, guides=guides)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from planner.contract.records import Advice
+from planner.contract.sentence import joined, named, sentence
 from planner.contract.units import format_duration
 from planner.decide import advice_sources as src
 from planner.decide.advice_case import FEW_STEPS, MOST_PASSES, USUAL_PASSES, AdviceCase
@@ -41,17 +42,17 @@ def epochs(case: AdviceCase) -> Advice:
     else:
         rule = f"3 passes over {case.data.examples:,} examples, {case.steps:,} optimizer steps; validation decides"
     if case.steps is not None and case.steps < FEW_STEPS:
-        rule += f". {too_short(case)}"
+        rule += sentence(". ", too_short(case))
     return Advice(name="epochs", value=value, rule=rule, source=source, spread=spread, guides=guides)
 
 
 def too_short(case: AdviceCase) -> str:
     """What to do about a run of fewer than 100 optimizer steps."""
     steps, batch = case.steps or 0, case.choices.effective_batch_size
-    ways = []
+    ways: list[str] = []
     if batch > 1:
         smaller = max(1, batch * steps // FEW_STEPS)
-        ways.append(f"--effective-batch-size {smaller}")
+        ways.append(named("effective_batch_size") + f" {smaller}")
     if case.epochs < MOST_PASSES:
         ways.append(f"up to {MOST_PASSES} epochs")
     assert case.data is not None
@@ -59,7 +60,7 @@ def too_short(case: AdviceCase) -> str:
     ways.append(
         f"{wanted:,} examples instead of {case.data.examples:,}" if wanted > case.data.examples else "more data"
     )
-    return f"{steps} steps are too few to learn much: " + ", or ".join(ways)
+    return f"{steps} steps are too few to learn much: " + joined(", or ", ways)
 
 
 def effective_batch(case: AdviceCase) -> Advice:
@@ -72,7 +73,11 @@ def effective_batch(case: AdviceCase) -> Advice:
     elif steps is not None:
         rule = f"{now}, {steps:,} optimizer steps in all; {SMALL_BATCH_WORDS}"
     if steps is not None and steps < FEW_STEPS and now > 1:
-        rule += f"; {steps} steps are few, --effective-batch-size {max(1, now * steps // FEW_STEPS)} makes more"
+        rule += sentence(
+            f"; {steps} steps are few, ",
+            named("effective_batch_size"),
+            f" {max(1, now * steps // FEW_STEPS)} makes more",
+        )
     return Advice(
         name="effective_batch_size",
         value=now,

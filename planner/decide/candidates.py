@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from planner.contract.choices import LARGEST_COUNT, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.sentence import joined, named, sentence
 from planner.contract.spec import ModelSpec
 from planner.decide.question import Question
 
@@ -81,17 +82,20 @@ def batch_pairs(
         effective = base.effective_batch_size
         if effective_batch_size is not None and effective_batch_size != effective:
             raise InvalidInput(
-                f"--effective-batch-size {effective_batch_size} contradicts {base.batch_size} × "
-                f"{base.gradient_accumulation_steps} × {devices} devices = {effective}; leave one of them out"
+                named("effective_batch_size"),
+                f" {effective_batch_size} contradicts {base.batch_size} × "
+                f"{base.gradient_accumulation_steps} × {devices} devices = {effective}; leave one of them out",
             )
         return [(base.batch_size, base.gradient_accumulation_steps)], effective, []
     wanted = EFFECTIVE_BATCH_SIZE if effective_batch_size is None else effective_batch_size
     if wanted < 1:
-        raise InvalidInput(f"--effective-batch-size must be a whole number of at least 1, not {wanted}")
+        raise InvalidInput(named("effective_batch_size"), f" must be a whole number of at least 1, not {wanted}")
     if wanted > LARGEST_COUNT:
-        raise InvalidInput(f"--effective-batch-size {wanted} is beyond {LARGEST_COUNT}, the most that is modelled")
+        raise InvalidInput(
+            named("effective_batch_size"), f" {wanted} is beyond {LARGEST_COUNT}, the most that is modelled"
+        )
     if wanted % devices:
-        raise InvalidInput(f"--effective-batch-size {wanted} cannot be shared evenly by {devices} devices")
+        raise InvalidInput(named("effective_batch_size"), f" {wanted} cannot be shared evenly by {devices} devices")
     share = wanted // devices
     for name in ("batch_size", "gradient_accumulation_steps"):
         if name not in fixed:
@@ -100,10 +104,13 @@ def batch_pairs(
         other = max(1, round(share / value))
         pair = (value, other) if name == "batch_size" else (other, value)
         effective = value * other * devices
-        said = []
+        said: list[str] = []
         if effective != wanted:
-            flag = "--" + name.replace("_", "-")
-            said = [f"Effective batch {effective} instead of {wanted}: {flag} {value} does not divide it."]
+            said += [
+                sentence(
+                    f"Effective batch {effective} instead of {wanted}: ", named(name), f" {value} does not divide it."
+                )
+            ]
         return [pair], effective, said
     return [(size, share // size) for size in range(1, share + 1) if share % size == 0], wanted, []
 
@@ -113,12 +120,12 @@ def with_effective_batch(question: Question) -> Question:
     effective, choices = question.effective_batch_size, question.choices
     if effective is None:
         return question
-    named = question.fixed & {"batch_size", "gradient_accumulation_steps"} or {"batch_size"}
-    pairs, _, said = batch_pairs(choices, named, effective)
+    given = question.fixed & {"batch_size", "gradient_accumulation_steps"} or {"batch_size"}
+    pairs, _, said = batch_pairs(choices, given, effective)
     if said:
-        parts = [f"--{name.replace('_', '-')} {getattr(choices, name)}" for name in sorted(named)]
-        product = " × ".join([*parts, f"{choices.num_gpus} device(s)"])
-        raise InvalidInput(f"--effective-batch-size {effective} is not a multiple of {product}")
+        parts: list[str] = [named(name) + f" {getattr(choices, name)}" for name in sorted(given)]
+        product = joined(" × ", [*parts, f"{choices.num_gpus} device(s)"])
+        raise InvalidInput(named("effective_batch_size"), f" {effective} is not a multiple of ", product)
     size, steps = pairs[0]
     return question.having(replace(choices, batch_size=size, gradient_accumulation_steps=steps))
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.handover.recorder import Recorder
 from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, RX, SS, SSP, TL, TR, B, C, R, S, T
@@ -54,7 +55,9 @@ def learned(work: Callable[[], Answer], say: Callable[[str], None], *, allowed: 
                 return work()
             except Unlearned as missing:
                 teacher.learn(missing)
-        raise NotModelled("this question asks for more recordings than one should; name --max-length and a batch size")
+        raise NotModelled(
+            "this question asks for more recordings than one should; name ", named("max_length"), " and a batch size"
+        )
     finally:
         teacher.close()
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import named
 from planner.contract.shown import shown
 
 
@@ -73,9 +74,9 @@ def read_prices(path: str | None) -> dict[str, Price]:
         with open(path, "rb") as file:
             content = tomllib.load(file)
     except OSError as error:
-        raise InvalidInput(f"--prices {path}: {error.strerror}") from None
+        raise InvalidInput(named("prices"), f" {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"--prices {path}: {error}") from None
+        raise InvalidInput(named("prices"), f" {path}: ", str(error)) from None
     return {_device(path, name): _price(path, name, table) for name, table in content.items()}
 
 
@@ -84,18 +85,20 @@ def _device(path: str, name: str) -> str:
 
     stem = profiles.resolve(name)
     if stem is None:
-        raise InvalidInput(f"--prices {path}: [{shown(name)}] is no device that is known (plan gpus lists all)")
+        raise InvalidInput(
+            named("prices"), f" {path}: [{shown(name)}] is no device that is known (plan gpus lists all)"
+        )
     return stem
 
 
 def _price(path: str, name: str, table: Any) -> Price:
     if not isinstance(table, dict) or not set(table) <= _KEYS:
-        raise InvalidInput(f"--prices {path}: [{shown(name)}] may hold {', '.join(sorted(_KEYS))}")
+        raise InvalidInput(named("prices"), f" {path}: [{shown(name)}] may hold {', '.join(sorted(_KEYS))}")
     lacks = [key for key in ("amount", "provider", "source", "date") if key not in table]
     if lacks:
-        raise InvalidInput(f"--prices {path}: [{shown(name)}] lacks {', '.join(lacks)}")
+        raise InvalidInput(named("prices"), f" {path}: [{shown(name)}] lacks {', '.join(lacks)}")
     amount = table["amount"]
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < 1e6:
-        raise InvalidInput(f"--prices {path}: [{shown(name)}] amount must be money for an hour, above 0")
+        raise InvalidInput(named("prices"), f" {path}: [{shown(name)}] amount must be money for an hour, above 0")
     texts = {key: str(table[key]) for key in table if key != "amount"}
     return Price(amount=float(amount), **texts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import named
 from planner.contract.settings import fit_to_hardware
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.decide.advice_sources import SCENARIOS, Scenario
@@ -50,9 +51,11 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.scenario not in SCENARIOS:
-            raise InvalidInput(f"--scenario {self.scenario!r} is unknown; choose one of {', '.join(SCENARIOS)}")
+            raise InvalidInput(
+                named("scenario"), f" {self.scenario!r} is unknown; choose one of {', '.join(SCENARIOS)}"
+            )
         if self.goal is not None and self.goal not in GOALS:
-            raise InvalidInput(f"--goal {self.goal!r} is unknown; choose one of {', '.join(GOALS)}")
+            raise InvalidInput(named("goal"), f" {self.goal!r} is unknown; choose one of {', '.join(GOALS)}")
 
     @property
     def budget_bytes(self) -> int:

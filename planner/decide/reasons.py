@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.contract.records import MemoryReport, Verdict
+from planner.contract.sentence import named, sentence
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_deviation
 from planner.decide.verdict import TIGHT_SHARE, beyond_a_buffer
@@ -95,9 +96,13 @@ def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, An
     budget = format_bytes(memory.budget_bytes)
     if beyond_a_buffer(memory):
         sentences.append(
-            f"One tensor takes {format_bytes(memory.largest_tensor_bytes or 0)}, and this device puts at most "
-            f"{format_bytes(memory.largest_buffer_bytes or 0)} into one buffer, however much is free: take a smaller "
-            "batch, or --loss chunked."
+            sentence(
+                f"One tensor takes {format_bytes(memory.largest_tensor_bytes or 0)}, and this device "
+                f"puts at most {format_bytes(memory.largest_buffer_bytes or 0)} into one buffer, however much is free: "
+                "take a smaller batch, or ",
+                named("loss"),
+                " chunked.",
+            )
         )
     if memory.device_peak_bytes > memory.budget_bytes:
         sentences.append(f"The budget is {budget}: {format_bytes(-left)} are missing.")

@@ -15,7 +15,8 @@ from pydantic import ConfigDict, Field
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import Infeasible, NotModelled
 from planner.contract.record import Record
-from planner.contract.records import Advice, CheckReport
+from planner.contract.records import Advice, CheckReport, Said
+from planner.contract.sentence import named, sentence
 from planner.contract.settings import check_length
 from planner.contract.units import format_bytes
 from planner.decide import why
@@ -61,11 +62,11 @@ class Recommendation(Record):
     """
     tiers: dict[str, int] = Field(default_factory=dict)
     """Which of the options each tier is; equal tiers are one."""
-    notes: list[str]
+    notes: list[Said]
     """What was changed to make it fit, defaults that were taken, formats that were replaced, what the data says."""
     changed: list[Changed] = Field(default_factory=list)
     """What is not as it was asked for, or not the usual, because nothing would have fitted otherwise."""
-    why: list[str] = Field(default_factory=list)
+    why: list[Said] = Field(default_factory=list)
     """Why this batch, and what the rest of the device is good for."""
     front: list[FrontPoint] = Field(default_factory=list)
     """From the fastest to the smallest, by the search's own figures."""
@@ -278,7 +279,13 @@ def _length_notes(chosen: Question) -> list[str]:
     if chosen.data is not None:
         return data_notes(chosen)
     if "max_length" not in chosen.fixed:
-        return [f"No data and no --max-length: length {chosen.choices.max_length}; name the one that your data needs."]
+        return [
+            sentence(
+                "No data and no ",
+                named("max_length"),
+                f": length {chosen.choices.max_length}; name the one that your data needs.",
+            )
+        ]
     return []
 
 
@@ -311,14 +318,28 @@ def data_notes(question: Question) -> list[str]:
     ]
     cut = data.share_truncated(length)
     if cut > 0 and data.format == "text":
-        said.append(f"{cut:.1%} of the texts are longer than --max-length {length} and go on in the next sequence.")
+        said.append(
+            sentence(
+                f"{cut:.1%} of the texts are longer than ",
+                named("max_length"),
+                f" {length} and go on in the next sequence.",
+            )
+        )
     elif cut > 0:
         said.append(
-            f"--max-length {length} cuts {cut:.1%} of the examples and "
-            f"{data.share_tokens_lost(length):.1%} of the tokens."
+            sentence(
+                named("max_length"),
+                f" {length} cuts {cut:.1%} of the examples and {data.share_tokens_lost(length):.1%} of the tokens.",
+            )
         )
     elif "max_length" in question.fixed and length > 1.25 * data.longest:
-        said.append(f"No example is longer than {data.longest}: --max-length {rounded(data.longest)} would do.")
+        said.append(
+            sentence(
+                f"No example is longer than {data.longest}: ",
+                named("max_length"),
+                f" {rounded(data.longest)} would do.",
+            )
+        )
     if not data.exact and data.longest_upper > length >= data.longest:
         said.append(f"If the text makes short tokens, the longest example has up to {data.longest_upper} tokens.")
     if chosen.padding == "longest":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planner.contract.records import CheckReport
+from planner.contract.sentence import named, sentence
 from planner.contract.units import format_bytes
 from planner.decide.candidates import Candidates
 from planner.decide.question import Question
@@ -42,8 +43,10 @@ def _larger(question: Question, candidates: Candidates, here: np.ndarray, index:
     best = int(fitting[np.argmin(candidates.seconds[fitting])])
     gain = candidates.seconds[index] / candidates.seconds[best] - 1
     steps = int(candidates.accumulation[best])
-    verdict = "not worth it" if gain < WORTH else "take it with --goal fastest"
-    return f"{size} × {steps} takes {format_bytes(int(candidates.device[best]))} for {gain:+.1%} tokens/s, {verdict}"
+    verdict = "not worth it" if gain < WORTH else sentence("take it with ", named("goal"), " fastest")
+    return sentence(
+        f"{size} × {steps} takes {format_bytes(int(candidates.device[best]))} for {gain:+.1%} tokens/s, ", verdict
+    )
 
 
 def _guides(question: Question, candidates: Candidates, here: np.ndarray, index: int) -> str:

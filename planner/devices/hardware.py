@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.sentence import named
 from planner.contract.spec import Fact, HardwareProfile
 from planner.contract.units import GIB, MIB, counted, format_bytes
 from planner.devices import apple, profiles
@@ -59,7 +60,9 @@ def find(name: str) -> HardwareProfile:
     stem = profiles.resolve(name)
     if stem is None:
         raise InvalidInput(
-            f"unknown GPU {name!r}{_suggestion(name)} (`plan gpus` lists all, `--gpu auto` is this machine)"
+            f"unknown GPU {name!r}{_suggestion(name)} (`plan gpus` lists all, `",
+            named("gpu"),
+            " auto` is this machine)",
         )
     return _this_cpu() if stem == "cpu" else profiles.load(stem)
 
@@ -107,7 +110,7 @@ def _detect_nvidia() -> Detected | None:
         return None if handle is None else _describe_nvidia(pynvml, handle)
     except pynvml.NVMLError as error:
         raise NotModelled(
-            f"the NVIDIA driver does not answer ({error}); name the card with --gpu instead of auto"
+            f"the NVIDIA driver does not answer ({error}); name the card with ", named("gpu"), " instead of auto"
         ) from error
     finally:
         pynvml.nvmlShutdown()

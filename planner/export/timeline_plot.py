@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import named
 from planner.contract.units import GIB, MIB
 from planner.export.timeline import Timeline
 
@@ -24,11 +25,11 @@ def check_format(name: str) -> str:
     """The picture's format by its file name; raises InvalidInput for one that can't be written."""
     ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
     if ending not in FORMATS:
-        raise InvalidInput(f"--timeline {name}: end the name with .{', .'.join(FORMATS)}")
+        raise InvalidInput(named("timeline"), f" {name}: end the name with .{', .'.join(FORMATS)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InvalidInput("--timeline needs matplotlib: pip install 'tuneplan[plot]'") from None
+        raise InvalidInput(named("timeline"), " needs matplotlib: pip install 'tuneplan[plot]'") from None
     return ending
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.records import MemoryReport
+from planner.contract.sentence import named
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 from planner.memory.engine.monomials import is_vector
@@ -41,8 +42,8 @@ def predict(
 
     if choices.checkpoint_layers is not None and choices.checkpoint_layers > model.total_layers:
         raise InvalidInput(
-            f"--checkpoint-layers {choices.checkpoint_layers} is more than the {model.total_layers} layers "
-            f"of {model.id}"
+            named("checkpoint_layers"),
+            f" {choices.checkpoint_layers} is more than the {model.total_layers} layers of {model.id}",
         )
     step = _step(model, hardware, choices, lengths)
     budget = hardware.budget_bytes if budget_bytes is None else budget_bytes

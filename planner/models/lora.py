@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import Sentence, named
 from planner.contract.spec import ModelSpec, Module
 
 ATTENTION, ALL_LINEAR = "attention", "all-linear"
@@ -31,7 +32,7 @@ def resolve_targets(model: ModelSpec, targets: tuple[str, ...]) -> tuple[Module,
     Raises `InvalidInput` for a name that matches nothing, or nothing that can carry an adapter.
     """
     if not targets:
-        raise InvalidInput(f"--lora-targets is empty; choose {_choices(model)}")
+        raise InvalidInput(named("lora_targets"), f" is empty; choose {_choices(model)}")
     chosen: dict[int, set[int]] = {}
     for target in targets:
         hits = _match(model, target)
@@ -63,20 +64,26 @@ def adapter_modules(model: ModelSpec, choices: TrainingChoices) -> tuple[Module,
     ]
     if not modules:
         targets = ",".join(choices.lora_targets)
-        raise InvalidInput(f"--lora-targets {targets}: all of them are --modules-to-save already")
+        raise InvalidInput(named("lora_targets"), f" {targets}: all of them are ", named("modules_to_save"), " already")
     fused = [module.path for module in modules if module.kind == "parameter"]
     if fused and (choices.lora_dropout > 0 or choices.lora_variant == "dora"):
-        what = "--lora-dropout above 0" if choices.lora_dropout > 0 else "DoRA"
+        what = named("lora_dropout") + " above 0" if choices.lora_dropout > 0 else "DoRA"
         raise InvalidInput(
-            f"{what} cannot be used on the fused expert tensors ({fused[0]}); set --lora-dropout 0 without DoRA, "
-            f"or choose --lora-targets attention"
+            what,
+            f" cannot be used on the fused expert tensors ({fused[0]}); set ",
+            named("lora_dropout"),
+            " 0 without DoRA, or choose ",
+            named("lora_targets"),
+            " attention",
         )
     for module in modules:
         for name in saved:
             if _ends_inside(module.path, name):
                 raise InvalidInput(
-                    f"--modules-to-save {name!r} also fits {module.path}, which carries an adapter; "
-                    "name its path in full, or choose other --lora-targets"
+                    named("modules_to_save"),
+                    f" {name!r} also fits {module.path}, which carries an adapter; "
+                    "name its path in full, or choose other ",
+                    named("lora_targets"),
                 )
     return tuple(modules)
 
@@ -111,7 +118,7 @@ def saved_modules(model: ModelSpec, choices: TrainingChoices) -> tuple[Module, .
     names = _saved_names(model, choices)
     for name in choices.modules_to_save:
         if not any(_ends_inside(module.path, name) for module in model.modules):
-            raise InvalidInput(_nothing(model, name, "--modules-to-save"))
+            raise InvalidInput(_nothing(model, name, "modules_to_save"))
     return tuple(
         replace(module, tied_to=None)
         for module in model.modules
@@ -159,8 +166,8 @@ def _match(model: ModelSpec, target: str) -> dict[int, set[int]]:
     refused = [model.modules[position].path for position in hits if model.modules[position].kind == "norm"]
     if refused:
         raise InvalidInput(
-            f"--lora-targets {target!r} fits {refused[0]}, a norm, which cannot carry an adapter; "
-            f"choose {_choices(model)}"
+            named("lora_targets"),
+            f" {target!r} fits {refused[0]}, a norm, which cannot carry an adapter; choose {_choices(model)}",
         )
     return hits
 
@@ -197,11 +204,12 @@ def _check_fused(model: ModelSpec, targets: Iterable[str]) -> None:
     """Gate and up projections share a tensor, so that one can't be adapted without the other."""
     experts = _expert_tensors(model)
     pair = {name for name, tensor in experts.items() if tensor == "gate_up_proj"}
-    named = {target.rsplit(".", 1)[-1] for target in targets} & pair
-    if named and named != pair:
-        missing = ", ".join(sorted(pair - named))
+    asked = {target.rsplit(".", 1)[-1] for target in targets} & pair
+    if asked and asked != pair:
+        missing = ", ".join(sorted(pair - asked))
         raise InvalidInput(
-            f"--lora-targets {', '.join(sorted(named))} needs {missing} too: they are one fused tensor in {model.id}"
+            named("lora_targets"),
+            f" {', '.join(sorted(asked))} needs {missing} too: they are one fused tensor in {model.id}",
         )
 
 
@@ -230,10 +238,10 @@ def _choices(model: ModelSpec) -> str:
     return f"{ATTENTION}, {ALL_LINEAR} or of {', '.join(dict.fromkeys(names))}"
 
 
-def _nothing(model: ModelSpec, target: str, option: str = "--lora-targets") -> str:
+def _nothing(model: ModelSpec, target: str, option: str = "lora_targets") -> Sentence:
     import difflib  # only wrong names pay for it
 
     leaves = sorted({module.leaf for module in model.modules} | {ATTENTION, ALL_LINEAR})
     near = difflib.get_close_matches(target.rsplit(".", 1)[-1], leaves, n=1)
     hint = f" (near: {near[0]})" if near else ""
-    return f"{option} {target!r} fits no module of {model.id}{hint}; choose {_choices(model)}"
+    return named(option) + f" {target!r} fits no module of {model.id}{hint}; choose {_choices(model)}"

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.contract.records import SpeedReport
+from planner.contract.sentence import joined, named
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import DTYPE_BYTES
 from planner.speed import work
@@ -102,8 +103,8 @@ def require_dtype(hardware: HardwareProfile, choices: TrainingChoices) -> None:
     """Raise NotModelled where the device has no arithmetic for `--precision` and would emulate it."""
     dtype = work.compute_dtype(choices)
     if dtype not in hardware.dtypes:
-        usable = ", ".join(f"--precision {name}" for name in hardware.dtypes if name != dtype)
-        raise NotModelled(f"{hardware.title} has no {dtype} arithmetic (emulated, speed unknown); use {usable}")
+        usable = joined(", ", (named("precision") + f" {name}" for name in hardware.dtypes if name != dtype))
+        raise NotModelled(f"{hardware.title} has no {dtype} arithmetic (emulated, speed unknown); use ", usable)
 
 
 def step_seconds(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.contract.records import CheckReport, MemoryReport
+from planner.contract.sentence import Sentence
 from planner.contract.units import format_bytes, format_duration
 from planner.tui.fields import BY_KEY
 
+_LISTS = {"gpu": "GPU"}
+"""What is chosen from a list of its own and whose name is no word."""
 VERDICTS = {"fits": "FITS", "tight": "TIGHT", "does_not_fit": "DOES NOT FIT"}
 
 
@@ -174,13 +176,13 @@ def change_text(change: Mapping[str, object]) -> str:
 
 
 def in_labels(text: str) -> str:
-    """A report's text for the wizard: an option of the command line is called as its row is."""
+    """A sentence for the wizard: a field is called as its row is, one without a row by its name in words."""
+    return Sentence(text).in_words(label)
 
-    def label(found: re.Match[str]) -> str:
-        field = BY_KEY.get(found[1].replace("-", "_"))
-        return field.label if field else found[0]
 
-    return re.sub(r"--([a-z][a-z0-9-]*)", label, text)
+def label(name: str) -> str:
+    """What the wizard calls a field."""
+    return BY_KEY[name].label if name in BY_KEY else _LISTS.get(name, name.replace("_", " "))
 
 
 def word(value: object) -> str:

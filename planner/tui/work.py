@@ -19,6 +19,7 @@ from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, Plan
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.spec import HardwareProfile, ModelSpec
+from planner.contract.words import one_line
 from planner.handover.places import expand, loadable, tokenizer_folder
 from planner.tui import figures
 from planner.tui.state import WizardState
@@ -112,8 +113,8 @@ def _still_wanted() -> None:
 
 
 def error_line(error: BaseException) -> str:
-    """Any exception as one clear line; of what nobody foresaw the traceback is kept."""
-    return edge.account(error)[0]
+    """Any exception as one clear line in the wizard's words; of what nobody foresaw the traceback is kept."""
+    return one_line(figures.in_labels(error.sentence)) if isinstance(error, TuneplanError) else edge.account(error)[0]
 
 
 def _learned(work: Callable[[], Answer]) -> Answer:
@@ -214,7 +215,7 @@ def evaluate(state: WizardState) -> Evaluation:
     except Superseded:
         raise
     except Exception as error:
-        return Evaluation(error=figures.in_labels(error_line(error)))
+        return Evaluation(error=error_line(error))
     numbers = state.hyperparameters
     return Evaluation(report=report, whole_run=figures.total_time(report, numbers.epochs, numbers.max_steps))
 
@@ -248,7 +249,7 @@ def recommend(state: WizardState) -> WizardAnswer:
     except Infeasible as error:
         return _nothing_fits(state, question, error)
     except Exception as error:
-        return WizardAnswer(context=state.context, error=figures.in_labels(error_line(error)))
+        return WizardAnswer(context=state.context, error=error_line(error))
     start: CheckReport | None = found.recommended
     if shaped and new:
         start = _with_own_shape(replace(question, effective_batch_size=effective))
@@ -268,9 +269,7 @@ def _nothing_fits(state: WizardState, question: Question, error: Infeasible) -> 
 
     report: CheckReport | None = getattr(error, "report", None)
     advice = advise(question if report is None else question.having(report.settings))
-    return WizardAnswer(
-        context=state.context, advice=tuple(advice), start=report, error=figures.in_labels(error_line(error))
-    )
+    return WizardAnswer(context=state.context, advice=tuple(advice), start=report, error=error_line(error))
 
 
 def _with_own_shape(question: Question) -> CheckReport | None:

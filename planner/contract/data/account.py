@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planner.contract.data.literals import shown
+from planner.contract.sentence import joined, named, sentence
 
 MOST_SAID = 12
 """Sentences of one kind; what is left over is counted."""
@@ -48,12 +49,18 @@ class Account:
         said = list(self.facts)
         if self.taken:
             said.append(
-                "Taken as " + ", ".join(f"{role}: {shown(name)}" for role, name in self.taken.items()) + " (--columns)."
+                sentence(
+                    "Taken as ",
+                    ", ".join(f"{role}: {shown(name)}" for role, name in self.taken.items()),
+                    " (",
+                    named("columns"),
+                    ").",
+                )
             )
         if self.alone:
-            names = "; ".join(f"{shown(name, 80)} ({why})" for name, why in self.alone.items())
+            names = joined("; ", (sentence(f"{shown(name, 80)} (", why, ")") for name, why in self.alone.items()))
             more = f"; and {self.more_alone} more" if self.more_alone else ""
-            said.append(f"Left alone: {names}{more}.")
+            said.append(sentence("Left alone: ", names, f"{more}."))
         if self.unused:
             things = [
                 f"{kind} {shown(name)!r} ({count:,})" for (kind, name), count in self.unused.most_common(MOST_SAID)

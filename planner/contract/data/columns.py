@@ -9,6 +9,7 @@ from typing import Any
 from planner.contract.data.examples import Shape
 from planner.contract.data.literals import listed, shown
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import named, sentence
 
 NAMES: dict[str, tuple[str, ...]] = {
     "messages": (
@@ -170,11 +171,11 @@ def check_roles(columns: Mapping[str, str]) -> None:
     """Refuses a role that doesn't exist, or one column for two roles."""
     for role in columns:
         if role not in ROLES:
-            raise InvalidInput(f"--columns {shown(role)}=…: there is no such role; use {', '.join(ROLES)}")
+            raise InvalidInput(named("columns"), f" {shown(role)}=…: there is no such role; use {', '.join(ROLES)}")
     for role, name in columns.items():
         twice = [other for other in columns if columns[other] == name and other != role]
         if twice:
-            raise InvalidInput(f"--columns: the column {shown(name)!r} can't be both {role} and {twice[0]}")
+            raise InvalidInput(named("columns"), f": the column {shown(name)!r} can't be both {role} and {twice[0]}")
 
 
 def lay_out(row: Mapping[str, Any], format: str, columns: Mapping[str, str], where: str) -> Layout:
@@ -183,7 +184,7 @@ def lay_out(row: Mapping[str, Any], format: str, columns: Mapping[str, str], whe
     for role, name in wanted.items():
         if name not in row:
             raise InvalidInput(
-                f"{where}: --columns {role}={shown(name)}: no such column; there are {listed(list(row))}"
+                f"{where}: ", named("columns"), f" {role}={shown(name)}: no such column; there are {listed(list(row))}"
             )
     if format == "auto":
         return _guessed(row, wanted, where)
@@ -193,8 +194,11 @@ def lay_out(row: Mapping[str, Any], format: str, columns: Mapping[str, str], whe
     found = _fit(shape, row, wanted)
     if found is None:
         raise InvalidInput(
-            f"{where}: {' and '.join(map(repr, _lacking(shape, row, wanted)))} is missing, which --format {format} "
-            f"needs; there are {listed(list(row))} (name others with --columns role=name)"
+            f"{where}: {' and '.join(map(repr, _lacking(shape, row, wanted)))} is missing, which ",
+            named("format"),
+            f" {format} needs; there are {listed(list(row))} (name others with ",
+            named("columns"),
+            " role=name)",
         )
     return found
 
@@ -202,8 +206,11 @@ def lay_out(row: Mapping[str, Any], format: str, columns: Mapping[str, str], whe
 def _guessed(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) -> Layout:
     if not wanted and _find(row, {}, ("chosen", "rejected")):
         raise Undecided(
-            f"{where}: preference pairs ({listed(list(row))}), which this trainer does not learn as such; "
-            "--format preference learns the chosen answers alone",
+            sentence(
+                f"{where}: preference pairs ({listed(list(row))}), which this trainer does not learn as such; ",
+                named("format"),
+                " preference learns the chosen answers alone",
+            ),
             [("learn the chosen answers", {"format": "preference"})],
         )
     for shape in _order(row, wanted):
@@ -216,10 +223,16 @@ def _guessed(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) -> L
             _ask_for_good(row, found, where)
         return found
     if "label" in wanted:
-        raise InvalidInput(f"{where}: --columns label=… is for classifiers: add --format classification")
+        raise InvalidInput(
+            f"{where}: ", named("columns"), " label=… is for classifiers: add ", named("format"), " classification"
+        )
     raise Undecided(
-        f"{where}: format not recognised, columns are {listed(list(row))}; expected messages, prompt+completion, "
-        "instruction+output or text: name them with --columns prompt=NAME,completion=NAME (or text=NAME)",
+        sentence(
+            f"{where}: format not recognised, columns are {listed(list(row))}; expected messages, prompt+completion, "
+            "instruction+output or text: name them with ",
+            named("columns"),
+            " prompt=NAME,completion=NAME (or text=NAME)",
+        ),
         names=[str(name) for name in row],
     )
 
@@ -250,8 +263,13 @@ def _ask_for_label(row: Mapping[str, Any], found: Layout, where: str) -> None:
     labels = [name for name in found.unused if plain(str(name)) in _LABELS and isinstance(row[name], str | int | float)]
     if labels:
         raise Undecided(
-            f"{where}: a text and its {shown(labels[0])}: --format classification learns the label, "
-            "--format text learns the text and leaves the label out",
+            sentence(
+                f"{where}: a text and its {shown(labels[0])}: ",
+                named("format"),
+                " classification learns the label, ",
+                named("format"),
+                " text learns the text and leaves the label out",
+            ),
             [("learn the label", {"format": "classification"}), ("learn the text alone", {"format": "text"})],
         )
 
@@ -260,8 +278,13 @@ def _ask_for_good(row: Mapping[str, Any], found: Layout, where: str) -> None:
     name = next((name for name in found.unused if plain(str(name)) in NAMES["good"]), None)
     if name is not None and good_or_bad(row[name]) is not None:
         raise Undecided(
-            f"{where}: {shown(name)!r} marks answers as good or bad: --format preference learns the good ones alone, "
-            f"--format {found.shape} all of them",
+            sentence(
+                f"{where}: {shown(name)!r} marks answers as good or bad: ",
+                named("format"),
+                " preference learns the good ones alone, ",
+                named("format"),
+                f" {found.shape} all of them",
+            ),
             [
                 ("learn the good answers", {"format": "preference"}),
                 ("learn all answers, bad ones too", {"format": found.shape}),
@@ -293,8 +316,10 @@ def _good_ones(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) ->
                 found.taken,
             )
     raise InvalidInput(
-        f"{where}: --format preference needs the columns chosen and rejected, or answers with a label that is true or "
-        f"false; there are {listed(list(row))}"
+        f"{where}: ",
+        named("format"),
+        " preference needs the columns chosen and rejected, or answers with a label that is true or "
+        f"false; there are {listed(list(row))}",
     )
 
 

@@ -24,6 +24,7 @@ from planner.contract.data.streams import PACKED, open_regular
 from planner.contract.data.tables import KINDS, SPLITS, SUFFIXES, kind_of
 from planner.contract.errors import InvalidInput
 from planner.contract.files import expanded
+from planner.contract.sentence import named
 
 MOST_FILES = 20_000
 DEEPEST_FOLDER = 6
@@ -291,8 +292,9 @@ def _sorted_splits(folder: Path, groups: dict[str, list[Path]], account: Account
     training = training or [name for name in groups if _split_of(name) is None]
     if len(training) > 1:
         raise InvalidInput(
-            f"{folder}: has the splits {listed(list(training))} to train on; name one: "
-            f"--data '{groups[training[0]][0].parent}/{training[0]}*'"
+            f"{folder}: has the splits {listed(list(training))} to train on; name one: ",
+            named("data"),
+            f" '{groups[training[0]][0].parent}/{training[0]}*'",
         )
     found = Sources()
     for name, files in groups.items():

@@ -15,6 +15,7 @@ from planner.contract.data.shapes import Builder
 from planner.contract.data.streams import Invalid
 from planner.contract.errors import InvalidInput
 from planner.contract.run_settings import DataSettings
+from planner.contract.sentence import named, sentence
 
 HOPELESS = 100_000
 """So many invalid examples without a valid one before end the reading."""
@@ -75,7 +76,7 @@ class Reading:
 
     def _leave_own_split(self) -> None:
         if self.sources.validation:
-            self.account.left_alone(files.short_names(self.sources.validation), "--validation-path is used")
+            self.account.left_alone(files.short_names(self.sources.validation), named("validation_path") + " is used")
 
     def _examples(self, paths: list[Path], split: str) -> Iterator[Example]:
         limit, account, settings = self.settings.max_examples, self.account, self.settings
@@ -95,7 +96,7 @@ class Reading:
                     if not count and invalid == HOPELESS:
                         raise InvalidInput(f"{wrong[0]} (and so are the first {HOPELESS:,} examples)") from None
                     if len(wrong) < 3:
-                        wrong.append(str(error))
+                        wrong.append(error.sentence)
                     continue
                 if example is None:
                     continue
@@ -135,9 +136,9 @@ class Reading:
         kinds = ", ".join(f"{kind} {number:,}" for kind, number in builder.kinds.items())
         mixed = f"; {builder.shape} {count:,}, {kinds}" if kinds else ""
         examples = f"{invalid:,} of {count + invalid:,} examples {'is' if invalid == 1 else 'are'} invalid{mixed}"
-        way = "; --skip-invalid leaves such out" if count and not self.settings.skip_invalid else ""
+        way = "; " + named("skip_invalid") + " leaves such out" if count and not self.settings.skip_invalid else ""
         ways = [(f"leave the {invalid:,} invalid out", {"skip_invalid": True})] if way else []
-        raise Undecided(f"{wrong[0]} ({examples}{way})", ways)
+        raise Undecided(sentence(wrong[0], f" ({examples}", way, ")"), ways)
 
 
 def _says_something(example: Example) -> bool:
@@ -155,9 +156,9 @@ def _alike(first: Shape, second: Shape) -> bool:
 def open_data(settings: DataSettings, progress: Progress | None = None) -> Reading:
     """The data that the settings name, ready to be read."""
     if not settings.path or not settings.path.strip():
-        raise InvalidInput("no training data: give --data FILE or `data: {path: ...}` in the plan")
+        raise InvalidInput("no training data: give ", named("data"), " FILE or `data: {path: ...}` in the plan")
     if settings.format not in FORMATS:
-        raise InvalidInput(f"--format {shown(settings.format)} is unknown; choose one of {', '.join(FORMATS)}")
+        raise InvalidInput(named("format"), f" {shown(settings.format)} is unknown; choose one of {', '.join(FORMATS)}")
     check_roles(settings.columns)
     account = Account()
     return Reading(settings, files.find(settings.path, account), account, progress)

@@ -17,6 +17,7 @@ from planner.contract.data.examples import Example, Message
 from planner.contract.data.render_process import renderer
 from planner.contract.data.template import ChatTemplate
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import named, sentence
 from planner.contract.units import counted
 
 Span = tuple[int, int]
@@ -31,7 +32,7 @@ SENTENCES = {
     "contents": ("The chat template leaves out the text of {}.", "turn of the assistant"),
     "tools": ("The chat template leaves out the descriptions of tools of {}.", "example"),
     "unfound": (
-        "Not learned, because the chat template doesn't keep them recognisable: {}; --train-on-prompt learns all text.",
+        "Not learned, because the chat template doesn't keep them recognisable: {}",
         "turn of the assistant",
     ),
     "unmarked": ("Not learned, because the chat template marks others for learning: {}.", "turn of the assistant"),
@@ -89,7 +90,8 @@ def _sentence(kind: str, count: int, first: str) -> str:
     form, noun = ("The chat template leaves out {}.", "message") if role else SENTENCES[kind]
     what, _, owner = noun.partition(" ")
     things = " ".join(word for word in (counted(count, what), owner, f"of the role {role}" if role else "") if word)
-    return form.format(f"{things} (first: {first})")
+    said = form.format(f"{things} (first: {first})")
+    return sentence(said, "; ", named("train_on_prompt"), " learns all text.") if kind == "unfound" else said
 
 
 def inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:

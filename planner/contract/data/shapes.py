@@ -14,6 +14,7 @@ from planner.contract.data.literals import Malformed, listed, parse_cell, shown
 from planner.contract.data.streams import Invalid
 from planner.contract.data.turns import Turns, read_tools, refuse_media, text_of
 from planner.contract.errors import InvalidInput
+from planner.contract.sentence import named
 
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 MOST_LAYOUTS = 10_000
@@ -216,8 +217,8 @@ class Builder:
                 return messages
         else:
             if asked in EMPTY:
-                way = f"--columns text={shown(name)} learns it whole"
-                raise Invalid(f"{where}: {shown(name)!r} is a text without its prompt; {way}")
+                way = named("columns") + f" text={shown(name)} learns it whole"
+                raise Invalid(f"{where}: {shown(name)!r} is a text without its prompt; ", way)
             messages = [Message("assistant", text_of(chosen, name, where), True)]
         if _is_turns(asked):
             return [*self.turns.read(asked, columns["prompt"], where, learn=False, media=media), *messages]

@@ -7,6 +7,7 @@ log_softmax (its result is saved) and nll_loss, whose backward makes zeros of th
 from __future__ import annotations
 
 from planner.contract.errors import NotModelled
+from planner.contract.sentence import named
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import FP32, HALF, INT64, ONE, TL, C, T
@@ -119,7 +120,7 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
     C·V·w of the gradient. Soft caps keep their slope, C·V·4 more. With adapters on the head it isn't made.
     """
     if head in net.targeted:
-        raise NotModelled("--loss chunked with adapters on the vocabulary head; use --loss full")
+        raise NotModelled(named("loss"), " chunked with adapters on the vocabulary head; use ", named("loss"), " full")
     tape, spec = net.tape, net.spec
     width = hidden.elements
     if tape.rules.autocast:

@@ -7,6 +7,7 @@ Sources: transformers 5.23 models/{bert,roberta,distilbert,t5}/modeling_*.py, th
 
 from __future__ import annotations
 
+from planner.contract.sentence import named
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import FP32, B
@@ -19,7 +20,7 @@ from planner.models.lora import saved_modules
 def vocabulary(net: Net, inputs: list[Tensor], keep: list[Tensor], *, path: str, bias: str | None = None) -> Tensor:
     """The output layer at `path` and its cross-entropy; `bias` is the path of a bias that is a parameter of its own."""
     if net.choices.loss == "chunked":
-        raise unmodelled(f"--loss chunked for {net.spec.architecture} ({net.spec.task})")
+        raise unmodelled(named("loss"), f" chunked for {net.spec.architecture} ({net.spec.task})")
     logits = _output_layer(net, inputs.pop(), path, bias)
     value = cross_entropy(net.tape, logits)
     _returned(net, logits, keep)
@@ -54,7 +55,7 @@ def first_token(net: Net, hidden: Tensor) -> Tensor:
 def classification(net: Net, inputs: list[Tensor], keep: list[Tensor], *, path: str) -> Tensor:
     """The classifier's last layer on one row per sequence, and its loss."""
     if net.choices.loss == "chunked":
-        raise unmodelled(f"--loss chunked for {net.spec.architecture} ({net.spec.task})")
+        raise unmodelled(named("loss"), f" chunked for {net.spec.architecture} ({net.spec.task})")
     logits = head_linear(net, path, inputs.pop())
     value = cross_entropy(net.tape, logits)
     _returned(net, logits, keep)

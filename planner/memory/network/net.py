@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
+from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec, Module
 from planner.memory.engine.graph import Gradients, Node, Parameter, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, ONE, SS, S, T
@@ -119,12 +120,14 @@ class Net:
         """Refuses what a stack's variants have no model for."""
         choices = self.choices
         if choices.kbit_prepared == "norms" and (choices.precision != "bf16-amp" or choices.quantization == "int8"):
-            raise unmodelled("--kbit-preparation norms but over 4-bit weights with --precision bf16-amp")
+            raise unmodelled(
+                named("kbit_preparation"), " norms but over 4-bit weights with ", named("precision"), " bf16-amp"
+            )
         if choices.keep_cache:
             if not self.spec.facts.keeps_cache:
-                raise unmodelled(f"--keep-cache for {self.spec.architecture}")
+                raise unmodelled(named("keep_cache"), f" for {self.spec.architecture}")
             if choices.stack != "peft" or choices.loss != "full":
-                raise unmodelled("--keep-cache but on --stack peft with --loss full")
+                raise unmodelled(named("keep_cache"), " but on ", named("stack"), " peft with ", named("loss"), " full")
 
     def config(self, key: str, default: object = None) -> object:
         """A key of the model's config."""
@@ -312,6 +315,6 @@ def _short(path: str) -> str:
     return path.split("{}.", 1)[1] if "{}." in path else path
 
 
-def unmodelled(what: str) -> NotModelled:
+def unmodelled(*what: str) -> NotModelled:
     """The refusal of something that has no program yet."""
-    return NotModelled(f"{what} is not modelled; no number is given rather than a guess")
+    return NotModelled(*what, " is not modelled; no number is given rather than a guess")

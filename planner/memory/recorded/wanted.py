@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
+from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.memory.engine.values import PIECE_ROWS, chunk_rows
 from planner.memory.recorded.log import Log
@@ -65,7 +66,7 @@ def wanted(case: Case) -> dict[str, Any]:
         choices.pop("quantization"), choices.pop("kbit_preparation")
     if case.choices.num_gpus > 1:
         raise NotModelled(
-            f"--num-gpus {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
+            named("num_gpus"), f" {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
         )
     if case.flat:
         raise NotModelled(f"flat rows of {case.spec.architecture}, which is recorded with padding")

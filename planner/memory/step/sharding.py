@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from planner.contract.choices import ZERO_BUCKET, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def per_rank(
     """
     n = choices.num_gpus
     if n > MAXIMUM_DEVICES:
-        raise InvalidInput(f"--num-gpus {n} is beyond the {MAXIMUM_DEVICES} devices that are modelled")
+        raise InvalidInput(named("num_gpus"), f" {n} is beyond the {MAXIMUM_DEVICES} devices that are modelled")
     kept = gradients if accumulating else 0
     if n == 1:
         return Shares(weights, adapters, optimizer_state, kept, 0)
@@ -96,11 +97,20 @@ def _refuse(choices: TrainingChoices) -> None:
     if choices.strategy == "ddp":
         return
     if choices.method == "qlora":
-        raise NotModelled(f"--strategy {choices.strategy} with quantised weights is not modelled; use --strategy ddp")
+        raise NotModelled(
+            named("strategy"),
+            f" {choices.strategy} with quantised weights is not modelled; use ",
+            named("strategy"),
+            " ddp",
+        )
     if choices.optimizer not in ("adamw", "sgd"):
         raise NotModelled(
-            f"--strategy {choices.strategy} with --optimizer {choices.optimizer} is not modelled; use adamw, or "
-            "--strategy ddp"
+            named("strategy"),
+            f" {choices.strategy} with ",
+            named("optimizer"),
+            f" {choices.optimizer} is not modelled; use adamw, or ",
+            named("strategy"),
+            " ddp",
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from planner.contract import architectures, text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import expanded
+from planner.contract.sentence import named
 from planner.contract.shown import clause, shown
 from planner.contract.spec import ModelSpec
 from planner.models import catalogue, recorded
@@ -51,7 +52,7 @@ def load_config(name_or_path: str) -> tuple[dict[str, object], str, str]:
     """The raw config of a model, its id, and where it was found (for messages)."""
     text = str(name_or_path).strip()
     if not text:
-        raise InvalidInput("--model is empty; give a catalogue name, a hub id or the path of a config.json")
+        raise InvalidInput(named("model"), " is empty; give a catalogue name, a hub id or the path of a config.json")
     path = expanded(text)
     if os.path.isdir(path):  # pathlib raises where a name is too long to be one
         file = path / "config.json"
@@ -147,8 +148,9 @@ def from_config(
     if isinstance(quantized, Mapping):
         method = quantized.get("quant_method", "unnamed method")
         raise NotModelled(
-            f"{place}: weights already quantized ({shown(method)}) are not modelled; give the unquantized model, "
-            "and --method qlora to quantize it for training"
+            f"{place}: weights already quantized ({shown(method)}) are not modelled; give the unquantized model, and ",
+            named("method"),
+            " qlora to quantize it for training",
         )
     if model_type not in architectures.supported():
         return _recorded(raw, id, task, place)

@@ -13,6 +13,7 @@ from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_quantity, format_rate
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
+from planner.tui.work import error_line
 
 WELCOME = (
     "Says what fits, how fast and why before anything is downloaded; then trains it. "
@@ -75,7 +76,7 @@ class HardwareScreen(ListScreen):
             try:
                 profile = self.wizard_app.find_hardware(event.text)
             except TuneplanError as error:
-                self.say(str(error), error=True)
+                self.say(error_line(error), error=True)
                 return
         self.say()
         self.wizard_app.choose_hardware(profile)

@@ -19,7 +19,7 @@ from planner.tui.state import Act, Doubt, WizardState
 from planner.tui.widgets.field_list import FieldList
 from planner.tui.widgets.figures_pane import FiguresPane
 from planner.tui.widgets.memory import MemoryPane
-from planner.tui.work import Evaluation, WizardAnswer
+from planner.tui.work import Evaluation, WizardAnswer, error_line
 
 UNDO_DEPTH = 100
 KEYS: dict[Act, str] = {"train": "t", "save": "s"}
@@ -126,8 +126,9 @@ class PlanScreen(WizardScreen):
         try:
             changed = change(before)
         except TuneplanError as error:
-            self.query_one(FieldList).explain(str(error), error=True)
-            return str(error)
+            said = error_line(error)
+            self.query_one(FieldList).explain(said, error=True)
+            return said
         self.say()
         if self._before_edit is None:
             self._remember(before, changed)
@@ -250,4 +251,4 @@ class PlanScreen(WizardScreen):
                 path = live.near_path(app.save_plan())
                 self.say(f"saved; start it later with: {plan_command('train', path)}")
         except TuneplanError as error:
-            self.say(str(error), error=True)
+            self.say(error_line(error), error=True)

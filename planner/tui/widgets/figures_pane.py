@@ -226,6 +226,7 @@ def advice_text(found: WizardAnswer) -> Content:
     parts: list[str | tuple[str, str]] = []
     for advice in found.advice:
         value = figures.word(advice.value)
-        parts += [(f"{advice.name.replace('_', ' ')} ", "bold"), (f"{value}\n", "bold $accent"), f"  {advice.rule}\n"]
+        rule = figures.in_labels(advice.rule)
+        parts += [(f"{advice.name.replace('_', ' ')} ", "bold"), (f"{value}\n", "bold $accent"), f"  {rule}\n"]
         parts += [(f"  {advice.source}\n", "dim")]
     return Content.assemble(*parts) if parts else Content.styled(found.error or "no advice yet", "dim")

@@ -102,7 +102,7 @@ def test_settings_are_choices_inside_and_keys_outside(tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"batchsize": 1}, "settings batchsize: this key is unknown (did you mean batch_size"),
-        ({"batch_size": 0}, "settings --batch-size must be"),
+        ({"batch_size": 0}, "settings batch_size must be"),
         ({3: 4}, "settings 3: this key is unknown"),
         (7, "settings: input should be a valid dictionary, not 7"),
     ],

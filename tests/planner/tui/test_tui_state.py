@@ -443,10 +443,6 @@ def test_time_of_the_whole_run(start) -> None:
     assert Hyperparameters().epochs == 3.0
 
 
-def test_reports_name_settings_as_the_rows_do() -> None:
-    assert figures.in_labels("--max-length 512 cuts 3 %; --no-such stays") == "Max length 512 cuts 3 %; --no-such stays"
-
-
 def test_a_remedy_that_takes_more_says_so() -> None:
     assert figures.remedy_line({"batch_size": 2}, 3 << 30, 1.0).split() == ["−3.0Gi", "+1s", "batch", "size", "2"]
     assert figures.remedy_line({"gpu": "l4"}, -(29 << 20), None).split() == ["+29.0Mi", "gpu", "l4"]

@@ -10,6 +10,7 @@ Source: transformers 4.48 models/mixtral/modeling_mixtral.py, MixtralSparseMoeBl
 
 from __future__ import annotations
 
+from planner.contract.sentence import named
 from planner.contract.spec import Module
 from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Gradients, Tensor
@@ -22,7 +23,9 @@ from planner.memory.network.net import Net, unmodelled
 def check(net: Net) -> None:
     """Refuses adapters on the experts or the router, which PEFT puts on each linear module by itself."""
     if any(module.kind == "parameter" and net.has_adapter(module) for module in net.spec.modules):
-        raise unmodelled("adapters on experts that are modules of their own (--transformers-version below 5)")
+        raise unmodelled(
+            "adapters on experts that are modules of their own (", named("transformers_version"), " below 5)"
+        )
 
 
 def block(net: Net, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from planner.contract.sentence import named
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Node, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, INT64, ONE, SS, T
@@ -42,9 +43,9 @@ def embed(net: Net) -> Tensor:
     if net.spec.task == "classification":
         raise unmodelled("t5 with a classification head")
     if net.choices.precision == "fp16":
-        raise unmodelled("t5 in --precision fp16 (its `wo` stays in fp32 and every layer clamps)")
+        raise unmodelled("t5 in ", named("precision"), " fp16 (its `wo` stays in fp32 and every layer clamps)")
     if net.choices.attention == "flash":
-        raise unmodelled("t5 with --attention flash (transformers has none for it)")
+        raise unmodelled("t5 with ", named("attention"), " flash (transformers has none for it)")
     net.stack = Shared(decoder=False, mask=_mask(net, padding=True))
     return _embeddings(net)
 
