@@ -122,12 +122,8 @@ def recent_errors(hardware: HardwareProfile) -> list[float]:
     """
     from planner.calibration import reading
 
-    try:
-        files = sorted((path for path in observations_folder().iterdir() if path.suffix == ".json"), reverse=True)
-    except OSError:
-        return []
     errors: list[float] = []
-    for path in files:
+    for path in _newest_first():
         if len(errors) >= RECENT_RUNS:
             break
         if "calibrate" in path.name:
@@ -137,6 +133,14 @@ def recent_errors(hardware: HardwareProfile) -> list[float]:
         if error is not None and reading.finite(error):
             errors.append(error)
     return errors
+
+
+def _newest_first() -> list[Path]:
+    """The observations' files."""
+    try:
+        return sorted((path for path in observations_folder().iterdir() if path.suffix == ".json"), reverse=True)
+    except OSError:
+        return []
 
 
 def _error(found: Observation, hardware: HardwareProfile) -> float | None:
@@ -186,25 +190,22 @@ def read_observations(paths: Iterable[Path] | None = None) -> list[Observation]:
 
 def attach(profile: HardwareProfile) -> HardwareProfile:
     """The profile with what this machine has taught; itself where nothing was observed here."""
+    files = _newest_first()
     found = load_fit(profile.name)
-    if found is None:
-        errors = recent_errors(profile)
-        if not errors:
-            return profile
-        found = Calibration(applied=False, reason="not calibrated here: plan calibrate does that")
-    else:
-        errors = recent_errors(profile)
-    if errors:
-        ranked = sorted(errors)
-        known = dict(found.errors)
-        known |= {
-            "runs": float(len(errors)),
-            "runs_median": ranked[len(ranked) // 2],
-            "runs_worst": max(errors, key=abs),
-        }
-        found = replace(found, errors=known)
-    if not found.applied:
-        return replace(profile, calibration=found)
+    if not files and found is None:
+        return profile
+    fitted = _with_fit(profile, found)
+    if not files:
+        return fitted
+    from planner.calibration.own import own_runs
+
+    runs = own_runs(fitted, files, every_source=found is None)
+    return replace(_with_errors(fitted, recent_errors(profile)), own_runs=runs)
+
+
+def _with_fit(profile: HardwareProfile, found: Calibration | None) -> HardwareProfile:
+    if found is None or not found.applied:
+        return profile if found is None else replace(profile, calibration=found)
     return replace(
         profile,
         calibration=found,
@@ -215,19 +216,34 @@ def attach(profile: HardwareProfile) -> HardwareProfile:
     )
 
 
+def _with_errors(profile: HardwareProfile, errors: list[float]) -> HardwareProfile:
+    """The profile whose calibration knows how far off the promises of the last training runs were."""
+    if not errors:
+        return profile
+    ranked = sorted(errors)
+    known = {
+        "runs": float(len(errors)),
+        "runs_median": ranked[len(ranked) // 2],
+        "runs_worst": max(errors, key=abs),
+    }
+    found = profile.calibration or Calibration(applied=False)
+    return replace(profile, calibration=replace(found, errors={**found.errors, **known}))
+
+
 def bare(profile: HardwareProfile) -> HardwareProfile:
     """The profile as it is shipped, whatever this machine has taught; its memory stays this machine's."""
     if profile.calibration is None:
-        return profile
+        return replace(profile, own_runs=()) if profile.own_runs else profile
     from planner.devices import profiles
 
     try:
         shipped = profiles.load(profile.name)
     except Exception:  # a card without a profile: its context is an estimate already
-        return replace(profile, calibration=None)
+        return replace(profile, calibration=None, own_runs=())
     return replace(
         profile,
         calibration=None,
+        own_runs=(),
         context_bytes=shipped.context_bytes,
         cublas_workspace_bytes=shipped.cublas_workspace_bytes,
     )

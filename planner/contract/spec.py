@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from planner.contract import architectures
 from planner.contract.architecture import Architecture
+from planner.contract.own_runs import OwnRun
 
 # --------------------------------------------------------------------------------------------------------------------
 # Model
@@ -239,6 +240,8 @@ class HardwareProfile:
     """Every fact with unit, source and date, by its key in the TOML."""
     calibration: Calibration | None = None
     """What was learned on this machine; None for the profile as it is shipped."""
+    own_runs: tuple[OwnRun, ...] = ()
+    """This machine's newest training runs, which correct predictions without a calibration."""
 
     @property
     def budget_bytes(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from planner.contract.records import CheckReport, ModelSummary
 from planner.contract.settings import check_length
+from planner.decide import own_runs
 from planner.decide.question import Question
 from planner.decide.reasons import calibration_sentences, explain
 from planner.decide.verdict import hardware_summary, predict_speed, verdict_of
@@ -34,7 +35,10 @@ def check(
         meanwhile()
     speed = predict_speed(model, hardware, choices, question.tokens_per_epoch)
     verdict = verdict_of(predicted)
+    own = own_runs.summary(model, hardware, choices, speed)
     applied = None if hardware.calibration is None else hardware.calibration.summary()
+    if own is not None:
+        applied = {**(applied or {"applied": False}), "own_runs": own}
     remedies = []
     if with_remedies and verdict != "fits":
         from planner.decide.remedies import Judged, find_remedies  # most starts need none
@@ -52,7 +56,7 @@ def check(
         verdict=verdict,
         reasons=[
             *(*question.notes, *format_notes),
-            *(*explain(predicted, verdict, applied), *calibration_sentences(hardware)),
+            *(*explain(predicted, verdict, applied), *calibration_sentences(hardware), *own_runs.sentences(own)),
         ],
         remedies=remedies,
         calibration=applied,

@@ -120,7 +120,8 @@ def corrected_report(hardware: HardwareProfile, report: MemoryReport, persistent
     _, _, highest = corrected_peaks(hardware, np.array([before]), np.array([most]), fixed)
     total = int(held[0]) + hardware.context_bytes
     unit = int(interval_unit(np.array([before - persistent - workspaces]))[0])
-    low = report.interval_bytes[0] if found.interval is None else round(total - found.interval[0] * unit)
+    moved = report.interval_bytes[0] + total - report.device_peak_bytes
+    low = moved if found.interval is None else round(total - found.interval[0] * unit)
     components = {}
     for name, size in report.components.items():
         factor = found.persistent_factor if name in PERSISTENT else found.moving_factor

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from planner.contract.records import CheckReport
 from planner.contract.units import format_bytes, format_count
+from planner.decide.own_runs import timed_runs
 from planner.decide.reasons import runs_inside
 from planner.decide.search import Recommendation
 from planner.report import words
@@ -99,7 +100,8 @@ def weakest_point(answer: Recommendation) -> str:
         return f"Weakest point: {rules['epochs'].split('. ', 1)[-1]}."
     if answer.data is not None and not answer.data.get("exact", True):
         return "Weakest point: tokens are estimated; exact with the model's tokenizer.json beside its config."
-    if best.speed is not None and not (best.calibration or {}).get("applied"):
+    measured = (best.calibration or {}).get("applied") or timed_runs(best)
+    if best.speed is not None and not measured:
         low, high = best.speed.interval_tokens_per_second
         return f"Weakest point: speed ({low:,.0f} to {high:,.0f} tokens/s); plan calibrate measures this device."
     if answer.data is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planner.contract.units import format_duration
+from planner.decide.own_runs import timed_runs
 from planner.decide.search import Recommendation
 
 EXAMPLES = 1_000
@@ -62,6 +63,9 @@ def time_line(answer: Recommendation) -> str:
         text = f"Time: {format_duration(total)} for {count} of {format_duration(speed.epoch_seconds)}"
     else:
         text = f"Time: {format_duration(total)} for {count} of {EXAMPLES:,} examples of full length"
+    runs = timed_runs(answer.recommended)
+    if runs:
+        text += f" (corrected by {runs} run{'' if runs == 1 else 's'} here)"
     return f"{text}{verdict(total, speed.step_seconds)}."
 
 

@@ -18,7 +18,7 @@ from planner.contract.records import SpeedReport
 from planner.contract.sentence import joined, named
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import DTYPE_BYTES
-from planner.speed import work
+from planner.speed import own_runs, work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,10 +121,11 @@ def step_seconds(
     """Seconds of one optimizer step, all micro-batches included.
 
     The arrays broadcast to one shape: sequences per micro-batch, tokens per sequence, layers checkpointed, and
-    micro-batches per step (default: `choices.gradient_accumulation_steps`). Raises NotModelled for a dtype that the
-    device emulates.
+    micro-batches per step (default: `choices.gradient_accumulation_steps`). Without an `efficiency` of the caller's it
+    is the expected one, corrected by what ran on this machine. Raises NotModelled for a dtype that the device emulates.
     """
     require_dtype(hardware, choices)
+    corrects = efficiency is None
     if efficiency is None:
         efficiency = calibrated(EXPECTED, hardware)
     if accumulation is None:
@@ -155,7 +156,8 @@ def step_seconds(
     finish = change.step_bytes / rate + change.kernels * efficiency.launch_seconds
     # Divided gradients of all weights are reduced at every micro-batch, all others once a step.
     reductions = micro_batches if choices.method == "full" and choices.strategy != "ddp" else 1.0
-    return micro_batches * micro_batch + finish + reductions * _exchange_seconds(choices, change, efficiency)
+    seconds = micro_batches * micro_batch + finish + reductions * _exchange_seconds(choices, change, efficiency)
+    return seconds * own_runs.factor(hardware, choices, seconds) if corrects else seconds
 
 
 def predict(
@@ -172,20 +174,24 @@ def predict(
     checkpointed = choices.checkpointed_layers(model.total_layers)
     positions = choices.effective_batch_size * choices.max_length
 
-    def seconds(efficiency: Efficiency) -> float:
+    def seconds(efficiency: Efficiency | None) -> float:
         return float(
             step_seconds(
                 model, hardware, choices, choices.batch_size, choices.max_length, checkpointed, efficiency=efficiency
             )
         )
 
-    expected = seconds(calibrated(EXPECTED, hardware))
+    by_rule, expected = rule_seconds(model, hardware, choices), seconds(None)
     rate = positions / expected
-    slowest, fastest = seconds(SLOW), seconds(FAST)
+    corrected = expected / by_rule
+    slowest, fastest = seconds(SLOW) * max(corrected, 1.0), seconds(FAST) * min(corrected, 1.0)
+    spread = own_runs.spread(hardware, choices, by_rule)
     found = hardware.calibration
-    if found is not None and found.applied and "spread" in found.speed:
-        # Measured here: twice the deviation of the steps' times from the fit covers 95 of 100.
-        factor = float(np.exp(2 * found.speed["spread"]))
+    if spread is None and found is not None and found.applied:
+        spread = found.speed.get("spread")
+    if spread is not None:
+        # Measured here: twice the deviation of the steps' times from what is predicted covers 95 of 100.
+        factor = float(np.exp(2 * spread))
         slowest, fastest = expected * factor, expected / factor
     return SpeedReport(
         tokens_per_second=rate,
@@ -194,6 +200,13 @@ def predict(
         model_flops_utilization=_utilization(model, hardware, choices, rate),
         interval_tokens_per_second=(positions / slowest, positions / fastest),
     )
+
+
+def rule_seconds(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices) -> float:
+    """Seconds of one optimizer step before this machine's own runs correct them."""
+    layers = choices.checkpointed_layers(model.total_layers)
+    sizes = (choices.batch_size, choices.max_length, layers)
+    return float(step_seconds(model, hardware, choices, *sizes, efficiency=calibrated(EXPECTED, hardware)))
 
 
 def model_flops(model: ModelSpec, choices: TrainingChoices, length: int) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PLANNER = Path(__file__).parents[2]
 _RECORDS = ("contract/architecture.py", "contract/architectures.py")
-SOURCES = ("memory", "models/lora.py", "contract/spec.py", "contract/choices.py", *_RECORDS)
+SOURCES = ("memory", "speed", "models/lora.py", "contract/spec.py", "contract/choices.py", *_RECORDS)
 """Files and folders of the planner on which figures depend."""
 LARGEST_FILE = 8 * 2**20
 MOST_FILES = 4096
@@ -41,11 +41,15 @@ def recall(kind: str, case: Case, further: object, make: Callable[[], Any], righ
     `kind` names the computation, `further` what it depends on beside the case; `right` says whether a value that was
     read has the right form.
     """
+    return remembered(lambda: repr((kind, code(), _named(case), further)), make, right)
+
+
+def remembered(name: Callable[[], str], make: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
+    """As `recall`, for anything that the text `name()` says whole; `code()` is part of it where the code matters."""
     folder = _folder()
     if folder is None:
         return make()
-    key = hashlib.sha256(repr((kind, code(), _named(case), further)).encode()).hexdigest()[:40]
-    path = folder / f"{key}.json"
+    path = folder / f"{hashlib.sha256(name().encode()).hexdigest()[:40]}.json"
     found = _read(path)
     if found is not None and right(found):
         return found
