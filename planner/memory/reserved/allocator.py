@@ -16,6 +16,7 @@ driver places segments is not documented.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 
 from planner.contract.units import MIB
 
@@ -46,7 +47,7 @@ class OutOfMemory(Exception):
     """The request does not fit below the limit, even with every wholly free segment given back."""
 
 
-class _Block:
+class Block:
     """A stretch of a segment, in a doubly linked list of its neighbours."""
 
     __slots__ = ("address", "free", "next", "previous", "size", "small")
@@ -56,12 +57,19 @@ class _Block:
         self.size = size
         self.small = small
         self.free = True
-        self.previous: _Block | None = None
-        self.next: _Block | None = None
+        self.previous: Block | None = None
+        self.next: Block | None = None
+
+
+Step = tuple[int, int, int, int]
+"""What a pool does: change and largest sum, since the step before, of the bytes that are counted beside it; the block's
+key; the bytes it takes (rounded), or 0 for its release."""
+
+_Free = tuple[int, int, Block]
 
 
 class CachingAllocator:
-    """Allocated and reserved bytes under a sequence of `allocate` and `release`."""
+    """Allocated and reserved bytes under a sequence of `allocate` and `release`, or of steps (`run`)."""
 
     def __init__(self, *, expandable_segments: bool = False, limit: int | None = None) -> None:
         self.limit = limit
@@ -70,72 +78,134 @@ class CachingAllocator:
         """How often free segments had to be given back."""
         self.expandable = expandable_segments
         self.allocated = 0
+        """Bytes of the blocks in use."""
         self.reserved = 0
         self.aside = 0
-        """Bytes of segments that are counted elsewhere (`set_aside`)."""
+        """Bytes of segments that are counted, not played (`run`)."""
         self.allocated_peak = 0
+        """With what is counted beside the blocks; likewise the next."""
         self.reserved_peak = 0
-        self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-        self._at: dict[int, _Block] = {}
+        self._free: dict[bool, list[_Free]] = {True: [], False: []}
+        """Size, address and block of all that is free in a pool, in this order."""
+        self._first: dict[int, Block] = {}
+        """The first block of each segment, by its address."""
+        self._single: dict[int, Block] = {}
+        """Blocks that `allocate` has handed out, by address."""
         self._next_address = 1 << 59
-        self._tail: dict[bool, _Block | None] = {True: None, False: None}
+        self._tail: dict[bool, Block | None] = {True: None, False: None}
 
     def allocate(self, size: int) -> int:
-        """Takes `size` bytes; returns the handle to release them by. Nothing is taken for 0 bytes (handle -1)."""
+        """Takes `size` bytes; returns the address, to release them by. Nothing is taken for 0 bytes (-1)."""
         if size <= 0:
             return -1
         need = rounded(size)
-        small = need <= SMALL_LIMIT
-        block = self._best_fit(need, small) or self._grow(need, small)
-        left = block.size - need
-        if left >= BLOCK if small or self.expandable else left > SPLIT_LARGE_ABOVE:
-            self._split(block, need)
-        block.free = False
-        self.allocated += block.size
-        self.allocated_peak = max(self.allocated_peak, self.allocated)
-        return block.address
+        taken: dict[int, Block] = {}
+        self.run([(0, 0, 0, need)], taken, {}, small=need <= SMALL_LIMIT)
+        self._single[taken[0].address] = taken[0]
+        return taken[0].address
 
-    def release(self, handle: int) -> None:
+    def release(self, address: int) -> None:
         """Gives a block back to its pool and merges it with free neighbours."""
-        if handle < 0:
-            return
-        block = self._at[handle]
-        self.allocated -= block.size
-        block.free = True
-        before, after = block.previous, block.next
-        if after is not None and after.free:
-            self._take_from_pool(after)
-            self._merge(block, after)
-        if before is not None and before.free:
-            self._take_from_pool(before)
-            block = self._merge(before, block)
-        insort(self._free[block.small], (block.size, block.address))
+        if address >= 0:
+            block = self._single.pop(address)
+            self.run([(0, 0, 0, 0)], {0: block}, {}, small=block.small)
+
+    def run(
+        self,
+        steps: Iterable[Step],
+        held: dict[int, Block],
+        beside: dict[int, int],
+        *,
+        small: bool = False,
+        now: int = 0,
+    ) -> int:
+        """Takes and releases blocks of one pool; returns the bytes that are counted beside it after the last step.
+
+        `held`: the blocks in use by key; `beside`: bytes of what is counted beside them by key, `now` in all. A release
+        finds its key in one of the two, or does nothing. It is one loop that calls nothing but what is rare, since
+        every plan waits for some hundred thousand steps of it.
+        """
+        pool, tail = self._free[small], self._tail
+        least = BLOCK if small or self.expandable else SPLIT_LARGE_ABOVE + 1
+        allocated, peak = self.allocated, self.allocated_peak
+        try:
+            for change, most, key, need in steps:
+                if most:
+                    if now + most > self.aside:
+                        self.set_aside(now + most)
+                    if allocated + now + most > peak:
+                        peak = allocated + now + most
+                now += change
+                if need:
+                    place = bisect_left(pool, (need, -1))
+                    block = pool.pop(place)[2] if place < len(pool) else self._grow(need, small)
+                    left = block.size - need
+                    if left >= least:
+                        rest = Block(block.address + need, left, small)
+                        after = block.next
+                        rest.previous, rest.next = block, after
+                        if after is not None:
+                            after.previous = rest
+                        block.next, block.size = rest, need
+                        insort(pool, (left, rest.address, rest))
+                        if tail[small] is block:
+                            tail[small] = rest
+                    block.free = False
+                    allocated += block.size
+                    if allocated + now > peak:
+                        peak = allocated + now
+                    held[key] = block
+                    continue
+                found = held.pop(key, None)
+                if found is None:
+                    now -= beside.pop(key, 0)
+                    continue
+                allocated -= found.size
+                found.free = True
+                after, before = found.next, found.previous
+                if after is not None and after.free:
+                    del pool[bisect_left(pool, (after.size, after.address))]
+                    self._merge(found, after)
+                if before is not None and before.free:
+                    del pool[bisect_left(pool, (before.size, before.address))]
+                    self._merge(before, found)
+                    found = before
+                insort(pool, (found.size, found.address, found))
+        finally:
+            self.allocated, self.allocated_peak = allocated, peak
+        return now
 
     def state(self) -> object:
         """Equal where every later request goes the same way, as far as the same blocks are in use."""
-        return (tuple(self._free[True]), tuple(self._free[False]), self.allocated, self.reserved, self.aside)
+        free = [[(size, address) for size, address, _ in pool] for pool in self._free.values()]
+        return (free, self.allocated, self.reserved, self.aside)
 
     def segments(self) -> list[tuple[bool, list[tuple[int, int, bool]]]]:
         """Segments by address: (small pool?, its blocks as (address, bytes, free?))."""
         found = []
-        for block in sorted(self._at.values(), key=lambda b: b.address):
-            if block.previous is None:
-                parts: list[tuple[int, int, bool]] = []
-                part: _Block | None = block
-                while part is not None:
-                    parts.append((part.address, part.size, part.free))
-                    part = part.next
-                found.append((block.small, parts))
+        for _, block in sorted(self._first.items()):
+            parts: list[tuple[int, int, bool]] = []
+            part: Block | None = block
+            while part is not None:
+                parts.append((part.address, part.size, part.free))
+                part = part.next
+            found.append((block.small, parts))
         return found
 
-    def _best_fit(self, need: int, small: bool) -> _Block | None:
-        pool = self._free[small]
-        position = bisect_left(pool, (need, -1))
-        if position == len(pool):
-            return None
-        return self._at[pool.pop(position)[1]]
+    def set_aside(self, size: int) -> None:
+        """Counts small segments for `size` bytes that stand beside those of this model (a pool that is not played)."""
+        size = -(-size // SMALL_SEGMENT) * SMALL_SEGMENT
+        if self.limit is not None and self.reserved + size > self.limit:  # one by one, as far as there is room
+            self.aside = max(self.aside, (self.limit - self.reserved) // SMALL_SEGMENT * SMALL_SEGMENT)
+            self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
+            self._flush()
+        if self._exceeds(size - self.aside):
+            raise OutOfMemory
+        self.aside = size
+        self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
 
-    def _grow(self, need: int, small: bool) -> _Block:
+    def _grow(self, need: int, small: bool) -> Block:
+        """A free block that no pool holds: a new segment, or more of the one that grows."""
         if self.expandable:
             return self._extend(need, small)
         size = segment_size(need)
@@ -143,11 +213,11 @@ class CachingAllocator:
             self._flush()
         self._reserve(size)
         self._next_address -= size + BLOCK  # a gap, so that segments never merge
-        block = _Block(self._next_address, size, small)
-        self._at[block.address] = block
+        block = Block(self._next_address, size, small)
+        self._first[block.address] = block
         return block
 
-    def _extend(self, need: int, small: bool) -> _Block:
+    def _extend(self, need: int, small: bool) -> Block:
         page = SMALL_SEGMENT if small else MIDDLE_SEGMENT
         tail = self._tail[small]
         have = tail.size if tail is not None and tail.free else 0
@@ -159,15 +229,17 @@ class CachingAllocator:
             more = -(-(need - have) // page) * page
         self._reserve(more)
         if tail is not None and tail.free:
-            self._take_from_pool(tail)
+            pool = self._free[small]
+            del pool[bisect_left(pool, (tail.size, tail.address))]
             tail.size += more
             return tail
         start = (1 << 60 if small else 0) if tail is None else tail.address + tail.size
-        block = _Block(start, more, small)
+        block = Block(start, more, small)
         block.previous = tail
-        if tail is not None:
+        if tail is None:
+            self._first[start] = block
+        else:
             tail.next = block
-        self._at[start] = block
         self._tail[small] = block
         return block
 
@@ -180,57 +252,28 @@ class CachingAllocator:
         self.reserved += size
         self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
 
-    def set_aside(self, size: int) -> None:
-        """Counts segments of `size` bytes that stand beside those of this model (a pool that is not played)."""
-        if self._exceeds(size - self.aside):
-            self._flush()
-        if self._exceeds(size - self.aside):
-            raise OutOfMemory
-        self.aside = size
-        self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
-
     def _flush(self) -> None:
         """Gives every wholly free segment back to the device."""
         self.flushes += 1
         for small, pool in self._free.items():
             kept = []
-            for size, address in pool:
-                block = self._at[address]
+            for size, address, block in pool:
                 if block.previous is None and block.next is None:
-                    del self._at[address]
+                    del self._first[address]
                     self.reserved -= size
                     if self._tail[small] is block:
                         self._tail[small] = None
                 else:
-                    kept.append((size, address))
-            self._free[small] = kept
+                    kept.append((size, address, block))
+            pool[:] = kept
 
-    def _split(self, block: _Block, need: int) -> None:
-        rest = _Block(block.address + need, block.size - need, block.small)
-        rest.previous, rest.next = block, block.next
-        if block.next is not None:
-            block.next.previous = rest
-        block.next = rest
-        block.size = need
-        self._at[rest.address] = rest
-        insort(self._free[rest.small], (rest.size, rest.address))
-        if self._tail[block.small] is block:
-            self._tail[block.small] = rest
-
-    def _take_from_pool(self, block: _Block) -> None:
-        pool = self._free[block.small]
-        del pool[bisect_left(pool, (block.size, block.address))]
-
-    def _merge(self, left: _Block, right: _Block) -> _Block:
+    def _merge(self, left: Block, right: Block) -> None:
         left.size += right.size
         left.next = right.next
         if right.next is not None:
             right.next.previous = left
-        del self._at[right.address]
         if self._tail[left.small] is right:
             self._tail[left.small] = left
-        left.free = True
-        return left
 
 
-__all__ = ["CachingAllocator", "OutOfMemory", "rounded", "segment_size"]
+__all__ = ["Block", "CachingAllocator", "OutOfMemory", "Step", "rounded", "segment_size"]

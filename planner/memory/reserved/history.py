@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from planner.memory.engine.ledger import BACKWARD_LIBRARY, FORWARD_LIBRARY, UPDATE
 from planner.memory.network.net import Net
 from planner.memory.reserved.loading import loading
-from planner.memory.reserved.player import Event, Player
+from planner.memory.reserved.player import Event, Log, Player
 from planner.memory.step.case import Case
 from planner.memory.step.optimizers import state_bytes, trained_tensors
 from planner.memory.step.updates import one_by_one
@@ -93,13 +93,30 @@ def before_the_step(case: Case) -> list[list[Event]]:
     return loading(Net.build(case.spec, case.choices))
 
 
+@dataclass(frozen=True, slots=True)
+class _Logs:
+    """The parts of a history that are played again and again."""
+
+    first: Log
+    later: Log | None
+    update: Log
+    evaluation: Log | None
+
+    @classmethod
+    def of(cls, history: History) -> _Logs:
+        step = history.step
+        later = None if step.later is None else Log.of(step.later)
+        evaluation = None if history.evaluation is None else Log.of(history.evaluation)
+        return cls(Log.of(step.first), later, Log.of(step.update), evaluation)
+
+
 class _Run:
     """Plays a history step by step."""
 
-    def __init__(self, history: History, player: Player) -> None:
-        self.history, self.player = history, player
+    def __init__(self, history: History, logs: _Logs, player: Player) -> None:
+        self.history, self.logs, self.player = history, logs, player
         self._lasting = LASTING
-        marked = {key for key, _ in history.step.first if key < 0}
+        marked = {stretch.mark for stretch in logs.first.stretches}
         self._marks: dict[int, list[int]] = {
             FORWARD_LIBRARY: [history.workspace],
             BACKWARD_LIBRARY: [history.workspace],
@@ -110,38 +127,31 @@ class _Run:
 
     def step(self) -> None:
         """One optimizer step: its micro-batches, the update, and the gradients gone."""
-        step, history = self.history.step, self.history
+        logs, history = self.logs, self.history
         waiting = [(LASTING - 1 - number, size) for number, size in enumerate(history.waiting)]
         self.player.play(waiting)
-        self._pass(step.first)
-        left = _left(step.first)
-        if step.later is not None:
-            rest = _left(step.later)
+        self._pass(logs.first)
+        if logs.later is not None:
             for _ in range(min(len(history.waiting), 2)):
                 before = self.player.state()
-                self._pass(step.later)
-                self.player.release(rest)
+                self._pass(logs.later)
+                self.player.release(logs.later.left)
                 if self.player.state() == before:
                     break  # another one would be this one again
         self._take(history.state, first=UPDATE)
-        self.player.play(step.update)
+        self._pass(logs.update)
         self.player.release([key for key, _ in waiting])
-        self.player.release([*left, *_left(step.update)])
+        self.player.release([*logs.first.left, *logs.update.left])
 
     def evaluate(self) -> None:
         """An evaluation batch."""
-        if self.history.evaluation is not None:
-            self._pass(self.history.evaluation)
-            self.player.release(_left(self.history.evaluation))
+        if self.logs.evaluation is not None:
+            self._pass(self.logs.evaluation)
+            self.player.release(self.logs.evaluation.left)
 
-    def _pass(self, events: list[Event]) -> None:
+    def _pass(self, log: Log) -> None:
         """Events of a pass; at a mark what is made there once."""
-        begin = 0
-        for place in [place for place, event in enumerate(events) if event[0] < 0]:
-            self.player.play(events[begin:place])
-            self._take(self._marks.pop(events[place][0], []))
-            begin = place + 1
-        self.player.play(events[begin:] if begin else events)
+        self.player.repeat(log, lambda mark: self._take(self._marks.pop(mark, [])))
 
     def _take(self, sizes: list[int], *, first: int = 0) -> None:
         """Allocates what stays; under the mark `first` only the first time."""
@@ -153,33 +163,24 @@ class _Run:
         self._lasting += len(sizes)
 
 
-def _left(events: list[Event]) -> list[int]:
-    """Keys of what events leave behind, in the order of its birth."""
-    alive: dict[int, None] = {}
-    for key, size in events:
-        if size >= 0:
-            alive[key] = None
-        else:
-            alive.pop(key, None)
-    return list(alive)
-
-
 def play(history: History, *, limit: int | None = None, expandable_segments: bool = False) -> list[Played]:
     """The history played to where nothing changes any more, for each way that loading may go.
 
     Raises `OutOfMemory` where `limit` does not suffice for one of them.
     """
+    logs = _Logs.of(history)
     return [
-        _played(history, load, Player(expandable_segments=expandable_segments, limit=limit)) for load in history.load
+        _played(history, logs, load, Player(expandable_segments=expandable_segments, limit=limit))
+        for load in history.load
     ]
 
 
-def _played(history: History, load: list[Event], player: Player) -> Played:
+def _played(history: History, logs: _Logs, load: list[Event], player: Player) -> Played:
     # Keys of loading are told from those of a step.
     player.play((key + 2 * LASTING, size) for key, size in load)
     resident = player.allocated
     player.forget_peak()
-    run = _Run(history, player)
+    run = _Run(history, logs, player)
     run.step()
     before, begun = -1, None
     for number in range(LATER_STEPS):

@@ -7,11 +7,62 @@ for, so what is allocated is exact, and what it reserves is the largest sum of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
-from planner.memory.reserved.allocator import SMALL_LIMIT, SMALL_SEGMENT, CachingAllocator, rounded
+from planner.memory.reserved.allocator import SMALL_LIMIT, Block, CachingAllocator, Step, rounded
 
 Event = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Events up to the next mark: the large pool's one by one, and what the small pool does after the last of them."""
+
+    large: list[Step] = field(default_factory=list)
+    change: int = 0
+    most: int = 0
+    mark: int = 0
+    """The mark at its end; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Events that are played more than once, with everything told beforehand that does not hang on the allocator."""
+
+    stretches: list[_Stretch]
+    left: list[int]
+    """Keys of what the events leave behind, in the order of its birth."""
+    small: dict[int, int]
+    """Bytes of what they leave behind in the small pool."""
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Log:
+        """Of events whose keys below 0 are marks."""
+        stretches: list[_Stretch] = []
+        steps: list[Step] = []
+        alive: dict[int, int] = {}  # bytes in the small pool; 0 for the large one
+        change = most = 0
+        for key, size in events:
+            if key < 0:
+                stretches.append(_Stretch(steps, change, most, key))
+                steps, change, most = [], 0, 0
+            elif size > SMALL_LIMIT:
+                alive[key] = 0
+                steps.append((change, most, key, rounded(size)))
+                change = most = 0
+            elif size >= 0:
+                alive[key] = size = rounded(size) if size else 0
+                change += size
+                most = max(most, change)
+            elif alive.get(key):
+                change -= alive.pop(key)
+            else:
+                alive.pop(key, None)
+                steps.append((change, most, key, 0))
+                change = most = 0
+        stretches.append(_Stretch(steps, change, most))
+        return cls(stretches, list(alive), {key: size for key, size in alive.items() if size})
 
 
 class Player:
@@ -23,8 +74,7 @@ class Player:
 
     def __init__(self, *, expandable_segments: bool = False, limit: int | None = None) -> None:
         self.pool = CachingAllocator(expandable_segments=expandable_segments, limit=limit)
-        self.allocated_peak = 0
-        self._held: dict[int, int] = {}
+        self._held: dict[int, Block] = {}
         self._small: dict[int, int] = {}
         self._small_now = 0
 
@@ -32,6 +82,11 @@ class Player:
     def allocated(self) -> int:
         """Bytes of all blocks in use."""
         return self.pool.allocated + self._small_now
+
+    @property
+    def allocated_peak(self) -> int:
+        """Largest sum of all blocks in use."""
+        return self.pool.allocated_peak
 
     @property
     def reserved_peak(self) -> int:
@@ -49,31 +104,24 @@ class Player:
 
     def forget_peak(self) -> None:
         """The largest allocated sum is sought from here on."""
-        self.allocated_peak = self.allocated
+        self.pool.allocated_peak = self.allocated
 
     def play(self, events: Iterable[Event]) -> None:
         """Every event in its order."""
-        pool, held, small = self.pool, self._held, self._small
-        now, peak = self._small_now, self.allocated_peak
-        for key, size in events:
-            if size > SMALL_LIMIT:
-                held[key] = pool.allocate(size)
-                if pool.allocated + now > peak:
-                    peak = pool.allocated + now
-            elif size > 0:
-                small[key] = size = rounded(size)
-                now += size
-                if now > pool.aside:
-                    pool.set_aside(-(-now // SMALL_SEGMENT) * SMALL_SEGMENT)
-                if pool.allocated + now > peak:
-                    peak = pool.allocated + now
-            elif size < 0:
-                handle = held.pop(key, None)
-                if handle is not None:
-                    pool.release(handle)
-                else:
-                    now -= small.pop(key, 0)
-        self._small_now, self.allocated_peak = now, peak
+        self.repeat(Log.of(events))
+
+    def repeat(self, log: Log, at_mark: Callable[[int], None] | None = None) -> None:
+        """The events of `log`, and `at_mark` at its marks."""
+        pool = self.pool
+        for stretch in log.stretches:
+            now = pool.run(stretch.large, self._held, self._small, now=self._small_now)
+            if now + stretch.most > pool.aside:
+                pool.set_aside(now + stretch.most)
+            pool.allocated_peak = max(pool.allocated_peak, pool.allocated + now + stretch.most)
+            self._small_now = now + stretch.change
+            if stretch.mark and at_mark is not None:
+                at_mark(stretch.mark)
+        self._small.update(log.small)
 
     def release(self, keys: Iterable[int]) -> None:
         """Gives back what still lives of these keys, in their order."""

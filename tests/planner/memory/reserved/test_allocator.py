@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.contract.units import MIB
-from planner.memory.reserved.allocator import CachingAllocator, OutOfMemory, rounded, segment_size
+from planner.memory.reserved.allocator import Block, CachingAllocator, OutOfMemory, rounded, segment_size
 from planner.memory.reserved.history import Played, play
 from planner.memory.reserved.replay import alike
 
@@ -209,9 +209,19 @@ def test_a_replay_below_a_limit() -> None:
 # ---- invariants
 
 
+def _blocks(pool: CachingAllocator) -> list[Block]:
+    found: list[Block] = []
+    for first in pool._first.values():
+        part: Block | None = first
+        while part is not None:
+            found.append(part)
+            part = part.next
+    return found
+
+
 def _check(pool: CachingAllocator, held: dict[int, int], *, segments: bool) -> None:
     """No overlap; the pools hold what is free; allocated and reserved are the sums of the blocks."""
-    blocks = sorted(pool._at.values(), key=lambda block: block.address)
+    blocks = sorted(_blocks(pool), key=lambda block: block.address)
     for left, right in itertools.pairwise(blocks):
         assert left.address + left.size <= right.address
         if left.next is right:
@@ -221,10 +231,11 @@ def _check(pool: CachingAllocator, held: dict[int, int], *, segments: bool) -> N
     assert sum(block.size for block in blocks if not block.free) == pool.allocated
     assert pool.allocated <= pool.reserved <= pool.reserved_peak
     free = sorted((block.size, block.address) for block in blocks if block.free)
-    assert free == sorted(pool._free[True] + pool._free[False])
+    assert free == sorted((size, address) for size, address, _ in (*pool._free[True], *pool._free[False]))
+    at = {block.address: block for block in blocks}
     for address, asked in held.items():
-        assert pool._at[address].size >= asked
-        assert not pool._at[address].free
+        assert at[address].size >= asked
+        assert not at[address].free
     if segments:
         assert pool.limit is None or pool.reserved <= pool.limit
 
@@ -253,7 +264,7 @@ def test_invariants(actions: list[tuple[int, int, int]], expandable: bool, limit
         pool.release(handle)
     # Everything free: nothing is allocated, and every segment is one block again.
     assert pool.allocated == 0
-    assert all(block.free and block.previous is None and block.next is None for block in pool._at.values())
+    assert all(block.free and block.previous is None and block.next is None for block in _blocks(pool))
 
 
 @settings(max_examples=60, deadline=None)
