@@ -4,7 +4,7 @@ The same case gives the same figures as long as the code is the same, and most s
 before. A file's name is the hash of everything that its content depends on: the case, the model's config, and the size
 and date of every source file of the memory model; its first line is the hash of the rest. What can't be read, or
 isn't what it should be, is computed anew.
-`TUNEPLAN_CACHE=off` keeps nothing.
+`TUNEPLAN_CACHE=off` keeps nothing on disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -31,12 +32,15 @@ SOURCES = ("memory", "speed", "models/lora.py", "contract/spec.py", "contract/ch
 LARGEST_FILE = 8 * 2**20
 MOST_FILES = 4096
 """Beyond it the older half goes."""
+MOST_VALUES = 512
+"""Values that a process keeps at hand."""
+_LATELY: OrderedDict[str, Any] = OrderedDict()
 _OWN = re.compile(r"[0-9a-f]{40}\.(json|[0-9]+\.tmp)")
 """Names that are made here; nothing else in the folder is removed."""
 
 
 def recall(kind: str, case: Case, further: object, make: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
-    """The JSON value of `make()`, from disk where it was kept.
+    """The JSON value of `make()`, from this process or from disk where it was kept; nobody changes it.
 
     `kind` names the computation, `further` what it depends on beside the case; `right` says whether a value that was
     read has the right form.
@@ -46,16 +50,21 @@ def recall(kind: str, case: Case, further: object, make: Callable[[], Any], righ
 
 def remembered(name: Callable[[], str], make: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
     """As `recall`, for anything that the text `name()` says whole; `code()` is part of it where the code matters."""
+    key = hashlib.sha256(name().encode()).hexdigest()[:40]
+    if key in _LATELY:
+        _LATELY.move_to_end(key)
+        return _LATELY[key]
     folder = _folder()
-    if folder is None:
-        return make()
-    path = folder / f"{hashlib.sha256(name().encode()).hexdigest()[:40]}.json"
-    found = _read(path)
-    if found is not None and right(found):
-        return found
-    made = make()
-    _write(path, made)
-    return made
+    path = None if folder is None else folder / f"{key}.json"
+    found = None if path is None else _read(path)
+    if found is None or not right(found):
+        found = make()
+        if path is not None:
+            _write(path, found)
+    _LATELY[key] = found
+    if len(_LATELY) > MOST_VALUES:
+        _LATELY.popitem(last=False)
+    return found
 
 
 def _named(case: Case) -> str:
