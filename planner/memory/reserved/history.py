@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from planner.memory.engine.ledger import BACKWARD_LIBRARY, FORWARD_LIBRARY, UPDATE
 from planner.memory.network.net import Net
 from planner.memory.reserved.loading import loading
-from planner.memory.reserved.player import Event, Log, Player
+from planner.memory.reserved.player import Event, Player, PreparedEvents
 from planner.memory.step.case import Case
 from planner.memory.step.optimizers import state_bytes, trained_tensors
 from planner.memory.step.updates import one_by_one
@@ -94,29 +94,29 @@ def before_the_step(case: Case) -> list[list[Event]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Logs:
+class _Parts:
     """The parts of a history that are played again and again."""
 
-    first: Log
-    later: Log | None
-    update: Log
-    evaluation: Log | None
+    first: PreparedEvents
+    later: PreparedEvents | None
+    update: PreparedEvents
+    evaluation: PreparedEvents | None
 
     @classmethod
-    def of(cls, history: History) -> _Logs:
+    def of(cls, history: History) -> _Parts:
         step = history.step
-        later = None if step.later is None else Log.of(step.later)
-        evaluation = None if history.evaluation is None else Log.of(history.evaluation)
-        return cls(Log.of(step.first), later, Log.of(step.update), evaluation)
+        later = None if step.later is None else PreparedEvents.of(step.later)
+        evaluation = None if history.evaluation is None else PreparedEvents.of(history.evaluation)
+        return cls(PreparedEvents.of(step.first), later, PreparedEvents.of(step.update), evaluation)
 
 
 class _Run:
     """Plays a history step by step."""
 
-    def __init__(self, history: History, logs: _Logs, player: Player) -> None:
-        self.history, self.logs, self.player = history, logs, player
+    def __init__(self, history: History, parts: _Parts, player: Player) -> None:
+        self.history, self.parts, self.player = history, parts, player
         self._lasting = LASTING
-        marked = {stretch.mark for stretch in logs.first.stretches}
+        marked = {passage.mark for passage in parts.first.passages}
         self._marks: dict[int, list[int]] = {
             FORWARD_LIBRARY: [history.workspace],
             BACKWARD_LIBRARY: [history.workspace],
@@ -127,29 +127,29 @@ class _Run:
 
     def step(self) -> None:
         """One optimizer step: its micro-batches, the update, and the gradients gone."""
-        logs, history = self.logs, self.history
+        parts, history = self.parts, self.history
         waiting = [(LASTING - 1 - number, size) for number, size in enumerate(history.waiting)]
         self.player.play(waiting)
-        self._pass(logs.first)
-        if logs.later is not None:
+        self._pass(parts.first)
+        if parts.later is not None:
             for _ in range(min(len(history.waiting), 2)):
                 before = self.player.state()
-                self._pass(logs.later)
-                self.player.release(logs.later.left)
+                self._pass(parts.later)
+                self.player.release(parts.later.left)
                 if self.player.state() == before:
                     break  # another one would be this one again
         self._take(history.state, first=UPDATE)
-        self._pass(logs.update)
+        self._pass(parts.update)
         self.player.release([key for key, _ in waiting])
-        self.player.release([*logs.first.left, *logs.update.left])
+        self.player.release([*parts.first.left, *parts.update.left])
 
     def evaluate(self) -> None:
         """An evaluation batch."""
-        if self.logs.evaluation is not None:
-            self._pass(self.logs.evaluation)
-            self.player.release(self.logs.evaluation.left)
+        if self.parts.evaluation is not None:
+            self._pass(self.parts.evaluation)
+            self.player.release(self.parts.evaluation.left)
 
-    def _pass(self, log: Log) -> None:
+    def _pass(self, log: PreparedEvents) -> None:
         """Events of a pass; at a mark what is made there once."""
         self.player.repeat(log, lambda mark: self._take(self._marks.pop(mark, [])))
 
@@ -168,19 +168,19 @@ def play(history: History, *, limit: int | None = None, expandable_segments: boo
 
     Raises `OutOfMemory` where `limit` does not suffice for one of them.
     """
-    logs = _Logs.of(history)
+    parts = _Parts.of(history)
     return [
-        _played(history, logs, load, Player(expandable_segments=expandable_segments, limit=limit))
+        _played(history, parts, load, Player(expandable_segments=expandable_segments, limit=limit))
         for load in history.load
     ]
 
 
-def _played(history: History, logs: _Logs, load: list[Event], player: Player) -> Played:
+def _played(history: History, parts: _Parts, load: list[Event], player: Player) -> Played:
     # Keys of loading are told from those of a step.
     player.play((key + 2 * LASTING, size) for key, size in load)
     resident = player.allocated
     player.forget_peak()
-    run = _Run(history, logs, player)
+    run = _Run(history, parts, player)
     run.step()
     before, begun = -1, None
     for number in range(LATER_STEPS):

@@ -10,8 +10,8 @@ to the device module by module, as the Trainer does it (trainer.py, `_move_model
 On a T4 the blocks that unquantised models take so are those that were measured, to 1 KiB (tests/cases/measured_t4.json,
 `load`). Loading quantised weights is not one history: releases before 5.23 bring tensors by threads while others are
 quantised, and the warm-up is left out where little would be gained. The same settings were measured at 1070 to 1078 MiB
-there. So two ways are played (`WAYS`), and the middle of what they come to is what is told: over 37 configurations it is
-that of six ways (0, 2 or 4 tensors ahead, warmed up or not) to 0.2 % on average.
+there. So two ways are played (`WAYS`), and the middle of what they come to is what is told: over 37 configurations it
+is that of six ways (0, 2 or 4 tensors ahead, warmed up or not) to 0.2 % on average.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Event = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Passage:
     """Events up to the next mark: the large pool's one by one, and what the small pool does after the last of them."""
 
     large: list[Step] = field(default_factory=list)
@@ -27,25 +27,25 @@ class _Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class PreparedEvents:
     """Events that are played more than once, with everything told beforehand that does not hang on the allocator."""
 
-    stretches: list[_Stretch]
+    passages: list[_Passage]
     left: list[int]
     """Keys of what the events leave behind, in the order of its birth."""
     small: dict[int, int]
     """Bytes of what they leave behind in the small pool."""
 
     @classmethod
-    def of(cls, events: Iterable[Event]) -> Log:
+    def of(cls, events: Iterable[Event]) -> PreparedEvents:
         """Of events whose keys below 0 are marks."""
-        stretches: list[_Stretch] = []
+        passages: list[_Passage] = []
         steps: list[Step] = []
         alive: dict[int, int] = {}  # bytes in the small pool; 0 for the large one
         change = most = 0
         for key, size in events:
             if key < 0:
-                stretches.append(_Stretch(steps, change, most, key))
+                passages.append(_Passage(steps, change, most, key))
                 steps, change, most = [], 0, 0
             elif size > SMALL_LIMIT:
                 alive[key] = 0
@@ -61,8 +61,8 @@ class Log:
                 alive.pop(key, None)
                 steps.append((change, most, key, 0))
                 change = most = 0
-        stretches.append(_Stretch(steps, change, most))
-        return cls(stretches, list(alive), {key: size for key, size in alive.items() if size})
+        passages.append(_Passage(steps, change, most))
+        return cls(passages, list(alive), {key: size for key, size in alive.items() if size})
 
 
 class Player:
@@ -108,19 +108,19 @@ class Player:
 
     def play(self, events: Iterable[Event]) -> None:
         """Every event in its order."""
-        self.repeat(Log.of(events))
+        self.repeat(PreparedEvents.of(events))
 
-    def repeat(self, log: Log, at_mark: Callable[[int], None] | None = None) -> None:
+    def repeat(self, log: PreparedEvents, at_mark: Callable[[int], None] | None = None) -> None:
         """The events of `log`, and `at_mark` at its marks."""
         pool = self.pool
-        for stretch in log.stretches:
-            now = pool.run(stretch.large, self._held, self._small, now=self._small_now)
-            if now + stretch.most > pool.aside:
-                pool.set_aside(now + stretch.most)
-            pool.allocated_peak = max(pool.allocated_peak, pool.allocated + now + stretch.most)
-            self._small_now = now + stretch.change
-            if stretch.mark and at_mark is not None:
-                at_mark(stretch.mark)
+        for passage in log.passages:
+            now = pool.run(passage.large, self._held, self._small, now=self._small_now)
+            if now + passage.most > pool.aside:
+                pool.set_aside(now + passage.most)
+            pool.allocated_peak = max(pool.allocated_peak, pool.allocated + now + passage.most)
+            self._small_now = now + passage.change
+            if passage.mark and at_mark is not None:
+                at_mark(passage.mark)
         self._small.update(log.small)
 
     def release(self, keys: Iterable[int]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy.typing as npt
@@ -66,11 +67,12 @@ def replayed(asked: Asked) -> Replay:
     """
     assert asked.case.checkpointed is not None
     open_ = replace(asked, limit=None)
-    free = Free(*_recalled("replay", open_, lambda: list(_played(history(open_), asked.expandable)), 4))
+    events = cache(lambda: history(open_))
+    free = Free(*_recalled("replay", open_, lambda: list(_played(events(), asked.expandable)), 4))
 
     def below() -> tuple[int, int]:
         def made() -> list[int]:
-            return list(_played_below(history(asked), asked.expandable, asked.limit))
+            return list(_played_below(events(), asked.expandable, asked.limit))
 
         reserved, flushes = _recalled("replay below", asked, made, 2)
         return reserved, flushes

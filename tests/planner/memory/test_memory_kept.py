@@ -30,6 +30,7 @@ def forgetful(home: Path) -> Iterator[Path]:
 def figures(spec: ModelSpec) -> str:
     """A prediction as a new process makes it."""
     loads._ENVELOPES.clear()
+    kept._LATELY.clear()
     return predict(spec, load("a10g"), CHOICES).model_dump_json()
 
 
