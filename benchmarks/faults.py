@@ -1,10 +1,12 @@
 """Makes runs fail in every way that long runs fail, and shows that none is lost.
 
-    python benchmarks/faults.py [--short] [--seed N] [--output docs/faults.md]
+    python benchmarks/faults.py [--short] [--seed N] [--part NAME]... [--kept rows.json] [--output docs/faults.md]
 
 A tiny Llama is fine-tuned on the cpu: once undisturbed, then with one failure each. A run counts as lost when it can't
 be brought to its end, or ends elsewhere than the undisturbed one: after out-of-memory the loss may differ by 1e-4 and
 the recovered update's gradients by 1e-6 (relative, fp32); after everything else the weights must be equal bit for bit.
+
+The whole takes long: `--kept` writes down each part as it ends, and what stands there isn't run again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,7 @@ class Bench:
         from tests.support.trainer_support import make_model, make_plan, write_pairs
 
         self.folder = folder
+        self.seed = seed
         self.rng = random.Random(seed)
         self.short = short
         self.count = 0
@@ -427,19 +430,17 @@ class Bench:
         row.judge(outcome.code == 2 and "can't be written" in outcome.message, outcome.message)
         return row
 
-    def all(self, say: Callable[[str], None]) -> list[Row]:
-        """Every row of the table."""
-        rows: list[Row] = []
-        for part in (
-            self.out_of_memory, self.limited, self.in_group, self.killed, self.killed_while_saving, self.stopped,
-            self.corrupted, self.full_disk,
-            self.no_number, self.refused,
-        ):  # fmt: skip
-            found = part()
-            for row in found if isinstance(found, list) else [found]:
-                rows.append(row)
-                say(f"{row.name}: {row.runs} runs, {len(row.lost)} lost {'; '.join(row.lost)}")
-        return rows
+    def rows(self, part: str) -> list[Row]:
+        """The rows of one of `PARTS`; what it draws hangs on its name and the seed alone."""
+        self.rng = random.Random(f"{self.seed}-{part}")
+        found: Row | list[Row] = getattr(self, part)()
+        return found if isinstance(found, list) else [found]
+
+
+PARTS = (
+    "out_of_memory", "limited", "in_group", "killed", "killed_while_saving", "stopped", "corrupted", "full_disk",
+    "no_number", "refused",
+)  # fmt: skip
 
 
 def _stopped(outcome: fault_runs.Outcome) -> bool:
@@ -497,6 +498,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="a few of each kind, for the tests")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part of the table; may be repeated")
+    parser.add_argument("--kept", type=Path, help="file of finished parts: read first, then written after each part")
     parser.add_argument("--output", type=Path, help="write the table into this file too")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tuneplan-faults-") as name:
@@ -515,13 +518,29 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["TUNEPLAN_HOME"] = str(folder / "home")
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         began = time.perf_counter()
-        fault_runs.import_slow_parts()
-        bench = Bench(folder, seed=given.seed, short=given.short)
-        rows = bench.all(lambda line: print(line, file=sys.stderr, flush=True))
-        text = table(rows)
-        seconds = time.perf_counter() - began
-        print(text)
-        print(f"\n{seconds:.0f} s; the undisturbed run of {bench.steps} steps took {bench.undisturbed.seconds:.1f} s")
+        wanted = [part for part in PARTS if part in (given.part or PARTS)]
+        found = json.loads(given.kept.read_text()) if given.kept and given.kept.exists() else {}
+        asked = {"seed": given.seed, "short": given.short}
+        kept = {part: done for part, done in found.items() if asked.items() <= done.items()}
+        seconds = sum(kept[part]["seconds"] for part in wanted if part in kept)
+        missing = [part for part in given.part or PARTS if part not in kept]
+        if missing:
+            fault_runs.import_slow_parts()
+            bench = Bench(folder, seed=given.seed, short=given.short)
+            print(f"{bench.steps} steps undisturbed: {bench.undisturbed.seconds:.1f} s", file=sys.stderr, flush=True)
+        for part in missing:
+            rows = bench.rows(part)
+            for row in rows:
+                line = f"{row.name}: {row.runs} runs, {len(row.lost)} lost {'; '.join(row.lost)}"
+                print(line, file=sys.stderr, flush=True)
+            took, began = time.perf_counter() - began, time.perf_counter()
+            seconds += took
+            kept[part] = {**asked, "seconds": took, "rows": [asdict(row) for row in rows]}
+            if given.kept:
+                given.kept.write_text(json.dumps(kept, indent=1) + "\n")
+    rows = [Row(**row) for part in wanted for row in kept[part]["rows"]]
+    text = table(rows)
+    print(f"{text}\n\n{seconds:.0f} s")
     if given.output is not None:
         import datetime
 
