@@ -176,9 +176,12 @@ class CachingAllocator:
         return now
 
     def state(self) -> object:
-        """Equal where every later request goes the same way, as far as the same blocks are in use."""
-        free = [[(size, address) for size, address, _ in pool] for pool in self._free.values()]
-        return (free, self.allocated, self.reserved, self.aside)
+        """Equal where every later request goes the same way, as far as the same blocks are in use.
+
+        What is reserved does not belong to it: steps that leave the free blocks as they found them need no more of it
+        the next time.
+        """
+        return [[(size, address) for size, address, _ in pool] for pool in self._free.values()], self.allocated
 
     def segments(self) -> list[tuple[bool, list[tuple[int, int, bool]]]]:
         """Segments by address: (small pool?, its blocks as (address, bytes, free?))."""
