@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_from_info
 
 from planner.cli import options
-from planner.cli.asked import JSON_HELP, Aim, Source, Target
+from planner.cli.asked import JSON_HELP, Aim, Source, Target, TimeLimit
 from planner.cli.options import option
 from planner.contract.errors import InvalidInput
 
@@ -84,7 +84,9 @@ class Output:
 
 @app.callback(invoke_without_command=True)
 @options.with_records
-def recommend(context: typer.Context, target: Target, source: Source, aim: Aim, output: Output) -> int:
+def recommend(
+    context: typer.Context, target: Target, source: Source, aim: Aim, limit: TimeLimit, output: Output
+) -> int:
     """Says what fits on a GPU before you fine-tune on it, and then trains what it promised.
 
     With options and no command it recommends; alone in a terminal it opens the wizard.
@@ -100,15 +102,17 @@ def recommend(context: typer.Context, target: Target, source: Source, aim: Aim, 
     from planner.cli.learning import learned
     from planner.cli.recommend import run
     from planner.cli.resolve import resolve
+    from planner.contract.settings import parse_duration
     from planner.report.plan_view import Shown
 
+    seconds = None if limit.time is None else parse_duration(limit.time, option="--time")
     question = learned(lambda: resolve(target, source, aim))
     shown = Shown(
         decision=not output.brief,
         memory=output.memory or output.explain,
         advice=output.advice or output.explain,
     )
-    return run(question, as_json=output.as_json, save=output.save, shown=shown)
+    return run(question, as_json=output.as_json, save=output.save, shown=shown, seconds=seconds)
 
 
 def _refuse_stray_options(context: typer.Context) -> None:

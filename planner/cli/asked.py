@@ -83,6 +83,15 @@ class Aim(Batch):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TimeLimit:
+    """How long the run may take."""
+
+    time: str | None = option(
+        "Time for the whole run, as 30m, 2h, 1h30m or 3d: what can be done in it is planned, and what was cut said."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """How a plan is trained."""
 

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
 
 
-def run(question: Question, *, as_json: bool, save: str | None, shown: Shown) -> int:
-    """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits however it is changed."""
-    from planner.decide import search, spare
+def run(question: Question, *, as_json: bool, save: str | None, shown: Shown, seconds: float | None = None) -> int:
+    """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits however it is changed.
+
+    `seconds`: the time that the whole run may take.
+    """
+    from planner.decide import deadline, faster, search, spare
+
+    def answered() -> search.Recommendation:
+        return search.recommend(question) if seconds is None else deadline.recommend_in(question, seconds)
 
     try:
-        answer = learned(lambda: search.recommend(question))
+        answer = learned(answered)
     except search.NothingFits as error:
         say(error)
         _print_check(error.report, as_json)
@@ -38,11 +44,14 @@ def run(question: Question, *, as_json: bool, save: str | None, shown: Shown) ->
     from planner.report.plan_view import plan_view
     from planner.report.words import make_console
 
-    free = spare.line(question, answer.recommended) if shown.decision else None
+    free = shorter = None
+    if shown.decision:
+        best = answer.recommended
+        free, shorter = spare.line(question, best), faster.line(question, best, answer.time)
     if free is not None:
         answer = answer.model_copy(update={"why": [*answer.why, free]})
     data = None if question.data is None else question.data.settings.path
-    plan_view(make_console(), answer, _start_lines(save, data), shown=shown)
+    plan_view(make_console(), answer, _start_lines(save, data), shown=shown, faster=shorter)
     return EXIT_FITS
 
 

@@ -179,6 +179,23 @@ def parse_size(text: str, *, option: str) -> int:
     return int(size)
 
 
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:d|h|min|m|s)\s*)+", re.IGNORECASE)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", re.IGNORECASE)
+_DURATION_UNITS = {"d": 86_400.0, "h": 3_600.0, "min": 60.0, "m": 60.0, "s": 1.0}
+LONGEST_SECONDS = 366 * 86_400.0
+
+
+def parse_duration(text: str, *, option: str) -> float:
+    """Seconds from `30m`, `2h`, `1h30m`, `90 s` or `3d`; a number without a unit is refused."""
+    stripped = text.strip()
+    if not stripped.isascii() or _DURATION.fullmatch(stripped) is None:
+        raise InvalidInput(f"{option} {shown(text)} is not a time; write 30m, 2h, 1h30m, 90s or 3d")
+    seconds = sum(float(number) * _DURATION_UNITS[unit.lower()] for number, unit in _DURATION_PART.findall(stripped))
+    if not 1 <= seconds <= LONGEST_SECONDS:
+        raise InvalidInput(f"{option} {shown(text)} must lie between a second and a year")
+    return seconds
+
+
 def fit_to_hardware(
     choices: TrainingChoices, hardware: HardwareProfile, *, fixed: Iterable[str] = ()
 ) -> tuple[TrainingChoices, list[str]]:

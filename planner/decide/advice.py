@@ -32,10 +32,11 @@ PACKING_WASTE = 0.15
 """Share of padding from which packing is worth its block-diagonal attention."""
 
 
-def advise(question: Question, *, step_seconds: float | None = None) -> list[Advice]:
+def advise(question: Question, *, step_seconds: float | None = None, max_steps: int | None = None) -> list[Advice]:
     """Advice for the question's choices, in the order in which a person decides.
 
-    `step_seconds`: of one optimizer step, where known; it spaces the log lines.
+    `step_seconds`: of one optimizer step, where known; it spaces the log lines. `max_steps`: where the run is to end,
+    whatever the epochs say.
     """
     data = question.data
     effective = question.choices.effective_batch_size
@@ -48,6 +49,7 @@ def advise(question: Question, *, step_seconds: float | None = None) -> list[Adv
         step_seconds=step_seconds,
         epochs=advised_passes(None if data is None else data.training_examples, effective, question.preset),
         steps_per_epoch=None if data is None else data.steps_per_epoch(question.choices),
+        max_steps=max_steps,
     )
     advice = [learning_rate(case), length.epochs(case), length.effective_batch(case), length.scheduler(case)]
     advice += [length.warmup(case), adapters.weight_decay(case), adapters.clipping(case), adapters.optimizer(case)]
@@ -55,7 +57,8 @@ def advise(question: Question, *, step_seconds: float | None = None) -> list[Adv
         advice += [adapters.rank(case), adapters.alpha(case), adapters.dropout(case), adapters.targets(case)]
         advice += adapters.variant(case)
     advice += [_precision(case), _padding(case), length.validation(case), *length.intervals(case)]
-    return [*advice, length.early_stopping(case)]
+    advice.append(length.early_stopping(case))
+    return advice if max_steps is None else [*advice, length.last_step(max_steps)]
 
 
 def hyperparameters(advice: list[Advice], **overrides: Any) -> Hyperparameters:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planner.contract.choices import TrainingChoices
+from planner.contract.choices import LARGEST_COUNT, TrainingChoices
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.decide.advice_sources import Scenario
 
@@ -37,6 +37,8 @@ class AdviceCase:
     step_seconds: float | None
     epochs: float
     steps_per_epoch: int | None
+    max_steps: int | None = None
+    """Where the run ends, whatever the epochs say."""
 
     @property
     def adapters(self) -> bool:
@@ -46,7 +48,9 @@ class AdviceCase:
     @property
     def steps(self) -> int | None:
         """Optimizer steps of the whole run, where the data is known."""
-        return None if self.steps_per_epoch is None else math.ceil(self.steps_per_epoch * self.epochs)
+        if self.steps_per_epoch is None:
+            return self.max_steps
+        return min(math.ceil(self.steps_per_epoch * self.epochs), self.max_steps or LARGEST_COUNT)
 
     @property
     def tokens_per_row(self) -> float | None:

@@ -9,7 +9,7 @@ import math
 
 from planner.contract.records import Advice
 from planner.contract.sentence import joined, named, sentence
-from planner.contract.units import format_duration
+from planner.contract.units import counted, format_duration
 from planner.decide import advice_sources as src
 from planner.decide.advice_case import FEW_STEPS, MOST_PASSES, USUAL_PASSES, AdviceCase
 from planner.decide.advice_sources import sources
@@ -28,7 +28,9 @@ def epochs(case: AdviceCase) -> Advice:
     value, source = case.epochs, sources(src.UNSLOTH, src.FACTORY, src.GUIDE_4)
     guides = "guide 1: 20; guide 4: 5 to 10 below 1,000 examples, 3 to 5 to 100,000, 1 to 3 beyond"
     spread = "LLaMA-Factory 3, Unsloth 1 to 3, Axolotl 1 to 4"
-    if case.data is None:
+    if case.max_steps is not None:
+        rule = f"at most {value:g}; the time that was given ends it after {counted(case.max_steps, 'step')}"
+    elif case.data is None:
         rule = "3; with data, as many more as 100 optimizer steps ask for"
         if case.scenario.epochs is not None:
             rule = f"{case.scenario.title}: {value:g}"
@@ -41,7 +43,7 @@ def epochs(case: AdviceCase) -> Advice:
         )
     else:
         rule = f"3 passes over {case.data.examples:,} examples, {case.steps:,} optimizer steps; validation decides"
-    if case.steps is not None and case.steps < FEW_STEPS:
+    if case.steps is not None and case.steps < FEW_STEPS and case.data is not None:
         rule += sentence(". ", too_short(case))
     return Advice(name="epochs", value=value, rule=rule, source=source, spread=spread, guides=guides)
 
@@ -53,9 +55,12 @@ def too_short(case: AdviceCase) -> str:
     if batch > 1:
         smaller = max(1, batch * steps // FEW_STEPS)
         ways.append(named("effective_batch_size") + f" {smaller}")
-    if case.epochs < MOST_PASSES:
+    if case.epochs < MOST_PASSES and case.max_steps is None:
         ways.append(f"up to {MOST_PASSES} epochs")
     assert case.data is not None
+    if case.max_steps is not None:
+        few = f"{counted(steps, 'step')} {'is' if steps == 1 else 'are'} too few to learn much: "
+        return few + joined(", or ", [*ways, "more time"])
     wanted = math.ceil(FEW_STEPS * batch / case.epochs / (1 - VALIDATION_SPLIT))
     ways.append(
         f"{wanted:,} examples instead of {case.data.examples:,}" if wanted > case.data.examples else "more data"
@@ -173,6 +178,12 @@ def intervals(case: AdviceCase) -> list[Advice]:
         ),
         Advice(name="logging_steps", value=logging, rule=log_rule, source=src.GUIDE_4),
     ]
+
+
+def last_step(steps: int) -> Advice:
+    """Where a run ends that has only so much time."""
+    rule = "as many optimizer steps as the given time has room for, loading and evaluation counted"
+    return Advice(name="max_steps", value=steps, rule=rule, source=src.OWN)
 
 
 def early_stopping(case: AdviceCase) -> Advice:

@@ -10,10 +10,8 @@ from planner.contract.records import CheckReport
 from planner.contract.spec import HardwareProfile
 from planner.decide.prices import Price
 from planner.decide.question import Question
+from planner.decide.run_time import EXAMPLES
 from planner.decide.search import Changed, recommend
-
-EXAMPLES = 1_000
-"""Without data, hours are for so many examples of full length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,7 @@ class Limit:
 
 def longest(question: Question) -> Limit | None:
     """The longest sequence at micro-batch 1, as many layers recomputed as that takes; None where none fits."""
+    question = replace(question, data=None)  # rows as long as asked, not as the data has them
     last = question.model.max_positions or LONGEST_TRIED
     steps = _steps(question)
     base = replace(question.completed(), batch_size=1, gradient_accumulation_steps=steps)

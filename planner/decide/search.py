@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import Infeasible, NotModelled
-from planner.contract.record import Record
+from planner.contract.record import Record, Seconds
 from planner.contract.records import Advice, CheckReport, Said
 from planner.contract.sentence import named, sentence
 from planner.contract.settings import check_length
@@ -25,6 +25,7 @@ from planner.decide.advice_case import advised_batch
 from planner.decide.candidates import Candidates, batch_is_fixed, batch_pairs, evaluate, rounded
 from planner.decide.check import check
 from planner.decide.question import GOALS, Question
+from planner.decide.run_time import RunTime, run_time
 from planner.decide.tiers import choose, distinct, inside
 from planner.decide.ways import Way, ways
 
@@ -49,6 +50,18 @@ class FrontPoint(Record):
     step_seconds: float
 
 
+class Deadline(Record):
+    """The time that was given, and what was cut for it."""
+
+    seconds: Seconds
+    cut: list[str]
+    """What is less than without a limit, in words; empty where nothing had to be."""
+    kept: bool
+    """Whether the whole run is expected to end in time."""
+    enough: bool
+    """Whether at least 100 optimizer steps are left."""
+
+
 class Recommendation(Record):
     """What `plan --json` prints: one recommended configuration and the tiers it was taken from."""
 
@@ -71,6 +84,10 @@ class Recommendation(Record):
     front: list[FrontPoint] = Field(default_factory=list)
     """From the fastest to the smallest, by the search's own figures."""
     advice: list[Advice] = Field(default_factory=list)
+    time: RunTime | None = None
+    """Of the whole run, part by part; None where no speed is modelled."""
+    deadline: Deadline | None = None
+    """Where a time was given."""
     data: dict[str, Any] | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
@@ -99,6 +116,7 @@ def recommend(question: Question) -> Recommendation:
     index, recommended = options[places[wanted]]
     chosen = question.having(found.candidates.choices(index, question.model))
     changed = _changed(question, scope.asked, chosen.choices)
+    advice = advise(chosen, step_seconds=None if recommended.speed is None else recommended.speed.step_seconds)
     return Recommendation(
         goal=goal,
         effective_batch_size=scope.effective_batch_size,
@@ -112,7 +130,8 @@ def recommend(question: Question) -> Recommendation:
         changed=changed,
         why=why.batch_lines(question, found.candidates, index, recommended),
         front=_front(found.candidates, question.budget_bytes, chosen.choices.max_length),
-        advice=advise(chosen, step_seconds=None if recommended.speed is None else recommended.speed.step_seconds),
+        advice=advice,
+        time=run_time(chosen, recommended, advice),
         data=None if question.data is None else question.data.profile.summary(),
     )
 

@@ -27,7 +27,7 @@ def line(question: Question, chosen: CheckReport) -> str | None:
     here = replace(question, notes=()).having(chosen.settings)
     uses = []
     try:
-        found = limits.longest(here)
+        found = limits.longest(here) if question.data is None else None  # the data has the length that it has
     except TuneplanError:
         found = None
     if found is not None and int(found.value) >= ROUND_LENGTH * here.choices.max_length:

@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.contract.records import CheckReport
-from planner.contract.units import format_bytes, format_count
+from planner.contract.units import counted, format_bytes, format_count
 from planner.decide.own_runs import timed_runs
 from planner.decide.reasons import runs_inside
 from planner.decide.search import Recommendation
 from planner.report import words
 from planner.report.memory_view import breakdown, instants_line, speed_line
-from planner.report.timing import durations, time_line
+from planner.report.timing import deadline_lines, durations, time_line
 
 BAR_WIDTH = 12
 NOTE_LINES = 3
@@ -38,15 +38,22 @@ class Shown:
 DECISION = Shown()
 
 
-def plan_view(console: Console, answer: Recommendation, start: list[str], *, shown: Shown = DECISION) -> None:
-    """Prints a recommendation; `start` are the command lines that begin the run, none where it begins by itself."""
+def plan_view(
+    console: Console, answer: Recommendation, start: list[str], *, shown: Shown = DECISION, faster: str | None = None
+) -> None:
+    """Prints a recommendation; `start` are the command lines that begin the run, none where it begins by itself.
+
+    `faster`: what would shorten a run that takes too long.
+    """
     _changes(console, answer)
+    for line in deadline_lines(answer):
+        console.print(line, style="bold yellow" if answer.deadline and answer.deadline.cut else "bold")
     _heading(console, answer)
     console.print()
     console.print(tiers_table(console, answer))
     console.print()
     if shown.decision:
-        _decision(console, answer)
+        _decision(console, answer, faster)
     _notes(console, answer, every=shown.memory or shown.advice or not shown.decision)
     if shown.memory:
         _memory(console, answer.recommended)
@@ -69,15 +76,20 @@ def _changes(console: Console, answer: Recommendation) -> None:
         console.print(answer.notes[0], style="bold yellow")
 
 
-def _decision(console: Console, answer: Recommendation) -> None:
+def _decision(console: Console, answer: Recommendation, faster: str | None) -> None:
     for line in answer.why:
         console.print(line)
     console.print(time_line(answer))
+    if faster is not None:
+        console.print(faster)
     console.print(weakest_point(answer))
     rates = {entry.name: entry for entry in answer.advice}
+    length = f"{words.value_text(rates['epochs'].value)} epochs"
+    if "max_steps" in rates:
+        length = counted(rates["max_steps"].value, "step")
     console.print(
-        f"Learning rate {words.value_text(rates['learning_rate'].value)}, {words.value_text(rates['epochs'].value)} "
-        "epochs; --advice says why and what others take.",
+        f"Learning rate {words.value_text(rates['learning_rate'].value)}, {length}; --advice says why and what others "
+        "take.",
         style="dim",
     )
 

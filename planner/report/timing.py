@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.contract.units import format_duration
+from planner.contract.units import counted, format_duration
+from planner.decide.faster import LONG_RUN, LONG_STEP, VERY_LONG_RUN
 from planner.decide.own_runs import timed_runs
+from planner.decide.run_time import EXAMPLES
 from planner.decide.search import Recommendation
 
-EXAMPLES = 1_000
-"""Without data, time is told for so many examples of full length."""
-LONG_STEP, LONG_RUN, VERY_LONG_RUN = 600.0, 86_400.0, 7 * 86_400.0
-"""Seconds from which a step, or a run, is called long."""
 SAME = 0.005
+BESIDE = 0.1
+"""Share of a run's time from which what is no training is told."""
 
 
 def durations(seconds: Sequence[float | None]) -> list[str]:
@@ -40,33 +40,41 @@ def _finer(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min {rest:02d} s" if hours else f"{minutes} min {rest:02d} s"
 
 
-def run_seconds(answer: Recommendation) -> tuple[float, float] | None:
-    """(seconds of the whole run, epochs): of the data's epochs, else of 1,000 full examples; None without a speed."""
-    speed = answer.recommended.speed
-    if speed is None:
-        return None
-    epochs = next((float(entry.value) for entry in answer.advice if entry.name == "epochs"), 1.0)
-    if speed.epoch_seconds is not None:
-        return speed.epoch_seconds * epochs, epochs
-    steps = -(-EXAMPLES // answer.effective_batch_size)
-    return speed.step_seconds * steps * epochs, epochs
-
-
 def time_line(answer: Recommendation) -> str:
     """The whole run's time and what to think of it."""
-    found, speed = run_seconds(answer), answer.recommended.speed
-    if found is None or speed is None:
+    time, speed = answer.time, answer.recommended.speed
+    if time is None or speed is None:
         return "Time: no speed is modelled for this configuration."
-    total, epochs = found
-    count = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
-    if speed.epoch_seconds is not None:
-        text = f"Time: {format_duration(total)} for {count} of {format_duration(speed.epoch_seconds)}"
+    passes = f"{time.epochs:g} epoch{'' if time.epochs == 1 else 's'}"
+    if time.epochs != int(time.epochs):
+        text = f"Time: {format_duration(time.total)} for {counted(time.steps, 'step')}"
+    elif speed.epoch_seconds is not None:
+        text = f"Time: {format_duration(time.total)} for {passes} of {format_duration(speed.epoch_seconds)}"
     else:
-        text = f"Time: {format_duration(total)} for {count} of {EXAMPLES:,} examples of full length"
+        text = f"Time: {format_duration(time.total)} for {passes} of {EXAMPLES:,} examples of full length"
+    if time.beside > BESIDE * time.total:
+        text += f", {format_duration(time.beside)} of it loading, evaluating and saving"
     runs = timed_runs(answer.recommended)
     if runs:
         text += f" (corrected by {runs} run{'' if runs == 1 else 's'} here)"
-    return f"{text}{verdict(total, speed.step_seconds)}."
+    return f"{text}{verdict(time.total, speed.step_seconds)}."
+
+
+def deadline_lines(answer: Recommendation) -> list[str]:
+    """What the given time left room for; nothing where none was given."""
+    limit, time = answer.deadline, answer.time
+    if limit is None or time is None:
+        return []
+    given = format_duration(limit.seconds)
+    if not limit.kept:
+        return [
+            f"{given} are not enough: one step with loading takes {format_duration(time.total)}; "
+            "a smaller model, a shorter --max-length or a faster device (plan compare)."
+        ]
+    said = [f"In {given}: {'; '.join(limit.cut)}." if limit.cut else f"In {given}: everything, nothing is cut."]
+    if not limit.enough:
+        said.append(f"{counted(time.steps, 'step')} teach little (100 are the least): more time, or a smaller model.")
+    return said
 
 
 def verdict(total: float, step: float) -> str:

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.contract.units import format_bytes, format_duration
-from planner.decide.compare import EXAMPLES, ComparedRow
+from planner.decide.compare import ComparedRow
 from planner.decide.limits import Limit
 from planner.decide.question import Question
+from planner.decide.run_time import EXAMPLES
 from planner.report import words
 
 NAME_WIDTH = 28
