@@ -3,6 +3,7 @@
 Each object has `name`, `hub_id`, `config` (path of a copy of the model's config.json), `checked` (whose copy it is) and
 may have `siblings` and `note`. The keys that describe the network are kept; a type without a written program gets its
 description read off the network that transformers builds of it, which is shipped beside the catalogue.
+`--again [TYPE…]` reads these descriptions anew, as after a release of transformers.
 """
 
 from __future__ import annotations
@@ -45,23 +46,38 @@ def add(item: dict[str, Any], recorder: Recorder) -> str:
         **({"note": item["note"]} if "note" in item else {}),
         "config": config,
     }
-    said = ""
-    if part["model_type"] not in ARCHITECTURES:
-        found = {"schema": recorded.SCHEMA, "shipped": True, **recorder.ask(do="describe", config=part)["spec"]}
-        folder = recorded.SHIPPED / recorded.folder(part).name
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(found, separators=(",", ":")).encode()
-        (folder / "spec.json.gz").write_bytes(gzip.compress(text, mtime=0))
-        said = f", {found['parameters']:,} parameters read off transformers {found['versions']['transformers']}"
+    said = "" if part["model_type"] in ARCHITECTURES else describe(part, recorder)
     place = catalogue.MODELS / f"{item['name']}.json"
     place.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return f"{item['name']}: {part['model_type']}{said}"
+
+
+def describe(part: dict[str, Any], recorder: Recorder) -> str:
+    """Ships the description of a network that transformers builds; returns what it is."""
+    found = {"schema": recorded.SCHEMA, "shipped": True, **recorder.ask(do="describe", config=part)["spec"]}
+    folder = recorded.SHIPPED / recorded.folder(part).name
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, separators=(",", ":")).encode()
+    (folder / "spec.json.gz").write_bytes(gzip.compress(text, mtime=0))
+    return f", {found['parameters']:,} parameters read off transformers {found['versions']['transformers']}"
+
+
+def again(types: list[str], recorder: Recorder) -> None:
+    """Describes the networks of the catalogue's entries anew: those of `types`, or all."""
+    for entry in catalogue.entries():
+        part = text_part(entry.config)
+        model_type = str(part["model_type"])
+        if model_type not in ARCHITECTURES and (not types or model_type in types):
+            print(f"{entry.name}: {model_type}{describe(part, recorder)}", flush=True)
 
 
 def main(arguments: list[str]) -> int:
     """Adds every model of the list; one that transformers can't build is told and left out."""
     recorder = Recorder()
     try:
+        if arguments[0] == "--again":
+            again(arguments[1:], recorder)
+            return 0
         for item in json.loads(Path(arguments[0]).read_text(encoding="utf-8")):
             try:
                 print(add(item, recorder), flush=True)

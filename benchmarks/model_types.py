@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ from planner import memory
 from planner.calibration import attach
 from planner.contract.architectures import ARCHITECTURES
 from planner.contract.choices import TrainingChoices
-from planner.contract.errors import TuneplanError
+from planner.contract.errors import NotModelled, TuneplanError
 from planner.contract.words import one_line
-from planner.decide import learning
+from planner.decide.learning import Teacher
+from planner.models.recorded import Unlearned
 from planner.models.sources import from_config
 
 RESULTS = Path(__file__).parent / "results" / "model_types.json"
@@ -32,6 +36,8 @@ CLASSES = {
     "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "image-text-to-text": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
 }
+MOST_SECONDS = 240
+"""That one type may take."""
 CHOICES = TrainingChoices(batch_size=2, max_length=256, lora_targets=("all-linear",), lora_dropout=0.0)
 
 
@@ -62,36 +68,56 @@ def default_config(model_type: str, cls: str) -> dict[str, Any]:
     return config
 
 
-def tried(model_type: str, cls: str) -> dict[str, str]:
-    """`basis` of a figure (written, recorded, traced, refused), and why it is no better."""
-    config = default_config(model_type, cls)
-    part = config.get("text_config", config)
-    if part["model_type"] in ARCHITECTURES:
-        return {"basis": "written"}
-    card = attach.find("a100-80gb")
-    try:
-        spec = learning.learned(lambda: from_config(config, model_type), lambda line: None, allowed=lambda: True)
-    except TuneplanError as error:
-        return {"basis": "refused", "why": one_line(error)}
-    reasons = []
-    for loss in ("chunked", "full") if spec.task == "causal" else ("full",):
-        choices = CHOICES.with_usual_implementation("cuda")
-        choices = type(choices)(**{**_fields(choices), "loss": loss})
+class _Tried:
+    """One type after the other, in one child that traces as long as it answers."""
 
-        def work(choices: TrainingChoices = choices) -> Any:
-            return memory.predict(spec, card, choices)
+    def __init__(self) -> None:
+        self.teacher = Teacher(lambda line: None)
+        self.card = attach.find("a100-80gb")
+        signal.signal(signal.SIGALRM, self._late)
 
+    def tried(self, model_type: str, cls: str) -> dict[str, str]:
+        """`basis` of a figure (written, recorded, traced, refused), and why it is no better."""
+        config = default_config(model_type, cls)
+        if config.get("text_config", config)["model_type"] in ARCHITECTURES:
+            return {"basis": "written"}
+        signal.alarm(MOST_SECONDS)
         try:
-            learning.learned(work, lambda line: None, allowed=lambda: True)
-        except TuneplanError as error:
-            reasons.append(one_line(error))
-            continue
-        return {"basis": "recorded", **({"why": f"loss full: {reasons[0]}"} if reasons else {})}
-    return {"basis": "traced or refused", "why": reasons[-1]}
+            return self._recorded(config, model_type)
+        except (TimeoutError, TuneplanError) as error:
+            self.teacher.close()
+            self.teacher = Teacher(lambda line: None)
+            return {"basis": "refused", "why": one_line(error)}
+        finally:
+            signal.alarm(0)
 
+    def _recorded(self, config: dict[str, Any], model_type: str) -> dict[str, str]:
+        spec = self._learned(lambda: from_config(config, model_type))
+        reasons = []
+        for loss in ("chunked", "full") if spec.task == "causal" else ("full",):
+            choices = replace(CHOICES.with_usual_implementation("cuda"), loss=loss)
 
-def _fields(choices: TrainingChoices) -> dict[str, Any]:
-    return {name: getattr(choices, name) for name in choices.__dataclass_fields__}
+            def work(choices: TrainingChoices = choices) -> Any:
+                return memory.predict(spec, self.card, choices)
+
+            try:
+                self._learned(work)
+            except TuneplanError as error:
+                reasons.append(one_line(error))
+                continue
+            return {"basis": "recorded", **({"why": f"loss full: {reasons[0]}"} if reasons else {})}
+        return {"basis": "traced or refused", "why": reasons[-1]}
+
+    def _learned(self, work: Callable[[], Any]) -> Any:
+        for _ in range(8):
+            try:
+                return work()
+            except Unlearned as missing:
+                self.teacher.learn(missing)
+        raise NotModelled("asks for more and more recordings")
+
+    def _late(self, *_: object) -> None:
+        raise TimeoutError(f"not done in {MOST_SECONDS} s")
 
 
 def table(results: dict[str, dict[str, dict[str, str]]]) -> str:
@@ -124,14 +150,16 @@ def main(arguments: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"TUNEPLAN_HOME": home, "TUNEPLAN_CACHE": "off"}
+        trying = _Tried()
         for head, names in types().items():
             for name, cls in names.items():
                 known = results.setdefault(head, {})
                 if name in arguments or (not arguments and name not in known):
-                    known[name] = tried(name, cls)
+                    known[name] = trying.tried(name, cls)
                     print(head, name, known[name], flush=True)
                     RESULTS.parent.mkdir(exist_ok=True)
                     RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        trying.teacher.close()
     return 0
 
 

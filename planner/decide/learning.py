@@ -15,12 +15,12 @@ from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.handover.recorder import Recorder
-from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, RX, SS, SSP, TL, TR, B, C, R, S, T
+from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, RX, SS, SSP, TL, TR, B, C, K, R, S, T
 from planner.memory.recorded.cuts import Cut, cut, some_counts
 from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.fit import Irregular, Point, fitted
 from planner.memory.recorded.log import RELEASE, SCHEMA, Log, Part
-from planner.memory.recorded.wanted import CHUNKS, PIECES, path_of
+from planner.memory.recorded.wanted import CHUNKS, PIECES, path_of, recurrent_piece
 from planner.models import recorded
 from planner.models.recorded import Unlearned
 
@@ -32,6 +32,9 @@ HELD_OUT = (4, 368)
 SINGLE = ((1, 240), (1, 368), (1, 480))
 SINGLE_HELD_OUT = (1, 608)
 """(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
+PIECEWISE = ((8, 16), (10, 48), (14, 32))
+PIECEWISE_HELD_OUT = (12, 16)
+"""(pieces that a recurrence takes, tokens that its last one lacks) in place of those lengths."""
 MOST_PROGRAMS = 64
 """That one question may ask for."""
 
@@ -134,11 +137,20 @@ class Teacher:
         alike(kinds, self.answer["kinds"])
         weighed(spec, choices_of(asked), found.layers, self.answer)
         logs = [self._run(point, found.checkpointed, asked) for point in points]
-        log = fitted(logs, points, terms(asked), found.windows)
+        log = self._fitted(logs, points, terms(spec, asked), found)
         more = _longer(found)
         self._open(config, asked, more.layers, len(kinds))
         verify(log, self._run(held_out, more.checkpointed, asked), held_out)
         return log
+
+    def _fitted(self, logs: Sequence[dict[str, Any]], points: Sequence[Point], terms: Sequence[int], found: Cut) -> Log:
+        """The program; where a loop runs more often at one shape than at another, with its turns told by a few."""
+        try:
+            return fitted(logs, points, terms, found.windows)
+        except Irregular:
+            if not all("gathered" in log for log in logs):
+                raise
+        return fitted([{"parts": log["gathered"]} for log in logs], points, terms, found.windows)
 
     def _open(self, config: Mapping[str, Any], asked: Mapping[str, Any], layers: int, whole: int) -> None:
         choices = {**asked["choices"], "gradient_checkpointing": asked["choices"]["gradient_checkpointing"]}
@@ -205,21 +217,26 @@ def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Poin
     """The shapes that are traced, and the one that is held out."""
     whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
     pieces, chunks = asked["regime"] & PIECES, asked["regime"] & CHUNKS
+    recurrent = recurrent_piece(spec)
     points = []
     for number, (batch, length) in enumerate(whole):
+        if recurrent > 1:
+            turns, missing = (*PIECEWISE, PIECEWISE_HELD_OUT)[number]
+            length = turns * recurrent - missing
         if asked["windowed"]:
-            length += -(-(spec.sliding_window or 0) // 128) * 128
+            step = max(128, recurrent)
+            length += -(-(spec.sliding_window or 0) // step) * step
         if asked["unaligned"]:
             length += 5
         tokens = batch * length
         # Two pieces, two chunks: of other shares of the tokens at every shape, so that nothing stands in one ratio.
         piece = tokens * (5 + number) // 9 if pieces else WHOLE
         chunk = (tokens - batch) * (17 - 2 * number) // 20 if chunks else WHOLE
-        points.append(Point(batch=batch, length=length, piece=piece, chunk=chunk))
+        points.append(Point(batch=batch, length=length, piece=piece, chunk=chunk, recurrent_piece=recurrent))
     return points[:-1], points[-1]
 
 
-def terms(asked: Mapping[str, Any]) -> list[int]:
+def terms(spec: ModelSpec, asked: Mapping[str, Any]) -> list[int]:
     """Monomials that sizes may hold in a program."""
     found = [ONE, T, BSS, TR] if asked["single"] else [ONE, T, S, B, BSS, SS, TR, TL]
     if asked["regime"] & PIECES:
@@ -228,6 +245,8 @@ def terms(asked: Mapping[str, Any]) -> list[int]:
         found += [C, CX]
     if asked["unaligned"]:
         found += [BSSP] if asked["single"] else [SSP, BSSP]
+    if recurrent_piece(spec) > 1:
+        found += [K, KK]
     return found
 
 

@@ -23,7 +23,7 @@ from planner.memory.loads import (
     persistent_bytes,
     symbolic,
 )
-from planner.memory.recorded.wanted import regimes
+from planner.memory.recorded.wanted import recurrent_piece, regimes
 from planner.memory.step.case import flattens
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def predict_grid(
             model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]), int(regime[chosen][0])
         )
         found = envelope_of(case)
-        values = multipliers(batches[chosen], lengths[chosen], layers[chosen], rows_per_chunk)
+        values = multipliers(batches[chosen], lengths[chosen], layers[chosen], rows_per_chunk, recurrent_piece(model))
         peak, rows = evaluate(found, values)
         allocated[chosen] = peak
         persistent[chosen] = persistent_bytes(found)

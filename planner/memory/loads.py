@@ -14,7 +14,7 @@ from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 from planner.memory.engine.peak import Envelope, envelope
 from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
-from planner.memory.recorded.wanted import is_recorded, regimes
+from planner.memory.recorded.wanted import is_recorded, recurrent_piece, regimes
 from planner.memory.step.case import Case, flattens
 from planner.memory.step.kept import recall
 from planner.memory.step.sharding import divides_gradients, exchanges
@@ -171,7 +171,7 @@ def _load(
         values = row_multipliers(own, layers, per_chunk)
     else:
         batch, length, checkpointed = (np.array([x]) for x in (choices.batch_size, choices.max_length, layers))
-        values = multipliers(batch, length, checkpointed, per_chunk)
+        values = multipliers(batch, length, checkpointed, per_chunk, recurrent_piece(model))
     if evaluating:
         case = _eval_case(case, replace(choices, eval_batch_size=None))
     return Load(case, values, width * choices.batch_size * choices.max_length, rows)

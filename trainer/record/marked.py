@@ -1,11 +1,14 @@
 """A recorder that also notes where each layer begins, forward and backward, and where a gradient is taken over."""
 
+# mypy: disable-error-code="attr-defined"
+
 from __future__ import annotations
 
 from typing import Any
 
 import torch
 
+from trainer.record.turns import Chain, LoopWatch, Mark, gathered
 from trainer.trace.recorder import NEVER, RealStorage, StepRecorder
 from trainer.trace.result import component_of
 
@@ -13,13 +16,17 @@ from trainer.trace.result import component_of
 class MarkedRecorder(StepRecorder):
     """Marks are (event number, phase, layer): what comes after belongs there; layer is None outside all layers."""
 
-    def __init__(self, layers: list[str]) -> None:
+    def __init__(self, layers: list[str], turns: LoopWatch) -> None:
         super().__init__(granularity=1)
         self.layers = {path: index for index, path in enumerate(layers)}
         self.marks: list[tuple[int, str, int | None]] = []
         self.taken_over: list[tuple[int, RealStorage]] = []
         """(event number, gradient) at which backward hands a parameter's gradient over."""
         self._at: tuple[str, int | None] = ("load", None)
+        self.turns = turns
+        self.turn_marks: list[Mark] = []
+        self._stage = ("", -1)
+        self._turn_of_node: dict[int, Chain] = {}
         self._known: dict[str, int | None] = {"": None}
 
     def enter(self, phase: str) -> None:
@@ -48,6 +55,26 @@ class MarkedRecorder(StepRecorder):
         # In backward an operator of no module stays with the layer whose gradients it handles.
         if layer is not None or (self.phase != "backward" and self._module):
             self._mark(self.phase, layer)
+        self._turn(layer)
+
+    def _turn(self, layer: int | None) -> None:
+        """Notes which turn of which loop begins."""
+        chain: Chain = ()
+        if self._backward:
+            node = torch._C._current_autograd_node()
+            chain = () if node is None else self._turn_of_node.get(node._sequence_nr(), ())
+        elif layer is not None:
+            if self._stage != (self.phase, layer):
+                self.turns.again(layer)
+                self._stage = (self.phase, layer)
+            chain = self.turns.chain()
+            if torch.is_grad_enabled():
+                self._turn_of_node[torch.autograd._get_sequence_nr() - 1] = chain
+        stage = self.phase if not self._backward else "derived"
+        if self._backward:
+            self._stage = ("", -1)
+        if not self.turn_marks or self.turn_marks[-1][1:] != (stage, chain):
+            self.turn_marks.append((self.clock, stage, chain))
 
     def _layer(self, path: str) -> int | None:
         if path not in self._known:
@@ -59,6 +86,7 @@ class MarkedRecorder(StepRecorder):
     def log(self, length: int) -> dict[str, Any]:
         """Parts in order: [phase, layer, events]; an event is [key, bytes, name] of an allocation, [key, -1] of its
         release, [key, -2] where a gradient is handed over. What was there before the step has no events but the batch.
+        `gathered`: the same with long loops told by few turns, where there are any.
         """
         begins = self.step_begins
         events: list[tuple[float, list[Any]]] = []
@@ -76,8 +104,16 @@ class MarkedRecorder(StepRecorder):
             if id(storage) in numbers:
                 events.append((clock + 0.5, [numbers[id(storage)], -2]))
         events.sort(key=lambda event: event[0])
+        found = {"parts": self._parts(events)}
+        shorter = gathered(events, [mark for mark in self.turn_marks if mark[0] >= begins])
+        if shorter is not None:
+            found["gathered"] = self._parts(shorter)
+        return found
+
+    def _parts(self, events: list[tuple[float, list[Any]]]) -> list[list[Any]]:
+        """The events by the stretches that the marks tell apart."""
         parts: list[list[Any]] = []
-        marks = [mark for mark in self.marks if mark[0] >= begins]
+        marks = [mark for mark in self.marks if mark[0] >= self.step_begins]
         position = 0
         for place, (_clock, phase, layer) in enumerate(marks):
             until = marks[place + 1][0] if place + 1 < len(marks) else float("inf")
@@ -86,7 +122,7 @@ class MarkedRecorder(StepRecorder):
                 inside.append(events[position][1])
                 position += 1
             parts.append([phase, layer, inside])
-        return {"parts": parts}
+        return parts
 
 
 def _anonymous(path: str) -> str:

@@ -62,9 +62,28 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
         "kinds": kinds(model),
         "buffer_bytes": sum(buffer.untyped_storage().nbytes() for buffer in model.buffers()),
         "head": next((name for name, module in model.named_modules() if module is head and head is not None), None),
+        "recurrent_piece": recurrent_piece(model, text),
         "experts": expert_tensors(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
+
+
+def recurrent_piece(model: Any, config: object) -> int:
+    """Tokens that a recurrence or a linear attention takes at a time, as the config or the network's own code has it;
+    0 where nothing goes through the sequence piece by piece."""
+    named = _first(config, "mamba_chunk_size", "chunk_size")
+    if isinstance(named, int) and named > 0:
+        return named
+    import inspect
+    import sys
+
+    code = vars(sys.modules[type(model).__module__])
+    for function in code.values():
+        if inspect.isfunction(function) and function.__module__ == type(model).__module__:
+            given = inspect.signature(function).parameters.get("chunk_size")
+            if given is not None and isinstance(given.default, int):
+                return given.default
+    return 0
 
 
 def task_of(model: object) -> str:

@@ -21,6 +21,7 @@ from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.modeling.lean import rows
 from trainer.record import network
 from trainer.record.marked import MarkedRecorder
+from trainer.record.turns import LoopWatch
 from trainer.trace import int8, operators, ragged, scratch
 from trainer.trace import run as tracing
 from trainer.trace.autocast import cuda_autocast_rules
@@ -129,7 +130,7 @@ class Session:
             layer.gradient_checkpointing = index < checkpointed and not evaluate
         for parameter in self.model.parameters():
             parameter.grad = None
-        recorder = MarkedRecorder(self.paths)
+        recorder = MarkedRecorder(self.paths, LoopWatch(checkpointable_layers(self.model)))
         if self.target == "cuda":
             for rules in (scratch.cuda_scratch(), int8.scratch(), ragged.scratch()):
                 recorder.scratch_for(rules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,20 @@ def chunk_rows(vocab_size: int) -> int:
     return min(4096, max(64, 1 << (fitting.bit_length() - 1)))
 
 
-def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_rows: int) -> npt.NDArray[np.float64]:
-    """The monomials' values, (configurations, 2·WIDTH); `chunk_rows`: tokens of one loss chunk. Bytes up to 2^53
-    are exact in float64.
+def turns(length: Any, piece: int) -> Any:
+    """Pieces of `piece` tokens (0: none) that a recurrence takes of a sequence."""
+    return -(-length // piece) if piece else 0 * length
+
+
+def multipliers(
+    batch_size: Array, length: Array, checkpointed: Array, chunk_rows: int, recurrent_piece: int = 0
+) -> npt.NDArray[np.float64]:
+    """The monomials' values, (configurations, 2·WIDTH); `chunk_rows`: tokens of one loss chunk, `recurrent_piece`:
+    those that a recurrence takes at a time. Bytes up to 2^53 are exact in float64.
     """
     b, s, n = (np.asarray(x, dtype=np.float64) for x in (batch_size, length, checkpointed))
     tokens = b * s
-    one = np.ones_like(tokens)
+    one, k = np.ones_like(tokens), turns(s, recurrent_piece)
     basis = np.stack(
         [
             one,
@@ -52,6 +60,8 @@ def multipliers(batch_size: Array, length: Array, checkpointed: Array, chunk_row
             b * s * s,
             np.clip(tokens - PIECE_ROWS, 0, PIECE_ROWS),
             np.clip(tokens - b - chunk_rows, 0, chunk_rows),
+            b * k,
+            b * k * k,
         ],
         axis=-1,
     )
@@ -69,7 +79,7 @@ def row_multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) 
     own = np.asarray(lengths, dtype=np.float64)
     tokens, count = own.sum(), len(own)
     aligned = np.ceil(own / MASK_ROW) * MASK_ROW
-    values = np.empty((count, WIDTH))
+    values = np.zeros((count, WIDTH))
     for monomial, value in (
         (ONE, 1.0),
         (S, tokens),

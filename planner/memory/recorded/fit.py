@@ -13,7 +13,8 @@ from itertools import combinations
 from typing import Any
 
 from planner.contract.errors import NotModelled
-from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, RX, SS, SSP, TL, TR, B, C, R, S, T
+from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, RX, SS, SSP, TL, TR, B, C, K, R, S, T
+from planner.memory.engine.values import turns
 from planner.memory.recorded.log import HANDED_OVER, RELEASE, Event, Log, Part, Size, Window
 
 LARGEST_TERMS = 3
@@ -31,12 +32,13 @@ class Point:
     length: int
     piece: int
     chunk: int
+    recurrent_piece: int = 0
 
     def values(self) -> dict[int, int]:
         """The monomials' values there, as `engine.values.multipliers` has them."""
         b, s = self.batch, self.length
         tokens, aligned = b * s, -(-s // 16) * 16
-        targets = tokens - b
+        targets, k = tokens - b, int(turns(s, self.recurrent_piece))
         return {
             ONE: 1,
             T: tokens,
@@ -52,6 +54,8 @@ class Point:
             RX: min(max(tokens - self.piece, 0), self.piece),
             SSP: s * aligned,
             BSSP: tokens * aligned,
+            K: b * k,
+            KK: b * k * k,
         }
 
 
@@ -68,7 +72,7 @@ def fitted(
     values = [point.values() for point in points]
     sizes: dict[Size, int] = {}
     components: dict[str, int] = {}
-    known: dict[tuple[int, ...], Size] = {}
+    known: dict[tuple[tuple[int, ...], bool], Size] = {}
     parts = []
     for number, (phase, layer, events) in enumerate(first):
         if phase == "end":
@@ -80,11 +84,18 @@ def fitted(
                 made.append((key, code, 0))
                 continue
             seen = tuple(log["parts"][number][2][place][1] for log in logs)
-            if seen not in known:
-                known[seen] = solve(seen, values, terms, event[2])
+            # Rows that a kernel of attention rounds up are none that a recurrence pads, and the other way round.
+            attends = "attention" in event[2].split("|")[0]
+            if (seen, attends) not in known:
+                kept = [t for t in terms if t not in ((K, KK) if attends else (TR,) if K in terms else ())]
+                known[seen, attends] = solve(seen, values, kept, event[2])
             component = event[2].rsplit("|", 1)[-1]
             made.append(
-                (key, sizes.setdefault(known[seen], len(sizes)), components.setdefault(component, len(components)))
+                (
+                    key,
+                    sizes.setdefault(known[seen, attends], len(sizes)),
+                    components.setdefault(component, len(components)),
+                )
             )
         parts.append(Part(phase, layer, tuple(made)))
     return Log(tuple(parts), tuple(sizes), tuple(components), tuple(windows))

@@ -56,7 +56,8 @@ class _Player:
             total = sum(coefficient * ledger.log_values[monomial] for monomial, coefficient in size)
             ledger.allocations += 1
             number = ledger.allocations
-            ledger.segments[-1].log.append((number, round(total)))
+            # What the middle turns of a loop leave is less than nothing where the loop is shorter than its ends.
+            ledger.segments[-1].log.append((number, max(0, round(total))))
         elif len(size) == 1:
             ledger.grow(*size[0], component)
         elif size:

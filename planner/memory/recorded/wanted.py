@@ -35,6 +35,11 @@ def is_recorded(spec: ModelSpec) -> bool:
     return "recorded" in spec.config
 
 
+def recurrent_piece(spec: ModelSpec) -> int:
+    """Tokens that a model's recurrence takes at a time; 0 where it has none."""
+    return int(spec.config["recorded"]["recurrent_piece"]) if is_recorded(spec) else 0
+
+
 def regimes(
     spec: ModelSpec, choices: TrainingChoices, batch: npt.NDArray[np.int64], length: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:

@@ -60,7 +60,7 @@ def _traced(choices: TrainingChoices, patch: pytest.MonkeyPatch) -> dict[str, in
 
     patch.setattr(run, "CUDA_GRANULARITY", 1)
     workspaces = int(device.workspace_bytes(CARD))
-    return run.trace(CONFIG, choices, cublas_workspace_bytes=workspaces, evaluate=True).instants
+    return run.trace(CONFIG, choices, run.Setup(cublas_workspace_bytes=workspaces, evaluate=True)).instants
 
 
 @pytest.mark.nightly
