@@ -63,7 +63,7 @@ def set_aside(path: Path, read: Callable[[], Found]) -> Found | None:
         return None
 
 
-def fits(path: Path, schema: str) -> list[dict[str, Any]]:
+def fits(path: Path, schema: str) -> list[dict[str, object]]:
     """The fits in a file, as they stand there; raises `InvalidInput` where it holds none."""
     content = _object(path)
     if content.get("schema") != schema:
@@ -106,12 +106,12 @@ def observation(path: Path) -> Observation:
     return found
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, object]:
     text = text_file.read(path, str(path), max_bytes=json_text.MAX_BYTES)
     return json_text.parse_object(text, str(path))
 
 
-def _between(value: Any, low: float, high: float) -> bool:
+def _between(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -72,7 +72,7 @@ class Shape:
     """Expected time of the whole probe."""
 
 
-def with_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
+def with_layers(config: dict[str, Any], layers: int) -> dict[str, object]:
     """The config of the same blocks with fewer of them."""
     changed = dict(config)
     for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"):

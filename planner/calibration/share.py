@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from planner.calibration import reading, store
 from planner.calibration.run import Outcome
@@ -65,7 +64,7 @@ def shared(observation: Observation) -> Observation:
     )
 
 
-def _value(value: Any) -> Any:
+def _value(value: object) -> object:
     if isinstance(value, str):
         return value if _TITLE.fullmatch(value) else "unknown"
     if isinstance(value, list | tuple):
@@ -73,9 +72,9 @@ def _value(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | None) else None
 
 
-def _config(config: Any) -> dict[str, Any]:
+def _config(config: object) -> dict[str, object]:
     """Dimensions: numbers, true and false, short words; never a path or a label."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in config.items() if isinstance(config, dict) else ():
         if key in _NOT_OF_CONFIG or not _OF_CONFIG.fullmatch(str(key)):
             continue
@@ -85,7 +84,7 @@ def _config(config: Any) -> dict[str, Any]:
     return found
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _plain(value: object, depth: int = 0) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -99,7 +98,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return ...
 
 
-def _identity(name: str, config: dict[str, Any]) -> str:
+def _identity(name: str, config: dict[str, object]) -> str:
     found = catalogue.look_up(name)
     if found is not None:
         return found.hub_id

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.contract.errors import TuneplanError
 from planner.contract.files import user_data_dir, write_json
@@ -56,7 +56,7 @@ def _key(versions: Mapping[str, str]) -> tuple[str, ...]:
     return (*(_minor(versions.get(name, "")) for name in ("torch", "transformers")), versions.get("driver", ""))
 
 
-def _texts(versions: Any) -> dict[str, str]:
+def _texts(versions: object) -> dict[str, str]:
     """The versions of a fit that may be damaged."""
     pairs = versions.items() if isinstance(versions, dict) else ()
     return {name: text for name, text in pairs if isinstance(text, str)}
@@ -66,7 +66,7 @@ def _minor(version: str) -> str:
     return ".".join(version.split("+")[0].split(".")[:2])
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def _entries(path: Path) -> list[dict[str, object]]:
     """The fits in a file; a missing or damaged one has none."""
     from planner.calibration import reading
 

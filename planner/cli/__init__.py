@@ -101,7 +101,7 @@ def _run(words: list[str]) -> int:
     leave_unset(command)
     invoke = command.invoke
 
-    def guarded(context: Any) -> Any:
+    def guarded(context: object) -> object:
         # The parser would turn the interrupt into its exit code without a word.
         try:
             return invoke(context)

@@ -43,11 +43,11 @@ COMMANDS = {
 class LazyCommands(TyperGroup):
     """Commands that are imported and built when they are called: a recommendation needs none of them."""
 
-    def list_commands(self, context: Any) -> list[str]:
+    def list_commands(self, context: object) -> list[str]:
         """All names."""
         return [name for names in COMMANDS.values() for name in names]
 
-    def get_command(self, context: Any, name: str) -> Any:
+    def get_command(self, context: object, name: str) -> Any:
         """The command of that name; None where there is none."""
         module = next((module for module, names in COMMANDS.items() if name in names), None)
         if module is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 from planner.cli.options import complete_gpu, complete_model, complete_values, option
 from planner.contract.run_settings import DataSettings
@@ -27,7 +27,7 @@ class Target:
         "Catalogue name, hub id, config.json or a folder that holds one. Default phi-2.", complete=complete_model
     )
     reserve: str | None = option("Memory to leave free, as 2, 1.5GiB or 512MiB (a bare number is GiB).")
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """Training choices by name; None is not given."""
 
 

@@ -116,7 +116,7 @@ class Settings:
     """On which device, and how."""
 
     gpu: str | None = option(GPU_HELP, complete=options.complete_gpu)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """Training choices by name; None is not given."""
 
 
@@ -162,7 +162,7 @@ def models(
     return _show(catalogue.entries(), listing.model_record, listing.models_view, as_json)
 
 
-def _show(found: Any, record: Callable[[Any], Any], view: Callable[[Any, Any], None], as_json: bool) -> int:
+def _show(found: object, record: Callable[[Any], object], view: Callable[[Any, Any], None], as_json: bool) -> int:
     """One thing or a sequence of them: as JSON by `record`, else drawn by `view`."""
     if as_json:
         print_json([record(each) for each in found] if isinstance(found, (list, tuple)) else record(found))

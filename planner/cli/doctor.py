@@ -25,7 +25,7 @@ def report() -> dict[str, Any]:
     """Versions (None: not installed), the device that `--gpu auto` means, and free disk space here."""
     from planner.calibration import attach
 
-    device: dict[str, Any]
+    device: dict[str, object]
     try:
         found = attach.detect()
         device = {

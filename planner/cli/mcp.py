@@ -56,7 +56,7 @@ def run() -> int:
     return 0
 
 
-def handle(line: str) -> dict[str, Any] | None:
+def handle(line: str) -> dict[str, object] | None:
     """The answer to one message; None for a notification."""
     if not line.strip():
         return None
@@ -83,13 +83,13 @@ def handle(line: str) -> dict[str, Any] | None:
     return _error(number, -32601, "no such method; there are initialize, ping, tools/list and tools/call")
 
 
-def _described(name: str) -> dict[str, Any]:
+def _described(name: str) -> dict[str, object]:
     text, properties, required = TOOLS[name]
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     return {"name": name, "description": text, "inputSchema": schema}
 
 
-def call(name: Any, arguments: Any) -> dict[str, Any]:
+def call(name: object, arguments: object) -> dict[str, object]:
     """What a tool answers: the command's JSON, or its complaint marked as an error."""
     try:
         words = _words(name, arguments if arguments is not None else {})
@@ -104,7 +104,7 @@ def call(name: Any, arguments: Any) -> dict[str, Any]:
     return _text(out.getvalue() if fits and out.getvalue() else err.getvalue().strip(), failed=not fits)
 
 
-def _words(name: Any, arguments: Any) -> list[str]:
+def _words(name: object, arguments: object) -> list[str]:
     if not isinstance(name, str) or name not in TOOLS:
         raise InvalidInput(f"no such tool; there are {', '.join(TOOLS)}")
     _, properties, required = TOOLS[name]
@@ -135,13 +135,13 @@ def _words(name: Any, arguments: Any) -> list[str]:
     return words
 
 
-def _text(text: str, *, failed: bool) -> dict[str, Any]:
+def _text(text: str, *, failed: bool) -> dict[str, object]:
     return {"content": [{"type": "text", "text": text}], "isError": failed}
 
 
-def _result(number: Any, result: dict[str, Any]) -> dict[str, Any]:
+def _result(number: object, result: dict[str, object]) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": number, "result": result}
 
 
-def _error(number: Any, code: int, message: str) -> dict[str, Any]:
+def _error(number: object, code: int, message: str) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": message}}

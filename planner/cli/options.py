@@ -29,7 +29,7 @@ def leave_unset(command: Any) -> None:
         parameter.process_value = partial(_converted, parameter, parameter.process_value)
 
 
-def _converted(parameter: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+def _converted(parameter: Any, convert: Callable[[object, object], object], context: object, value: object) -> object:
     if value is None and not parameter.required and parameter.callback is None:
         return None
     return convert(context, value)
@@ -81,7 +81,7 @@ def _load_config(context: typer.Context, path: str | None) -> _SettingsFile | No
     return _SettingsFile(path, context)
 
 
-def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
+def read_config(path: Path, known: Iterable[str]) -> dict[str, object]:
     """Options from a YAML file by parameter name; an unknown key or a nested value is refused with its line."""
     from planner.contract import yaml_text
 
@@ -91,7 +91,7 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
         return {}
     if not isinstance(document.value, dict):
         raise InvalidInput(f"--config {path}: must hold one option per line, like max-length: 2048")
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for key, value in document.value.items():
         name = key.replace("-", "_")
         place = document.place((key,))
@@ -114,7 +114,7 @@ def _as_given(said: Sentence, config: _SettingsFile | None) -> Sentence:
     )
 
 
-def _config_value(name: str, value: Any, place: str) -> Any:
+def _config_value(name: str, value: object, place: str) -> object:
     """A YAML value as the parser takes it: lists as comma-separated names, mappings as key=value."""
     if isinstance(value, dict):
         if name != "columns":
@@ -132,7 +132,7 @@ def _config_value(name: str, value: Any, place: str) -> Any:
     return value if isinstance(value, bool | int | float) else str(value)
 
 
-def _word(value: Any, name: str, place: str) -> str:
+def _word(value: object, name: str, place: str) -> str:
     if isinstance(value, bool | dict | list) or value is None:
         raise InvalidInput(f"{place}: {name!r} holds {shown(value)}, where a word is needed")
     return str(value)
@@ -141,7 +141,7 @@ def _word(value: Any, name: str, place: str) -> str:
 def _option(setting: Setting) -> inspect.Parameter:
     """One settings field as a keyword parameter that typer understands; None means not given."""
     if setting.kind is bool:
-        kind: Any = Optional[bool]  # noqa: UP045
+        kind: object = Optional[bool]  # noqa: UP045
         name = f"{setting.flag}/--no-{setting.flag[2:]}"
     else:
         kind = Optional[int if setting.kind is int else float if setting.kind is float else str]  # noqa: UP045
@@ -187,7 +187,7 @@ class _Option:
 def option(
     help: str,
     *words: str,
-    default: Any = None,
+    default: object = None,
     metavar: str | None = None,
     complete: Callable[[str], list[str]] | None = None,
 ) -> Any:
@@ -205,8 +205,8 @@ def _parameters(record: Any) -> list[inspect.Parameter]:
             continue
         words = given.words or ("--" + hyphens(entry.name),)
         text = typer.Option(*words, help=given.help, metavar=given.metavar, autocompletion=given.complete)
-        kind: Any = kinds[entry.name]
-        annotation: Any = Annotated[kind, text]
+        kind: object = kinds[entry.name]
+        annotation: object = Annotated[kind, text]
         found.append(
             inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=annotation)
         )
@@ -230,7 +230,7 @@ def with_records(command: Callable[..., int]) -> Callable[..., int]:
     choosing = [name for name, record in records.items() if any(entry.name == "settings" for entry in fields(record))]
 
     @wraps(command)
-    def called(**given: Any) -> int:
+    def called(**given: object) -> int:
         values = {p.name: given[p.name] for p in own}
         for name, record in records.items():
             content = {p.name: given[p.name] for p in parts[name]}
@@ -240,7 +240,8 @@ def with_records(command: Callable[..., int]) -> Callable[..., int]:
         try:
             return command(**values)
         except TuneplanError as error:
-            error.sentence = _as_given(error.sentence, given.get("config"))
+            config = given.get("config")
+            error.sentence = _as_given(error.sentence, config if isinstance(config, _SettingsFile) else None)
             raise
 
     added = [parameter for part in parts.values() for parameter in part]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.cli.learning import learned
 from planner.cli.talk import print_json, say
@@ -89,7 +89,7 @@ def run_check(
     return EXIT_DOES_NOT_FIT if report.verdict == "does_not_fit" else EXIT_FITS
 
 
-def _save(question: Question, report: CheckReport, advice: list[Advice], path: str, **overrides: Any) -> None:
+def _save(question: Question, report: CheckReport, advice: list[Advice], path: str, **overrides: object) -> None:
     """Writes the plan of a judged question, its hyperparameters as advised but for the `overrides`."""
     from planner.decide.advice import hyperparameters
     from planner.decide.planning import make_plan

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.cli.asked import Aim, Batch, Source, Target
 from planner.contract import settings
@@ -89,7 +89,7 @@ def _check_split(share: float | None) -> None:
         raise InvalidInput(f"--validation-split must lie in [0, 1), not {share:g}")
 
 
-def _refuse_without_effect(given: Mapping[str, Any], choices: TrainingChoices) -> None:
+def _refuse_without_effect(given: Mapping[str, object], choices: TrainingChoices) -> None:
     """Options that would be taken and change nothing."""
     if "checkpoint_layers" in given and given.get("gradient_checkpointing") is False:
         raise InvalidInput("--checkpoint-layers contradicts --no-gradient-checkpointing; leave one of them out")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from typing import Any
 
 from planner.contract.words import json_text, one_line
 
@@ -16,7 +15,7 @@ def say(message: object) -> None:
         print(f"plan: {one_line(message)}", file=sys.stderr, flush=True)
 
 
-def print_json(content: Any) -> None:
+def print_json(content: object) -> None:
     """One JSON object on stdout."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     # Where the output can't hold every character, escapes can.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.cli.recommend import EXIT_DOES_NOT_FIT, EXIT_FITS
 from planner.cli.talk import print_json
@@ -47,7 +47,7 @@ def _limits(question: Question, what: str) -> list[Limit]:
     return [] if found is None else [found]
 
 
-def _limit_record(limit: Limit) -> dict[str, Any]:
+def _limit_record(limit: Limit) -> dict[str, object]:
     report = limit.report.model_dump(mode="json", by_alias=True)
     return {"what": limit.what, "value": limit.value, "bound": limit.bound or None, "report": report}
 
@@ -84,7 +84,7 @@ def _counts(text: str | None) -> list[int]:
     return counts
 
 
-def _row_record(row: ComparedRow) -> dict[str, Any]:
+def _row_record(row: ComparedRow) -> dict[str, object]:
     return {
         "gpu": row.gpu,
         "num_gpus": row.num_gpus,

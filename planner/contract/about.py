@@ -56,6 +56,6 @@ class About:
         return f"be a number {'above' if self.open == 'low' else 'of at least'} {low:g}"
 
 
-def choice(default: Any, help: str, **rest: Any) -> Any:
+def choice(default: object, help: str, **rest: Any) -> Any:
     """A field of a dataclass with its default and what it is."""
     return field(default=default, metadata={"about": About(help=help, **rest)})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import ValidationError
 
 from planner.contract.shown import clause, shown
@@ -50,5 +48,5 @@ def problem(error: ValidationError) -> str:
     return f": {message[:1].lower()}{clause(message[1:])}, not {shown(first['input'])}{more}"
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -17,7 +17,7 @@ from planner.contract.record import Record
 from planner.contract.shown import shown
 
 
-def _figure(value: Any) -> float | None:
+def _figure(value: object) -> float | None:
     """A number, also one of numpy's or torch's; an infinite one and none at all are unknown: JSON has no word."""
     if hasattr(value, "item"):
         value = value.item()
@@ -32,14 +32,14 @@ def _figure(value: Any) -> float | None:
     return value
 
 
-def _bounded(value: Any) -> float | None:
+def _bounded(value: object) -> float | None:
     number = _figure(value)
     if number is not None and abs(number) >= 2**63:
         raise ValueError("is too large")
     return number
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     number = _bounded(value)
     return None if number is None else int(number)
 

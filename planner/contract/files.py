@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from planner.contract.errors import InvalidInput
 from planner.contract.sentence import Sentence
@@ -74,7 +74,7 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Writes the value as JSON, whole."""
     write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -47,7 +47,7 @@ def read_object(path: Path, *, max_bytes: int = MAX_BYTES, max_values: int = MAX
 
 def parse_object(
     text: str | bytes, where: str, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The object that a JSON text holds; `where` opens the line of `InvalidInput`."""
     value = parse(text, where, max_bytes=max_bytes, max_values=max_values)
     if not isinstance(value, dict):
@@ -85,7 +85,7 @@ def parse(
     return value
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """What a value is, in words for people who have never seen Python."""
     names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
     return "nothing" if value is None else names.get(type(value), "a number")
@@ -97,11 +97,11 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    seen: dict[str, Any] = {}
+    seen: dict[str, object] = {}
     for key, value in pairs:
         if key in seen and not _same(seen[key], value):
             raise _Refused(f"key {shown(key)} stands twice, with different values", json.dumps(key))
@@ -109,7 +109,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [key for key, _ in pairs]
@@ -118,14 +118,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     try:
         return type(one) is type(other) and bool(one == other)
     except RecursionError:
         return False
 
 
-def _check(value: Any, where: str, max_values: int, *, halves: bool) -> None:
+def _check(value: object, where: str, max_values: int, *, halves: bool) -> None:
     """Depth, count and characters, without recursion."""
     level, count, depth = [value], 0, 0
     while level:
@@ -134,7 +134,7 @@ def _check(value: Any, where: str, max_values: int, *, halves: bool) -> None:
             raise InvalidInput(f"{where}: holds more than {max_values} values, the most that is read")
         if depth > MAX_DEPTH:
             raise InvalidInput(f"{where}: nested deeper than {MAX_DEPTH} levels")
-        below: list[Any] = []
+        below: list[object] = []
         for item in level:
             if isinstance(item, Mapping):
                 below.extend(item.values())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """A number as it is; pydantic alone would take true for 1."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {str(value).lower()}")

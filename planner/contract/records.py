@@ -38,16 +38,16 @@ R = TypeVar("R", bound=Record)
 class _ByName:
     """Choices as they stand in JSON and YAML: an object with a key for each; a key that isn't there has its default."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
             _choices, serialization=core_schema.plain_serializer_function_ser_schema(_names_and_values)
         )
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, object]:
         return {"type": "object", "additionalProperties": True}
 
 
-def _choices(value: Any) -> TrainingChoices:
+def _choices(value: object) -> TrainingChoices:
     from planner.contract.settings import plan_choices
 
     if isinstance(value, TrainingChoices):
@@ -60,7 +60,7 @@ def _choices(value: Any) -> TrainingChoices:
         raise ValueError(str(error).removeprefix("here: settings").lstrip(".")) from None
 
 
-def _names_and_values(choices: TrainingChoices) -> dict[str, Any]:
+def _names_and_values(choices: TrainingChoices) -> dict[str, object]:
     from planner.contract.settings import to_settings
 
     return to_settings(choices)
@@ -125,8 +125,8 @@ class MemoryReport(Record):
     and every row has max_length."""
 
     @model_serializer(mode="wrap")
-    def _without_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = write(self)
+    def _without_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        content: dict[str, object] = write(self)
         if self.batch_lengths is None:
             del content["batch_lengths"]
         return content
@@ -147,7 +147,7 @@ class SpeedReport(Record):
 class Remedy(Record):
     """One change that would free memory, with what it costs."""
 
-    change: dict[str, Any]
+    change: dict[str, object]
     saves_bytes: int
     costs_seconds_per_step: float | None
     fits: bool = False
@@ -162,7 +162,7 @@ class CheckReport(Record):
     schema_: Literal["tuneplan.check/1"] = Field(default="tuneplan.check/1", alias="schema")
     tier: str | None = None
     """high, balanced, low or safe when it comes from a recommendation."""
-    hardware: dict[str, Any]
+    hardware: dict[str, object]
     model: ModelSummary
     settings: Choices
     memory: MemoryReport
@@ -170,7 +170,7 @@ class CheckReport(Record):
     verdict: Verdict
     reasons: list[Said]
     remedies: list[Remedy]
-    calibration: dict[str, Any] | None = None
+    calibration: dict[str, object] | None = None
     """Which calibration was applied and how far off it has been; None when there is none."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -195,7 +195,7 @@ class Plan(Record):
     schema_: Literal["tuneplan.plan/1"] = Field(default="tuneplan.plan/1", alias="schema")
     model: str
     """Hub id or folder to load the weights from."""
-    model_config_inline: dict[str, Any] | None = None
+    model_config_inline: dict[str, object] | None = None
     """The config.json the plan was computed from; the trainer refuses weights whose config differs in a dimension."""
     gpu: str
     settings: Choices
@@ -223,7 +223,7 @@ class Observation(Record):
     versions: dict[str, str]
     model: dict[str, Any]
     """id, and the whole config.json under `config`."""
-    settings: dict[str, Any]
+    settings: dict[str, object]
     predicted: MemoryReport | None = None
     allocated_peak_bytes: Bytes | None = None
     """Tensor storages (CUDA max_memory_allocated, MPS current allocated, on CPU the storage meter)."""
@@ -238,7 +238,7 @@ class Observation(Record):
     tokens_per_second: Rate | None = None
     outcome: Ended = "ran"
     """Whether the steps ran; peaks of a run that did not are those up to its end."""
-    probe: dict[str, Any] = Field(default_factory=dict)
+    probe: dict[str, object] = Field(default_factory=dict)
     """How a probe measured: padded, memory_limit_bytes, warmup_steps, phase of an overflow, context_bytes,
     reserved_instants, base_bytes, load_bytes, label."""
     notes: list[str] = Field(default_factory=list)
@@ -252,7 +252,7 @@ class ProbeRequest(Record):
     schema_: Literal["tuneplan.probe/1"] = Field(default="tuneplan.probe/1", alias="schema")
     model: dict[str, Any]
     """id, and the whole config.json under `config`."""
-    settings: dict[str, Any]
+    settings: dict[str, object]
     """Fields of `TrainingChoices`; what is left out has its default."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     profile: str = ""
@@ -308,7 +308,7 @@ def parse_plan(text: str, where: str) -> Plan:
         raise InvalidInput(f"{document.place(key)}: {complaints.name(key)}{complaints.problem(error)}") from None
 
 
-def parse_record(kind: type[R], content: Any, where: str) -> R:
+def parse_record(kind: type[R], content: object, where: str) -> R:
     """A record from what a strict reader took out of a file; `where` opens the one line of `InvalidInput`."""
     from planner.contract import complaints
 

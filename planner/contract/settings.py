@@ -48,7 +48,7 @@ def near(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
 
-def convert(name: str, value: Any) -> Any:
+def convert(name: str, value: object) -> Any:
     """A value from a command line, YAML or JSON as the field's type."""
     setting = BY_NAME[name]
     if value is None:
@@ -74,27 +74,27 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _flag(value: Any) -> bool:
+def _flag(value: object) -> bool:
     found = truth(value)
     if found is None:
         raise ValueError
     return found
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError
     return str(value)
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _names(value: object) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         raise ValueError
     return tuple(part.strip() for part in parts if part.strip())
 
 
-_CONVERTERS: dict[type, Callable[[Any], Any]] = {
+_CONVERTERS: dict[type, Callable[[object], object]] = {
     int: _whole,
     float: _number,
     bool: _flag,
@@ -104,7 +104,7 @@ _CONVERTERS: dict[type, Callable[[Any], Any]] = {
 
 
 def choices_from(
-    values: Mapping[str, Any], *, base: TrainingChoices = DEFAULTS, place: str = "", under: str = ""
+    values: Mapping[str, object], *, base: TrainingChoices = DEFAULTS, place: str = "", under: str = ""
 ) -> TrainingChoices:
     """Choices from named values over `base`; None means not given. An unknown name or a wrong value is `InvalidInput`.
 
@@ -126,7 +126,7 @@ def choices_from(
         raise InvalidInput(where, said) from None
 
 
-def plan_choices(settings: Mapping[str, Any], where: str) -> TrainingChoices:
+def plan_choices(settings: Mapping[str, object], where: str) -> TrainingChoices:
     """The settings of a plan file or a probe's request as choices; `where` names it in the line of `InvalidInput`.
 
     Planner and trainer both read them here, so that neither takes what the other refuses.
@@ -141,7 +141,7 @@ def plan_choices(settings: Mapping[str, Any], where: str) -> TrainingChoices:
     return choices_from(settings, place=where, under="settings.")
 
 
-def to_settings(choices: TrainingChoices) -> dict[str, Any]:
+def to_settings(choices: TrainingChoices) -> dict[str, object]:
     """The fields of `choices` as JSON-ready values (tuples become lists)."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(choices).items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 LENGTH = 60
 """Characters of a quoted value."""
@@ -11,13 +10,13 @@ _ITEMS = 8
 _MOST_BITS = 10_000
 
 
-def shown(value: Any, length: int = LENGTH) -> str:
+def shown(value: object, length: int = LENGTH) -> str:
     """`repr` of a value in at most `length` characters; long containers and numbers are never written out whole."""
     text = _begun(value, length)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _begun(value: Any, length: int, depth: int = 0) -> str:
+def _begun(value: object, length: int, depth: int = 0) -> str:
     """The beginning of the `repr`: enough to cut from, made without walking through all of the value."""
     if isinstance(value, str):
         return repr(value[: length + 1])

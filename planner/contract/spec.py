@@ -191,9 +191,9 @@ class Calibration:
     def __hash__(self) -> int:
         return hash((self.applied, self.made, self.observations, self.reason))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """What a report says of it."""
-        content: dict[str, Any] = {"applied": self.applied}
+        content: dict[str, object] = {"applied": self.applied}
         if self.reason:
             content["reason"] = self.reason
         if self.made:

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import re
-from typing import Any
 from urllib.parse import unquote
 
 STEERING = re.compile(
@@ -53,7 +52,7 @@ def shown(text: object, *, keep: str = "") -> str:
     return visible(without_secrets(str(text)), keep=keep)
 
 
-def json_text(content: Any, *, indent: int | None = None) -> str:
+def json_text(content: object, *, indent: int | None = None) -> str:
     """JSON in which the characters of `visible` stand as `\\u` escapes: it reads back the same, and can neither steer
     a terminal nor break a line. Takes what `json.dumps` takes.
     """

@@ -33,7 +33,7 @@ _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U0001000
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)\.[0-9]*)([eE][-+][0-9]+)?")
 """Nothing that PyYAML writes as a text without quotes (`1e5`, `1.5e3`) is a number: what is written reads alike."""
-_WORDS: dict[str, Any] = {
+_WORDS: dict[str, object] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -90,7 +90,7 @@ def parse(text: str, where: str, *, kind: str = "YAML") -> Document:
 class _Open:
     """A mapping or list that is being read."""
 
-    value: dict[str, Any] | list[Any]
+    value: dict[str, object] | list[object]
     path: Path_
     key: str | None = None
     """The key whose value comes next."""
@@ -109,7 +109,7 @@ class _Reader:
         self.stack: list[_Open] = []
         self.lines: dict[Path_, int] = {}
         self.count = 0
-        self.root: Any = None
+        self.root: object = None
 
     def fail(self, line: int, problem: str) -> InvalidInput:
         return InvalidInput(f"{self.where}:{line}: {problem}")
@@ -216,7 +216,7 @@ class _Reader:
             raise self.fail(line, "half a character (\\ud800 to \\udfff) stands here")
 
 
-def truth(value: Any) -> bool | None:
+def truth(value: object) -> bool | None:
     """True or false where a value says so (`yes`, `no`, `on`, `off` too); None where it doesn't."""
     if isinstance(value, bool):
         return value

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +75,7 @@ class DatasetProfile:
     """Special tokens that each of those has anew."""
     said: tuple[str, ...] = ()
     """What the data holds and is not used, or is used otherwise than it stands there: a sentence each."""
-    account: Mapping[str, Any] = field(default_factory=dict)
+    account: Mapping[str, object] = field(default_factory=dict)
     """The same as figures, JSON-ready."""
 
     @property
@@ -168,7 +167,7 @@ class DatasetProfile:
         # The last edge is closed in numpy, so nothing is lost at the top.
         return [(int(edge), int(count)) for edge, count in zip(edges[1:], counts, strict=True)]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """JSON-ready figures."""
         low, high = self.bytes_per_token_interval
         return {

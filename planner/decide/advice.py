@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
@@ -61,7 +61,7 @@ def advise(question: Question, *, step_seconds: float | None = None, max_steps: 
     return advice if max_steps is None else [*advice, length.last_step(max_steps)]
 
 
-def hyperparameters(advice: list[Advice], **overrides: Any) -> Hyperparameters:
+def hyperparameters(advice: list[Advice], **overrides: object) -> Hyperparameters:
     """The advice as the trainer's record; `overrides` (None means not given) win."""
     known = Hyperparameters.model_fields
     values = {entry.name: entry.value for entry in advice if entry.name in known}

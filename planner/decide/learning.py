@@ -71,7 +71,7 @@ class Teacher:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.recorder = Recorder()
-        self.opened: tuple[Any, ...] | None = None
+        self.opened: tuple[object, ...] | None = None
         self.answer: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Teacher:
         else:
             self.program(missing.config, missing.wanted)
 
-    def model(self, config: Mapping[str, Any]) -> None:
+    def model(self, config: Mapping[str, object]) -> None:
         """Describes a network and keeps what was found."""
         path = recorded.folder(config) / "spec.json"
         try:
@@ -97,7 +97,7 @@ class Teacher:
         self.say(f"{config.get('model_type')} has no written program: it is traced once and kept")
         recorded.write(path, {"schema": recorded.SCHEMA, **found})
 
-    def program(self, config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    def program(self, config: Mapping[str, object], asked: Mapping[str, object]) -> None:
         """Records one program, or keeps why there is none."""
         spec = recorded.spec_of(config, str(config.get("model_type")))
         path = path_of(dict(config), dict(asked))
@@ -109,7 +109,7 @@ class Teacher:
             return
         recorded.write(path, log.content())
 
-    def _known(self, spec: ModelSpec, config: Mapping[str, Any], asked: Mapping[str, Any]) -> Log | None:
+    def _known(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, object]) -> Log | None:
         """For a single sequence the program of several, where that gives two traces of one to the byte."""
         if not asked["single"]:
             return None
@@ -129,7 +129,7 @@ class Teacher:
             return None
         return log
 
-    def _recorded(self, spec: ModelSpec, config: Mapping[str, Any], asked: Mapping[str, Any]) -> Log:
+    def _recorded(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, object]) -> Log:
         kinds = spec.config["recorded"]["kinds"]
         found = cut(kinds, _count(kinds, asked))
         points, held_out = shapes(spec, asked)
@@ -152,7 +152,7 @@ class Teacher:
                 raise
         return fitted([{"parts": log["gathered"]} for log in logs], points, terms, found.windows)
 
-    def _open(self, config: Mapping[str, Any], asked: Mapping[str, Any], layers: int, whole: int) -> None:
+    def _open(self, config: Mapping[str, object], asked: Mapping[str, Any], layers: int, whole: int) -> None:
         choices = {**asked["choices"], "gradient_checkpointing": asked["choices"]["gradient_checkpointing"]}
         key = (repr(sorted(config.items())), repr(sorted(choices.items())), asked["target"], asked["padded"], layers)
         if key == self.opened:
@@ -168,8 +168,8 @@ class Teacher:
         )
         self.opened = key
 
-    def _run(self, point: Point, checkpointed: int, asked: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self.recorder.ask(
+    def _run(self, point: Point, checkpointed: int, asked: Mapping[str, object]) -> dict[str, object]:
+        found: dict[str, object] = self.recorder.ask(
             do="run",
             batch=point.batch,
             length=point.length,
@@ -189,7 +189,7 @@ def _named(asked: Mapping[str, Any]) -> str:
     return f"{' '.join(what)}, {step}, {size}, loss {asked['choices']['loss']}, regime {asked['regime']}"
 
 
-def _count(kinds: Sequence[str], asked: Mapping[str, Any]) -> int:
+def _count(kinds: Sequence[str], asked: Mapping[str, object]) -> int:
     if asked["evaluating"] or asked["checkpointed"] == "none":
         return 0
     return len(kinds) if asked["checkpointed"] == "all" else some_counts(kinds).start

@@ -34,7 +34,9 @@ def summary(
 
 def timed_runs(report: CheckReport) -> int:
     """Runs that correct a judged configuration's speed."""
-    return int(((report.calibration or {}).get("own_runs") or {}).get("speed_runs", 0))
+    found = (report.calibration or {}).get("own_runs")
+    runs = found.get("speed_runs", 0) if isinstance(found, dict) else 0
+    return runs if isinstance(runs, int) else 0
 
 
 def sentences(found: dict[str, Any] | None) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from planner.contract.errors import InvalidInput
 from planner.contract.sentence import named
@@ -27,7 +26,7 @@ class Price:
     date: str
     """Day on which it was read, YYYY-MM-DD."""
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As JSON-ready data."""
         return asdict(self)
 
@@ -91,7 +90,7 @@ def _device(path: str, name: str) -> str:
     return stem
 
 
-def _price(path: str, name: str, table: Any) -> Price:
+def _price(path: str, name: str, table: object) -> Price:
     if not isinstance(table, dict) or not set(table) <= _KEYS:
         raise InvalidInput(named("prices"), f" {path}: [{shown(name)}] may hold {', '.join(sorted(_KEYS))}")
     lacks = [key for key in ("amount", "provider", "source", "date") if key not in table]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from planner.contract.records import MemoryReport, Verdict
 from planner.contract.sentence import named, sentence
@@ -66,7 +65,7 @@ def _runs(count: int) -> str:
     return "The last training run here was" if count == 1 else f"The last {count} training runs here were"
 
 
-def runs_inside(calibration: Mapping[str, Any] | None) -> str:
+def runs_inside(calibration: Mapping[str, object] | None) -> str:
     """How many runs' peaks the interval holds: what a calibration aims at, or what published runs showed without one.
 
     `calibration`: the report's own account of it.
@@ -82,7 +81,7 @@ def _allocated(memory: MemoryReport) -> str:
     return f"{allocated} of it allocated, {format_bytes(tensors)} in tensors"
 
 
-def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, Any] | None = None) -> list[str]:
+def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, object] | None = None) -> list[str]:
     """Why the verdict is what it is: binding instant, largest components, what is left, how certain."""
     where = INSTANT_TEXT.get(memory.binding_instant, f"at {memory.binding_instant}")
     low, high = memory.interval_bytes

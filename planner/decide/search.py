@@ -7,7 +7,7 @@ arrays of shape (candidates,); nothing loops over them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -34,8 +34,8 @@ class Changed(Record):
     """One named choice that had to be given up, or one open one that is not the usual."""
 
     name: str
-    asked: Any
-    taken: Any
+    asked: object
+    taken: object
     named: bool
     """Whether the person had named it."""
 
@@ -88,7 +88,7 @@ class Recommendation(Record):
     """Of the whole run, part by part; None where no speed is modelled."""
     deadline: Deadline | None = None
     """Where a time was given."""
-    data: dict[str, Any] | None = None
+    data: dict[str, object] | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
@@ -257,7 +257,7 @@ def changed_notes(changed: list[Changed]) -> list[str]:
     return [f"{opening}{': ' if opening.startswith('Does') else ' '}{', '.join(texts)}."]
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     return "all layers" if value is None else ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 

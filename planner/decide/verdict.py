@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.contract.records import MemoryReport, SpeedReport, Verdict
@@ -48,7 +46,7 @@ def predict_speed(
         return None
 
 
-def hardware_summary(hardware: HardwareProfile) -> dict[str, Any]:
+def hardware_summary(hardware: HardwareProfile) -> dict[str, object]:
     """What a report says of the device."""
     return {
         "name": hardware.name,

@@ -129,7 +129,7 @@ def _first_visible(nvml: Any) -> Any | None:
     return nvml.nvmlDeviceGetHandleByIndex(0) if nvml.nvmlDeviceGetCount() else None
 
 
-def _describe_nvidia(nvml: Any, handle: Any) -> Detected:
+def _describe_nvidia(nvml: Any, handle: object) -> Detected:
     title = nvml.nvmlDeviceGetName(handle)
     title = title.decode() if isinstance(title, bytes) else str(title)
     total, used = _nvml_memory(nvml, handle)
@@ -152,7 +152,7 @@ def _describe_nvidia(nvml: Any, handle: Any) -> Detected:
     )
 
 
-def _nvml_memory(nvml: Any, handle: Any) -> tuple[int, int]:
+def _nvml_memory(nvml: Any, handle: object) -> tuple[int, int]:
     """Total that CUDA can hand out and bytes in use, in bytes.
 
     The second form of NVML's memory info separates what the driver keeps for itself (several hundred MiB): total -
@@ -169,7 +169,7 @@ def _nvml_memory(nvml: Any, handle: Any) -> tuple[int, int]:
     return total, max(0, total - int(info.free))
 
 
-def _unknown_nvidia(nvml: Any, handle: Any, title: str, total: int, used: int) -> Detected:
+def _unknown_nvidia(nvml: Any, handle: object, title: str, total: int, used: int) -> Detected:
     """A profile from NVML alone: clocks times units, with the lowest rates of the card's compute capability."""
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     cores = nvml.nvmlDeviceGetNumGpuCores(handle)

@@ -188,7 +188,7 @@ def _memory(kind: str, facts: dict[str, Fact], origin: str) -> tuple[int, int]:
     return round(amount(_fact(facts, "total_memory", origin))), reserve
 
 
-def _facts(tables: dict[str, Any], origin: str) -> dict[str, Fact]:
+def _facts(tables: dict[str, object], origin: str) -> dict[str, Fact]:
     facts = {}
     for key, table in tables.items():
         where = f"hardware profile {origin}: [facts.{key}]"
@@ -212,13 +212,13 @@ def _fact(facts: dict[str, Fact], key: str, origin: str) -> Fact:
     return facts[key]
 
 
-def _required(document: dict[str, Any], key: str, kind: type, origin: str) -> Any:
+def _required(document: dict[str, object], key: str, kind: type, origin: str) -> Any:
     if not isinstance(document.get(key), kind):
         raise InvalidInput(f"hardware profile {origin}: {key} is missing or not a {kind.__name__}")
     return document[key]
 
 
-def _choice(document: dict[str, Any], key: str, allowed: tuple[str, ...], origin: str) -> str:
+def _choice(document: dict[str, object], key: str, allowed: tuple[str, ...], origin: str) -> str:
     value = _required(document, key, str, origin)
     if value not in allowed:
         raise InvalidInput(f"hardware profile {origin}: {key} {value!r} must be one of {', '.join(allowed)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 How = Literal["read", "assumed", "ignored", "unknown"]
 
@@ -36,9 +36,9 @@ class Foreign:
     where: str
     model: str | None
     """Hub id or path as the file names it."""
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     """Fields of `TrainingChoices`, all that the tool decides."""
-    hyperparameters: Mapping[str, Any]
+    hyperparameters: Mapping[str, object]
     """Fields of `Hyperparameters`."""
     notes: tuple[Note, ...]
     data: str | None = None
@@ -56,7 +56,7 @@ class Foreign:
         """The notes of one kind, in the order of the file."""
         return tuple(note for note in self.notes if note.how == how)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As JSON."""
         return {
             "schema": "tuneplan.foreign/1",

@@ -57,7 +57,7 @@ class Keys:
         value = self.raw(name)
         return None if value is None else self._number(name, value)
 
-    def _number(self, name: str, value: Any) -> float:
+    def _number(self, name: str, value: object) -> float:
         try:
             if isinstance(value, bool) or not isinstance(value, int | float | str):
                 raise ValueError
@@ -108,7 +108,7 @@ class Keys:
 
     # ---- keeping -----------------------------------------------------------------------------------------------------
 
-    def put(self, field: str, value: Any, by: str | Iterable[str] = (), *, why: str = "") -> None:
+    def put(self, field: str, value: object, by: str | Iterable[str] = (), *, why: str = "") -> None:
         """A setting or hyperparameter, read from the keys `by` or, where none of them is there, assumed."""
         names = (by,) if isinstance(by, str) else tuple(by)
         given = [name for name in names if self.has(name)]
@@ -176,7 +176,7 @@ class Keys:
             else:
                 raise self.refuse(name, why)
 
-    def pick(self, name: str, table: Mapping[str, Any], *, default: Any = None, what: str = "") -> Any:
+    def pick(self, name: str, table: Mapping[str, object], *, default: object = None, what: str = "") -> Any:
         """The entry of a table that the key's word names; a word outside is refused by name."""
         word = self.text(name)
         if word is None:
@@ -187,7 +187,7 @@ class Keys:
         return found
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from planner.contract import settings, text_file, yaml_text
 from planner.contract.errors import InvalidInput
@@ -83,7 +82,7 @@ def _drop_what_no_run_has(keys: Keys) -> None:
             keys.note(field, "unknown", f"{shown(value)} is outside of what tuneplan takes")
 
 
-def is_launcher(content: Any) -> bool:
+def is_launcher(content: object) -> bool:
     """Whether a mapping is accelerate's or DeepSpeed's config."""
     return isinstance(content, dict) and ("distributed_type" in content or "zero_optimization" in content)
 
@@ -137,14 +136,14 @@ def command_line(text: str, where: str) -> Document:
     return Document(where=where, value=content)
 
 
-def _launcher_words(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _launcher_words(words: list[str]) -> tuple[dict[str, object], list[str]]:
     """What a launcher takes before the script (`accelerate launch --num_processes 8 sft.py …`), and the rest."""
     if not words or words[0] not in ("accelerate", "torchrun", "python", "python3", "deepspeed"):
         return {}, words
     script = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
     if script is None:
         return {}, words
-    before: dict[str, Any] = {}
+    before: dict[str, object] = {}
     for place, word in enumerate(words[:script]):
         flag, equals, value = word.lstrip("-").partition("=")
         if flag.replace("-", "_") in ("num_processes", "nproc_per_node", "num_gpus") and word.startswith("--"):
@@ -152,8 +151,8 @@ def _launcher_words(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     return before, words[script + 1 :]
 
 
-def _named_words(words: list[str], where: str) -> dict[str, Any]:
-    content: dict[str, Any] = {}
+def _named_words(words: list[str], where: str) -> dict[str, object]:
+    content: dict[str, object] = {}
     name: str | None = None
     for word in words:
         if word.startswith("--"):
@@ -169,7 +168,7 @@ def _named_words(words: list[str], where: str) -> dict[str, Any]:
     return content
 
 
-def _scalar(word: str) -> Any:
+def _scalar(word: str) -> object:
     return (
         yaml_text.parse(word, "argument").value
         if word and len(word) < 40 and word.isascii() and word.isalnum()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
@@ -46,12 +45,12 @@ class Written:
 
     main: str
     """Name of the file that says what is trained."""
-    content: Mapping[str, Any] | str
+    content: Mapping[str, object] | str
     """Of that file: a mapping for YAML, or the text of a script."""
     start: str
     """The command that starts it, from within the folder."""
     not_said: list[str] = field(default_factory=list)
-    launcher: dict[str, Any] | None = None
+    launcher: dict[str, object] | None = None
     further: dict[str, str] = field(default_factory=dict)
     """Other files by name."""
 
@@ -63,14 +62,14 @@ class Written:
 LAUNCHER = "accelerate.yaml"
 
 
-def yaml_text(content: Mapping[str, Any]) -> str:
+def yaml_text(content: Mapping[str, object]) -> str:
     """The mapping as YAML, in its own order; numbers as every reader of YAML takes them."""
     import yaml
 
     return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -105,7 +104,7 @@ def launcher(run: WrittenRun, written: Written) -> None:
     if choices.num_gpus == 1:
         return
     kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": kinds[choices.strategy],
         "num_processes": choices.num_gpus,

@@ -17,7 +17,7 @@ STEPS = 2
 """The second step shows what the allocator does with the pools that the first one left."""
 
 
-def snapshot(timeline: Timeline, *, workspaces: int = 2, steps: int = STEPS) -> dict[str, Any]:
+def snapshot(timeline: Timeline, *, workspaces: int = 2, steps: int = STEPS) -> dict[str, object]:
     """The history of loading and `steps` steps as plain Python objects.
 
     workspaces: how many library workspaces the constant bytes are.
@@ -45,16 +45,16 @@ def pickled(timeline: Timeline) -> bytes:
     return pickle.dumps(snapshot(timeline), protocol=4)
 
 
-_Held = tuple[int, int, list[dict[str, Any]]]
+_Held = tuple[int, int, list[dict[str, object]]]
 """Address, bytes that were asked for, frames."""
 
 
 class _History:
     def __init__(self) -> None:
         self.allocator = CachingAllocator()
-        self.entries: list[dict[str, Any]] = []
+        self.entries: list[dict[str, object]] = []
         self._alive: dict[int, _Held] = {}
-        self._frames: dict[TimelineStorage, list[dict[str, Any]]] = {}
+        self._frames: dict[TimelineStorage, list[dict[str, object]]] = {}
         self._time = 0
 
     def make(self, storage: TimelineStorage) -> _Held:
@@ -78,9 +78,9 @@ class _History:
         self._note("free_requested", address, size, frames)
         self._note("free_completed", address, size, frames)
 
-    def segments(self) -> list[dict[str, Any]]:
+    def segments(self) -> list[dict[str, object]]:
         """Segments with their blocks as they are now."""
-        found: list[dict[str, Any]] = []
+        found: list[dict[str, object]] = []
         for small, parts in self.allocator.segments():
             blocks: list[dict[str, Any]] = []
             for address, size, free in parts:
@@ -113,14 +113,14 @@ class _History:
             )
         return found
 
-    def _note(self, action: str, address: int, size: int, frames: list[dict[str, Any]]) -> None:
+    def _note(self, action: str, address: int, size: int, frames: list[dict[str, object]]) -> None:
         self._time += 1
         self.entries.append(
             {"action": action, "addr": address, "size": size, "stream": 0, "time_us": self._time, "frames": frames}
         )
 
 
-def _frames(storage: TimelineStorage) -> list[dict[str, Any]]:
+def _frames(storage: TimelineStorage) -> list[dict[str, object]]:
     """What the viewer shows of a block, innermost first, in place of a call stack."""
     shape = "x".join(map(str, storage.shape))
     return [

@@ -22,7 +22,7 @@ class Recorder:
     def __init__(self) -> None:
         self._child: subprocess.Popen[str] | None = None
 
-    def ask(self, **request: Any) -> dict[str, Any]:
+    def ask(self, **request: object) -> dict[str, Any]:
         """The answer to one request. Raises InvalidInput with the child's own words, RunFailed where it is gone."""
         child = self._child or self._start()
         try:

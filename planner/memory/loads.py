@@ -89,7 +89,7 @@ def envelope_of(case: Case) -> Envelope:
     return found[1]
 
 
-def _made(case: Case) -> Any:
+def _made(case: Case) -> object:
     from planner.memory.step.program import run
 
     return envelope(run(case).ledger).content()

@@ -34,13 +34,13 @@ COUNTS = (
 class Unlearned(TuneplanError):
     """A model, or a program of it, that has to be traced first. `wanted` names the program; None: the model itself."""
 
-    def __init__(self, message: str, config: Mapping[str, Any], wanted: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, message: str, config: Mapping[str, object], wanted: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
         self.config = dict(config)
         self.wanted = None if wanted is None else dict(wanted)
 
 
-def identity(config: Mapping[str, Any]) -> str:
+def identity(config: Mapping[str, object]) -> str:
     """Equal for configs of one network."""
     kept = {key: value for key, value in config.items() if key not in NOISE}
     named = config.get("architectures")
@@ -48,14 +48,14 @@ def identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def folder(config: Mapping[str, Any]) -> Path:
+def folder(config: Mapping[str, object]) -> Path:
     """Where a network's description and programs stand."""
     # A config's word is no path.
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", str(config.get("model_type"))[:64])
     return user_data_dir() / "recorded" / f"{name}-{identity(config)}"
 
 
-def spec_of(config: Mapping[str, Any], id: str) -> ModelSpec:
+def spec_of(config: Mapping[str, object], id: str) -> ModelSpec:
     """The spec of a network that was learned; raises `Unlearned` where it wasn't."""
     path = found_at(folder(config) / "spec.json")
     found = None if path is None else read(path)
@@ -73,7 +73,7 @@ def spec_of(config: Mapping[str, Any], id: str) -> ModelSpec:
         raise InvalidInput(f"{path}: is no {SCHEMA}; delete it, it will be made again") from None
 
 
-def plain(spec: ModelSpec) -> dict[str, Any]:
+def plain(spec: ModelSpec) -> dict[str, object]:
     """The config that the spec was made of."""
     return {key: value for key, value in spec.config.items() if key != "recorded"}
 
@@ -88,7 +88,7 @@ def notes(spec: ModelSpec) -> list[str]:
     return [f"{spec.architecture} has no written program: {where}, read off transformers {version}."]
 
 
-def programs(config: Mapping[str, Any]) -> tuple[int, list[str]]:
+def programs(config: Mapping[str, object]) -> tuple[int, list[str]]:
     """How many programs of a network are kept, and why others are not."""
     kept, refused = 0, []
     for path in sorted(folder(config).glob("*.json")):
@@ -109,7 +109,7 @@ def found_at(path: Path) -> Path | None:
     return shipped if shipped.is_file() else None
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, object]:
     """The JSON object of a file in the folder, or of a shipped one."""
     from planner.contract import json_text, text_file
 
@@ -125,7 +125,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, object]) -> None:
     """Writes one of the folder's files whole."""
     write_whole(path, json.dumps(content, separators=(",", ":")).encode())
 
@@ -135,7 +135,7 @@ def refuse(path: Path, reason: str) -> None:
     write(path, {"schema": REFUSED, "reason": reason, "versions": _versions()})
 
 
-def outdated(content: Mapping[str, Any]) -> bool:
+def outdated(content: Mapping[str, object]) -> bool:
     """Whether this is a refusal that other versions made: an update may have brought what was missing."""
     return content.get("schema") == REFUSED and content.get("versions", _versions()) != _versions()
 
@@ -152,7 +152,7 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _spec(found: Mapping[str, Any], config: Mapping[str, Any], id: str) -> ModelSpec:
+def _spec(found: Mapping[str, Any], config: Mapping[str, object], id: str) -> ModelSpec:
     if found["schema"] != SCHEMA:
         raise ValueError
     counts: dict[str, Any] = {name: _count(found[name]) for name in COUNTS}
@@ -197,7 +197,7 @@ def _module(entry: Mapping[str, Any]) -> Module:
     )
 
 
-def _count(value: Any) -> int:
+def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 50:
         raise ValueError
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from planner.models.catalogue import CatalogueEntry
 
 
-def gpu_record(profile: HardwareProfile) -> dict[str, Any]:
+def gpu_record(profile: HardwareProfile) -> dict[str, object]:
     """A profile as JSON-ready data, every fact with unit, source and date."""
     return {
         "name": profile.name,
@@ -72,7 +72,7 @@ def gpu_view(console: Console, profile: HardwareProfile) -> None:
         console.print(f"    {fact.source} ({fact.date})", style="dim")
 
 
-def model_record(entry: CatalogueEntry) -> dict[str, Any]:
+def model_record(entry: CatalogueEntry) -> dict[str, object]:
     """A catalogue entry as JSON-ready data."""
     return {
         "name": entry.name,

@@ -102,7 +102,7 @@ def method_text(settings: TrainingChoices) -> str:
     return f"{name} r{settings.lora_r} {scale} on {targets}"
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """A setting's value as a person types it."""
     if value is None:
         return "per epoch"
@@ -128,7 +128,7 @@ def short_source(source: str) -> str:
     return ", ".join(names)
 
 
-def change_text(change: Mapping[str, Any]) -> str:
+def change_text(change: Mapping[str, object]) -> str:
     """A remedy's change as options of the command line."""
     words = []
     for name, value in change.items():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
 
-
-def report() -> dict[str, Any]:
+def report() -> dict[str, object]:
     """Versions, devices with their memory and precisions, optional extras, and the data folder."""
     import psutil
     import torch
@@ -13,7 +11,7 @@ def report() -> dict[str, Any]:
     from planner.contract.files import user_data_dir
     from trainer.measure import devices
 
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)

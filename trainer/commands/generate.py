@@ -32,7 +32,7 @@ def complete(
     device = next(model.parameters()).device
     encoded = tokenizer(rendered_prompt, add_special_tokens=special, return_tensors="pt")
     ids = encoded["input_ids"].to(device)
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    options: dict[str, object] = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
     if tokenizer.eos_token_id is not None:
         options["eos_token_id"] = tokenizer.eos_token_id
     if temperature > 0:
@@ -59,7 +59,7 @@ def trained_folder(run_dir: Path) -> Path:
     raise InvalidInput(f"{run_dir}: no finished run (neither an `adapter` nor a `model` folder in it)")
 
 
-def load_trained(run_dir: Path, device: torch.device) -> tuple[Any, Any]:
+def load_trained(run_dir: Path, device: torch.device) -> tuple[object, Any]:
     """(model, tokenizer) of a finished run, adapters attached by plain PEFT."""
     from trainer.loop import loading
     from trainer.tasks.result import load_pretrained, read_task_file

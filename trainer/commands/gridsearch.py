@@ -88,7 +88,7 @@ def cell_plan(plan: Plan, cell: Cell, *, max_steps: int | None = None, epochs: f
         lora_r=cell.lora_r,
         lora_alpha=settings.lora_alpha / settings.lora_r * cell.lora_r,
     )
-    changes: dict[str, Any] = {"learning_rate": cell.learning_rate, "report_to": (), "save_total_limit": 1}
+    changes: dict[str, object] = {"learning_rate": cell.learning_rate, "report_to": (), "save_total_limit": 1}
     if max_steps is not None:
         changes |= {"max_steps": max_steps, "eval_steps": max(1, max_steps // 4), "save_steps": max_steps}
     if epochs is not None:
@@ -246,7 +246,7 @@ def _optuna(
         yield outcome
 
 
-def _key(plan: Plan, limits: dict[str, Any]) -> dict[str, Any]:
+def _key(plan: Plan, limits: dict[str, object]) -> dict[str, object]:
     """All that the cells have in common: an outcome counts only beside others of the same."""
     swept = ("batch_size", "gradient_accumulation_steps", "lora_r")
     fixed = {k: v for k, v in to_settings(plan.settings).items() if k not in swept}
@@ -259,7 +259,7 @@ def _key(plan: Plan, limits: dict[str, Any]) -> dict[str, Any]:
         "hyperparameters": rest,
         "limits": limits,
     }
-    return cast(dict[str, Any], json.loads(json.dumps(content)))
+    return cast(dict[str, object], json.loads(json.dumps(content)))
 
 
 def _digest(path: str | None) -> str | None:
@@ -274,14 +274,14 @@ def _digest(path: str | None) -> str | None:
     return found.hexdigest()
 
 
-def _save(folder: Path, plan: Plan, limits: dict[str, Any], outcomes: list[PointOutcome]) -> None:
+def _save(folder: Path, plan: Plan, limits: dict[str, object], outcomes: list[PointOutcome]) -> None:
     ordered = sorted(outcomes, key=lambda outcome: outcome.score)
     cells = [dataclasses.asdict(outcome) for outcome in ordered]
     write_json(folder / "grid.json", {"schema": "tuneplan.grid/1", "plan": _key(plan, limits), "cells": cells})
     write_whole(folder / "grid.md", (table(ordered) + "\n").encode())
 
 
-def _load(folder: Path, plan: Plan, limits: dict[str, Any]) -> list[PointOutcome]:
+def _load(folder: Path, plan: Plan, limits: dict[str, object]) -> list[PointOutcome]:
     """Finished cells of an earlier search in this folder; another plan's are refused."""
     file = folder / "grid.json"
     if not os.path.lexists(file):

@@ -25,7 +25,7 @@ def publish(
     dtype: str = "auto",
     repository: str | None = None,
     private: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes a new folder, whole or not at all, and returns what was made and the line that uses it."""
     from trainer.publish import folder as folders
     from trainer.publish import gguf, hub
@@ -61,7 +61,7 @@ def publish(
     return {"schema": "tuneplan.publish/1", "to": target, "folder": str(output), "files": files, **said, "use": use}
 
 
-def _gguf(run_dir: Path, made: Path, *, name: str, merged: bool, kind: str) -> dict[str, Any]:
+def _gguf(run_dir: Path, made: Path, *, name: str, merged: bool, kind: str) -> dict[str, object]:
     from planner.contract import json_text
     from trainer.publish import gguf
     from trainer.weights import adapter_files
@@ -85,7 +85,7 @@ def _gguf(run_dir: Path, made: Path, *, name: str, merged: bool, kind: str) -> d
     return {"gguf": path.name, "tensors": count}
 
 
-def _modelfile(made: Path, said: dict[str, Any]) -> None:
+def _modelfile(made: Path, said: dict[str, object]) -> None:
     """Ollama's own defaults, with the base named where the file holds the adapter alone."""
     if said["merged"]:
         lines = [f"FROM ./{said['gguf']}"]

@@ -107,7 +107,7 @@ def _recipe(name: str, wish: Wish) -> Recipe:
     return replace(usual, epochs=wish.epochs or usual.epochs, max_length=wish.max_length or usual.max_length)
 
 
-def _plan(model: Path, config: dict[str, Any], text: Path, recipe: Recipe, wish: Wish, tokens: int) -> Plan:
+def _plan(model: Path, config: dict[str, object], text: Path, recipe: Recipe, wish: Wish, tokens: int) -> Plan:
     """The plan that trains `model` on a text of about so many tokens."""
     # A small text makes few steps: the warm-up may not eat more than a tenth of them.
     steps = max(1, int(recipe.epochs * tokens * 0.9 / recipe.max_length / recipe.batch_size))

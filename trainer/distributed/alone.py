@@ -30,7 +30,7 @@ class Alone:
         self.choices = choices
         self.world = world
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """Further `TrainingArguments`."""
         return {}
 
@@ -58,7 +58,7 @@ class Alone:
         """The backward pass of a piece."""
         accelerator.backward(loss)
 
-    def inside(self, model: torch.nn.Module, function: Callable[[], Any]) -> Any:
+    def inside(self, model: torch.nn.Module, function: Callable[[], object]) -> object:
         """Runs something that uses the model's weights other than through the whole model's forward."""
         return function()
 
@@ -76,7 +76,7 @@ class Alone:
         """The whole of a tensor that processes hold in parts, on rank 0; called by all of them."""
         return tensor
 
-    def whole_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def whole_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, object]:
         """The optimizer's state as one process alone would save it, on rank 0; called by all processes."""
         held: dict[str, Any] = optimizer.state_dict()
         if self.whole_state:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from trainer.data.batches import EpochBatches
 
@@ -34,8 +33,8 @@ class RankBatches:
         """Chooses the order that the next iteration follows."""
         self.batches.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[list[Any]]:
-        group: list[list[Any]] = []
+    def __iter__(self) -> Iterator[list[object]]:
+        group: list[list[object]] = []
         for batch in self.batches:
             group.append(batch)
             if len(group) == self.size:

@@ -30,7 +30,7 @@ MASTER = "master"
 """Key of a checkpoint's optimizer file: fp32 copies of trained weights that are held in 16 bits."""
 
 
-def config(choices: TrainingChoices, *, elements: int, dtype: torch.dtype) -> dict[str, Any]:
+def config(choices: TrainingChoices, *, elements: int, dtype: torch.dtype) -> dict[str, object]:
     """DeepSpeed's configuration: what it would choose by itself and the planner counts on is written out.
 
     `elements`: trained elements; `dtype`: theirs. Micro-batches and accumulation are the trainer's: DeepSpeed sees one
@@ -135,12 +135,12 @@ class Divided(Alone):
 
     # ---- whole tensors ---------------------------------------------------------------------------------------------
 
-    def whole_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def whole_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, object]:
         """As one process's optimizer would save itself, and master weights; on rank 0."""
         zero = self.engine.optimizer
         inner: torch.optim.Optimizer = zero.optimizer
         held = inner.state_dict()
-        state: dict[int, dict[str, Any]] = {}
+        state: dict[int, dict[str, object]] = {}
         masters: list[torch.Tensor] = []
         packed, number = [], 0
         for index, (group, flat) in enumerate(zip(self.groups, zero.single_partition_of_fp32_groups, strict=True)):
@@ -162,7 +162,7 @@ class Divided(Alone):
     def load_optimizer(self, optimizer: torch.optim.Optimizer, held: dict[str, Any]) -> None:
         zero = self.engine.optimizer
         inner: torch.optim.Optimizer = zero.optimizer
-        state: dict[int, dict[str, Any]] = {}
+        state: dict[int, dict[str, object]] = {}
         settings, number = [], 0
         for index, (group, flat) in enumerate(zip(self.groups, zero.single_partition_of_fp32_groups, strict=True)):
             numbers = range(number, number + len(group))
@@ -226,15 +226,15 @@ class DividedUpdate(torch.optim.Optimizer):
         self.divided, self.inner, self.failed, self.strike = divided, inner, failed, strike
 
     @property
-    def param_groups(self) -> Any:  # type: ignore[override]
+    def param_groups(self) -> object:  # type: ignore[override]
         return self.inner.param_groups
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> object:  # type: ignore[override]
         return self.inner.state
 
     @property
-    def defaults(self) -> Any:  # type: ignore[override]
+    def defaults(self) -> object:  # type: ignore[override]
         return self.inner.defaults
 
     def state_dict(self) -> Any:
@@ -246,7 +246,7 @@ class DividedUpdate(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.divided.engine.optimizer.zero_grad(set_to_none=set_to_none)
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
         try:
             self.strike()
             self.divided.engine.step()
@@ -258,8 +258,8 @@ class DividedUpdate(torch.optim.Optimizer):
 
 
 def initialize(
-    parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, settings: dict[str, Any], world: World
-) -> Any:
+    parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, settings: dict[str, object], world: World
+) -> object:
     """DeepSpeed's engine over these parameters, in the process group that is there."""
     import deepspeed
     from deepspeed.utils import logger

@@ -158,7 +158,7 @@ class Launch:
         self.finished = self.finished or '"finished"' in line[:200]
         self.events.relay(line)
 
-    def _on_signal(self, number: int, frame: Any) -> None:
+    def _on_signal(self, number: int, frame: object) -> None:
         self.stops += 1
         if self.group is not None:
             # The first asks for a stop after the step; a second Ctrl-C interrupts.
@@ -226,7 +226,7 @@ def report_failure(message: str, exit_code: int, *, secondary: bool, again: Any 
     """
     folder = os.environ.get(FAILURES)
     if folder:
-        content: dict[str, Any] = {"message": message, "exit_code": exit_code, "secondary": secondary}
+        content: dict[str, object] = {"message": message, "exit_code": exit_code, "secondary": secondary}
         if again is not None:
             content |= {"rows": again.rows, "oom": again.oom.model_dump(exclude_unset=True)}
         with contextlib.suppress(OSError):

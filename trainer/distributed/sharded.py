@@ -61,7 +61,7 @@ class Sharded(Alone):
         if isinstance(model, FSDPModule):
             model.reshard()
 
-    def inside(self, model: torch.nn.Module, function: Callable[[], Any]) -> Any:
+    def inside(self, model: torch.nn.Module, function: Callable[[], object]) -> object:
         with calling(model, function):
             return model()
 

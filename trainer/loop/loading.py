@@ -43,7 +43,7 @@ def local_folder(model: str) -> Path | None:
     return None
 
 
-def read_config(model: str) -> dict[str, Any]:
+def read_config(model: str) -> dict[str, object]:
     """Content of the model's config.json."""
     folder = local_folder(model)
     file = folder / "config.json" if folder is not None else model_files.fetch(model, "config.json")
@@ -52,7 +52,7 @@ def read_config(model: str) -> dict[str, Any]:
     return model_files.read_json(file)
 
 
-def check_config(plan: Plan, config: dict[str, Any]) -> None:
+def check_config(plan: Plan, config: dict[str, object]) -> None:
     """Refuses weights whose dimensions differ from those that the plan was computed for."""
     promised = plan.model_config_inline
     if not promised:
@@ -86,7 +86,7 @@ def load_tokenizer(model: str) -> Any:
 
 
 def load_model(
-    plan: Plan, choices: TrainingChoices, config: dict[str, Any], *, device: str, seed: int, task: Any = None
+    plan: Plan, choices: TrainingChoices, config: dict[str, object], *, device: str, seed: int, task: Any = None
 ) -> Any:
     """The base model with the head of its task (causal where none is given) on `device` in training mode. Method
     `full` starts from scratch where there are no weights.

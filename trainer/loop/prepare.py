@@ -298,7 +298,7 @@ def identity(plan: Plan, choices: TrainingChoices, material: Material) -> dict[s
     from trainer.wire import portable
 
     c, h = choices, plan.hyperparameters
-    adapters: dict[str, Any] = {}
+    adapters: dict[str, object] = {}
     if c.method != "full":
         adapters = {
             "lora_r": c.lora_r,
@@ -339,7 +339,7 @@ def check_positions(plan: Plan, choices: TrainingChoices, model: torch.nn.Module
         )
 
 
-def histogram(lengths: list[int], max_length: int, bins: int = 32) -> dict[str, Any]:
+def histogram(lengths: list[int], max_length: int, bins: int = 32) -> dict[str, object]:
     """Counts of sequence lengths in `bins` equal bins up to `max_length`; edges in tokens."""
     width = max(1, -(-max_length // bins))
     counts = [0] * (-(-max_length // width))

@@ -35,7 +35,7 @@ def weights_dtype(precision: str) -> torch.dtype:
     return WEIGHT_DTYPES[precision]
 
 
-def auto_class(config: dict[str, Any]) -> Any:
+def auto_class(config: dict[str, object]) -> Any:
     """The transformers auto class whose head the config asks for (`architectures`, else the type's usual one)."""
     import transformers
 
@@ -52,14 +52,14 @@ def auto_class(config: dict[str, Any]) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def is_causal(config: dict[str, Any]) -> bool:
+def is_causal(config: dict[str, object]) -> bool:
     """Whether the config asks for a decoder with a vocabulary head."""
     import transformers
 
     return auto_class(config) is transformers.AutoModelForCausalLM
 
 
-def as_config(config: dict[str, Any], name: str = "the model") -> Any:
+def as_config(config: dict[str, object], name: str = "the model") -> Any:
     """A transformers config object of what a config.json says of the network, ready for training.
 
     Raises NotModelled for an unknown type, InvalidInput for values that its class refuses.
@@ -72,7 +72,7 @@ def as_config(config: dict[str, Any], name: str = "the model") -> Any:
 
 
 def build(
-    config: dict[str, Any],
+    config: dict[str, object],
     *,
     dtype: torch.dtype,
     attention: str = "sdpa",
@@ -108,7 +108,9 @@ def build(
         return _build(cls, as_config(config, name), "eager", dtype, device, files)
 
 
-def _build(cls: Any, config: Any, attention: str, dtype: torch.dtype, device: Any, files: ModelFiles | None) -> Any:
+def _build(
+    cls: Any, config: object, attention: str, dtype: torch.dtype, device: str | torch.device, files: ModelFiles | None
+) -> Any:
     if files is None:
         with torch.device(device), refusing("no network can be made of this config.json"):
             model = cls.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -121,7 +123,7 @@ def _build(cls: Any, config: Any, attention: str, dtype: torch.dtype, device: An
     return model.train()
 
 
-def from_files(cls: Any, config: Any, files: ModelFiles, **options: Any) -> tuple[Any, list[str]]:
+def from_files(cls: Any, config: object, files: ModelFiles, **options: object) -> tuple[Any, list[str]]:
     """(the network with its trained weights, names of the tensors of a classifier's head that they lack).
 
     `cls` is an auto class. Raises InvalidInput, naming the file, where weights and network don't belong together.
@@ -157,7 +159,7 @@ def from_files(cls: Any, config: Any, files: ModelFiles, **options: Any) -> tupl
     return model, missing
 
 
-def _generation_config(config: Any, files: ModelFiles) -> Any:
+def _generation_config(config: Any, files: ModelFiles) -> object:
     """How the model's makers let it generate, as far as that is numbers."""
     from transformers import GenerationConfig
 

@@ -11,7 +11,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 
 
-def base_model(model: Any) -> Any:
+def base_model(model: object) -> Any:
     """The transformers model inside a PeftModel, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -48,12 +48,12 @@ def apply_checkpointing(model: torch.nn.Module, choices: TrainingChoices) -> int
     return count
 
 
-def _offloaded(checkpoint: Any) -> Any:
+def _offloaded(checkpoint: Any) -> object:
     """`checkpoint` with what it keeps for the recomputation in pinned host memory."""
     accelerator = torch.accelerator.current_accelerator()
     kind = accelerator.type if accelerator is not None else "cpu"
 
-    def run(function: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(function: object, *args: object, **kwargs: object) -> object:
         with save_on_cpu(pin_memory=True, device_type=kind):
             return checkpoint(function, *args, **kwargs)
 

@@ -99,7 +99,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return total.mul_(factor)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> object:
         """Scales the gradients made in forward, in place: they are used once."""
         made = iter(ctx.saved_tensors)
         grads = [next(made).mul_(grad_output) if present else None for present in ctx.present]
@@ -131,7 +131,9 @@ def head_of(model: torch.nn.Module) -> tuple[Any, float, float | None]:
     return head, scaling, getattr(config, "final_logit_softcapping", None)
 
 
-def hidden_states(base: Any, batch: dict[str, Any], choices: TrainingChoices) -> tuple[torch.Tensor, torch.Tensor]:
+def hidden_states(
+    base: torch.nn.Module, batch: dict[str, Any], choices: TrainingChoices
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states and their labels: of one row without padding where the batch's lengths are known, else as it is."""
     batch = dict(batch)
     lengths = batch.pop("lengths", None)
@@ -147,7 +149,7 @@ def hidden_states(base: Any, batch: dict[str, Any], choices: TrainingChoices) ->
         return _layers(base)(**batch)[0], labels
 
 
-def _layers(base: Any) -> Any:
+def _layers(base: torch.nn.Module) -> Any:
     """The network below the head; a few classes name it otherwise than their prefix says, and give themselves."""
     inner = base.base_model
     return base.model if inner is base else inner

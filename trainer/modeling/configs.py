@@ -38,7 +38,7 @@ STORED_OTHERWISE = ("quantization_config", "quantization", "compression_config",
 DEEPEST = 4
 
 
-def refuse_quantized(config: Mapping[str, Any], name: str) -> None:
+def refuse_quantized(config: Mapping[str, object], name: str) -> None:
     """Refuses weights that aren't stored as plain numbers: reading them would take further code."""
     parts = [config, *(value for value in config.values() if isinstance(value, Mapping))]
     for part in parts:
@@ -53,7 +53,7 @@ def refuse_quantized(config: Mapping[str, Any], name: str) -> None:
             raise NotModelled(f"{name}: layers of different shapes (per_layer_config) aren't trained")
 
 
-def as_config(config: Mapping[str, Any], name: str = "the model") -> Any:
+def as_config(config: Mapping[str, object], name: str = "the model") -> Any:
     """A transformers config object of what the file says of the network; raises NotModelled for an unknown type."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -72,12 +72,12 @@ def as_config(config: Mapping[str, Any], name: str = "the model") -> Any:
         raise InvalidInput(f"{name}'s config.json: {model_type[:40]} can't be made of it: {reason}") from None
 
 
-def described(config: Mapping[str, Any], cls: object, depth: int = 0) -> dict[str, Any]:
+def described(config: Mapping[str, object], cls: object, depth: int = 0) -> dict[str, Any]:
     """The keys of a config that describe the network of this config class."""
     if depth > DEEPEST:
         raise InvalidInput("config.json: parts within parts within parts; no model is made like that")
     fields = _fields(cls)
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
     for key, value in config.items():
         if key in CHOOSES_CODE or key.startswith("_") or key == "model_type":
             continue
@@ -89,7 +89,7 @@ def described(config: Mapping[str, Any], cls: object, depth: int = 0) -> dict[st
     return kept
 
 
-def _part(value: Mapping[str, Any], cls: object, depth: int) -> dict[str, Any]:
+def _part(value: Mapping[str, object], cls: object, depth: int) -> dict[str, object]:
     """A part of a config, by its own type where its class leaves that open."""
     from transformers import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -133,7 +133,7 @@ SAMPLING: dict[str, type | tuple[type, ...]] = {
 """What of a generation_config.json is taken over, and what its values are; none of it names code or a repository."""
 
 
-def generation_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+def generation_settings(content: Mapping[str, Any]) -> dict[str, object]:
     """The known keys of a generation_config.json with values of the right kind."""
     return {
         key: content[key]

@@ -98,7 +98,7 @@ def compute_loss(
     choices: TrainingChoices,
     *,
     num_items: torch.Tensor | int | None = None,
-) -> tuple[torch.Tensor, Any]:
+) -> tuple[torch.Tensor, object]:
     """Loss of one micro-batch and what must stay alive through backward (the output under `keep_logits`, else None).
 
     `batch` holds input_ids, labels (both int64, batch x length) and maybe attention_mask and position_ids. With

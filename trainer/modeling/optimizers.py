@@ -17,8 +17,8 @@ NO_DECAY = ("bias", "norm", "ln_", "layernorm")
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: biases and norms are not decayed, as in the transformers Trainer."""
-    decayed: list[Any] = []
-    plain: list[Any] = []
+    decayed: list[object] = []
+    plain: list[object] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (plain if any(part in name.lower() for part in NO_DECAY) else decayed).append(parameter)

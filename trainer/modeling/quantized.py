@@ -21,7 +21,7 @@ INT8_THRESHOLD = 6.0
 
 
 def quantize(
-    model: Any, choices: TrainingChoices, *, compute_dtype: torch.dtype | None = None, device: Any = None
+    model: object, choices: TrainingChoices, *, compute_dtype: torch.dtype | None = None, device: object = None
 ) -> Any:
     """Replaces every linear layer but the head by a quantised one, as transformers does when it loads quantised.
 
@@ -69,7 +69,7 @@ def quantize(
     return model
 
 
-def _four_bit(weight: torch.Tensor, choices: TrainingChoices, compute_dtype: torch.dtype | None) -> Any:
+def _four_bit(weight: torch.Tensor, choices: TrainingChoices, compute_dtype: torch.dtype | None) -> object:
     """A 4-bit linear layer, without a bias, of a weight (out, in)."""
     import bitsandbytes as bnb
 
@@ -95,11 +95,11 @@ def _four_bit(weight: torch.Tensor, choices: TrainingChoices, compute_dtype: tor
     return made
 
 
-def _int8(weight: torch.Tensor) -> Any:
+def _int8(weight: torch.Tensor) -> object:
     """An int8 linear layer, without a bias, of a weight (out, in): a byte a value and an fp32 scale per output."""
     import bitsandbytes as bnb
 
-    made: Any = bnb.nn.Linear8bitLt(
+    made: object = bnb.nn.Linear8bitLt(
         weight.shape[1],
         weight.shape[0],
         bias=False,

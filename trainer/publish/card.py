@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from planner.contract.choices import DEFAULTS
 from planner.contract.events import FinishedEvent
 from planner.contract.units import format_bytes
@@ -82,7 +80,7 @@ def _settings(facts: Facts) -> list[str]:
     choices = facts.plan.settings
     h = facts.plan.hyperparameters
     base = DEFAULTS
-    rows: dict[str, Any] = {
+    rows: dict[str, object] = {
         "effective batch": choices.effective_batch_size,
         "length": choices.max_length,
         "method": choices.method,

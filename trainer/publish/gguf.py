@@ -47,7 +47,7 @@ def write_model(folder: Path, path: Path, *, kind: str, name: str) -> int:
     _dimensions(writer, config, kind, name)
     _tokenizer(writer, folder)
     names = gguf.get_tensor_name_map(_enum(gguf, arch), int(config["num_hidden_layers"]))
-    wanted: dict[str, Any] = {}
+    wanted: dict[str, object] = {}
     for tensor_name, values in _tensors(folder):
         mapped = names.get_name(tensor_name, try_suffixes=(".weight", ".bias"))
         if mapped is None:
@@ -66,7 +66,7 @@ def write_model(folder: Path, path: Path, *, kind: str, name: str) -> int:
     return len(wanted)
 
 
-def llama3_factors(rope: dict[str, Any], width: int) -> Any:
+def llama3_factors(rope: dict[str, Any], width: int) -> object:
     """What llama.cpp divides each frequency by: Llama 3.1's stretching of the slow ones (transformers
     `modeling_rope_utils.py`, `_compute_llama3_parameters`).
     """
@@ -98,7 +98,7 @@ def write_adapter(folder: Path, path: Path, *, base_config: dict[str, Any]) -> i
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(config["lora_alpha"]))
     names = gguf.get_tensor_name_map(_enum(gguf, arch), int(base_config["num_hidden_layers"]))
-    wanted: dict[str, Any] = {}
+    wanted: dict[str, object] = {}
     for tensor_name, values in _tensors(folder, "adapter_model.safetensors"):
         module, _, part = tensor_name.removeprefix("base_model.model.").rpartition(".lora_")
         letter = part.partition(".")[0].lower()
@@ -115,14 +115,14 @@ def write_adapter(folder: Path, path: Path, *, base_config: dict[str, Any]) -> i
     return len(wanted)
 
 
-def _architecture(config: dict[str, Any]) -> str:
+def _architecture(config: dict[str, object]) -> str:
     arch = str(config.get("model_type"))
     if arch not in ARCHITECTURES:
         raise NotModelled(f"GGUF of {arch} is not written here; {_ELSEWHERE}")
     return arch
 
 
-def _enum(gguf: Any, arch: str) -> Any:
+def _enum(gguf: Any, arch: str) -> object:
     return next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == ARCHITECTURES[arch])
 
 
@@ -220,7 +220,7 @@ def _tensors(folder: Path, only: str | None = None) -> Any:
                 yield name, file.get_tensor(name).to(torch.float32).numpy()
 
 
-def _paired(values: Any, name: str, config: dict[str, Any]) -> Any:
+def _paired(values: Any, name: str, config: dict[str, Any]) -> object:
     """Rows of query and key from (two halves) to (pairs), head by head."""
     if not name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")):
         return values
@@ -230,7 +230,7 @@ def _paired(values: Any, name: str, config: dict[str, Any]) -> Any:
     return values.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
-def _stored(gguf: Any, values: Any, kind: str) -> tuple[Any, Any]:
+def _stored(gguf: Any, values: Any, kind: str) -> tuple[object, object]:
     """The bytes of a tensor and their type: vectors stay in f32, rows that don't divide into blocks in f16."""
     if values.ndim < 2 or kind == "f32":
         return np.ascontiguousarray(values, dtype=np.float32), gguf.GGMLQuantizationType.F32

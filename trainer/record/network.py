@@ -29,7 +29,7 @@ def on_meta(config: object, *, attention: str = "sdpa", dtype: torch.dtype = tor
     raise TypeError(type(config))
 
 
-def describe(config: dict[str, Any]) -> dict[str, Any]:
+def describe(config: dict[str, object]) -> dict[str, object]:
     """Everything that a `ModelSpec` says, as JSON values, with the kinds of the layers in forward order."""
     made = modeling.as_config(config)
     model = on_meta(config)
@@ -95,18 +95,18 @@ def task_of(model: object) -> str:
     raise NotModelled(f"{name} has no head that is trained here")
 
 
-def layer_paths(model: Any) -> list[str]:
+def layer_paths(model: torch.nn.Module) -> list[str]:
     """Paths of the repeated layers in forward order."""
     known = {id(layer) for layer in checkpointable_layers(model)}
     return [name for name, module in base_model(model).named_modules() if id(module) in known]
 
 
-def kinds(model: Any) -> list[str]:
+def kinds(model: torch.nn.Module) -> list[str]:
     """What each layer is: equal texts mean layers that allocate alike."""
     return [_signature(layer) for layer in checkpointable_layers(model)]
 
 
-def _signature(layer: Any) -> str:
+def _signature(layer: torch.nn.Module) -> str:
     parts: list[str] = []
     for name, module in layer.named_modules():
         values = {
@@ -121,7 +121,7 @@ def _signature(layer: Any) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def modules(model: Any, layers: list[str]) -> list[dict[str, Any]]:
+def modules(model: torch.nn.Module, layers: list[str]) -> list[dict[str, object]]:
     """The parameterised modules in the order of their making, those of all layers as one with `{}` for the index."""
     from transformers.pytorch_utils import Conv1D
 
@@ -143,7 +143,7 @@ def modules(model: Any, layers: list[str]) -> list[dict[str, Any]]:
             kind = "embedding"
         elif weight is not None and weight.dim() == 1 and set(own) <= {"weight", "bias"}:
             kind = "norm"
-        entries: list[tuple[Any, ...]] = []
+        entries: list[tuple[object, ...]] = []
         if kind == "parameter":
             for key, value in own.items():
                 entries.append((f"{path}.{key}".removeprefix("."), kind, tuple(value.shape), False, None))
@@ -207,5 +207,5 @@ def _rows(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
-def _embedding_weights(model: Any, head: Any) -> list[Any]:
+def _embedding_weights(model: torch.nn.Module, head: torch.nn.Module) -> list[object]:
     return [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not head]

@@ -28,7 +28,7 @@ from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
 
 
-def cut(config: dict[str, Any], layers: int) -> dict[str, Any]:
+def cut(config: dict[str, object], layers: int) -> dict[str, object]:
     """The config with its first `layers` layers: their number, and every list that has an entry for each of them."""
     made = modeling.as_config(config)
     whole = getattr(made, "num_hidden_layers", None)
@@ -49,7 +49,7 @@ class Session:
     """One model under one set of choices; what `run` varies costs no building."""
 
     def __init__(
-        self, config: dict[str, Any], choices: TrainingChoices, *, target: str, padded: bool, layers: int | None
+        self, config: dict[str, object], choices: TrainingChoices, *, target: str, padded: bool, layers: int | None
     ) -> None:
         logging.getLogger("transformers").setLevel(logging.ERROR)
         self.config = config if layers is None else cut(config, layers)
@@ -81,7 +81,7 @@ class Session:
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(on_gradient)
 
-        def on_layer(layer: Any, args: Any) -> None:
+        def on_layer(layer: torch.nn.Module, args: Any) -> None:
             recorder = self.recorder
             if recorder is None or recorder.phase != "forward" or not args or not layer.gradient_checkpointing:
                 return
@@ -119,7 +119,7 @@ class Session:
 
     def run(
         self, batch: int, length: int, *, piece: int, chunk: int, checkpointed: int, evaluate: bool
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """The log of one step (or of one evaluation) of `batch` x `length` tokens.
 
         piece, chunk: tokens that a lean function and the chunked loss take at a time. checkpointed: how many of the

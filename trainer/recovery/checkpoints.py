@@ -62,7 +62,7 @@ def last_good(run_dir: Path) -> Path | None:
     return None
 
 
-def write_identity(folder: Path, identity: dict[str, Any]) -> None:
+def write_identity(folder: Path, identity: dict[str, object]) -> None:
     """Notes what the checkpoint belongs to."""
     write_json(folder / IDENTITY, {"schema": "tuneplan.checkpoint/1", **identity})
 
@@ -122,7 +122,7 @@ def best(run_dir: Path, folder: Path, otherwise: str | None) -> str | None:
     return str(path) if run_folder.checkpoint_step(path.name) is not None and path.is_dir() else None
 
 
-def check_identity(folder: Path, identity: dict[str, Any]) -> None:
+def check_identity(folder: Path, identity: dict[str, object]) -> None:
     """Refuses to go on from a checkpoint of another run, naming the first thing that differs."""
     was = _identity(folder)
     for key, why in RESUMABLE.items():

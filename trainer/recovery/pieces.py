@@ -209,7 +209,7 @@ class Recovery:
 
     # ---- training --------------------------------------------------------------------------------------------------
 
-    def micro_batch(self, inputs: dict[str, Any], attempt: Callable[..., torch.Tensor]) -> torch.Tensor:
+    def micro_batch(self, inputs: dict[str, object], attempt: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Runs `attempt(inputs) -> loss` (forward and backward) over the micro-batch; returns the loss's sum."""
         number = self._micro_batches
         self._micro_batches += 1
@@ -300,10 +300,10 @@ class Recovery:
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluation(self, inputs: dict[str, Any], attempt: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    def evaluation(self, inputs: dict[str, object], attempt: Callable[[dict[str, object]], object]) -> list[Any]:
         """Results of `attempt` over the evaluation batch, in pieces where it doesn't fit."""
         pending = deque(cut(Piece(inputs=inputs, first_row=0), self.eval_rows, lambda row: row))
-        results: list[Any] = []
+        results: list[object] = []
         while pending:
             piece = pending.popleft()
             try:

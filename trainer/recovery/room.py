@@ -36,7 +36,7 @@ def ask(count: int) -> None:
 class _Asking(TorchDispatchMode):
     """Asks for an operator's result and the libraries' share before the operator runs."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         needed = result_bytes(func.overloadpacket.__name__, args)
         if needed is not None:
             ask(needed)

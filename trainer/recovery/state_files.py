@@ -29,7 +29,7 @@ def names(name: str) -> tuple[str, str]:
     return f"{name}.json", f"{name}.safetensors"
 
 
-def write(folder: Path, name: str, state: Any) -> None:
+def write(folder: Path, name: str, state: object) -> None:
     """Writes the state. Raises OSError, and TypeError for what is neither a number, a text nor a tensor."""
     found: dict[str, torch.Tensor] = {}
     content = {"schema": SCHEMA, "state": _Encoder(found).encode(state, "")}
@@ -57,7 +57,7 @@ def read(folder: Path, name: str) -> Any:
         raise InvalidInput(f"{structure}: damaged, or not written with {values.name}") from None
 
 
-def dumps(state: Any) -> bytes:
+def dumps(state: object) -> bytes:
     """The state as bytes, for another process of the run: the length of its JSON part, that, and its tensors."""
     found: dict[str, torch.Tensor] = {}
     structure = json.dumps(_Encoder(found).encode(state, "")).encode()
@@ -66,7 +66,7 @@ def dumps(state: Any) -> bytes:
     return len(structure).to_bytes(8, "little") + structure + values
 
 
-def loads(content: bytes) -> Any:
+def loads(content: bytes) -> object:
     """The state of `dumps`, tensors on the cpu."""
     end = 8 + int.from_bytes(content[:8], "little")
     return _decode(json.loads(content[8:end]), safetensors.torch.load(content[end:]))
@@ -77,9 +77,9 @@ class _Encoder:
 
     def __init__(self, found: dict[str, torch.Tensor]) -> None:
         self.found = found
-        self.known: dict[tuple[Any, ...], str] = {}
+        self.known: dict[tuple[object, ...], str] = {}
 
-    def encode(self, value: Any, place: str) -> Any:
+    def encode(self, value: Any, place: str) -> object:
         """`value` in JSON's words; what JSON can't say is an object with one key that begins with `$`."""
         if value is None or type(value) in (bool, int, float, str):
             return value
@@ -96,7 +96,7 @@ class _Encoder:
                 return {"$map": [list(pair) for pair in pairs]}
         raise TypeError(f"{place}: a {type(value).__name__} can't be kept in a checkpoint")
 
-    def _tensor(self, value: torch.Tensor, place: str) -> dict[str, Any]:
+    def _tensor(self, value: torch.Tensor, place: str) -> dict[str, object]:
         value = value.detach()
         same = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), str(value.device))
         name = self.known.get(same) if value.numel() else None
@@ -109,7 +109,7 @@ class _Encoder:
         return {"$tensor": name} if value.is_contiguous() else {"$tensor": name, "stride": list(value.stride())}
 
 
-def _decode(value: Any, held: dict[str, torch.Tensor]) -> Any:
+def _decode(value: object, held: dict[str, torch.Tensor]) -> object:
     if isinstance(value, list):
         return [_decode(item, held) for item in value]
     if not isinstance(value, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.data.examples import Example, Message
 from planner.contract.errors import NotModelled
 from planner.contract.run_settings import DataSettings
-from trainer.data.tokens import IGNORED, TokenizedData, tokenize
+from trainer.data.tokens import IGNORED, TokenizedData, Tokens, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,8 +54,8 @@ class Task:
         return tokenize(examples, tokenizer, max_length=max_length, train_on_prompt=train_on_prompt)
 
     def collator(
-        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
-    ) -> Any:
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: object = None
+    ) -> Callable[[Sequence[list[Tokens]]], dict[str, Any]]:
         """What makes a micro-batch of rows. `epochs` has the running `epoch`; None gives the same batch each time."""
         from trainer.data.batches import Collator
 
@@ -87,7 +87,7 @@ class Task:
         if not type(model).__name__.endswith(self.architectures):
             raise NotModelled(f"{name} is a {type(model).__name__}, which can't be trained on the task {self.name}")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What must be known beside the weights to use them; written into the result's folder."""
         return {"schema": "tuneplan.task/1", "task": self.name}
 

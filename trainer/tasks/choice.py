@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from planner.contract.run_settings import DataSettings
 from trainer.modeling.build import auto_class
 from trainer.tasks.base import Task
@@ -12,7 +10,7 @@ from trainer.tasks.masked import Masked
 from trainer.tasks.seq2seq import SequenceToSequence
 
 
-def choose(config: dict[str, Any], settings: DataSettings) -> Task:
+def choose(config: dict[str, object], settings: DataSettings) -> Task:
     """The task that the model's head, or data of the format `classification`, asks for."""
     if settings.format == "classification":
         return Classification(config)

@@ -30,7 +30,7 @@ class Classification(Unpacked):
     name = "classification"
     architectures = ("ForSequenceClassification",)
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, object]) -> None:
         super().__init__(config)
         self.labels: list[str] = []
         """Names by number."""
@@ -82,7 +82,7 @@ class Classification(Unpacked):
         return data
 
     def collator(
-        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: object = None
     ) -> LabelCollator:
         return LabelCollator(tokenizer.pad_token_id, choices.max_length if choices.padding == "max" else None)
 
@@ -92,7 +92,7 @@ class Classification(Unpacked):
     def sample_prompt(self, example: Example, tokenizer: PreTrainedTokenizerBase, given: str | None) -> str | None:
         return None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {**super().describe(), "labels": self.labels}
 
 
@@ -103,7 +103,7 @@ class LabelCollator:
         self.pad_token_id = pad_token_id
         self.length = length
 
-    def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, object]:
         texts = [list(row[0].ids) for row in rows]
         ids = pad(texts, self.pad_token_id, self.length)
         return {

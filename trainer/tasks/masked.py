@@ -6,7 +6,7 @@ import random
 import zlib
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -61,7 +61,7 @@ class Masked(Unpacked):
         return data
 
     def collator(
-        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: object = None
     ) -> MaskingCollator:
         return MaskingCollator(tokenizer, choices, seed=seed, epochs=epochs)
 
@@ -85,7 +85,7 @@ class MaskingCollator:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
+        self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: object = None
     ) -> None:
         self.pad_token_id = tokenizer.pad_token_id
         self.mask_token_id = tokenizer.mask_token_id
@@ -95,7 +95,7 @@ class MaskingCollator:
         self.seed = seed
         self.epochs = epochs
 
-    def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, object]:
         shown, learned = [], []
         for row in rows:
             hidden, labels = self.hide([int(token) for tokens in row for token in tokens.ids])

@@ -21,7 +21,7 @@ def load_pretrained(source: str, task: dict[str, Any], dtype: object = "auto") -
     from trainer.loop import loading
     from trainer.weights import model_files
 
-    cls: Any = {
+    cls: type = {
         "masked": transformers.AutoModelForMaskedLM,
         "seq2seq": transformers.AutoModelForSeq2SeqLM,
         "classification": transformers.AutoModelForSequenceClassification,
@@ -53,7 +53,7 @@ def read_task_file(folder: Path) -> dict[str, Any]:
     return _from_config(folder)
 
 
-def _checked(content: dict[str, Any], file: Path) -> dict[str, Any]:
+def _checked(content: dict[str, object], file: Path) -> dict[str, object]:
     """A task file's content. Raises InvalidInput for a task or labels that aren't ones."""
     labels = content.get("labels")
     named = labels is None or (isinstance(labels, list) and all(isinstance(label, (str, int)) for label in labels))
@@ -62,7 +62,7 @@ def _checked(content: dict[str, Any], file: Path) -> dict[str, Any]:
     return content
 
 
-def _from_config(folder: Path) -> dict[str, Any]:
+def _from_config(folder: Path) -> dict[str, object]:
     try:
         config = json_text.read_object(folder / "config.json")
     except InvalidInput:

@@ -34,22 +34,22 @@ FP32_BY_DTYPE = ("softmax.int", "log_softmax.int", "sum.default", "sum.dim_IntLi
 HALF = (torch.float16, torch.bfloat16)
 
 
-def _to_fp32(value: Any) -> Any:
+def _to_fp32(value: object) -> object:
     if isinstance(value, torch.Tensor) and value.dtype in HALF:
         return value.float()
     return value
 
 
-def _as_fp32(op: Any, key: Any) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
+def _as_fp32(op: Any, key: Any) -> Callable[..., object]:
+    def kernel(*args: object, **kwargs: object) -> object:
         with torch._C._ExcludeDispatchKeyGuard(key):
             return op(*(_to_fp32(a) for a in args), **{k: _to_fp32(v) for k, v in kwargs.items()})
 
     return kernel
 
 
-def _with_dtype(op: Any, key: Any) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
+def _with_dtype(op: Any, key: Any) -> Callable[..., object]:
+    def kernel(*args: object, **kwargs: object) -> object:
         position = {"softmax.int": 2, "log_softmax.int": 2}.get(op.__name__)
         named = kwargs.get("dtype") is not None or (position is not None and len(args) > position and args[position])
         with torch._C._ExcludeDispatchKeyGuard(key):

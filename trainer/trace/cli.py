@@ -58,7 +58,7 @@ def read_lengths(text: str) -> list[tuple[int, ...]]:
         raise InvalidInput(f"--lengths {text!r}: expected whole numbers such as 512,437 or 512,300+212") from None
 
 
-def read_config(where: str) -> dict[str, Any]:
+def read_config(where: str) -> dict[str, object]:
     """The content of a config.json (or of a catalogue entry that holds one under `config`)."""
     name = f"--config {where}"
     if where == "-":

@@ -18,7 +18,7 @@ import torch
 from trainer.measure.meter import StorageMeter
 
 NEVER = 1 << 62
-Operator = torch._ops.OpOverload[..., Any]
+Operator = torch._ops.OpOverload[..., object]
 Arguments = Sequence[Any]
 """What an operator is called with."""
 ScratchRules = dict[Operator, Callable[[Arguments, Any], list[int]]]
@@ -107,7 +107,7 @@ class StepRecorder(StorageMeter):
         super().reset_peaks()
         self.step_begins = self.clock
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         self._settle()
         stand_in = self._stand_ins.get(func)
         out = (stand_in or func)(*args, **(kwargs or {}))
@@ -139,7 +139,7 @@ class StepRecorder(StorageMeter):
     def _counts(self, tensor: torch.Tensor) -> bool:
         return not self.ignoring
 
-    def _born(self, tensor: torch.Tensor, size: int, origin: Any) -> RealStorage:
+    def _born(self, tensor: torch.Tensor, size: int, origin: object) -> RealStorage:
         self.clock += 1
         record = RealStorage(
             size=size,

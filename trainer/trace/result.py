@@ -59,16 +59,16 @@ class TraceResult:
     timeline: list[tuple[int, int, str]]
     """(event number, allocated bytes after it, phase) for every allocation and release of the step."""
     seconds: float
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, object]] = field(default_factory=list)
     step_begins: int = 0
     """Number of the last event before the step: weights, optimizer state and the batch are there by then."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The fields of the planner's `memory` object that a trace knows, and the largest groups at the peak.
 
         Reserved and device bytes are not part of a trace: the caller adds its allocator model and the card's context.
         """
-        found: dict[str, Any] = {
+        found: dict[str, object] = {
             "schema": "tuneplan.trace/1",
             "memory": {
                 "allocated_peak_bytes": self.allocated_peak_bytes,

@@ -123,7 +123,7 @@ class _Tolerant:
         with contextlib.suppress(OSError, ValueError):
             self._wrapped.flush()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._wrapped, name)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from planner.contract.files import expanded
 
@@ -30,10 +29,10 @@ def model_name(model: str) -> str:
     return f"./{path.resolve().name}"
 
 
-def config(content: dict[str, Any]) -> dict[str, Any]:
+def config(content: dict[str, object]) -> dict[str, object]:
     """The numbers and plain words of a config.json. Labels, which are of the data, keep their count alone."""
     kept = {key: value for key, value in content.items() if key not in _LABELS and _WORD.fullmatch(str(key))}
-    found: dict[str, Any] = {key: clean for key, value in kept.items() if (clean := _clean(value)) is not _NOTHING}
+    found: dict[str, object] = {key: clean for key, value in kept.items() if (clean := _clean(value)) is not _NOTHING}
     labels = content.get("id2label")
     if isinstance(labels, dict):
         found["id2label"] = {str(number): f"LABEL_{number}" for number in range(len(labels))}
@@ -48,7 +47,7 @@ def word(text: str) -> str:
 _NOTHING = object()
 
 
-def _clean(value: object) -> Any:
+def _clean(value: object) -> object:
     """The value without its texts; `_NOTHING` where nothing is left of it."""
     if isinstance(value, dict):
         return config(value)

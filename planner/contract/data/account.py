@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from planner.contract.data.literals import shown
 from planner.contract.sentence import joined, named, sentence
@@ -73,7 +72,7 @@ class Account:
             said.append(f"{self.invalid:,} invalid example{'' if self.invalid == 1 else 's'} left out: {first}.")
         return said
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """JSON-ready."""
         return {
             "files": dict(self.examples),

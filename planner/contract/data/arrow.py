@@ -19,7 +19,7 @@ LEAST_ROW = 8
 """Bytes that a row counts at the least, where its cells take none."""
 
 
-def parquet_rows(file: Path, account: Account, progress: Progress | None) -> Iterator[tuple[str, Any]]:
+def parquet_rows(file: Path, account: Account, progress: Progress | None) -> Iterator[tuple[str, object]]:
     """Rows of a parquet file. Columns of bytes (pictures, sound) are named and not read."""
     try:
         import pyarrow
@@ -90,7 +90,7 @@ def arrow_rows(file: Path, account: Account, progress: Progress | None) -> Itera
             raise _damaged(file, "Arrow", error) from None
 
 
-def _batches(pyarrow: Any, stream: Any, head: bytes) -> Iterator[Any]:
+def _batches(pyarrow: Any, stream: object, head: bytes) -> Iterator[Any]:
     if head == b"ARROW1":
         reader = pyarrow.ipc.open_file(stream)
         for number in range(reader.num_record_batches):
@@ -112,7 +112,7 @@ def _columns(schema: Any, account: Account, count: int) -> list[str]:
     return names
 
 
-def _dense(batch: Any) -> Any:
+def _dense(batch: Any) -> object:
     """The batch with values in place of numbers that stand for them: one value may stand for millions."""
     for place, field in enumerate(batch.schema):
         if str(field.type).startswith("dictionary"):
@@ -121,14 +121,14 @@ def _dense(batch: Any) -> Any:
     return batch
 
 
-def _holds_bytes(kind: Any) -> bool:
+def _holds_bytes(kind: object) -> bool:
     text = str(kind)
     return text in ("binary", "large_binary", "binary_view") or text.startswith(
         ("struct<bytes: binary", "fixed_size_b")
     )
 
 
-def _rows(batch: Any, file: Path) -> Iterator[dict[str, Any]]:
+def _rows(batch: Any, file: Path) -> Iterator[dict[str, object]]:
     """A batch's rows as plain values, so many at a time as stand in the room for them."""
     step = max(1, min(MOST_ROWS, batch.num_rows * AT_ONCE // max(1, batch.nbytes)))
     if batch.num_rows and batch.nbytes // batch.num_rows > LONGEST_LINE:

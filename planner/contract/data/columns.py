@@ -178,7 +178,7 @@ def check_roles(columns: Mapping[str, str]) -> None:
             raise InvalidInput(named("columns"), f": the column {shown(name)!r} can't be both {role} and {twice[0]}")
 
 
-def lay_out(row: Mapping[str, Any], format: str, columns: Mapping[str, str], where: str) -> Layout:
+def lay_out(row: Mapping[str, object], format: str, columns: Mapping[str, str], where: str) -> Layout:
     """The roles of a row's columns. `Undecided` or `InvalidInput` where they do not say what is to be learned."""
     wanted = {_SAME.get(role, role): name for role, name in columns.items()}
     for role, name in wanted.items():
@@ -203,7 +203,7 @@ def lay_out(row: Mapping[str, Any], format: str, columns: Mapping[str, str], whe
     return found
 
 
-def _guessed(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) -> Layout:
+def _guessed(row: Mapping[str, object], wanted: Mapping[str, str], where: str) -> Layout:
     if not wanted and _find(row, {}, ("chosen", "rejected")):
         raise Undecided(
             sentence(
@@ -237,7 +237,7 @@ def _guessed(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) -> L
     )
 
 
-def _order(row: Mapping[str, Any], wanted: Mapping[str, str]) -> tuple[str, ...]:
+def _order(row: Mapping[str, object], wanted: Mapping[str, str]) -> tuple[str, ...]:
     exact = {plain(str(name)) for name in row}
     first = ("messages",) if _holds_turns(row, wanted) else ()
     pair = "prompt" in exact and exact & {"completion", "response"}
@@ -246,7 +246,7 @@ def _order(row: Mapping[str, Any], wanted: Mapping[str, str]) -> tuple[str, ...]
     return (*first, "alpaca", "prompt-completion", "text")
 
 
-def _holds_turns(row: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+def _holds_turns(row: Mapping[str, object], wanted: Mapping[str, str]) -> bool:
     """Whether the column of messages holds a list, not a text that is called a conversation."""
     column = wanted.get("messages") or _column("messages", row, set())
     if column is None:
@@ -259,7 +259,7 @@ def _holds_turns(row: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
     )
 
 
-def _ask_for_label(row: Mapping[str, Any], found: Layout, where: str) -> None:
+def _ask_for_label(row: Mapping[str, object], found: Layout, where: str) -> None:
     labels = [name for name in found.unused if plain(str(name)) in _LABELS and isinstance(row[name], str | int | float)]
     if labels:
         raise Undecided(
@@ -274,7 +274,7 @@ def _ask_for_label(row: Mapping[str, Any], found: Layout, where: str) -> None:
         )
 
 
-def _ask_for_good(row: Mapping[str, Any], found: Layout, where: str) -> None:
+def _ask_for_good(row: Mapping[str, object], found: Layout, where: str) -> None:
     name = next((name for name in found.unused if plain(str(name)) in NAMES["good"]), None)
     if name is not None and good_or_bad(row[name]) is not None:
         raise Undecided(
@@ -292,7 +292,7 @@ def _ask_for_good(row: Mapping[str, Any], found: Layout, where: str) -> None:
         )
 
 
-def good_or_bad(value: Any) -> bool | None:
+def good_or_bad(value: object) -> bool | None:
     """A mark as truth; None where it is none."""
     if isinstance(value, bool):
         return value
@@ -303,7 +303,7 @@ def good_or_bad(value: Any) -> bool | None:
     return None
 
 
-def _good_ones(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) -> Layout:
+def _good_ones(row: Mapping[str, object], wanted: Mapping[str, str], where: str) -> Layout:
     good = _column("good", row, set(wanted.values()))
     for shape in _order(row, wanted):
         found = _fit(shape, row, wanted)
@@ -323,7 +323,7 @@ def _good_ones(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) ->
     )
 
 
-def _fit(shape: str, row: Mapping[str, Any], wanted: Mapping[str, str]) -> Layout | None:
+def _fit(shape: str, row: Mapping[str, object], wanted: Mapping[str, str]) -> Layout | None:
     needed, allowed = NEEDED[shape], ALLOWED.get(shape, ())
     asked = {_role_in(shape, role): name for role, name in wanted.items()}
     if any(role not in (*needed, *allowed) for role in asked):
@@ -352,7 +352,7 @@ def _role_in(shape: str, role: str) -> str:
     return role
 
 
-def _find(row: Mapping[str, Any], asked: Mapping[str, str], roles: Sequence[str]) -> dict[str, str] | None:
+def _find(row: Mapping[str, object], asked: Mapping[str, str], roles: Sequence[str]) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for role in roles:
         name = asked.get(role) or _column(role, row, {*found.values(), *asked.values()})
@@ -362,17 +362,17 @@ def _find(row: Mapping[str, Any], asked: Mapping[str, str], roles: Sequence[str]
     return found
 
 
-def _lacking(shape: str, row: Mapping[str, Any], wanted: Mapping[str, str]) -> list[str]:
+def _lacking(shape: str, row: Mapping[str, object], wanted: Mapping[str, str]) -> list[str]:
     return [role for role in NEEDED[shape] if _find(row, wanted, (role,)) is None] or list(NEEDED[shape])
 
 
-def _column(role: str, row: Mapping[str, Any], taken: set[str]) -> str | None:
+def _column(role: str, row: Mapping[str, object], taken: set[str]) -> str | None:
     names = {plain(str(name)): name for name in reversed(list(row)) if name not in taken}
     names |= {name: name for name in row if name not in taken}
     return next((names[name] for name in NAMES[role] if name in names), None)
 
 
-def example_shape(layout: Layout, row: Mapping[str, Any]) -> Shape:
+def example_shape(layout: Layout, row: Mapping[str, object]) -> Shape:
     """The shape that examples are said to have."""
     if layout.shape != "messages":
         return layout.shape  # type: ignore[return-value]

@@ -139,7 +139,7 @@ class TokenCounter:
         return length + closing, sum(marks[1:])  # the first position is predicted from nothing
 
 
-def _as_transformers(tokenizer: Any, config: dict[str, Any], folder: Path) -> None:
+def _as_transformers(tokenizer: Any, config: dict[str, object], folder: Path) -> None:
     """What transformers changes of a tokenizer.json: tokens that only the config adds, and the class of Llama."""
     from tokenizers import AddedToken, pre_tokenizers
 

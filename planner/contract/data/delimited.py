@@ -21,7 +21,7 @@ SNIFFED = 256 << 10
 _KNOWN = {name for names in NAMES.values() for name in names}
 
 
-def csv_rows(file: Path, account: Account, progress: Progress | None) -> Iterator[tuple[str, Any]]:
+def csv_rows(file: Path, account: Account, progress: Progress | None) -> Iterator[tuple[str, object]]:
     """Rows under the header's names; what has more or fewer cells is `Invalid`."""
     csv.field_size_limit(streams.LONGEST_LINE)
     dialect = _dialect(file)
@@ -61,7 +61,7 @@ def csv_rows(file: Path, account: Account, progress: Progress | None) -> Iterato
             yield where, Cells(zip(header, cells, strict=True))
 
 
-class Cells(dict[str, Any]):
+class Cells(dict[str, object]):
     """A row of text cells, in which what is empty is missing."""
 
 
@@ -80,7 +80,7 @@ def _dialect(file: Path) -> dict[str, Any]:
     cut = len(head) > SNIFFED
     sample = head[:SNIFFED].decode("utf-8", "replace")
     tabs = ".tsv" in [suffix.lower() for suffix in file.suffixes]
-    usual: dict[str, Any] = {"delimiter": "\t" if tabs else ",", "strict": True}
+    usual: dict[str, object] = {"delimiter": "\t" if tabs else ",", "strict": True}
     best, best_score = usual, (False, 0.0)
     for delimiter in "\t,;|" if tabs else ",;\t|":
         for quoting in _quotings(delimiter, sample):
@@ -91,8 +91,8 @@ def _dialect(file: Path) -> dict[str, Any]:
     return best
 
 
-def _quotings(delimiter: str, sample: str) -> list[dict[str, Any]]:
-    ways: list[dict[str, Any]] = [{}]
+def _quotings(delimiter: str, sample: str) -> list[dict[str, object]]:
+    ways: list[dict[str, object]] = [{}]
     if delimiter == "\t":
         # Files of tabs are often written without any quoting; a text may then begin with a quotation mark.
         ways.append({"quoting": csv.QUOTE_NONE})

@@ -348,7 +348,7 @@ def _configs(text: str) -> list[dict[str, Any]]:
     )
 
 
-def _named_files(folder: Path, config: dict[str, Any], account: Account) -> Sources:
+def _named_files(folder: Path, config: dict[str, object], account: Account) -> Sources:
     entries = config["data_files"]
     if isinstance(entries, str):
         entries = [{"split": "train", "path": entries}]
@@ -372,7 +372,7 @@ def _named_files(folder: Path, config: dict[str, Any], account: Account) -> Sour
     return _sorted_splits(folder, groups, account)
 
 
-def _matching(base: Path, folder: Path, pattern: Any) -> list[Path]:
+def _matching(base: Path, folder: Path, pattern: object) -> list[Path]:
     if not isinstance(pattern, str) or pattern.startswith(("/", "~")) or ".." in Path(pattern).parts:
         raise InvalidInput(f"{folder}: the card names {shown(pattern)!r}, which is outside of the folder")
     every = _below(base, 0) if base.is_dir() else []

@@ -19,7 +19,7 @@ class Malformed(ValueError):
     """Says in a few words what is wrong with the text."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -35,7 +35,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _NUMPY_GAP = re.compile(r"\}\s*\n\s*\{")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str) -> object:
     """The value of one JSON text. `Malformed` says what is wrong and at which character."""
     if len(text) <= 2 * DEEPEST and "\\u" not in text:  # short lines come by the million, and can't be deep
         try:
@@ -51,7 +51,7 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def parse_json_at(text: str, start: int) -> tuple[Any, int]:
+def parse_json_at(text: str, start: int) -> tuple[object, int]:
     """(value, end) of the JSON value that begins at `start`."""
     try:
         value, end = _SCAN.raw_decode(text, start)
@@ -83,7 +83,7 @@ def _refuse_depth(text: str, start: int, end: int) -> None:
                 raise Malformed(f"nested deeper than {DEEPEST} levels")
 
 
-def _refuse_halves(value: Any) -> None:
+def _refuse_halves(value: object) -> None:
     r"""`\ud800` without its other half is allowed in JSON and is no text: no tokenizer takes it."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
@@ -92,7 +92,7 @@ def _refuse_halves(value: Any) -> None:
         raise Malformed(f"{half} is half a character; mend the text or leave the example out") from None
 
 
-def parse_cell(text: str) -> Any:
+def parse_cell(text: str) -> object:
     """The list or object that a table's cell holds as text, in JSON's or Python's notation."""
     bare = text.strip()
     if bare[:1] not in ("[", "{", "("):
@@ -114,7 +114,7 @@ def parse_cell(text: str) -> Any:
     return found
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> object:
     try:
         value = ast.literal_eval(text)
         json.dumps(value, ensure_ascii=False).encode()  # no bytes, sets, half characters
@@ -124,7 +124,7 @@ def _literal(text: str) -> Any:
     return value
 
 
-def _refuse_depth_of(value: Any, left: int) -> None:
+def _refuse_depth_of(value: object, left: int) -> None:
     if left < 0:
         raise Malformed(f"nested deeper than {DEEPEST} levels")
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

@@ -68,7 +68,7 @@ class Template:
         self._template = self._environment.from_string(tree)
 
     def trace(
-        self, messages: list[dict[str, Any]], tools: list[Any] | None, *, prompt: bool = False, limit: int = 2**25
+        self, messages: list[dict[str, object]], tools: list[object] | None, *, prompt: bool = False, limit: int = 2**25
     ) -> Trace:
         """The conversation as text of at most `limit` characters; `prompt` adds the header of an answer."""
         random.seed(0)
@@ -91,12 +91,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"*", "**"})
 
-    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Any, function: Any, *args: object, **kwargs: object) -> object:
         if getattr(function, "__func__", None) in _TOLD:  # ours, and called often: the sandbox need not look at it
             return function(*args)
         return super().call(context, function, *args, **kwargs)
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Any, operator: str, left: object, right: object) -> object:
         if operator == "**" and isinstance(left, int) and isinstance(right, int):
             if right * max(1, left.bit_length()) > MAX_REPEAT:
                 raise TooMuch("a power with millions of digits")
@@ -113,35 +113,35 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 class _Dict:
     """`dict` without its attributes, as in transformers."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+    def __call__(self, *args: object, **kwargs: object) -> dict[Any, object]:
         return dict(*args, **kwargs)
 
-    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+    def fromkeys(self, *args: Any, **kwargs: object) -> dict[object, object]:
         return dict.fromkeys(*args, **kwargs)
 
 
 class _Namespace(Namespace):
     """A namespace that takes no name with an underscore in front, as in transformers."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # any name may be given, `self` too
+    def __init__(*args: object, **kwargs: object) -> None:  # any name may be given, `self` too
         self, args = args[0], args[1:]
         names = dict(*args, **kwargs)
         for name in names:
             _Namespace._check(name)
         Namespace.__init__(self, names)
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         _Namespace._check(name)
         super().__setitem__(name, value)
 
     @staticmethod
-    def _check(name: Any) -> None:
+    def _check(name: object) -> None:
         if isinstance(name, str) and name.startswith("_"):
             raise SecurityError(f"a chat template can't store {name!r} in a namespace")
 
 
 def _tojson(
-    value: Any,
+    value: object,
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: Any = None,
@@ -150,7 +150,7 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _refuse(message: Any) -> None:
+def _refuse(message: object) -> None:
     raise TemplateError(str(message))
 
 
@@ -171,7 +171,7 @@ class _Frame:
 class _Watch:
     """What is seen while one conversation is rendered. Where loops stand in loops, the innermost message owns."""
 
-    def __init__(self, messages: list[dict[str, Any]]) -> None:
+    def __init__(self, messages: list[dict[str, object]]) -> None:
         self._number = {id(message): number for number, message in enumerate(messages)}
         self._count = len(messages)
         self._frames: list[_Frame] = []
@@ -195,7 +195,7 @@ class _Watch:
             self._stretches.append((self._seen, self.position, owner))
             self._seen = self.position
 
-    def enter(self, loop: int, values: tuple[Any, ...]) -> None:
+    def enter(self, loop: int, values: tuple[object, ...]) -> None:
         """A pass of a loop begins, over `values`."""
         self.leave(loop)
         owner = next((self._number[id(value)] for value in values if id(value) in self._number), None)
@@ -209,7 +209,7 @@ class _Watch:
                 del self._frames[place:]
                 return
 
-    def assign(self, value: Any) -> None:
+    def assign(self, value: object) -> None:
         """A name was given a value: in a loop over numbers, `set message = messages[i]` says where it stands."""
         number = self._number.get(id(value))
         if number is None or not self._frames or self._frames[-1].owner is not None:
@@ -269,7 +269,7 @@ class _Marks(Extension):
         environment.extend(marks=self)
         self.watch: _Watch | None = None
 
-    def watching(self, messages: list[dict[str, Any]]) -> _Watching:
+    def watching(self, messages: list[dict[str, object]]) -> _Watching:
         return _Watching(self, _Watch(messages))
 
     def parse(self, parser: Parser) -> nodes.Node:
@@ -283,7 +283,7 @@ class _Marks(Extension):
             self.watch.marked.append((self.watch.position, text))
         return text
 
-    def _enter(self, loop: int, *values: Any) -> str:
+    def _enter(self, loop: int, *values: object) -> str:
         if self.watch is not None:
             self.watch.enter(loop, values)
         return ""
@@ -293,7 +293,7 @@ class _Marks(Extension):
             self.watch.leave(loop)
         return ""
 
-    def _assign(self, value: Any) -> str:
+    def _assign(self, value: object) -> str:
         if self.watch is not None:
             self.watch.assign(value)
         return ""

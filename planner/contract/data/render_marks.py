@@ -42,7 +42,7 @@ class Marker:
             for match in self._pattern.finditer(text, *span)
         ]
 
-    def message(self, number: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    def message(self, number: int, message: Mapping[str, Any]) -> dict[str, object]:
         """The message with its texts replaced."""
         found = dict(message)
         if isinstance(found["content"], str) and found["content"].strip():
@@ -56,7 +56,7 @@ class Marker:
             ]
         return found
 
-    def _function(self, function: Mapping[str, Any], number: int, place: int) -> dict[str, Any]:
+    def _function(self, function: Mapping[str, object], number: int, place: int) -> dict[str, object]:
         arguments = {self.word("a", number, place): self.word("v", number, place)} if function["arguments"] else {}
         return {"name": self.word("n", number, place), "arguments": arguments}
 

@@ -11,7 +11,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names that thoughts are given under; templates read the first or the second (transformers' `_REASONING_FIELDS`)."""
 
 Chat = list[dict[str, Any]]
-Build = tuple[Any, ...]
+Build = tuple[object, ...]
 """What a template can tell of a message without reading its text."""
 
 
@@ -31,7 +31,7 @@ class Form:
     """What stands for the content of a turn that only calls tools: "text" (empty), "none", or "absent"."""
 
 
-def normal(message: Mapping[str, Any]) -> dict[str, Any]:
+def normal(message: Mapping[str, Any]) -> dict[str, object]:
     """Without keys that hold nothing; thoughts under both names that templates read; calls in their usual form."""
     found = {key: value for key, value in message.items() if value is not None}
     found.setdefault("content", "")
@@ -47,7 +47,7 @@ def normal(message: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _call(call: Any) -> dict[str, Any]:
+def _call(call: object) -> dict[str, object]:
     if not isinstance(call, Mapping):
         raise Refused("a tool call is not an object with `function`")
     inner = call.get("function")
@@ -82,7 +82,7 @@ def written(chat: Chat, form: Form) -> Chat:
     return [_in_form(message, form) for message in chat]
 
 
-def _in_form(message: Mapping[str, Any], form: Form) -> dict[str, Any]:
+def _in_form(message: Mapping[str, Any], form: Form) -> dict[str, object]:
     found = dict(message)
     calls = found.get("tool_calls")
     if calls:
@@ -99,7 +99,7 @@ def _in_form(message: Mapping[str, Any], form: Form) -> dict[str, Any]:
     return found
 
 
-def _arguments(value: Any, form: Form) -> Any:
+def _arguments(value: object, form: Form) -> object:
     if form.arguments_as_text:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):

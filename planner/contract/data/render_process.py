@@ -58,7 +58,7 @@ class Renderer:
         self._waiting = threading.Event()
         self._over = False
 
-    def answers(self, requests: Sequence[dict[str, Any]], wheres: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def answers(self, requests: Sequence[dict[str, object]], wheres: Sequence[str]) -> Iterator[dict[str, object]]:
         """What the template made of each request, in order. `InvalidInput` names the template and the example."""
         try:
             yield from self._answers(requests, wheres)
@@ -66,7 +66,7 @@ class Renderer:
             self.close()
             raise
 
-    def _answers(self, requests: Sequence[dict[str, Any]], wheres: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _answers(self, requests: Sequence[dict[str, Any]], wheres: Sequence[str]) -> Iterator[dict[str, object]]:
         for batch in _batches(requests):
             self._send(json.dumps([requests[number] for number in batch]).encode(), wheres[batch[0]])
             for number in batch:
@@ -130,7 +130,7 @@ class Renderer:
         except OSError:  # it has died; the answer that doesn't come says so
             pass
 
-    def _receive(self, seconds: float, where: str) -> dict[str, Any]:
+    def _receive(self, seconds: float, where: str) -> dict[str, object]:
         process = self._process
         assert process is not None
         assert process.stdout is not None
@@ -142,20 +142,20 @@ class Renderer:
         finally:
             self._waiting.clear()
         if line.endswith(b"\n"):
-            answer: dict[str, Any] = json.loads(line)
+            answer: dict[str, object] = json.loads(line)
             return answer
         process.wait()
         answer = self._why_it_died(process.returncode, seconds)
         self.close()
         return answer
 
-    def _why_it_died(self, code: int, seconds: float) -> dict[str, Any]:
+    def _why_it_died(self, code: int, seconds: float) -> dict[str, object]:
         late = code == -getattr(signal, "SIGXCPU", 0) != 0
         if self._over or late:
             return {"error": f"it takes more than {min(seconds, SECONDS):.0f} seconds", "kind": "limit"}
         return {"error": f"its process ended (code {code})", "kind": "limit"}
 
-    def _sentence(self, answer: dict[str, Any], where: str) -> str:
+    def _sentence(self, answer: dict[str, object], where: str) -> str:
         if answer.get("kind") == "limit":
             return (
                 f"{where}: the chat template of {self.template.place} was stopped: {_plain(answer['error'])}; "
@@ -177,6 +177,6 @@ def _batches(requests: Sequence[dict[str, Any]]) -> Iterator[list[int]]:
         yield batch
 
 
-def _plain(text: Any) -> str:
+def _plain(text: object) -> str:
     """A template's words: one line, no control characters, not endless."""
     return "".join(char if char.isprintable() else " " for char in str(text))[:160].strip()

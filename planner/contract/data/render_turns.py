@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from planner.contract.data.render_engine import Span, Template, TooMuch, Trace
 from planner.contract.data.render_marks import Marker
@@ -80,14 +79,14 @@ class TurnFinder:
         self._kept_turns = 0
         self._tails: dict[Build, str] = {}
 
-    def prompt(self, messages: Chat, tools: list[Any] | None) -> str:
+    def prompt(self, messages: Chat, tools: list[object] | None) -> str:
         """The text that a model is given before it answers."""
         chat = [normal(message) for message in messages]
         structure = self._structure(chat, tools)
         form = structure.form if isinstance(structure, _Structure) else Form()
         return self._render(written(chat, form), tools, prompt=True).text
 
-    def find(self, messages: Chat, learned: Sequence[bool], tools: list[Any] | None) -> Marked:
+    def find(self, messages: Chat, learned: Sequence[bool], tools: list[object] | None) -> Marked:
         """The conversation as text and where the turns stand that are learned. Raises `Refused`."""
         chat = [normal(message) for message in messages]
         structure = self._structure(chat, tools)
@@ -118,7 +117,7 @@ class TurnFinder:
 
     # ---- rendering
 
-    def _render(self, chat: Chat, tools: list[Any] | None, *, prompt: bool = False) -> Trace:
+    def _render(self, chat: Chat, tools: list[object] | None, *, prompt: bool = False) -> Trace:
         size = sum(len(str(message.get("content") or "")) for message in chat)
         try:
             return self._template.trace(chat, tools, prompt=prompt, limit=2**25 + 4 * size)
@@ -129,7 +128,7 @@ class TurnFinder:
 
     # ---- the comparison
 
-    def _structure(self, chat: Chat, tools: list[Any] | None) -> _Structure | str:
+    def _structure(self, chat: Chat, tools: list[object] | None) -> _Structure | str:
         built = (bool(tools), *(build(message) for message in chat))
         found = self._structures.get(built)
         if found is None:
@@ -143,7 +142,7 @@ class TurnFinder:
             raise Refused("the chat template doesn't render tool calls, so what they ask for would be lost")
         return found
 
-    def _compare(self, chat: Chat, tools: list[Any] | None) -> _Structure | str:
+    def _compare(self, chat: Chat, tools: list[object] | None) -> _Structure | str:
         """What a conversation of this build looks like, in the form that loses least; a sentence if none renders."""
         words = [self._marker.message(number, message) for number, message in enumerate(chat)]
         named = self._marker.tools(tools)
@@ -165,7 +164,7 @@ class TurnFinder:
         _, form, shown = best
         return self._described(words, named, form, shown)
 
-    def _lost(self, words: Chat, tools: list[Any] | None, text: str) -> Counter[str]:
+    def _lost(self, words: Chat, tools: list[object] | None, text: str) -> Counter[str]:
         """What was given and doesn't show."""
         shown = {text[word.start : word.end] for word in self._marker.found(text, (0, len(text)))}
         lost: Counter[str] = Counter()
@@ -181,7 +180,7 @@ class TurnFinder:
             lost["tools"] += 1
         return lost
 
-    def _described(self, words: Chat, tools: list[Any] | None, form: Form, shown: Trace) -> _Structure:
+    def _described(self, words: Chat, tools: list[object] | None, form: Form, shown: Trace) -> _Structure:
         turns = []
         text = shown.text
         found = self._marker.found(text, (0, len(text)))
@@ -208,7 +207,7 @@ class TurnFinder:
             turns.append(turn)
         return _Structure(form, turns, self._lost(words, tools, text))
 
-    def _header(self, words: Chat, tools: list[Any] | None, form: Form, number: int, text: str, place: _Head) -> str:
+    def _header(self, words: Chat, tools: list[object] | None, form: Form, number: int, text: str, place: _Head) -> str:
         """What of a turn's beginning stands in the prompt for it as well; all before its text where no prompt does."""
         head = text[place.begin : place.end]
         tail = self._prompt_tail(words, tools, form, number)
@@ -224,14 +223,14 @@ class TurnFinder:
         # A template that knows no prompt still has a header; blanks alone are no header.
         return header if header.strip() else head if head.strip() else ""
 
-    def _prompt_tail(self, words: Chat, tools: list[Any] | None, form: Form, number: int | None) -> str | None:
+    def _prompt_tail(self, words: Chat, tools: list[object] | None, form: Form, number: int | None) -> str | None:
         """What a prompt holds after the last text of the messages before; None where the template refuses it."""
         if number == 0:
             return None
         before = words[:number] if number else [{"role": "user", "content": self._marker.word("c", 0)}]
         return self._tail(before, tools, form, prompt=True)
 
-    def _tail(self, before: Chat, tools: list[Any] | None, form: Form, *, prompt: bool) -> str | None:
+    def _tail(self, before: Chat, tools: list[object] | None, form: Form, *, prompt: bool) -> str | None:
         """What is written after the last text of these messages."""
         key = (prompt, form, bool(tools), len(before) == 1, *(build(message) for message in before[-2:]))
         if key not in self._tails:
@@ -246,7 +245,7 @@ class TurnFinder:
         return self._tails[key]
 
     def _ending(
-        self, words: Chat, tools: list[Any] | None, form: Form, number: int, shown: Trace, header: str, suffix: str
+        self, words: Chat, tools: list[object] | None, form: Form, number: int, shown: Trace, header: str, suffix: str
     ) -> str:
         """The end of a turn that is written outside of its stretch: by the next message, or after the loop."""
         after = shown.text[shown.regions[number][-1][1] :]
@@ -282,7 +281,7 @@ class TurnFinder:
 
     # ---- templates without a loop over messages
 
-    def _compared(self, chat: Chat, form: Form, tools: list[Any] | None, number: int, text: str) -> list[Span]:
+    def _compared(self, chat: Chat, form: Form, tools: list[object] | None, number: int, text: str) -> list[Span]:
         """Where a turn stands, by rendering again with its text replaced; empty where that doesn't show it."""
         content = chat[number].get("content") or ""
         word = self._marker.unlike(content)
@@ -308,7 +307,7 @@ class TurnFinder:
         end = stop + len(shared(tail, text[stop:]))
         return [(self._said_from(chat, form, tools, number, text, begin), end)]
 
-    def _said_from(self, chat: Chat, form: Form, tools: list[Any] | None, number: int, text: str, begin: int) -> int:
+    def _said_from(self, chat: Chat, form: Form, tools: list[object] | None, number: int, text: str, begin: int) -> int:
         """Where a turn begins: before its text where the prompt for it doesn't hold all that stands there."""
         if not number or not (chat[number - 1].get("content") or "").strip():
             return begin
@@ -349,7 +348,7 @@ def _inside(
     return []
 
 
-def _lost_thoughts(message: Mapping[str, Any], shown: str) -> Counter[str]:
+def _lost_thoughts(message: Mapping[str, object], shown: str) -> Counter[str]:
     """Thoughts that stand in an answer's own text and not in what was rendered of it."""
     content = message.get("content")
     if message["role"] != "assistant" or not isinstance(content, str) or "</think>" not in content or not shown:

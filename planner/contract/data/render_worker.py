@@ -33,7 +33,7 @@ def main() -> int:
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever prints, it never gets between the answers
 
-    def answer(content: dict[str, Any]) -> None:
+    def answer(content: dict[str, object]) -> None:
         data = (json.dumps(content) + "\n").encode()
         while data:
             data = data[os.write(answers, data) :]
@@ -48,7 +48,7 @@ def main() -> int:
     given = json.loads(next(lines))
     allow(CPU_SECONDS, 0)
 
-    def guarded(work: Callable[[], dict[str, Any]]) -> None:
+    def guarded(work: Callable[[], dict[str, object]]) -> None:
         try:
             content = work()
         except (TooMuch, MemoryError) as error:
@@ -62,7 +62,7 @@ def main() -> int:
 
     turns: dict[str, TurnFinder] = {}
 
-    def compile_all() -> dict[str, Any]:
+    def compile_all() -> dict[str, object]:
         for name in ("source", "tool_source"):
             if given[name] is not None:
                 turns[name] = TurnFinder(Template(given[name], given["tokens"]), given[name])
@@ -78,7 +78,7 @@ def main() -> int:
     return 0
 
 
-def _one(turns: Any, request: dict[str, Any]) -> dict[str, Any]:
+def _one(turns: Any, request: dict[str, object]) -> dict[str, object]:
     tools = request["tools"] or None
     if request["prompt"]:
         return {"text": turns.prompt(request["messages"], tools)}

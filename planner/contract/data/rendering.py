@@ -143,7 +143,9 @@ class Rendering:
         # Ended in order: what is dropped before its end takes its process along.
         next(answers, None)
 
-    def prompt(self, messages: Sequence[Message], shape: str = "prompt-completion", tools: Sequence[Any] = ()) -> str:
+    def prompt(
+        self, messages: Sequence[Message], shape: str = "prompt-completion", tools: Sequence[object] = ()
+    ) -> str:
         """The text that a model is given before it answers."""
         if self.template is None:
             answer = Message("assistant", "", learned=True)
@@ -195,7 +197,7 @@ def _require_assistant(example: Example) -> None:
         raise InvalidInput(f"{example.where}: no message of the assistant to learn from")
 
 
-def _request(example: Example) -> dict[str, Any]:
+def _request(example: Example) -> dict[str, object]:
     messages = example.messages or ()
     return _request_of(
         [message.as_template_input() for message in messages],
@@ -205,8 +207,8 @@ def _request(example: Example) -> dict[str, Any]:
 
 
 def _request_of(
-    messages: list[dict[str, Any]], learned: list[bool], tools: Sequence[Any], *, prompt: bool = False
-) -> dict[str, Any]:
+    messages: list[dict[str, Any]], learned: list[bool], tools: Sequence[object], *, prompt: bool = False
+) -> dict[str, object]:
     request = {"messages": messages, "learned": learned, "tools": list(tools), "prompt": prompt}
     size = sum(len(message["content"] or "") for message in messages)
     if tools or any(len(message) > 2 for message in messages):

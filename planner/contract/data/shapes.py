@@ -16,7 +16,7 @@ from planner.contract.data.turns import Turns, read_tools, refuse_media, text_of
 from planner.contract.errors import InvalidInput
 from planner.contract.sentence import named
 
-EMPTY: tuple[Any, ...] = (None, "", [], {})
+EMPTY: tuple[object, ...] = (None, "", [], {})
 MOST_LAYOUTS = 10_000
 """Sets of columns that are remembered; hostile rows may each have their own."""
 
@@ -35,7 +35,7 @@ class Builder:
         self.kinds: Counter[str] = Counter()
         """Shapes of the rows that do not have the data's."""
 
-    def build(self, row: Any, where: str) -> Example | None:
+    def build(self, row: object, where: str) -> Example | None:
         """The row's example; None where the data says that nothing of it is learned. `Invalid` names what is wrong."""
         if not isinstance(row, dict):
             if not (isinstance(row, list) and row and isinstance(row[0], dict)):
@@ -78,12 +78,12 @@ class Builder:
             self._layouts.clear()
         return layout
 
-    def _shape_of(self, layout: Layout, row: Mapping[str, Any]) -> Shape:
+    def _shape_of(self, layout: Layout, row: Mapping[str, object]) -> Shape:
         if layout.shape == "preference":
             return "messages" if not isinstance(row[layout.columns["chosen"]], str) else "prompt-completion"
         return example_shape(layout, row)
 
-    def _as_before(self, row: dict[str, Any], where: str) -> Layout:
+    def _as_before(self, row: dict[str, object], where: str) -> Layout:
         """A row with other columns than the first: those of its shape must be there."""
         format = self.format if self.format != "auto" else self._layout_shape
         try:
@@ -103,7 +103,7 @@ class Builder:
             f"{where}: {shown(gone)!r} is missing (the data has the shape {self.shape}); has {listed(list(row))}"
         )
 
-    def _gone(self, role: str, row: Mapping[str, Any]) -> bool:
+    def _gone(self, role: str, row: Mapping[str, object]) -> bool:
         known = {layout.columns.get(role) for layout in self._layouts.values()}
         return not known & set(row)
 
@@ -135,7 +135,7 @@ class Builder:
         kind = "messages" if shape == "alpaca" and len(messages) > 3 else self.shape
         return Example(tuple(messages), None, where, kind, None, tools)
 
-    def _text(self, row: dict[str, Any], layout: Layout, where: str) -> Example:
+    def _text(self, row: dict[str, object], layout: Layout, where: str) -> Example:
         name = layout.columns["text"]
         text = text_of(_filled(row, name), name, where)
         if "<" in text:
@@ -146,7 +146,7 @@ class Builder:
         return Example(None, text, where, "classification", _label(row, layout.columns["label"], where))
 
     def _pair(
-        self, row: dict[str, Any], columns: Mapping[str, str], shape: str, where: str, media: bool
+        self, row: dict[str, object], columns: Mapping[str, str], shape: str, where: str, media: bool
     ) -> list[Message]:
         ask, answer, more = (
             ("instruction", "output", "input") if shape == "alpaca" else ("prompt", "completion", "context")
@@ -166,7 +166,7 @@ class Builder:
         return [*history, *messages, *self._answer(said, row, columns, answer, where, media)]
 
     def _answer(
-        self, said: Any, row: dict[str, Any], columns: Mapping[str, str], answer: str, where: str, media: bool
+        self, said: object, row: dict[str, object], columns: Mapping[str, str], answer: str, where: str, media: bool
     ) -> list[Message]:
         if isinstance(said, dict) and ("role" in said or "from" in said):
             said = [said]
@@ -180,7 +180,7 @@ class Builder:
             self.account.done["empty answer of the assistant"] += 1
         return [Message("assistant", text, True)]
 
-    def _history(self, row: dict[str, Any], columns: Mapping[str, str], where: str) -> list[Message]:
+    def _history(self, row: dict[str, object], columns: Mapping[str, str], where: str) -> list[Message]:
         """Earlier questions with their answers; the answers are learned as all of the assistant's turns are."""
         if "history" not in columns or row[columns["history"]] in EMPTY:
             return []
@@ -203,7 +203,7 @@ class Builder:
             messages.append(Message("assistant", text_of(pair[1], name, where), True))
         return messages
 
-    def _chosen(self, row: dict[str, Any], columns: Mapping[str, str], where: str, media: bool) -> list[Message]:
+    def _chosen(self, row: dict[str, object], columns: Mapping[str, str], where: str, media: bool) -> list[Message]:
         name = columns["chosen"]
         chosen, rejected = self._cell(row, name), row[columns["rejected"]]
         if rejected not in EMPTY:
@@ -226,7 +226,7 @@ class Builder:
         refuse_media(question, media, where, self.account)
         return [Message("user", question, False), *messages]
 
-    def _add_system(self, messages: list[Message], value: Any, name: str, where: str) -> None:
+    def _add_system(self, messages: list[Message], value: object, name: str, where: str) -> None:
         if value in EMPTY:
             return
         text = text_of(value, name, where)
@@ -236,7 +236,7 @@ class Builder:
             raise Invalid(f"{where}: has a system turn and another text in the column {shown(name)!r}")
         messages.insert(0, Message("system", text, False))
 
-    def _is_bad(self, row: dict[str, Any], name: str, where: str) -> bool:
+    def _is_bad(self, row: dict[str, object], name: str, where: str) -> bool:
         good = good_or_bad(row[name])
         if good is None:
             raise Invalid(f"{where}: {shown(name)!r} must be true or false, not {shown(row[name])}")
@@ -244,7 +244,7 @@ class Builder:
             self.account.done[f"examples with {shown(name)} false (bad answers) are left out"] += 1
         return not good
 
-    def _weighs_nothing(self, row: dict[str, Any], columns: Mapping[str, str], where: str) -> bool:
+    def _weighs_nothing(self, row: dict[str, object], columns: Mapping[str, str], where: str) -> bool:
         if "weight" not in columns:
             return False
         value = row[columns["weight"]]
@@ -255,24 +255,24 @@ class Builder:
         self.account.unused["column (weights between 0 and 1 are not used: all count alike)", columns["weight"]] += 1
         return False
 
-    def _cell(self, row: dict[str, Any], name: str) -> Any:
+    def _cell(self, row: dict[str, object], name: str) -> object:
         return _filled(row, name)
 
 
-def _filled(row: dict[str, Any], name: str) -> Any:
+def _filled(row: dict[str, object], name: str) -> object:
     """A cell; in a table of text what is empty is missing."""
     value = row[name]
     return None if value == "" and isinstance(row, Cells) else value
 
 
-def _is_turns(value: Any) -> bool:
+def _is_turns(value: object) -> bool:
     """A list of messages, or the text of one."""
     if isinstance(value, list):
         return True
     return isinstance(value, str) and value[:2] in ("[{", "[ ") and ('"role"' in value or "'role'" in value)
 
 
-def _label(row: dict[str, Any], name: str, where: str) -> str | int:
+def _label(row: dict[str, object], name: str, where: str) -> str | int:
     label = _filled(row, name)
     if isinstance(label, bool):
         return "true" if label else "false"

@@ -30,7 +30,7 @@ SUFFIXES = (*KINDS, *(kind + packed for kind in (".jsonl", ".json", ".csv", ".ts
 
 LARGEST_DOCUMENT = 1 << 30
 
-Row = tuple[str, Any]
+Row = tuple[str, object]
 """(place, value); the value is an `Invalid` where this row alone is wrong."""
 
 SPLITS = {
@@ -149,7 +149,9 @@ def _documents(file: Path, account: Account, split: str, progress: Progress | No
         position = _skip(text, position)
 
 
-def _chain(first: tuple[str, Any, int], rest: Iterator[tuple[str, Any, int]]) -> Iterator[tuple[str, Any, int]]:
+def _chain(
+    first: tuple[str, object, int], rest: Iterator[tuple[str, object, int]]
+) -> Iterator[tuple[str, object, int]]:
     yield first
     yield from rest
 
@@ -171,7 +173,7 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _items(text: str, start: int, file: Path) -> Iterator[tuple[str, Any, int]]:
+def _items(text: str, start: int, file: Path) -> Iterator[tuple[str, object, int]]:
     """(place, value, end) of a list's items, one at a time; the last has no place and is the list's own end."""
     position, number = _skip(text, start + 1), 0
     if text[position : position + 1] == "]":
@@ -190,7 +192,7 @@ def _items(text: str, start: int, file: Path) -> Iterator[tuple[str, Any, int]]:
         position = _skip(text, position + 1)
 
 
-def _unwrapped(value: Any, where: str, account: Account, split: str) -> Iterator[Row]:
+def _unwrapped(value: object, where: str, account: Account, split: str) -> Iterator[Row]:
     """An object that is one example, holds a list of them, a list for each split, or its columns as lists."""
     if not isinstance(value, dict):
         yield where, value
@@ -219,7 +221,7 @@ def _unwrapped(value: Any, where: str, account: Account, split: str) -> Iterator
     yield from _transposed(value, where)
 
 
-def _is_rows(name: str, held: Any) -> bool:
+def _is_rows(name: str, held: object) -> bool:
     """A list of examples, as opposed to one example's list of messages or columns."""
     if not isinstance(held, list) or not held or not isinstance(held[0], dict | list):
         return False

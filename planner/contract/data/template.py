@@ -37,7 +37,7 @@ class ChatTemplate:
             raise InvalidInput(f"{self.place}: a chat template of more than {MAX_TEMPLATE:,} characters is not one")
 
     @classmethod
-    def choose(cls, templates: Any, tokens: Mapping[str, Any], place: str) -> ChatTemplate | None:
+    def choose(cls, templates: object, tokens: Mapping[str, object], place: str) -> ChatTemplate | None:
         """From one source, or several by name (`default`, `tool_use`); None where there is none to use by default."""
         if isinstance(templates, str):
             templates = {"default": templates}
@@ -66,12 +66,12 @@ def read_template(folder: Path) -> ChatTemplate | None:
     return ChatTemplate.choose(templates, special_tokens(folder, config), str(place))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """Content of tokenizer_config.json; empty where there is none."""
     return _object(folder / "tokenizer_config.json")
 
 
-def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+def special_tokens(folder: Path, config: Mapping[str, object]) -> dict[str, str]:
     """The special tokens that the tokenizer would have, the padding that training falls back to among them."""
     tokens: dict[str, str] = {}
     # As transformers does: the older file counts where the newer one doesn't list its tokens.
@@ -101,7 +101,7 @@ def _from_files(folder: Path) -> tuple[dict[str, str] | None, Path]:
     return found, files[next(iter(found))]
 
 
-def _from_config(value: Any) -> Any:
+def _from_config(value: object) -> Any:
     if isinstance(value, list):
         return {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
     return value
@@ -118,7 +118,7 @@ def _text(file: Path) -> str:
         raise InvalidInput(f"{file}: the chat template is not UTF-8 text") from None
 
 
-def _object(file: Path) -> dict[str, Any]:
+def _object(file: Path) -> dict[str, object]:
     try:
         if file.stat().st_size > MAX_CONFIG:
             raise InvalidInput(f"{file}: larger than {MAX_CONFIG:,} bytes")

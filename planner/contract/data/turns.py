@@ -62,7 +62,7 @@ PLACEHOLDER = re.compile(
 """What stands in a text for a picture, a film or a sound that is given beside it."""
 
 
-def text_of(value: Any, name: str, where: str) -> str:
+def text_of(value: object, name: str, where: str) -> str:
     """A text, or a number as text."""
     if isinstance(value, str):
         return value
@@ -75,7 +75,7 @@ def text_of(value: Any, name: str, where: str) -> str:
     raise Invalid(f"{where}: {shown(name)!r} must be text, not {_kind(value)}")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return {"dict": "an object", "list": "a list", "bool": "true or false"}.get(
         type(value).__name__, type(value).__name__
     )
@@ -109,7 +109,7 @@ class Turns:
     def __init__(self, account: Account) -> None:
         self.account = account
 
-    def read(self, value: Any, column: str, where: str, *, learn: bool = True, media: bool = False) -> list[Message]:
+    def read(self, value: object, column: str, where: str, *, learn: bool = True, media: bool = False) -> list[Message]:
         """The messages of a conversation. `learn`: whether those of the assistant are learned."""
         if isinstance(value, str):
             try:
@@ -133,7 +133,7 @@ class Turns:
                 messages.append(self._message(item, place, learn, media))
         return messages
 
-    def _message(self, item: Mapping[str, Any], place: tuple[str, int, str], learn: bool, media: bool) -> Message:
+    def _message(self, item: Mapping[str, object], place: tuple[str, int, str], learn: bool, media: bool) -> Message:
         who = next((key for key in _WHO if key in item), None)
         what = next((key for key in _WHAT if key in item), None)
         name = item[who] if who else None
@@ -160,9 +160,9 @@ class Turns:
 
     def _full(
         self,
-        item: Mapping[str, Any],
+        item: Mapping[str, object],
         role: str,
-        content: Any,
+        content: object,
         used: tuple[str | None, str | None],
         place: tuple[str, int, str],
         learn: bool,
@@ -198,7 +198,7 @@ class Turns:
         if "<" in text:
             refuse_media(text, media, place[0], self.account)
 
-    def _content(self, content: Any, role: str, extras: Mapping[str, Any], place: tuple[str, int, str]) -> str:
+    def _content(self, content: object, role: str, extras: Mapping[str, object], place: tuple[str, int, str]) -> str:
         if isinstance(content, str):
             return content
         if content is None and extras:
@@ -230,7 +230,7 @@ class Turns:
                 raise Invalid(f"{_at(place)} holds a part of the type {shown(kind)!r}, which a text model is not given")
         return "".join(texts)
 
-    def _is_learned(self, item: Mapping[str, Any], role: str, place: tuple[str, int, str]) -> bool:
+    def _is_learned(self, item: Mapping[str, object], role: str, place: tuple[str, int, str]) -> bool:
         learned = role == "assistant"
         for key in LEARN:
             value = item.get(key)
@@ -256,7 +256,7 @@ def _at(place: tuple[str, int, str]) -> str:
     return f"{where}: message {number} of {shown(column)!r}"
 
 
-def _named_speakers(item: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _named_speakers(item: Mapping[str, object]) -> list[tuple[str, object]]:
     """`{"human": …, "assistant": …}`: the speakers as keys."""
     if any(key in item for key in (*_WHO, *_WHAT)):
         return []
@@ -264,13 +264,13 @@ def _named_speakers(item: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return found if len(found) == len(item) and all(isinstance(value, str) for _, value in found) else []
 
 
-def _json_text(value: Any, place: tuple[str, int, str]) -> str:
+def _json_text(value: object, place: tuple[str, int, str]) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise Invalid(f"{_at(place)}: the content is {value}, which is no text; leave the example out")
     return json.dumps(value, ensure_ascii=False)
 
 
-def _calls_in_text(content: Any) -> list[Any] | None:
+def _calls_in_text(content: object) -> list[object] | None:
     """The calls that the text of a `function_call` turn describes; None where it is not JSON, but words."""
     if isinstance(content, str):
         try:
@@ -306,7 +306,7 @@ def _tool_calls(value: Any, place: tuple[str, int, str]) -> list[dict[str, Any]]
     return calls
 
 
-def _arguments(function: Mapping[str, Any]) -> Any:
+def _arguments(function: Mapping[str, Any]) -> object:
     """OpenAI writes the arguments as JSON text, templates take them as an object."""
     value = function.get("arguments", function.get("parameters", {}))
     if isinstance(value, str):
@@ -318,7 +318,7 @@ def _arguments(function: Mapping[str, Any]) -> Any:
     return {} if value is None else value
 
 
-def read_tools(value: Any, column: str, where: str) -> tuple[Mapping[str, Any], ...]:
+def read_tools(value: object, column: str, where: str) -> tuple[Mapping[str, object], ...]:
     """Descriptions of functions: a list, one, or either as text."""
     if value in (None, "", [], {}):
         return ()

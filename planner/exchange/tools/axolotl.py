@@ -330,7 +330,7 @@ def _more(keys: Keys, name: str) -> bool:
 
 
 def _data(keys: Keys) -> str | None:
-    sets: Any = keys.raw("datasets")
+    sets: object = keys.raw("datasets")
     first = sets[0] if isinstance(sets, list) and sets and isinstance(sets[0], dict) else {}
     path = first.get("path")
     if not isinstance(path, str):
@@ -365,7 +365,7 @@ def write(run: WrittenRun) -> Written:
     """The plan as an Axolotl file."""
     choices, h = run.choices, run.hyperparameters
     found, said = hf.written_arguments(choices, h)
-    content: dict[str, Any] = {"base_model": run.model, "strict": False, "output_dir": "./out"}
+    content: dict[str, object] = {"base_model": run.model, "strict": False, "output_dir": "./out"}
     out = Written(main="axolotl.yaml", content=content, start="axolotl train axolotl.yaml", not_said=said)
     data = {"path": run.data.path or "data.jsonl", **_DATA.get(run.shape, _DATA["messages"])}
     if run.data.path is None or "." in data["path"].rpartition("/")[2]:
@@ -414,7 +414,7 @@ def write(run: WrittenRun) -> Written:
     return out
 
 
-def _written_formats(choices: TrainingChoices, out: Written) -> dict[str, Any]:
+def _written_formats(choices: TrainingChoices, out: Written) -> dict[str, object]:
     precision = choices.precision
     if precision == "fp32":
         return {"bf16": False, "float32": True}
@@ -427,9 +427,9 @@ def _written_formats(choices: TrainingChoices, out: Written) -> dict[str, Any]:
     return {"bf16": True}
 
 
-def _written_adapters(run: WrittenRun, out: Written) -> dict[str, Any]:
+def _written_adapters(run: WrittenRun, out: Written) -> dict[str, object]:
     choices = run.choices
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "adapter": "qlora" if choices.method == "qlora" and choices.quantization != "int8" else "lora",
         "lora_r": choices.lora_r,
         "lora_alpha": choices.lora_alpha if choices.lora_alpha % 1 else int(choices.lora_alpha),

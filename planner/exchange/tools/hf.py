@@ -183,7 +183,7 @@ def schedule(keys: Keys, rate: str, kind: str, *, default_rate: float, default_k
     _warm_up(keys, without=word == "constant")
 
 
-def _share(ratio: Any, rate: Any, peak: float) -> float:
+def _share(ratio: object, rate: object, peak: float) -> float:
     """The lowest rate as a share of the highest."""
     for value, whole in ((ratio, 1.0), (rate, peak)):
         if isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -344,7 +344,7 @@ def what_is_learned(keys: Keys) -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def written_schedule(h: Any) -> tuple[str, dict[str, Any] | None, list[str]]:
+def written_schedule(h: Any) -> tuple[str, dict[str, object] | None, list[str]]:
     """`lr_scheduler_type`, its keywords, and what they can't say."""
     ratio = h.min_learning_rate_ratio
     said: list[str] = []
@@ -367,10 +367,10 @@ def written_schedule(h: Any) -> tuple[str, dict[str, Any] | None, list[str]]:
     return "constant_with_warmup", None, said
 
 
-def written_arguments(choices: Any, h: Any) -> tuple[dict[str, Any], list[str]]:
+def written_arguments(choices: Any, h: Any) -> tuple[dict[str, object], list[str]]:
     """The plan in transformers' `TrainingArguments`, and what they can't say."""
     kind, further, said = written_schedule(h)
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "per_device_train_batch_size": choices.batch_size,
         "per_device_eval_batch_size": choices.eval_batch_size or choices.batch_size,
         "gradient_accumulation_steps": choices.gradient_accumulation_steps,

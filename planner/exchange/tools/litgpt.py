@@ -198,7 +198,7 @@ def write(run: WrittenRun) -> Written:
     choices, h = run.choices, run.hyperparameters
     full = choices.method == "full"
     command = "finetune_full" if full else "finetune_lora"
-    content: dict[str, Any] = {"checkpoint_dir": f"checkpoints/{run.model.strip('/')}", "out_dir": "out"}
+    content: dict[str, object] = {"checkpoint_dir": f"checkpoints/{run.model.strip('/')}", "out_dir": "out"}
     out = Written(main="litgpt.yaml", content=content, start=f"litgpt {command} --config litgpt.yaml")
     out.drop(f"the weights in LitGPT's own format: litgpt download {run.model}")
     names = {value: name for name, value in PRECISIONS.items()}
@@ -258,18 +258,18 @@ def _written_training(run: WrittenRun, content: dict[str, Any], out: Written) ->
         out.drop(f"scheduler {h.scheduler}: LitGPT's is cosine")
 
 
-def _written_optimizer(run: WrittenRun) -> dict[str, Any]:
+def _written_optimizer(run: WrittenRun) -> dict[str, object]:
     choices, h = run.choices, run.hyperparameters
     if choices.optimizer not in ("adamw", "sgd"):
         raise InvalidInput(f"--to litgpt: optimizer {choices.optimizer} has no class that its file can name; use adamw")
-    arguments: dict[str, Any] = {"lr": h.learning_rate, "weight_decay": h.weight_decay}
+    arguments: dict[str, object] = {"lr": h.learning_rate, "weight_decay": h.weight_decay}
     if choices.optimizer == "adamw":
         arguments |= {"betas": [h.beta1, h.beta2], "eps": h.epsilon}
     name = "AdamW" if choices.optimizer == "adamw" else "SGD"
     return {"class_path": f"torch.optim.{name}", "init_args": arguments}
 
 
-def _written_adapters(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
+def _written_adapters(run: WrittenRun, content: dict[str, object], out: Written) -> None:
     choices = run.choices
     if choices.method == "qlora":
         kinds = {value: name for name, value in QUANTIZATIONS.items()}

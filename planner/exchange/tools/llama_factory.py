@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from planner.contract.choices import TrainingChoices
 from planner.exchange.keys import Keys
@@ -231,7 +230,7 @@ def _attention(keys: Keys) -> str:
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
-_COLUMNS: dict[str, dict[str, Any]] = {
+_COLUMNS: dict[str, dict[str, object]] = {
     "messages": {
         "formatting": "sharegpt",
         "columns": {"messages": "messages"},
@@ -248,7 +247,7 @@ def write(run: WrittenRun) -> Written:
     """The plan as a LLaMA-Factory file, with the entry of its data set beside it."""
     choices, h = run.choices, run.hyperparameters
     found, said = hf.written_arguments(choices, h)
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "model_name_or_path": run.model,
         "stage": "pt" if run.shape == "text" else "sft",
         "do_train": True,
@@ -291,7 +290,7 @@ def write(run: WrittenRun) -> Written:
     return out
 
 
-def _written_method(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
+def _written_method(run: WrittenRun, content: dict[str, object], out: Written) -> None:
     choices = run.choices
     if choices.method == "full":
         content["finetuning_type"] = "full"
@@ -318,7 +317,7 @@ def _written_method(run: WrittenRun, content: dict[str, Any], out: Written) -> N
             content["upcast_layernorm"] = True
 
 
-def _written_formats(choices: TrainingChoices, content: dict[str, Any], out: Written) -> None:
+def _written_formats(choices: TrainingChoices, content: dict[str, object], out: Written) -> None:
     if choices.precision == "fp32":
         if choices.method != "full":
             out.drop("precision fp32: the base is loaded in the format it was published in")

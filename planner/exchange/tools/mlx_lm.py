@@ -241,7 +241,7 @@ def _paths(run: WrittenRun) -> list[str]:
     return list(dict.fromkeys(module.path.partition("{}.")[2] for module in found))
 
 
-def _written_schedule(h: Hyperparameters, iterations: int, steps: int, out: Written) -> dict[str, Any] | None:
+def _written_schedule(h: Hyperparameters, iterations: int, steps: int, out: Written) -> dict[str, object] | None:
     """MLX counts micro-batches; it takes no warm-up without a schedule."""
     warm = h.warmup_steps
     if warm is None:

@@ -7,7 +7,6 @@ Keys and defaults: torchtune 0.6.1, `recipes/configs/`, `recipes/lora_finetune_s
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
@@ -203,7 +202,7 @@ def _optimizer(keys: Keys) -> None:
         below.put("learning_rate", rate, "lr")
     if (decay := below.number("weight_decay")) is not None:
         below.put("weight_decay", decay, "weight_decay")
-    betas: Any = below.raw("betas")
+    betas: object = below.raw("betas")
     if isinstance(betas, list) and len(betas) == 2:
         below.note("betas", "read", "beta1, beta2")
         below.hyperparameters.update(beta1=betas[0], beta2=betas[1])
@@ -244,8 +243,8 @@ def write(run: WrittenRun) -> Written:
     family, builder = _builder(run)
     full = choices.method == "full"
     recipe = "full_finetune_single_device" if full else "lora_finetune_single_device"
-    model: dict[str, Any] = {"_component_": f"torchtune.models.{family}.{builder}"}
-    content: dict[str, Any] = {"output_dir": "./out", "model": model}
+    model: dict[str, object] = {"_component_": f"torchtune.models.{family}.{builder}"}
+    content: dict[str, object] = {"output_dir": "./out", "model": model}
     out = Written(main="torchtune.yaml", content=content, start=f"tune run {recipe} --config torchtune.yaml")
     if not full:
         model |= _written_adapters(run, out)
@@ -269,7 +268,7 @@ def write(run: WrittenRun) -> Written:
     shape = "chat_dataset" if run.shape in ("messages", "sharegpt") else "instruct_dataset"
     if run.shape == "text":
         shape = "text_completion_dataset"
-    data: dict[str, Any] = {"_component_": f"torchtune.datasets.{shape}", "source": "json"}
+    data: dict[str, object] = {"_component_": f"torchtune.datasets.{shape}", "source": "json"}
     data |= {"data_files": run.data.path or "data.jsonl", "split": "train", "packed": choices.padding == "packed"}
     if shape != "text_completion_dataset":
         data["train_on_input"] = h.train_on_prompt
@@ -351,7 +350,7 @@ def _model_type(family: str) -> str:
     return names.get(family, family.upper().replace("QWEN2_5", "QWEN2"))
 
 
-def _written_adapters(run: WrittenRun, out: Written) -> dict[str, Any]:
+def _written_adapters(run: WrittenRun, out: Written) -> dict[str, object]:
     choices = run.choices
     if choices.lora_variant == "rslora":
         raise InvalidInput("--to torchtune: it has no rslora; plan lora_variant lora with alpha scaled")
@@ -382,7 +381,7 @@ def _written_adapters(run: WrittenRun, out: Written) -> dict[str, Any]:
     }
 
 
-def _written_optimizer(choices: TrainingChoices, h: Hyperparameters, out: Written) -> dict[str, Any]:
+def _written_optimizer(choices: TrainingChoices, h: Hyperparameters, out: Written) -> dict[str, object]:
     names = {
         "adamw": "torch.optim.AdamW",
         "sgd": "torch.optim.SGD",
@@ -390,7 +389,7 @@ def _written_optimizer(choices: TrainingChoices, h: Hyperparameters, out: Writte
         "paged-adamw-8bit": "bitsandbytes.optim.PagedAdamW8bit",
         "adafactor": "torch.optim.Adafactor",
     }
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "_component_": names[choices.optimizer],
         "lr": h.learning_rate,
         "weight_decay": h.weight_decay,
@@ -402,7 +401,7 @@ def _written_optimizer(choices: TrainingChoices, h: Hyperparameters, out: Writte
     return found
 
 
-def _written_schedule(h: Hyperparameters, content: dict[str, Any], out: Written) -> None:
+def _written_schedule(h: Hyperparameters, content: dict[str, object], out: Written) -> None:
     if h.scheduler == "constant":
         return
     steps = h.warmup_steps

@@ -6,8 +6,6 @@ Keys and defaults: trl 1.16.0, `trainer/sft_config.py`, `trainer/model_config.py
 
 from __future__ import annotations
 
-from typing import Any
-
 from planner.contract.choices import TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, launch
@@ -169,7 +167,7 @@ def _loss(keys: Keys, older: bool) -> None:
 
 
 def _several(keys: Keys) -> str | None:
-    named: Any = keys.raw("deepspeed")
+    named: object = keys.raw("deepspeed")
     if isinstance(named, str) and named.strip():
         launch.deepspeed_at(keys, "deepspeed", named)
         return "deepspeed"
@@ -195,7 +193,7 @@ def write(run: WrittenRun) -> Written:
     """The plan as the file of `trl sft`."""
     choices, h = run.choices, run.hyperparameters
     found, said = hf.written_arguments(choices, h)
-    content: dict[str, Any] = {"model_name_or_path": run.model, "output_dir": "./out"}
+    content: dict[str, object] = {"model_name_or_path": run.model, "output_dir": "./out"}
     out = Written(main="trl.yaml", content=content, start="trl sft --config trl.yaml", not_said=said)
     _written_data(run, content, out)
     content["max_length"] = choices.max_length
@@ -239,7 +237,7 @@ def write(run: WrittenRun) -> Written:
     return out
 
 
-def _written_data(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
+def _written_data(run: WrittenRun, content: dict[str, object], out: Written) -> None:
     kinds = {"csv": "csv", "parquet": "parquet", "tsv": "csv"}
     path = run.data.path or "data.jsonl"
     if "." in path.rpartition("/")[2]:
@@ -260,7 +258,7 @@ def _written_data(run: WrittenRun, content: dict[str, Any], out: Written) -> Non
         out.drop(f"data of shape {run.shape}: TRL reads messages or prompt and completion; rename the columns first")
 
 
-def _written_formats(choices: TrainingChoices) -> dict[str, Any]:
+def _written_formats(choices: TrainingChoices) -> dict[str, object]:
     precision = choices.precision
     if precision == "fp32":
         return {"dtype": "float32", "bf16": False}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import warnings
-from typing import Any
 
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput, NotModelled
@@ -55,7 +54,7 @@ def document(text: str, where: str) -> Document:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise InvalidInput(f"{where}{line}: not Python that can be read") from None
     known = _constants(tree)
-    content: dict[str, Any] = {}
+    content: dict[str, object] = {}
     lines: dict[tuple[str | int, ...], int] = {}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or (name := _called(node)) not in CALLS or _is_other(node, name):
@@ -130,9 +129,9 @@ def _kept(code: str) -> list[str]:
     return kept
 
 
-def _constants(tree: ast.Module) -> dict[str, Any]:
+def _constants(tree: ast.Module) -> dict[str, object]:
     """Names that are bound once, at the top level, to a value that stands there."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     twice: set[str] = set()
     for statement in tree.body:
         if isinstance(statement, ast.Assign):
@@ -158,7 +157,7 @@ def _is_other(node: ast.Call, name: str) -> bool:
     return isinstance(owner, ast.Name) and not owner.id.startswith("Fast")
 
 
-def _value(node: ast.expr, known: dict[str, Any], depth: int = 0) -> Any:
+def _value(node: ast.expr, known: dict[str, object], depth: int = 0) -> object:
     """A literal, a list of them, a name bound to one; anything else is what it is written as."""
     if depth > 8:
         return _Unreadable("…")
@@ -245,7 +244,7 @@ def _literal(below: Keys) -> Keys:
     return below
 
 
-def _computed(value: Any) -> bool:
+def _computed(value: object) -> bool:
     if isinstance(value, dict):
         return any(_computed(item) for item in value.values())
     return isinstance(value, _Unreadable) or (isinstance(value, list) and any(_computed(item) for item in value))
@@ -311,7 +310,7 @@ def write(run: WrittenRun) -> Written:
     choices, h = run.choices, run.hyperparameters
     found, said = hf.written_arguments(choices, h)
     full = choices.method == "full"
-    loading: dict[str, Any] = {
+    loading: dict[str, object] = {
         "model_name": run.model,
         "max_seq_length": choices.max_length,
         "dtype": None,
@@ -348,9 +347,9 @@ def write(run: WrittenRun) -> Written:
     return out
 
 
-def _written_adapters(run: WrittenRun, way: bool | str) -> dict[str, Any]:
+def _written_adapters(run: WrittenRun, way: bool | str) -> dict[str, object]:
     choices = run.choices
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "r": choices.lora_r,
         "target_modules": "all-linear" if run.every_linear else list(run.targets()),
         "lora_alpha": choices.lora_alpha if choices.lora_alpha % 1 else int(choices.lora_alpha),
@@ -365,7 +364,9 @@ def _written_adapters(run: WrittenRun, way: bool | str) -> dict[str, Any]:
     return found
 
 
-def _script(run: WrittenRun, loading: dict[str, Any], adapters: dict[str, Any] | None, training: dict[str, Any]) -> str:
+def _script(
+    run: WrittenRun, loading: dict[str, object], adapters: dict[str, object] | None, training: dict[str, object]
+) -> str:
     path = run.data.path or "data.jsonl"
     kind = {"csv": "csv", "parquet": "parquet"}.get(path.rpartition(".")[2], "json")
     local = "." in path.rpartition("/")[2]
@@ -388,7 +389,7 @@ def _script(run: WrittenRun, loading: dict[str, Any], adapters: dict[str, Any] |
     return "\n".join(lines) + "\n"
 
 
-def _arguments(values: dict[str, Any]) -> list[str]:
+def _arguments(values: dict[str, object]) -> list[str]:
     """Keywords as Python; every value stands as a literal, but for torch's dtypes."""
     return [
         f"    {name}={value if name == 'dtype' and value is not None else repr(value)},"

@@ -24,7 +24,7 @@ class Envelope:
     instants: tuple[str, ...]
     where: tuple[tuple[int, int, int], ...]
 
-    def content(self) -> list[Any]:
+    def content(self) -> list[object]:
         """The envelope as JSON holds it."""
         return [self.coefficients.tolist(), list(self.instants), [list(place) for place in self.where]]
 

@@ -49,7 +49,7 @@ class Log:
     windows: tuple[Window, ...]
     """The stretches that repeat in the whole network; from the first layer on."""
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """The log as JSON holds it."""
         return {
             "schema": SCHEMA,
@@ -95,7 +95,7 @@ class Log:
         return cls(tuple(parts), sizes, components, windows)
 
 
-def _number(value: Any) -> int:
+def _number(value: object) -> int:
     if type(value) is not int or abs(value) >= 1 << 62:
         raise ValueError
     return value
@@ -107,7 +107,7 @@ def _within(value: Any, low: int, high: int) -> int:
     return int(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > 60:
         raise ValueError
     return value

@@ -52,7 +52,7 @@ def regimes(
     return pieces * PIECES + chunks * CHUNKS
 
 
-def wanted(case: Case) -> dict[str, Any]:
+def wanted(case: Case) -> dict[str, object]:
     """What tells one program of a model from another, as JSON values."""
     choices = {
         field.name: getattr(case.choices, field.name)
@@ -90,7 +90,7 @@ def wanted(case: Case) -> dict[str, Any]:
     return found
 
 
-def path_of(config: dict[str, Any], asked: dict[str, Any]) -> Any:
+def path_of(config: dict[str, object], asked: dict[str, object]) -> Any:
     """File of a program."""
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
     return recorded.folder(config) / f"{name}.json"

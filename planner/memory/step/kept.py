@@ -39,7 +39,7 @@ _OWN = re.compile(r"[0-9a-f]{40}\.(json|[0-9]+\.tmp)")
 """Names that are made here; nothing else in the folder is removed."""
 
 
-def recall(kind: str, case: Case, further: object, make: Callable[[], Any], right: Callable[[Any], bool]) -> Any:
+def recall(kind: str, case: Case, further: object, make: Callable[[], object], right: Callable[[object], bool]) -> Any:
     """The JSON value of `make()`, from this process or from disk where it was kept; nobody changes it.
 
     `kind` names the computation, `further` what it depends on beside the case; `right` says whether a value that was
@@ -123,7 +123,7 @@ def _folder() -> Path | None:
     return folder
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     try:
         with os.fdopen(open_plain(path), "rb") as stream:
             content = stream.read(LARGEST_FILE + 1)
@@ -138,7 +138,7 @@ def _digest(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest().encode()
 
 
-def _write(path: Path, value: Any) -> None:
+def _write(path: Path, value: object) -> None:
     """Under a name of its own first; not synced, since a lost file costs a few milliseconds."""
     text = json.dumps(value, separators=(",", ":")).encode()
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

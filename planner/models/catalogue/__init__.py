@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from planner.contract.errors import InvalidInput
 
@@ -42,7 +41,7 @@ class CatalogueEntry:
     """Total that the maker or the hub states, where one is known."""
     note: str | None = None
     """What differs from the file, and why that is right."""
-    config: dict[str, Any] = field(repr=False)
+    config: dict[str, object] = field(repr=False)
     """Keys of config.json."""
 
 

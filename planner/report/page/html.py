@@ -137,7 +137,7 @@ def _points(data: list[dict[str, Any]], name: str) -> tuple[tuple[float, float],
 
 
 def _beside(content: Content) -> str:
-    done: dict[str, Any] = next(iter(reversed(of_kind(content, "finished"))), {})
+    done: dict[str, object] = next(iter(reversed(of_kind(content, "finished"))), {})
     rows = []
     predicted, measured = done.get("predicted_bytes"), done.get("measured_bytes")
     if isinstance(predicted, int) and isinstance(measured, int) and measured:
@@ -161,7 +161,7 @@ def _settings(content: Content) -> str:
     return _section("Settings", _table(rows))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):

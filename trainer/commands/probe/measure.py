@@ -57,7 +57,7 @@ def make_batch(
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def build_model(config: dict[str, Any], choices: TrainingChoices, device: torch.device, seed: int) -> Any:
+def build_model(config: dict[str, object], choices: TrainingChoices, device: torch.device, seed: int) -> Any:
     """The model with random weights, quantised, adapted and checkpointed in the trainer's order."""
     model = modeling.build(
         config,
@@ -91,7 +91,7 @@ class _Probe:
         self.held_peak = 0
         """Largest bytes that the process held: resident on cpu, driver on mps."""
         self.step_seconds: list[float] = []
-        self.details: dict[str, Any] = {}
+        self.details: dict[str, object] = {}
 
     def enter(self, name: str) -> None:
         """A new instant begins; what runs during evaluation belongs to `eval`."""

@@ -19,7 +19,7 @@ class SeededDropout(torch.autograd.Function):
         return masked(x, probability, seed)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor) -> object:
         """The gradient under the same mask."""
         return masked(gradient, ctx.probability, ctx.seed), None, None
 

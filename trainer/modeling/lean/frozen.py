@@ -25,13 +25,13 @@ class FrozenLinear(torch.autograd.Function):
     """base(x); saves nothing."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, base: Any) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, base: torch.nn.Module) -> torch.Tensor:
         """x (..., in) -> (..., out) in x's dtype."""
         ctx.base, ctx.shape = base, x.shape
         out = base.forward(x.reshape(-1, x.shape[-1]))
         return as_rows_of(out, x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor) -> object:
         """gradient (..., out) -> gradient of x."""
         return ctx.base.backward(gradient.reshape(-1, gradient.shape[-1])).view(ctx.shape), None

@@ -30,7 +30,7 @@ class RmsNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor) -> object:
         """gradient (..., width) -> gradients of x and weight."""
         x, weight, inverse = ctx.saved_tensors
         normed = x.float() * inverse
