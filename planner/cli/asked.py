@@ -9,7 +9,7 @@ from typing import get_args
 from planner.cli.options import complete_gpu, complete_model, complete_values, option
 from planner.contract.run_settings import DataSettings
 from planner.decide.advice_sources import SCENARIOS
-from planner.decide.question import GOALS
+from planner.decide.question import GOALS, TIER_NAMES
 
 GPU_HELP = "Device by name or alias (plan gpus); auto: this machine's."
 DATA_HELP = "JSONL, JSON, CSV or parquet file, or a folder of them."
@@ -76,6 +76,10 @@ class Aim(Batch):
 
     goal: str | None = option(
         "Which tier is recommended: fastest, balanced (default) or safest.", complete=complete_values(GOALS)
+    )
+    tier: str | None = option(
+        f"Recommend this tier: {', '.join(TIER_NAMES)}; on an A10G or M3 the guides' own stands beside it.",
+        complete=complete_values(TIER_NAMES),
     )
     scenario: str = option(
         f"The guides' presets: {', '.join(SCENARIOS)}.", default="standard", complete=complete_values(SCENARIOS)

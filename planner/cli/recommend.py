@@ -13,6 +13,7 @@ from planner.decide.check import check
 from planner.decide.question import Question
 
 if TYPE_CHECKING:
+    from planner.decide.search import Recommendation
     from planner.exchange.foreign import Foreign
     from planner.memory.explain import Explanation
     from planner.report.plan_view import Shown
@@ -47,12 +48,26 @@ def run(question: Question, *, as_json: bool, save: str | None, shown: Shown, se
     free = shorter = None
     if shown.decision:
         best = answer.recommended
+        answer = _with_guides(question, answer)
         free, shorter = spare.line(question, best), faster.line(question, best, answer.time)
     if free is not None:
         answer = answer.model_copy(update={"why": [*answer.why, free]})
     data = None if question.data is None else question.data.settings.path
     plan_view(make_console(), answer, _start_lines(save, data), shown=shown, faster=shorter)
     return EXIT_FITS
+
+
+def _with_guides(question: Question, answer: Recommendation) -> Recommendation:
+    """The answer with the guides' setting for the tier that was named, where they have one for the device."""
+    if question.tier is None:
+        return answer
+    from planner.decide import guides
+
+    found = guides.of_tier(question)
+    if found is None:
+        return answer
+    # Theirs and ours at one batch and length say more than the line on a micro-batch of 8.
+    return answer.model_copy(update={"why": [*guides.sentences(found)]})
 
 
 def run_check(

@@ -34,7 +34,7 @@ def resolve(target: Target, source: Source = NO_DATA, aim: Batch | None = None) 
     _check_split(source.validation_split)
     question = _without_data(target, task="classification" if source.format == "classification" else None)
     if isinstance(aim, Aim):
-        question = replace(question, goal=aim.goal, scenario=aim.scenario)
+        question = replace(question, goal=aim.goal, tier=aim.tier, scenario=aim.scenario)
     if aim is not None:
         question = replace(question, effective_batch_size=aim.effective_batch_size)
     return replace(question, data=_data(source, question))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 GOALS: dict[str, str] = {"fastest": "high", "balanced": "balanced", "safest": "safe"}
 """Which tier a goal recommends."""
+TIER_NAMES = ("high", "balanced", "low", "safe")
+"""From the one that may fill the budget to the one that leaves most of it (training guide 1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,8 @@ class Question:
     """Sequences per optimizer step over all devices; None is the advised one, or what the fixed choices make."""
     goal: str | None = None
     """One of `GOALS`; None is the scenario's."""
+    tier: str | None = None
+    """One of `TIER_NAMES`, recommended whatever the goal says."""
     scenario: str = "standard"
     notes: tuple[str, ...] = ()
     """Sentences that open the answer: which default was taken, what the machine is doing."""
@@ -56,6 +60,12 @@ class Question:
             )
         if self.goal is not None and self.goal not in GOALS:
             raise InvalidInput(named("goal"), f" {self.goal!r} is unknown; choose one of {', '.join(GOALS)}")
+        if self.tier is not None and self.tier not in TIER_NAMES:
+            raise InvalidInput(named("tier"), f" {self.tier!r} is unknown; choose one of {', '.join(TIER_NAMES)}")
+        if self.tier is not None and self.goal is not None and GOALS[self.goal] != self.tier:
+            raise InvalidInput(
+                named("tier"), f" {self.tier} contradicts ", named("goal"), f" {self.goal}; leave one of them out"
+            )
 
     @property
     def budget_bytes(self) -> int:

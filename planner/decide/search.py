@@ -111,7 +111,7 @@ def recommend(question: Question) -> Recommendation:
     scope = _scope(question)
     found = _search(replace(question, notes=()), scope)
     goal = question.goal or question.preset.goal
-    wanted = GOALS[goal]
+    wanted = question.tier or GOALS[goal]
     options, places = distinct(found.picked, wanted)
     index, recommended = options[places[wanted]]
     chosen = question.having(found.candidates.choices(index, question.model))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from planner.contract.records import CheckReport
 from planner.decide.candidates import Candidates
+from planner.decide.question import TIER_NAMES
 from planner.decide.verdict import TIGHT_SHARE
 
 SAME_SPEED = 0.01
@@ -28,11 +29,8 @@ class Tier:
     budget_share: float
 
 
-TIERS = (
-    Tier(name="high", budget_share=1.0),
-    Tier(name="balanced", budget_share=0.80),
-    Tier(name="low", budget_share=0.60),
-    Tier(name="safe", budget_share=0.45),
+TIERS = tuple(
+    Tier(name=name, budget_share=share) for name, share in zip(TIER_NAMES, (1.0, 0.80, 0.60, 0.45), strict=True)
 )
 """Shares: training guide 1 (tiers for A10G and M3) uses 1 : 0.8 : 0.6 of the high tier on the A10G; its safe mode on
 the M3 is the next step down. Training guide 3 too says to fill about 80 %."""
