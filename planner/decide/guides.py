@@ -20,7 +20,7 @@ from planner.decide.search import NothingFits, recommend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class Configured:
     """One configuration that a guide prints; what it leaves out is its default."""
 
     name: str
@@ -56,23 +56,23 @@ class Setting:
 
 
 A10G = {
-    "high": Setting(name="high", tier="high", batch_size=8, accumulation=4, length=2048, says="about 20 GB"),
-    "balanced": Setting(name="balanced", tier="balanced", batch_size=4, accumulation=8, says="about 16 GB"),
-    "low": Setting(name="low", tier="low", batch_size=2, accumulation=16, length=768, says="about 12 GB"),
+    "high": Configured(name="high", tier="high", batch_size=8, accumulation=4, length=2048, says="about 20 GB"),
+    "balanced": Configured(name="balanced", tier="balanced", batch_size=4, accumulation=8, says="about 16 GB"),
+    "low": Configured(name="low", tier="low", batch_size=2, accumulation=16, length=768, says="about 12 GB"),
 }
 M3 = {
-    "high": Setting(name="high", tier="high", batch_size=3, accumulation=8, says="about 16 GB"),
-    "balanced": Setting(name="balanced", tier="balanced", batch_size=2, accumulation=16, says="about 14 GB"),
-    "low": Setting(name="low", tier="low", batch_size=2, accumulation=16, length=768, says="about 12 GB"),
-    "safe": Setting(name="safe", tier="safe", batch_size=1, accumulation=32, length=768, says="about 10 GB"),
+    "high": Configured(name="high", tier="high", batch_size=3, accumulation=8, says="about 16 GB"),
+    "balanced": Configured(name="balanced", tier="balanced", batch_size=2, accumulation=16, says="about 14 GB"),
+    "low": Configured(name="low", tier="low", batch_size=2, accumulation=16, length=768, says="about 12 GB"),
+    "safe": Configured(name="safe", tier="safe", batch_size=1, accumulation=32, length=768, says="about 10 GB"),
 }
 TIERS_OF = {"a10g": A10G, "m3-18gb": M3}
 """Guide 1's tiers by device; `--gradient_checkpointing` is its default where it isn't written."""
 
 RECOMMENDED = (
-    Setting(name="quick testing", batch_size=2, accumulation=8),
-    Setting(name="production training", batch_size=4, accumulation=16),
-    Setting(name="memory-limited", batch_size=2, accumulation=32, length=768, tier="safe"),
+    Configured(name="quick testing", batch_size=2, accumulation=8),
+    Configured(name="production training", batch_size=4, accumulation=16),
+    Configured(name="memory-limited", batch_size=2, accumulation=32, length=768, tier="safe"),
 )
 """Guide 1's recommended configurations."""
 
@@ -81,14 +81,14 @@ RECOMMENDED = (
 class Situation:
     """One of guide 4's scenarios: the card and the time that it names, and our name for it."""
 
-    setting: Setting
+    setting: Configured
     gpu: str
     time: str
     scenario: str
 
 
-def _of_guide_4(name: str, batch: int, steps: int, *, recomputed: bool = False, precision: str = "bf16") -> Setting:
-    return Setting(
+def _of_guide_4(name: str, batch: int, steps: int, *, recomputed: bool = False, precision: str = "bf16") -> Configured:
+    return Configured(
         name=name,
         source=GUIDE_4,
         batch_size=batch,
@@ -117,17 +117,17 @@ SITUATIONS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Beside:
+class TheirsAndOurs:
     """Theirs and ours on one device, at the same sequences per step and length."""
 
-    setting: Setting
+    setting: Configured
     theirs: CheckReport | None
     refused: str
     """Why theirs doesn't run there, where that is no matter of memory."""
     ours: CheckReport | None
 
 
-def beside(question: Question, setting: Setting) -> Beside:
+def beside(question: Question, setting: Configured) -> TheirsAndOurs:
     """One of the guides' settings beside ours, for the question's model and device."""
     bare = replace(question, data=None, notes=(), budget=question.budget, effective_batch_size=None)
     theirs, refused = None, ""
@@ -145,16 +145,16 @@ def beside(question: Question, setting: Setting) -> Beside:
         ours = recommend(asked.having(shape)).recommended
     except (NothingFits, NotModelled):
         ours = None
-    return Beside(setting=setting, theirs=theirs, refused=refused, ours=ours)
+    return TheirsAndOurs(setting=setting, theirs=theirs, refused=refused, ours=ours)
 
 
-def of_tier(question: Question) -> Beside | None:
+def of_tier(question: Question) -> TheirsAndOurs | None:
     """What guide 1 has for the question's device and tier; None where it has nothing."""
     setting = TIERS_OF.get(question.hardware.name, {}).get(question.tier or "")
     return None if setting is None else beside(question, setting)
 
 
-def sentences(found: Beside) -> Iterator[str]:
+def sentences(found: TheirsAndOurs) -> Iterator[str]:
     """Theirs, ours, and why ours is better (or that it isn't)."""
     s = found.setting
     shape = f"{s.batch_size} × {s.accumulation} of {s.length:,}"
@@ -189,7 +189,7 @@ def _recomputed(report: CheckReport) -> str:
     return "all recomputed" if s.checkpoint_layers is None else f"{counted(s.checkpoint_layers, 'layer')} recomputed"
 
 
-def _why(found: Beside) -> str:
+def _why(found: TheirsAndOurs) -> str:
     """What ours does better, in figures."""
     theirs, ours = found.theirs, found.ours
     assert ours is not None

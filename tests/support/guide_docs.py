@@ -48,7 +48,7 @@ def question(gpu: str) -> Question:
     return Question(model=sources.load_model("phi-2"), hardware=profiles.load(gpu), choices=TrainingChoices())
 
 
-def row(found: guides.Beside) -> str:
+def row(found: guides.TheirsAndOurs) -> str:
     """One line of a table."""
     s = found.setting
     theirs = f"{s.batch_size} × {s.accumulation} of {s.length:,}, {'all' if s.recomputed else 'nothing'} recomputed"

@@ -20,7 +20,7 @@ NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 @pytest.mark.parametrize(("gpu", "setting"), ALL, ids=lambda value: getattr(value, "name", value))
-def test_ours_trains_the_same_and_is_not_worse(gpu: str, setting: guides.Setting) -> None:
+def test_ours_trains_the_same_and_is_not_worse(gpu: str, setting: guides.Configured) -> None:
     """GIVEN a guide's setting THEN ours has its sequences and length, fits by `check`, and is faster or smaller."""
     question = guide_docs.question(gpu)
     found = guides.beside(question, setting)
