@@ -6,6 +6,7 @@ arrays of shape (candidates,); nothing loops over them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -101,15 +102,16 @@ class NothingFits(Infeasible):
         self.report = report
 
 
-def recommend(question: Question) -> Recommendation:
+def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None) -> Recommendation:
     """Tiers for the question: distinct points of the front of peak against speed, in the nearest way that fits.
 
+    `meanwhile`: called between the parts that take time; what it raises ends the search.
     Choices that its `fixed` names are kept wherever anything fits with them; else the answer says what it changed.
     Adapter scale and dropout that nobody named are the advised ones. Raises `NothingFits` when nothing fits however it
     is changed, `InvalidInput` and `NotModelled` for requests without an answer.
     """
     scope = _scope(question)
-    found = _search(replace(question, notes=()), scope)
+    found = _search(replace(question, notes=()), scope, meanwhile or (lambda: None))
     goal = question.goal or question.preset.goal
     wanted = question.tier or GOALS[goal]
     options, places = distinct(found.picked, wanted)
@@ -148,7 +150,7 @@ SPARING_REACH = 1.15
 """How far over the budget the smallest candidate may be for host memory and 8-bit state to be worth a look."""
 
 
-def _search(plain: Question, scope: _Scope) -> _Found:
+def _search(plain: Question, scope: _Scope, meanwhile: Callable[[], None]) -> _Found:
     """The first way that holds something that fits; a tight one only where no change would avoid it gently."""
     budget = plain.budget_bytes
     least: tuple[int, Way, Candidates] | None = None
@@ -157,6 +159,7 @@ def _search(plain: Question, scope: _Scope) -> _Found:
     for way in ways(replace(plain, choices=scope.asked), scope.effective_batch_size):
         if way.sparing and before > SPARING_REACH * budget:
             continue
+        meanwhile()
         try:
             candidates = evaluate(way.question, way.space)
         except NotModelled as error:
@@ -169,6 +172,7 @@ def _search(plain: Question, scope: _Scope) -> _Found:
             continue
 
         def judge(index: int, way: Way = way, candidates: Candidates = candidates) -> CheckReport:
+            meanwhile()
             return check(way.question.having(candidates.choices(index, plain.model)), with_remedies=False)
 
         picked = choose(candidates, budget, judge)
@@ -177,6 +181,7 @@ def _search(plain: Question, scope: _Scope) -> _Found:
     if least is None:
         assert refused is not None
         raise refused
+    meanwhile()
     raise _refusal(plain, scope, *least[1:])
 
 

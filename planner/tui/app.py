@@ -8,26 +8,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.text import Text
-from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
-from textual.reactive import reactive
 from textual.screen import Screen
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_count
 from planner.contract.words import one_line
-from planner.tui import figures, messages, state
-from planner.tui import work as questions
+from planner.tui import figures, messages, reading, state
+from planner.tui.asking import Asking
 from planner.tui.history import PastRun
-from planner.tui.running import RunControl
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
@@ -37,13 +33,12 @@ from planner.tui.screens.modals import HelpScreen, QuitScreen, RunsScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
 from planner.tui.shield import Shield
-from planner.tui.state import WizardState
-from planner.tui.work import Evaluation, WizardAnswer
+from planner.tui.theme import THEMES
 
 ORDER = ("hardware", "model", "data", "plan")
 
 
-class TuneplanApp(RunControl, App[int]):
+class TuneplanApp(Asking):
     """Every start value may be given; what is given is chosen already, and the wizard opens at the first open step."""
 
     TITLE = "tuneplan"
@@ -65,10 +60,6 @@ class TuneplanApp(RunControl, App[int]):
         Binding("ctrl+o", "runs", "Runs", show=False, key_display="^o", id="app.runs",
                 tooltip="Runs that go on or ended early"),
     ]  # fmt: skip
-
-    wizard: reactive[WizardState] = reactive(WizardState, init=False)
-    evaluation: reactive[Evaluation | None] = reactive(None, init=False)
-    recommendation: reactive[WizardAnswer | None] = reactive(None, init=False)
 
     def __init__(
         self,
@@ -94,25 +85,24 @@ class TuneplanApp(RunControl, App[int]):
         self.past_runs: tuple[PastRun, ...] = ()
         """Runs in the output folder that go on without a wizard, or ended early and can be resumed."""
         self._runs_said = False
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = THEMES[0].name
         self._shield = Shield()
-        self._busy: dict[str, bool] = {}
-        self._again: set[str] = set()
-        self._measuring = 0
-        """Data sets that are being measured just now."""
         start = state.preset(settings or {}, hyperparameters or {}, reserve_bytes)
         if gpu is not None:
             start = state.with_hardware(start, self.find_hardware(gpu) if isinstance(gpu, str) else gpu)
         if model is not None:
-            found = questions.read_model(model, final=True)
+            found = reading.read_model(model, final=True)
             if found.model is None:
                 raise InvalidInput(found.error or f"{model}: not a model")
             start = state.with_model(start, found.model, model)
         if data is not None:
-            measured = questions.read_data(str(data), start, final=True)
+            measured = reading.read_data(str(data), start, final=True)
             if measured.dataset is None:
                 raise InvalidInput(measured.error or f"{data}: not a data set")
             start = state.with_dataset(start, measured.dataset, measured.settings, measured.model)
-        self.set_reactive(TuneplanApp.wizard, start)
+        self.set_reactive(Asking.wizard, start)
 
     # ------------------------------------------------------------------------------------------------------- start
 
@@ -163,24 +153,9 @@ class TuneplanApp(RunControl, App[int]):
 
     # ----------------------------------------------------------------------------------------------------- choosing
 
-    def update(self, new: WizardState) -> None:
-        """The next state; figures, tiers and advice follow."""
-        self.wizard = new
-        if new.hardware and new.model:
-            self._ask("evaluate")
-            self._ask("recommend")
-        else:
-            self.evaluation = Evaluation(error=questions.NEEDS_BOTH)
-            self._evaluated_for = self._recommended_for = self.wizard
-        self._look_whether_settled()
-
     def choose_hardware(self, profile: HardwareProfile) -> None:
         """Takes a device."""
         self.update(state.with_hardware(self.wizard, profile))
-
-    def choose_data(self, dataset: Any, settings: Any = None, model: Any = None) -> None:
-        """Takes a measured data set with the settings that it was read with, or none."""
-        self.update(state.with_dataset(self.wizard, dataset, settings, model))
 
     def go(self, name: str) -> None:
         """Shows a step."""
@@ -203,122 +178,7 @@ class TuneplanApp(RunControl, App[int]):
         elif place > 0:
             self.go(ORDER[place - 1])
 
-    # ------------------------------------------------------------------------------------------------------ workers
-
-    @property
-    def idle(self) -> bool:
-        """Whether every question that was asked has been answered (runs aside)."""
-        return not any(self._busy.values()) and not self._again
-
-    def _look_whether_settled(self) -> None:
-        """Compares what the figures are about with what the settings are now."""
-        self.judged = self._evaluated_for == self.wizard
-        self.settled = (
-            self.judged
-            and self._recommended_for == self.wizard
-            and not self._measuring
-            and not self._busy.get("machine", False)
-        )
-
-    def _ask(self, question: str) -> None:
-        """One thread per question at a time; asked again meanwhile, it is asked once more with the newest state."""
-        if self._busy.get(question):
-            self._again.add(question)
-            return
-        self._busy[question] = True
-        snapshot = self.wizard
-        if question == "evaluate":
-            self._evaluate(snapshot)
-        else:
-            self._recommend(snapshot)
-
-    def _answered(self, question: str) -> bool:
-        """Notes an answer; True when it is still about the newest state."""
-        self._busy[question] = False
-        if question in self._again:
-            self._again.discard(question)
-            self._ask(question)
-            return False
-        return True
-
-    @work(thread=True, group="evaluate", exit_on_error=False)
-    def _evaluate(self, snapshot: WizardState) -> None:
-        token = questions.WANTED.set(lambda: "evaluate" not in self._again)
-        try:
-            found = questions.evaluate(snapshot)
-        except questions.Superseded:
-            found = None
-        finally:
-            questions.WANTED.reset(token)
-        self.post_message(messages.Evaluated(found, snapshot))
-
-    @work(thread=True, group="recommend", exit_on_error=False)
-    def _recommend(self, snapshot: WizardState) -> None:
-        self.post_message(messages.Recommended(questions.recommend(snapshot), snapshot))
-
-    def look_at_machine(self) -> None:
-        """Asks which device this machine has."""
-        self._busy["machine"] = True
-        self._look_at_machine()
-
-    @work(thread=True, group="machine", exit_on_error=False)
-    def _look_at_machine(self) -> None:
-        self.post_message(messages.HardwareReady(questions.look_at_machine()))
-
-    @work(thread=True, group="model", exit_on_error=False)
-    def read_model(self, name: str, final: bool) -> None:
-        """Reads a model; `final` means that it was chosen."""
-        self.post_message(messages.ModelReady(questions.read_model(name, final=final)))
-
-    def read_data(self, path: str, changes: Mapping[str, Any] | None = None) -> None:
-        """Measures a data set, read as `changes` say."""
-        self._measuring += 1
-        self._look_whether_settled()
-        self._read_data(path, self.wizard, changes)
-
-    @work(thread=True, group="data", exit_on_error=False)
-    def _read_data(self, path: str, snapshot: WizardState, changes: Mapping[str, Any] | None) -> None:
-        self.post_message(messages.DataReady(questions.read_data(path, snapshot, final=False, changes=changes)))
-
     # ------------------------------------------------------------------------------------------------------ answers
-
-    def on_evaluated(self, message: messages.Evaluated) -> None:
-        """Figures arrived. Those of an older question are dropped: the newer one's follow."""
-        if self._answered("evaluate") and message.evaluation is not None and message.about == self.wizard:
-            self._evaluated_for = message.about
-            self.evaluation = message.evaluation
-        self._look_whether_settled()
-
-    def on_recommended(self, message: messages.Recommended) -> None:
-        """Tiers and advice arrived; once per device, model and data they are taken over."""
-        before = self.recommendation
-        if self._answered("recommend") and message.about == self.wizard:
-            self._recommended_for = message.about
-            self.recommendation = message.recommendation
-            adopted = questions.adopt(self.wizard, message.recommendation)
-            if adopted != self.wizard:
-                self.update(adopted)
-                if before is not None and before.error and before.start and message.recommendation.tiers:
-                    self.say(f"It fits now: tier {message.recommendation.recommended} taken; u takes it back")
-        self._look_whether_settled()
-
-    def on_hardware_ready(self, message: messages.HardwareReady) -> None:
-        """This machine's device is known."""
-        found = message.found
-        self._busy["machine"] = False
-        self._look_whether_settled()
-        if found.profile is None:
-            self.say(found.error or "this machine's device was not found", error=True)
-            return
-        own = found.profile
-        others = tuple(profile for profile in self.profiles if profile.name != own.name)
-        self.profiles = (own, *others)
-        known = replace(
-            self.wizard, this_machine=own.name, used_by_others_bytes=found.used_by_others_bytes, note=found.note
-        )
-        if known.hardware is not None and known.hardware.name == own.name:
-            known = replace(known, hardware=own)
-        self.update(known)
 
     def on_runs_found(self, message: messages.RunsFound) -> None:
         """Earlier runs that are not finished: said once, and kept behind a key."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from textual.message import Message
 
 from planner.contract.events import Event
+from planner.tui.around import Surroundings
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
+from planner.tui.reading import DataFound, HardwareFound, ModelFound
 from planner.tui.state import WizardState
-from planner.tui.work import DataFound, Evaluation, HardwareFound, ModelFound, WizardAnswer
+from planner.tui.work import Evaluation, SearchAsked, WizardAnswer
 
 
 class HardwareReady(Message):
@@ -36,21 +38,35 @@ class DataReady(Message):
 
 
 class Evaluated(Message):
-    """A configuration was judged: that of the state `about`; None where a newer question had come meanwhile."""
+    """A configuration was judged: that of the state `about`; once more when its remedies are there."""
 
-    def __init__(self, evaluation: Evaluation | None, about: WizardState) -> None:
+    def __init__(self, evaluation: Evaluation, about: WizardState) -> None:
         self.evaluation = evaluation
         self.about = about
         super().__init__()
 
 
 class Recommended(Message):
-    """Tiers and advice for the model, device and data of the state `about`."""
+    """Tiers and advice for the model, device and data of the state `about`; `asked` is the search that found them."""
 
-    def __init__(self, recommendation: WizardAnswer, about: WizardState) -> None:
+    def __init__(self, recommendation: WizardAnswer, about: WizardState, asked: SearchAsked | None) -> None:
         self.recommendation = recommendation
         self.about = about
+        self.asked = asked
         super().__init__()
+
+
+class Surrounded(Message):
+    """The step's memory and the other batches and lengths of the state `about`."""
+
+    def __init__(self, surroundings: Surroundings, about: WizardState) -> None:
+        self.surroundings = surroundings
+        self.about = about
+        super().__init__()
+
+
+class Rested(Message):
+    """The thread that answers has ended."""
 
 
 class RunEvent(Message):

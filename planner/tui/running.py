@@ -16,11 +16,12 @@ from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.words import one_line
 from planner.handover.commands import plan_command, trainer_command
-from planner.tui import history, live, messages, state
+from planner.tui import doubts, history, live, messages
 from planner.tui import work as questions
+from planner.tui.doubts import Act, Doubt
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
-from planner.tui.state import Act, Doubt, WizardState
+from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
     from planner.contract.records import Plan
@@ -60,7 +61,7 @@ class RunControl(App[int]):
     def doubt(self, act: Act = "train") -> Doubt | None:
         """What speaks against starting, or saving, what stands on the screen."""
         now = self.evaluation if self.settled else None
-        return state.doubt(self.wizard, now.report if now else None, now.error if now else None, act)
+        return doubts.doubt(self.wizard, now.report if now else None, now.error if now else None, act)
 
     def _plan(self) -> Plan:
         """The plan of what stands on the screen, with the figures that stand beside it."""

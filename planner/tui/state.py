@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.records import CheckReport
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.spec import HardwareProfile, ModelSpec
-from planner.contract.units import format_bytes
 from planner.tui.field import Field
 from planner.tui.fields import BY_KEY, FIELDS
 
@@ -368,74 +367,8 @@ def reset(state: WizardState) -> WizardState:
     )
 
 
-def hint(state: WizardState, key: str, recommendation: Any = None) -> str:
-    """What a field does, and what is advised for it."""
-    entry = BY_KEY[key]
-    text = entry.help
-    if key == "lora_targets" and state.model:
-        text += f" Names: {', '.join(leaf_names(state.model))}."
-    if key == "max_length" and state.model and state.model.max_positions:
-        text += f" {state.model.id} has {state.model.max_positions} positions."
-    for advice in getattr(recommendation, "advice", ()):
-        if advice.name == key:
-            text += f" Advised: {entry.format(as_field(entry, advice.value))}."
-    return text
-
-
-def as_field(entry: Field, new: Any) -> Any:
-    """A value from advice or a file as the field holds it (lists become tuples)."""
-    if entry.kind == "names":
-        return tuple(new.replace(",", " ").split()) if isinstance(new, str) else tuple(str(name) for name in new)
-    return new
-
-
-def leaf_names(model: ModelSpec) -> tuple[str, ...]:
-    """Names of the linear layers that can carry an adapter, in forward order."""
-    names = [m.leaf for m in model.modules if m.kind in ("linear", "conv1d") and m.layers is not None]
-    return tuple(dict.fromkeys(names))
-
-
 Change = Callable[[WizardState], WizardState]
 """One change of the state; may raise `TuneplanError`."""
-
-
-Act = Literal["train", "save"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Doubt:
-    """Why a training should not simply start, or a plan not simply be saved."""
-
-    text: str
-    may_go_on: bool = True
-    """Whether asking twice starts it all the same."""
-
-
-def doubt(state: WizardState, report: CheckReport | None, error: str | None, act: Act = "train") -> Doubt | None:
-    """What speaks against starting the training here and now, or against saving the plan; None when nothing does."""
-    if report is None:
-        return Doubt(text=error or "the plan is still being computed", may_go_on=False)
-    fits = "" if report.verdict != "does_not_fit" else _does_not_fit(report)
-    if act == "save":
-        return Doubt(text=fits) if fits else None
-    if not state.data.path:
-        return Doubt(text="no data chosen: go back with esc and pick a file", may_go_on=False)
-    if state.choices.stack != "builtin":
-        return Doubt(
-            text="stack peft is for planning; the trainer runs the stack builtin: change it first", may_go_on=False
-        )
-    if state.this_machine and state.hardware and state.hardware.name != state.this_machine:
-        elsewhere = f"The plan is for {state.hardware.name}, this machine is {state.this_machine}."
-        return Doubt(text=f"{elsewhere} {fits}".rstrip())
-    return Doubt(text=fits) if fits else None
-
-
-def _does_not_fit(report: CheckReport) -> str:
-    memory = report.memory
-    return (
-        f"It does not fit ({format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)}): the run "
-        "will most likely end out of memory."
-    )
 
 
 def back_to(before: WizardState, now: WizardState) -> WizardState:

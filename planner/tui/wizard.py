@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from planner.contract.spec import HardwareProfile
+    from planner.tui.around import Surroundings
+    from planner.tui.doubts import Act, Doubt
     from planner.tui.live import RunSnapshot
-    from planner.tui.state import Act, Doubt, WizardState
+    from planner.tui.state import WizardState
     from planner.tui.work import Evaluation, WizardAnswer
 
 
@@ -24,8 +26,14 @@ class Wizard(Protocol):
     """The tiers of the newest question that was answered."""
     judged: bool
     """Whether the judgement is about the settings on the screen."""
+    tiers_judged: bool
+    """Whether the tiers are."""
     settled: bool
-    """Whether all figures are."""
+    """Whether both are, this machine is known and the data is measured."""
+    surroundings: Surroundings | None
+    """The newest pictures around the plan."""
+    around_judged: bool
+    """Whether they are of the settings on the screen."""
     profiles: tuple[HardwareProfile, ...]
     """All devices, this machine's first once it is known."""
     start_folder: str

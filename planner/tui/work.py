@@ -1,4 +1,4 @@
-"""The slow questions that workers ask: look at this machine, read a model or data, judge, recommend. UI-free.
+"""The slow questions that workers ask of a plan: judge it, find tiers and remedies, look around it. UI-free.
 
 Each returns a finished frozen snapshot and never raises: what went wrong is one line in `error`.
 """
@@ -6,9 +6,9 @@ Each returns a finished frozen snapshot and never raises: what went wrong is one
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,58 +17,17 @@ from planner.contract import edge
 from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import Infeasible, InvalidInput, TuneplanError
 from planner.contract.records import Advice, CheckReport, Plan
-from planner.contract.run_settings import DataSettings, Hyperparameters
-from planner.contract.spec import HardwareProfile, ModelSpec
+from planner.contract.run_settings import Hyperparameters
 from planner.contract.words import one_line
-from planner.handover.places import expand, loadable, tokenizer_folder
-from planner.tui import figures
+from planner.tui import around, figures
+from planner.tui.around import Surroundings
 from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
-    from planner.data.dataset import DatasetProfile
     from planner.decide.question import Question
 
 Answer = TypeVar("Answer")
 NEEDS_BOTH = "choose hardware and a model first"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HardwareFound:
-    """This machine's own device."""
-
-    profile: HardwareProfile | None = None
-    title: str = ""
-    used_by_others_bytes: int = 0
-    note: str = ""
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFound:
-    """A model read from the catalogue, a folder or the hub; `final` is False for a mere preview."""
-
-    name: str
-    model: ModelSpec | None = None
-    final: bool = False
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class DataFound:
-    """A data set that was measured; `final` is False for a mere preview."""
-
-    path: str
-    dataset: DatasetProfile | None = None
-    final: bool = False
-    error: str | None = None
-    settings: DataSettings = field(default_factory=DataSettings)
-    """How it was read."""
-    ways: tuple[tuple[str, dict[str, Any]], ...] = ()
-    """Where it was refused: what can be done about it, and the settings for that."""
-    names: tuple[str, ...] = ()
-    """Its columns, where nobody knows which is what."""
-    model: ModelSpec | None = None
-    """The model with the head that this data asks for, where it is another than before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +38,8 @@ class Evaluation:
     whole_run: str | None = None
     """How long the whole run takes, where that can be said."""
     error: str | None = None
+    complete: bool = True
+    """Whether its remedies have been looked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +78,7 @@ def error_line(error: BaseException) -> str:
     return one_line(figures.in_labels(error.sentence)) if isinstance(error, TuneplanError) else edge.account(error)[0]
 
 
-def _learned(work: Callable[[], Answer]) -> Answer:
+def learned(work: Callable[[], Answer]) -> Answer:
     """What `work` returns; a model without a written program is recorded on the way, where that is possible."""
     from planner.models.recorded import Unlearned
 
@@ -133,91 +94,51 @@ def _learned(work: Callable[[], Answer]) -> Answer:
     return learning.learned(work, lambda message: None, allowed=installed)
 
 
-def look_at_machine() -> HardwareFound:
-    """Finds this machine's device."""
-    try:
-        from planner.calibration import attach
-
-        found = attach.detect()
-    except Exception as error:
-        return HardwareFound(error=error_line(error))
-    return HardwareFound(
-        profile=found.profile,
-        title=found.title,
-        used_by_others_bytes=found.used_by_others_bytes,
-        note=found.note or "",
-    )
-
-
-def read_model(name: str, *, final: bool) -> ModelFound:
-    """Reads a catalogue name, hub id, config.json or folder."""
-    try:
-        from planner.models.sources import load_model
-
-        found = _learned(lambda: load_model(expand(name))) if final else load_model(expand(name))
-        return ModelFound(name=name, model=found, final=final)
-    except Exception as error:
-        return ModelFound(name=name, final=final, error=error_line(error))
-
-
-def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[str, Any] | None = None) -> DataFound:
-    """Measures a data set; exact where the model's own tokenizer is at hand. `changes` say how it is to be read."""
-    from planner.contract.data.columns import Undecided
-
-    settings = state.data
-    if path != settings.path:  # how another file was read says nothing of this one
-        settings = settings.model_copy(update={"format": "auto", "columns": {}, "skip_invalid": False})
-    settings = settings.model_copy(update=dict(changes or {}))
-    try:
-        from planner.data import dataset
-
-        model = _other_head(state, settings)
-        head = model or state.model
-        found = dataset.profile(
-            expand(path),
-            format=settings.format,
-            task=head.task if head else "causal",
-            columns=settings.columns,
-            skip_invalid=settings.skip_invalid,
-            validation_path=settings.validation_path,
-            tokenizer=tokenizer_folder(loadable(state.model_name)) if state.model_name else None,
-            vocab_size=state.model.vocab_size if state.model else None,
-            max_examples=settings.max_examples,
-        )
-    except Undecided as error:
-        return DataFound(
-            path=path, final=final, error=error_line(error), settings=settings, ways=error.ways, names=error.names
-        )
-    except Exception as error:
-        return DataFound(path=path, final=final, error=error_line(error), settings=settings)
-    return DataFound(path=path, dataset=found, final=final, settings=settings, model=model)
-
-
-def _other_head(state: WizardState, settings: DataSettings) -> ModelSpec | None:
-    """The chosen model as a classifier, or no longer as one, where the data asks for that."""
-    labels = "classification"
-    if not state.model_name or labels not in (settings.format, state.data.format):
-        return None
-    from planner.models.sources import load_model
-
-    return load_model(expand(state.model_name), task=labels if settings.format == labels else None)
-
-
 def evaluate(state: WizardState) -> Evaluation:
-    """Judges the current configuration; `Superseded` where a newer question ended this one (see `WANTED`)."""
+    """Judges the current configuration, without remedies; `Superseded` where a newer question ended it (`WANTED`)."""
     question = state.question
     if question is None:
         return Evaluation(error=NEEDS_BOTH)
     try:
         from planner.decide.check import check
 
-        report = _learned(lambda: check(question, meanwhile=_still_wanted))
+        report = learned(lambda: check(question, with_remedies=False, meanwhile=_still_wanted))
     except Superseded:
         raise
     except Exception as error:
         return Evaluation(error=error_line(error))
     numbers = state.hyperparameters
-    return Evaluation(report=report, whole_run=figures.total_time(report, numbers.epochs, numbers.max_steps))
+    whole = figures.total_time(report, numbers.epochs, numbers.max_steps)
+    return Evaluation(report=report, whole_run=whole, complete=report.verdict == "fits")
+
+
+def with_remedies(state: WizardState, judged: Evaluation) -> Evaluation:
+    """The judgement with what would help; the very same one where that can't be said."""
+    question = state.question
+    if question is None or judged.report is None:
+        return replace(judged, complete=True)
+    try:
+        from planner.decide.check import check
+
+        report = check(question, meanwhile=_still_wanted)
+    except Superseded:
+        raise
+    except Exception as error:
+        return replace(judged, complete=True, error=error_line(error))
+    return replace(judged, report=report, complete=True)
+
+
+def surroundings(state: WizardState, judged: Evaluation) -> Surroundings:
+    """The step's memory moment by moment, and other batches and lengths."""
+    question = state.question
+    if question is None or judged.report is None:
+        return Surroundings()
+    try:
+        return around.surroundings(question, judged.report, _still_wanted)
+    except Superseded:
+        raise
+    except Exception as error:
+        return Surroundings(error=error_line(error))
 
 
 SHAPE = {
@@ -230,11 +151,22 @@ SHAPE = {
 """Fields that tiers differ in, whatever the person set; everything else that was set is kept."""
 
 
-def recommend(state: WizardState) -> WizardAnswer:
-    """Tiers and advice at the current effective batch, with everything kept that the person set besides the shape."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchAsked:
+    """What a search is asked for: equal ones have equal answers."""
+
+    context: tuple[str, str, str]
+    question: Question
+    """Its open choices at their defaults, its effective batch kept where the person set one."""
+    own_shape: Question | None
+    """The same with the person's own batch and checkpointing, where the first answer has to keep them."""
+
+
+def asked(state: WizardState) -> SearchAsked | None:
+    """The search that a state asks for; None until device and model are chosen."""
     question = state.question
     if question is None:
-        return WizardAnswer(error=NEEDS_BOTH)
+        return None
     from planner.decide import search
 
     # What an earlier answer chose for another device is open again.
@@ -243,16 +175,34 @@ def recommend(state: WizardState) -> WizardAnswer:
     shaped, new = bool(state.edited & SHAPE), state.adopted != state.context
     own_batch = state.edited & {"gradient_accumulation_steps", "effective_batch_size"}
     effective = state.choices.effective_batch_size if own_batch or (shaped and not new) else None
+    own = replace(question, effective_batch_size=effective) if shaped and new else None
+    # The search makes the shape itself: what it is now asks nothing.
+    plain = replace(question.choices, **{name: getattr(DEFAULTS, name) for name in _SEARCHED_SHAPE})
+    wanted = replace(question.having(plain), fixed=state.edited - SHAPE, effective_batch_size=effective)
+    return SearchAsked(context=state.context, question=wanted, own_shape=own)
+
+
+_SEARCHED_SHAPE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers")
+
+
+def recommend(state: WizardState) -> WizardAnswer:
+    """Tiers and advice at the current effective batch, with everything kept that the person set besides the shape."""
+    wanted = asked(state)
+    if wanted is None:
+        return WizardAnswer(error=NEEDS_BOTH)
+    from planner.decide import search
+
     try:
-        asked = replace(question, fixed=state.edited - SHAPE, effective_batch_size=effective)
-        found = _learned(lambda: search.recommend(asked))
+        found = learned(lambda: search.recommend(wanted.question, meanwhile=_still_wanted))
+    except Superseded:
+        raise
     except Infeasible as error:
-        return _nothing_fits(state, question, error)
+        return _nothing_fits(state, wanted.question, error)
     except Exception as error:
         return WizardAnswer(context=state.context, error=error_line(error))
     start: CheckReport | None = found.recommended
-    if shaped and new:
-        start = _with_own_shape(replace(question, effective_batch_size=effective))
+    if wanted.own_shape is not None:
+        start = _with_own_shape(wanted.own_shape)
     return WizardAnswer(
         context=state.context,
         tiers=tuple(found.options),

@@ -58,7 +58,7 @@ def flat(shown: str) -> str:
     return " ".join(shown.split())
 
 
-async def settle(app: TuneplanApp, pilot: Pilot[Any], seconds: float = 20) -> str:
+async def settle(app: TuneplanApp, pilot: Pilot[Any], seconds: float = 90) -> str:
     """Waits until all questions are answered; returns the screen."""
     await pilot.pause()
     end = time.monotonic() + seconds

@@ -14,6 +14,9 @@ FORWARD_LIBRARY, BACKWARD_LIBRARY, UPDATE = -1, -2, -3
 """Marks in a log: the first matrix product of the forward and of the backward pass, for which cuBLAS takes a workspace
 (one for each of PyTorch's threads, which stays), and the beginning of the update."""
 
+EVERY = (-1, -1)
+"""Watches every event."""
+
 Snapshot = tuple[Vector, dict[str, Vector]]
 """What is live, in total and by component."""
 
@@ -64,7 +67,9 @@ class Ledger:
         self.instant = "load"
         self.segments: list[Segment] = [Segment("load")]
         self.watch = watch
-        """(segment, event) at which the live bytes by component are kept in `watched`."""
+        """(segment, event) whose live bytes by component are kept in `watched`; `EVERY` keeps all in `history`."""
+        self.history: list[list[dict[str, Vector]]] | None = [[]] if watch == EVERY else None
+        """By segment, the live bytes by component at each of its events."""
         self.watched: dict[str, list[int]] | None = None
         self.silent = False
         """Whether allocations count without being events."""
@@ -132,6 +137,8 @@ class Ledger:
         """Starts a segment whose events belong to `instant`."""
         self.instant = instant
         self.segments.append(Segment(instant))
+        if self.history is not None:
+            self.history.append([])
 
     def mark(self) -> None:
         """An event: what is live now counts for the current instant."""
@@ -139,6 +146,8 @@ class Ledger:
         events.append(tuple(self.live))
         if self.watch is not None and self.watch == (len(self.segments) - 1, len(events) - 1):
             self.watched = {name: list(values) for name, values in self.by_component.items()}
+        if self.history is not None:
+            self.history[-1].append({name: tuple(values) for name, values in self.by_component.items()})
 
     @contextmanager
     def silence(self) -> Iterator[None]:

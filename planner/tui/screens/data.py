@@ -14,11 +14,11 @@ from textual.widgets import Input, Static
 
 from planner.data.dataset import DatasetProfile
 from planner.tui import figures
+from planner.tui.reading import DataFound
 from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.filter_list import LineInput
 from planner.tui.widgets.ways import Ways
-from planner.tui.work import DataFound
 
 NO_DATA = (
     "No data yet. Pick a file of examples in the tree (⏎), or type its path.\n\n"

@@ -12,10 +12,10 @@ from textual.widgets import Static
 from planner.contract.spec import ModelSpec
 from planner.contract.units import format_count
 from planner.models import catalogue
+from planner.tui.hints import leaf_names
+from planner.tui.reading import ModelFound
 from planner.tui.screens.base import ListScreen, facts_of
-from planner.tui.state import leaf_names
 from planner.tui.widgets.filter_list import FilterList
-from planner.tui.work import ModelFound
 
 
 class ModelScreen(ListScreen):

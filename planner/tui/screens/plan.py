@@ -7,22 +7,31 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
 
 from planner.contract.errors import TuneplanError
 from planner.handover.commands import plan_command
-from planner.tui import figures, live
+from planner.tui import figures, hints, live
 from planner.tui import state as states
+from planner.tui.doubts import Act, Doubt
 from planner.tui.fields import BY_KEY
 from planner.tui.screens.base import WizardScreen
-from planner.tui.state import Act, Doubt, WizardState
+from planner.tui.state import WizardState
+from planner.tui.widgets.deck import Deck
 from planner.tui.widgets.field_list import FieldList
-from planner.tui.widgets.figures_pane import FiguresPane
-from planner.tui.widgets.memory import MemoryPane
+from planner.tui.widgets.panels.around import AroundPanel
+from planner.tui.widgets.panels.lists import TiersPanel, WhyPanel
+from planner.tui.widgets.panels.step import StepPanel
+from planner.tui.widgets.panels.texts import AdvicePanel, DataPanel, FullPanel, advice_text, breakdown, lengths_text
+from planner.tui.widgets.panels.verdict import VerdictPanel
 from planner.tui.work import Evaluation, WizardAnswer, error_line
 
 UNDO_DEPTH = 100
 KEYS: dict[Act, str] = {"train": "t", "save": "s"}
+JUMPS = {
+    "settings": "e",
+    **{p.NAME: p.JUMP for p in (StepPanel, AroundPanel, TiersPanel, WhyPanel, DataPanel, AdvicePanel, FullPanel)},
+}
+"""The letter that goes to each panel."""
 OLDER = "older settings' figures; computing …"
 
 
@@ -31,28 +40,44 @@ class PlanScreen(WizardScreen):
 
     PLACE = 3
     HELP_TEXT = (
-        "The plan: at the left what will be done, at the right whether it fits (the bar is the device's memory), how "
+        "The plan: at the left what will be done, beside it whether it fits (the bar is the device's memory), how "
         "tightly, how fast and why. It can be trained as it stands: t starts it, s writes it to a file.\n\n"
-        "↑ ↓ choose a setting, ← → change it, digits or Enter type a value; every figure follows at once, u takes a "
-        "change back. • marks what you set yourself: a new recommendation leaves it alone.\n\nThe tiers train the "
-        "same thing (same effective batch) at different headroom: g takes the next one. v shows the next view (tiers, "
-        "why and remedies, memory, advice); Tab goes into it: Enter there takes a tier or a remedy."
+        "↑ ↓ choose a setting, ← → change it, digits or Enter type a value; every figure follows, what is computed "
+        "anew is dimmed until it is there; u takes a change back. • marks what you set yourself: a new recommendation "
+        "leaves it alone.\n\nEach panel's title marks the letter that goes there: m memory over one step (← → move "
+        "its cursor), b batch and length (Enter takes the place under the cursor), i tiers, w why and remedies, a "
+        "advice, d data, f the peak in full, e back to the settings. Tab goes round, v shows the next panel where "
+        "several share a room, z gives one the whole screen and back. The tiers train the same thing (same effective "
+        "batch) at different headroom: g takes the next one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("g", "tier", "Tier", id="plan.tier", tooltip="Take the next tier: high, balanced, low, safe"),
-        Binding("v", "view", "View", id="plan.view", tooltip="Next view: tiers, why, memory, advice"),
+        Binding("v", "view", "View", id="plan.view", tooltip="The next panel where several share a room"),
+        Binding("z", "zoom", "Zoom", show=False, id="plan.zoom", tooltip="One panel fills the screen"),
         Binding("u", "undo", "Undo", id="plan.undo", tooltip="Take back the last change: a value, a tier, a remedy"),
         Binding("s", "save", "Save", id="plan.save", tooltip="Write the plan file"),
         Binding("t", "train", "Train", id="plan.train", tooltip="Write the plan file and start the training"),
         Binding("r", "reset", "Reset", show=False, id="plan.reset", tooltip="Forget your own values, take the advice"),
+        Binding("escape", "leave", "Back", id="wizard.back", tooltip="Out of the zoom, to the settings, a step back"),
+        *(
+            Binding(key, f"jump('{name}')", name, show=False, id=f"plan.go_{name}", tooltip=f"To the panel {name}")
+            for name, key in JUMPS.items()
+        ),
     ]
 
     def body(self) -> ComposeResult:
-        with Horizontal(classes="panes"):
-            yield FieldList(id="settings")
-            with Vertical(id="figures"):
-                yield MemoryPane(id="memory-pane")
-                yield FiguresPane(id="tabs")
+        yield Deck(
+            FieldList(id="settings"),
+            VerdictPanel(id="verdict"),
+            StepPanel(id="step"),
+            AroundPanel(id="around"),
+            TiersPanel(id="tiers"),
+            WhyPanel(id="why"),
+            DataPanel(id="data"),
+            AdvicePanel(id="advice"),
+            FullPanel(id="full"),
+            id="deck",
+        )
 
     def on_mount(self) -> None:
         self._before_edit: WizardState | None = None
@@ -64,13 +89,22 @@ class PlanScreen(WizardScreen):
         """What was asked for before the answers about these settings were there."""
         self._asked_about = self.wizard_app.wizard
         """The settings that it was asked for."""
+        self._data_shown: object = None
+        self._advice_shown: object = None
+        self._verdict_rows = (0, 0)
         self._before: list[WizardState] = []
         """The states before each change made here, the last one at the end."""
-        self.watch(self.app, "wizard", self._show_rows)
-        self.watch(self.app, "evaluation", self._show_evaluation)
-        self.watch(self.app, "recommendation", self._show_recommendation)
-        self.watch(self.app, "judged", self._show_age)
-        self.watch(self.app, "settled", self._show_age)
+        for name, show in (
+            ("wizard", self._show_rows),
+            ("evaluation", self._show_evaluation),
+            ("recommendation", self._show_recommendation),
+            ("surroundings", self._show_surroundings),
+            ("judged", self._show_age),
+            ("tiers_judged", self._show_age),
+            ("around_judged", self._show_age),
+            ("settled", self._show_age),
+        ):
+            self.watch(self.app, name, show)
         self.query_one(FieldList).focus_rows()
 
     # ------------------------------------------------------------------------------------------------------ showing
@@ -85,26 +119,65 @@ class PlanScreen(WizardScreen):
             self.say(f"the settings have changed meanwhile: look at them, then press {key} again", error=True)
         self._explain(settings.current)
         self._show_recommendation()
+        self._show_data()
 
     def _explain(self, key: str | None) -> None:
         if key is not None:
-            text = states.hint(self.wizard_app.wizard, key, self.wizard_app.recommendation)
+            text = hints.hint(self.wizard_app.wizard, key, self.wizard_app.recommendation)
             self.query_one(FieldList).explain(text)
 
     def _show_evaluation(self) -> None:
         evaluation: Evaluation | None = self.wizard_app.evaluation
-        self.query_one(MemoryPane).evaluation = evaluation
+        self.query_one(VerdictPanel).evaluation = evaluation
         if evaluation is None:
             return
-        self.query_one(FiguresPane).show_evaluation(evaluation)
+        self.query_one(WhyPanel).show(evaluation, looking=not evaluation.complete)
+        report = evaluation.report
+        self.query_one(FullPanel).show("" if report is None else breakdown(report))
+        self._settle_rooms()
+
+    def _show_surroundings(self) -> None:
+        found = self.wizard_app.surroundings
+        if found is not None:
+            self.query_one(StepPanel).show(found.course, self.wizard_app.evaluation)
+            self.query_one(AroundPanel).show(found.around)
+
+    def _show_data(self) -> None:
+        wizard = self.wizard_app.wizard
+        panel = self.query_one(DataPanel)
+        shown = (wizard.dataset, wizard.choices.max_length, panel.size.width)
+        if shown != self._data_shown:
+            self._data_shown = shown
+            panel.show(lengths_text(wizard.dataset, wizard.choices.max_length, max(24, panel.size.width)))
+
+    def on_resize(self) -> None:
+        """Histograms are as wide as their panel."""
+        super().on_resize()
+        self.call_after_refresh(self._show_data)
+
+    def _settle_rooms(self) -> None:
+        """The verdict's legend or the reasons have grown or shrunk: the rooms follow."""
+        deck = self.query_one(Deck)
+        wanted = (self.query_one(VerdictPanel).wanted(76), self.query_one(WhyPanel).wanted(76))
+        if wanted != self._verdict_rows:
+            self._verdict_rows = wanted
+            deck.settle()
 
     def _show_age(self) -> None:
         """Dims figures of older settings and names them so; what waited for the new ones then goes on."""
         app = self.wizard_app
-        memory, tabs = self.query_one(MemoryPane), self.query_one(FiguresPane)
-        memory.set_class(not app.judged, "older")
-        memory.border_subtitle = "" if app.judged else OLDER
-        tabs.set_class(not app.settled, "older")
+        verdict = self.query_one(VerdictPanel)
+        verdict.set_class(not app.judged, "older")
+        verdict.border_subtitle = "" if app.judged else OLDER
+        for name, new in (
+            ("why", app.judged),
+            ("full", app.judged),
+            ("tiers", app.tiers_judged),
+            ("advice", app.tiers_judged),
+            ("step", app.around_judged),
+            ("around", app.around_judged),
+        ):
+            self.query_one(f"#{name}").set_class(not new, "older")
         if app.settled and self._waiting is not None:
             act, self._waiting = self._waiting, None
             self._go(act)
@@ -115,8 +188,13 @@ class PlanScreen(WizardScreen):
 
     def _show_recommendation(self) -> None:
         found: WizardAnswer | None = self.wizard_app.recommendation
-        if found is not None:
-            self.query_one(FiguresPane).show_recommendation(found, self.wizard_app.wizard.choices)
+        if found is None:
+            return
+        self.query_one(TiersPanel).show(found, self.wizard_app.wizard.choices)
+        if found is not self._advice_shown:
+            self._advice_shown = found
+            self.query_one(AdvicePanel).show(advice_text(found))
+            self.query_one(Deck).settle()
 
     # ------------------------------------------------------------------------------------------------------ editing
 
@@ -180,15 +258,25 @@ class PlanScreen(WizardScreen):
     def _moved(self, event: FieldList.Moved) -> None:
         self._explain(event.key)
 
-    @on(FiguresPane.TierTaken)
-    def _tier_taken(self, event: FiguresPane.TierTaken) -> None:
+    @on(TiersPanel.Taken)
+    def _tier_taken(self, event: TiersPanel.Taken) -> None:
         if not self._try(lambda state: states.take_settings(state, event.report.settings)):
             self.say(f"tier {event.report.tier} taken; u takes it back")
 
-    @on(FiguresPane.RemedyTaken)
-    def _remedy_taken(self, event: FiguresPane.RemedyTaken) -> None:
+    @on(WhyPanel.Taken)
+    def _remedy_taken(self, event: WhyPanel.Taken) -> None:
         if not self._try(lambda state: states.take_remedy(state, event.change)):
             self.say(f"taken: {figures.change_text(event.change)}; u takes it back")
+
+    @on(AroundPanel.Taken)
+    def _place_taken(self, event: AroundPanel.Taken) -> None:
+        def both(state: WizardState) -> WizardState:
+            if event.length != state.choices.max_length:
+                state = states.change(state, "max_length", event.length)
+            return states.change(state, "batch_size", event.batch) if event.batch != state.choices.batch_size else state
+
+        if not self._try(both):
+            self.say(f"batch {event.batch} × length {event.length} taken; u takes it back")
 
     # ------------------------------------------------------------------------------------------------------ actions
 
@@ -199,12 +287,32 @@ class PlanScreen(WizardScreen):
             self.say((found.error if found else None) or "the tiers are still being computed", error=True)
             return
         tier = states.next_tier(self.wizard_app.wizard, found.tiers, found.recommended)
-        self._tier_taken(FiguresPane.TierTaken(tier))
-        self.query_one(FiguresPane).show_tab("tiers")
+        self._tier_taken(TiersPanel.Taken(tier))
+        deck = self.query_one(Deck)
+        if not deck.zoomed:
+            deck.show("tiers")
 
     def action_view(self) -> None:
-        """The next tab."""
-        self.query_one(FiguresPane).next_tab()
+        """The next panel of those that share a room."""
+        self.query_one(Deck).next_shared()
+
+    def action_zoom(self) -> None:
+        """One panel for the whole screen, or all of them again."""
+        self.query_one(Deck).zoom()
+
+    def action_jump(self, name: str) -> None:
+        """Into a panel."""
+        self.query_one(Deck).jump(name)
+
+    def action_leave(self) -> None:
+        """Out of the zoom, then back to the settings, then a step back."""
+        deck = self.query_one(Deck)
+        if deck.zoomed:
+            deck.zoom()
+        elif deck.focused_panel not in ("", "settings"):
+            deck.jump("settings")
+        else:
+            self.wizard_app.go("data")
 
     def action_reset(self) -> None:
         """Forgets the person's own values and takes the recommendation again."""

@@ -24,10 +24,12 @@ class Rows(OptionList):
     BINDING_GROUP_TITLE = "Settings"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "left,minus", "step(-1)", "Change", show=True, key_display="←→", id="field.less", tooltip="Value before"
+            "left,minus,h", "step(-1)", "Change", show=True, key_display="←→", id="field.less", tooltip="Value before"
         ),
-        Binding("right,plus", "step(1)", "Next value", show=False, id="field.more", tooltip="Value after"),
+        Binding("right,plus,l", "step(1)", "Next value", show=False, id="field.more", tooltip="Value after"),
         Binding("enter", "select", "Type", show=True, key_display="⏎", id="field.type", tooltip="Type a value"),
+        Binding("j", "cursor_down", "Down", show=False, id="field.down", tooltip="The row below"),
+        Binding("k", "cursor_up", "Up", show=False, id="field.up", tooltip="The row above"),
     ]
 
     class Stepped(Message):

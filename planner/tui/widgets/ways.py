@@ -12,7 +12,7 @@ from textual.message import Message
 from textual.widgets import Static
 
 from planner.contract.data.literals import shown
-from planner.tui.work import DataFound
+from planner.tui.reading import DataFound
 
 KEYS = "123456789abcdefghijklmnopr"
 """One for each choice; q quits."""

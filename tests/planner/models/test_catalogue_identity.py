@@ -15,7 +15,7 @@ from planner.handover import plans
 from planner.handover.places import loadable, tokenizer_folder
 from planner.models import catalogue
 from planner.models.sources import identity_notes, load_model
-from planner.tui import state, work
+from planner.tui import reading, state, work
 from planner.tui.screens.model import details_text
 from planner.tui.widgets.filter_list import FilterList
 
@@ -131,7 +131,7 @@ def test_a_file_of_the_very_model_that_says_otherwise_is_believed(
 
 @pytest.mark.parametrize("name", ["phi-2", "llama-3.2-1b-instruct", "google/gemma-3-1b-it", "Qwen2.5-0.5B-Instruct"])
 def test_the_wizards_plan_loads_the_same_model_as_the_command_lines(name: str) -> None:
-    model = work.read_model(name, final=True).model
+    model = reading.read_model(name, final=True).model
     assert model is not None
     wizard = state.with_hardware(state.preset({"max_length": 128, "batch_size": 1}, {}, None), load("a100-80gb"))
     plan = work.plan_of(wizard := state.with_model(wizard, model, name), work.evaluate(wizard))

@@ -12,11 +12,11 @@ import pytest
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.records import Plan
+from planner.tui import doubts, reading, work
 from planner.tui import state as states
-from planner.tui import work
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.plan import OLDER
-from planner.tui.widgets.memory import MemoryPane
+from planner.tui.widgets.panels.verdict import VerdictPanel
 from tests.support.tui_support import flat, screen_text, settle, write_pairs
 
 FITS, TOO_LARGE = {"batch_size": 1, "max_length": 512}, 64
@@ -51,7 +51,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TuneplanApp:
     from planner.devices.profiles import load
 
     monkeypatch.setattr(
-        work, "look_at_machine", lambda: work.HardwareFound(profile=load("a10g"), title="A10G", note="")
+        reading, "look_at_machine", lambda: reading.HardwareFound(profile=load("a10g"), title="A10G", note="")
     )
     data = write_pairs(tmp_path / "pairs.jsonl")
     fixed = {
@@ -171,7 +171,7 @@ def states_settings(app: TuneplanApp) -> TrainingChoices:
 async def test_figures_of_older_settings_are_marked(app: TuneplanApp, gate: threading.Event) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
-        pane = app.screen.query_one(MemoryPane)
+        pane = app.screen.query_one(VerdictPanel)
         assert "FITS" in screen_text(app)
         assert not pane.has_class("older")
         gate.clear()
@@ -227,7 +227,7 @@ async def test_undo_keeps_what_was_learnt_of_the_machine(app: TuneplanApp, start
 def test_a_plan_for_elsewhere_that_does_not_fit_says_both(app: TuneplanApp) -> None:
     wizard = states.change(app.wizard, "batch_size", TOO_LARGE)
     report = work.evaluate(wizard).report
-    told = states.doubt(states.replace(wizard, this_machine="cpu"), report, None)
+    told = doubts.doubt(states.replace(wizard, this_machine="cpu"), report, None)
     assert told is not None
     assert "this machine is cpu" in told.text
     assert "does not fit" in told.text

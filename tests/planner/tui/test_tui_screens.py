@@ -224,19 +224,20 @@ async def test_tiers_views_and_remedies() -> None:
         assert len(seen) > 1
         for key in "96":
             await pilot.press(key)
-        await pilot.press("enter", "v")
+        await pilot.press("enter", "w")
         shown = await settle(app, pilot)
         assert "DOES NOT FIT" in shown
         assert "Memory peaks" in shown
         needed = app.evaluation.report.memory.device_peak_bytes
-        await pilot.press("tab", "enter")
+        await pilot.press("enter")
         shown = await settle(app, pilot)
         assert "taken: " in shown
         assert app.evaluation.report.memory.device_peak_bytes < needed
-        await pilot.press("v")
+        await pilot.press("f")
         assert "Device peak by component" in await settle(app, pilot)
-        await pilot.press("v")
+        await pilot.press("a", "z")
         shown = await settle(app, pilot)
+        assert "Batch size" not in shown, "one panel fills the screen"
         assert "learning rate" in shown
         assert "guide" in shown.lower()
 

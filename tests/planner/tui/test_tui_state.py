@@ -19,7 +19,7 @@ from planner.decide.reasons import COMPONENT_TEXT, component_text
 from planner.devices.profiles import load
 from planner.handover import plans
 from planner.models.sources import load_model
-from planner.tui import figures, live, state, work
+from planner.tui import doubts, figures, live, reading, state, work
 from planner.tui.fields import BY_KEY, FIELDS
 from planner.tui.state import WizardState
 from tests.support.tui_support import write_pairs
@@ -32,9 +32,23 @@ def start() -> WizardState:
 
 
 def test_ui_free_modules_import_no_textual() -> None:
-    names = ("state", "field", "fields", "work", "live", "history", "figures")
+    names = [
+        "state",
+        "field",
+        "fields",
+        "hints",
+        "doubts",
+        "work",
+        "reading",
+        "around",
+        "rooms",
+        "picture",
+        "live",
+        "history",
+        "figures",
+    ]
     code = (
-        f"import sys, {', '.join(f'planner.tui.{name}' for name in names)};"
+        f"import sys, {', '.join(f'planner.tui.{name}' for name in names.split())};"
         "sys.exit(any(name.split('.')[0] in ('textual', 'torch', 'transformers') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -129,7 +143,7 @@ def test_evaluation_equals_check(start) -> None:
 
 
 def test_adopted_values_leave_the_persons_own(start, tmp_path: Path) -> None:
-    found = work.read_data(str(write_pairs(tmp_path / "pairs.jsonl")), start, final=True)
+    found = reading.read_data(str(write_pairs(tmp_path / "pairs.jsonl")), start, final=True)
     assert found.dataset is not None
     wizard = state.with_dataset(state.type_text(start, "lora_r", "64"), found.dataset)
     recommendation = work.recommend(wizard)
@@ -175,10 +189,10 @@ def test_the_same_answers_give_the_command_lines_plan(
     wanted = plans.load(file)
 
     wizard = state.with_hardware(state.preset(settings, {}, None), load("h100-80gb"))
-    model = work.read_model("pythia-410m", final=True).model
+    model = reading.read_model("pythia-410m", final=True).model
     assert model is not None
     wizard = state.with_model(wizard, model, "pythia-410m")
-    wizard = state.with_dataset(wizard, work.read_data(str(data), wizard, final=True).dataset)
+    wizard = state.with_dataset(wizard, reading.read_data(str(data), wizard, final=True).dataset)
     found = work.recommend(wizard)
     wizard = work.adopt(wizard, found)
     made = work.plan_of(wizard, work.evaluate(wizard))
@@ -199,7 +213,7 @@ def test_learning_follows_a_change_of_method_and_leaves_the_shape(start) -> None
 
 def test_what_does_not_fit_with_lora_starts_quantised_and_goes_back_on_a_larger_card() -> None:
     """GIVEN 8 B parameters for a 12 GB card THEN a QLoRA plan is taken; on a larger card it is LoRA again."""
-    model = work.read_model("llama-3.1-8b", final=True).model
+    model = reading.read_model("llama-3.1-8b", final=True).model
     assert model is not None
     wizard = state.with_model(state.with_hardware(WizardState(), load("rtx-3060-12gb")), model, "llama-3.1-8b")
     found = work.recommend(wizard)
@@ -214,7 +228,7 @@ def test_what_does_not_fit_with_lora_starts_quantised_and_goes_back_on_a_larger_
 
 def test_nothing_fits_starts_from_the_least() -> None:
     """GIVEN 70 B parameters for a 24 GB card THEN the smallest of all is shown with what it lacks."""
-    model = work.read_model("llama-3.3-70b", final=True).model
+    model = reading.read_model("llama-3.3-70b", final=True).model
     assert model is not None
     wizard = state.with_model(state.with_hardware(WizardState(), load("a10g")), model, "llama-3.3-70b")
     found = work.recommend(wizard)
@@ -229,7 +243,7 @@ def test_nothing_fits_starts_from_the_least() -> None:
 
 def test_a_persons_own_batch_is_searched_around() -> None:
     """GIVEN a batch size set beforehand WHEN the recommendation is taken THEN the rest is chosen so that it fits."""
-    model = work.read_model("llama-3.1-8b", final=True).model
+    model = reading.read_model("llama-3.1-8b", final=True).model
     assert model is not None
     wizard = state.with_hardware(state.preset({"batch_size": 4, "method": "qlora"}, {}, None), load("rtx-3060-12gb"))
     wizard = state.with_model(wizard, model, "llama-3.1-8b")
@@ -286,8 +300,8 @@ def test_a_remedy_makes_it_smaller(start) -> None:
 
 
 def test_worker_errors_are_one_line(start) -> None:
-    assert work.read_model("./no-such-folder", final=True).error
-    assert work.read_data("/no/such/file.jsonl", start, final=False).error
+    assert reading.read_model("./no-such-folder", final=True).error
+    assert reading.read_data("/no/such/file.jsonl", start, final=False).error
     assert work.evaluate(WizardState()).error
     assert "\n" not in work.error_line(ValueError("one\ntwo"))
     assert "bug in tuneplan" in work.error_line(KeyError("x"))
@@ -307,13 +321,13 @@ def test_plan_holds_what_was_chosen(start, tmp_path: Path) -> None:
 
 def test_doubts(start) -> None:
     report = work.evaluate(start).report
-    assert state.doubt(start, None, "broken").text == "broken"
-    assert "no data" in state.doubt(start, report, None).text
+    assert doubts.doubt(start, None, "broken").text == "broken"
+    assert "no data" in doubts.doubt(start, report, None).text
     with_data = replace(start, data=start.data.model_copy(update={"path": "x.jsonl"}), this_machine="cpu")
-    assert "this machine is cpu" in state.doubt(with_data, report, None).text
+    assert "this machine is cpu" in doubts.doubt(with_data, report, None).text
     here = replace(with_data, this_machine="a10g")
-    assert state.doubt(here, report.model_copy(update={"verdict": "fits"}), None) is None
-    assert state.doubt(here, report.model_copy(update={"verdict": "does_not_fit"}), None).may_go_on
+    assert doubts.doubt(here, report.model_copy(update={"verdict": "fits"}), None) is None
+    assert doubts.doubt(here, report.model_copy(update={"verdict": "does_not_fit"}), None).may_go_on
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

@@ -1,0 +1,128 @@
+"""The slow questions about what is chosen: look at this machine, read a model, measure data. UI-free.
+
+Each returns a finished frozen snapshot and never raises: what went wrong is one line in `error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from planner.contract.run_settings import DataSettings
+from planner.contract.spec import HardwareProfile, ModelSpec
+from planner.handover.places import expand, loadable, tokenizer_folder
+from planner.tui.state import WizardState
+from planner.tui.work import error_line, learned
+
+if TYPE_CHECKING:
+    from planner.data.dataset import DatasetProfile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardwareFound:
+    """This machine's own device."""
+
+    profile: HardwareProfile | None = None
+    title: str = ""
+    used_by_others_bytes: int = 0
+    note: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFound:
+    """A model read from the catalogue, a folder or the hub; `final` is False for a mere preview."""
+
+    name: str
+    model: ModelSpec | None = None
+    final: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DataFound:
+    """A data set that was measured; `final` is False for a mere preview."""
+
+    path: str
+    dataset: DatasetProfile | None = None
+    final: bool = False
+    error: str | None = None
+    settings: DataSettings = field(default_factory=DataSettings)
+    """How it was read."""
+    ways: tuple[tuple[str, dict[str, Any]], ...] = ()
+    """Where it was refused: what can be done about it, and the settings for that."""
+    names: tuple[str, ...] = ()
+    """Its columns, where nobody knows which is what."""
+    model: ModelSpec | None = None
+    """The model with the head that this data asks for, where it is another than before."""
+
+
+def look_at_machine() -> HardwareFound:
+    """Finds this machine's device."""
+    try:
+        from planner.calibration import attach
+
+        found = attach.detect()
+    except Exception as error:
+        return HardwareFound(error=error_line(error))
+    return HardwareFound(
+        profile=found.profile,
+        title=found.title,
+        used_by_others_bytes=found.used_by_others_bytes,
+        note=found.note or "",
+    )
+
+
+def read_model(name: str, *, final: bool) -> ModelFound:
+    """Reads a catalogue name, hub id, config.json or folder."""
+    try:
+        from planner.models.sources import load_model
+
+        found = learned(lambda: load_model(expand(name))) if final else load_model(expand(name))
+        return ModelFound(name=name, model=found, final=final)
+    except Exception as error:
+        return ModelFound(name=name, final=final, error=error_line(error))
+
+
+def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[str, Any] | None = None) -> DataFound:
+    """Measures a data set; exact where the model's own tokenizer is at hand. `changes` say how it is to be read."""
+    from planner.contract.data.columns import Undecided
+
+    settings = state.data
+    if path != settings.path:  # how another file was read says nothing of this one
+        settings = settings.model_copy(update={"format": "auto", "columns": {}, "skip_invalid": False})
+    settings = settings.model_copy(update=dict(changes or {}))
+    try:
+        from planner.data import dataset
+
+        model = _other_head(state, settings)
+        head = model or state.model
+        found = dataset.profile(
+            expand(path),
+            format=settings.format,
+            task=head.task if head else "causal",
+            columns=settings.columns,
+            skip_invalid=settings.skip_invalid,
+            validation_path=settings.validation_path,
+            tokenizer=tokenizer_folder(loadable(state.model_name)) if state.model_name else None,
+            vocab_size=state.model.vocab_size if state.model else None,
+            max_examples=settings.max_examples,
+        )
+    except Undecided as error:
+        return DataFound(
+            path=path, final=final, error=error_line(error), settings=settings, ways=error.ways, names=error.names
+        )
+    except Exception as error:
+        return DataFound(path=path, final=final, error=error_line(error), settings=settings)
+    return DataFound(path=path, dataset=found, final=final, settings=settings, model=model)
+
+
+def _other_head(state: WizardState, settings: DataSettings) -> ModelSpec | None:
+    """The chosen model as a classifier, or no longer as one, where the data asks for that."""
+    labels = "classification"
+    if not state.model_name or labels not in (settings.format, state.data.format):
+        return None
+    from planner.models.sources import load_model
+
+    return load_model(expand(state.model_name), task=labels if settings.format == labels else None)
