@@ -48,7 +48,7 @@ def test_ui_free_modules_import_no_textual() -> None:
         "figures",
     ]
     code = (
-        f"import sys, {', '.join(f'planner.tui.{name}' for name in names.split())};"
+        f"import sys, {', '.join(f'planner.tui.{name}' for name in names)};"
         "sys.exit(any(name.split('.')[0] in ('textual', 'torch', 'transformers') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
