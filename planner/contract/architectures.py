@@ -67,6 +67,7 @@ _ALL = (
         full_mask_always=False,
     ),
     Architecture(name="ministral", tokenizer_from_file=True, decoder=Decoder(), window_layers="all"),
+    Architecture(name="cwm", decoder=Decoder(), classifies=False, derives_head_dim=True),
     Architecture(
         name="seed_oss",
         decoder=Decoder(qkv_bias="attention_bias", o_bias="attention_out_bias", mlp_bias="mlp_bias"),

@@ -29,7 +29,7 @@ class Defaults:
     """What a model type's config class has of itself."""
 
     fields: Config
-    """Key to default."""
+    """Key to default; of layers' types those that repeat."""
     aliases: dict[str, str]
     """Other spelling to key."""
     rope_theta: float | Mapping[str, float] | None
@@ -119,7 +119,10 @@ def _derive_layer_types(facts: Architecture, config: Config, raw: Mapping[str, o
     period = facts.window_period
     if facts.window_period_key:
         config[f"_{facts.window_period_key}"] = period = _whole(raw.get(facts.window_period_key) or period)
-    if "layer_types" not in config or config["layer_types"] is not None:
+    cycle = config.get("layer_types")
+    if raw.get("layer_types") is None and isinstance(cycle, list):  # the config class's own, as many as repeat
+        config["layer_types"] = [cycle[layer % len(cycle)] for layer in range(count)]
+    if "layer_types" not in config or cycle is not None:
         return
     sliding = [_slides(facts, config, layer, period) for layer in range(count)]
     config["layer_types"] = ["sliding_attention" if slides else "full_attention" for slides in sliding]
@@ -163,7 +166,7 @@ def _rope_parameters(
     """Rotary parameters in the newer form, from either form (`rope_theta` + `rope_scaling`, `rotary_pct`)."""
     if isinstance(theta, Mapping):
         return _rope_by_layer_type(raw, theta)
-    rope = _part(raw.get("rope_scaling") or raw.get("rope_parameters"))
+    rope = _part(raw.get("rope_scaling") or raw.get("rope_parameters") or config.get("rope_parameters"))
     base_key, share_key = facts.rotary_keys
     rope.setdefault("rope_theta", raw.get(base_key) or theta)
     share = raw.get(share_key, facts.rotary_share)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from planner.contract import architectures
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import ModelSpec
@@ -129,7 +130,11 @@ def test_named_targets_equal_peft(name: str, variant: str) -> None:
     assert trainable_parameters(spec, choices) == peft_trainable(CONFIGS[name], task, list(targets), **keys)
 
 
-CLASSIFIERS = [name for name, config in CONFIGS.items() if config["model_type"] not in ("granite", "distilbert")]
+CLASSIFIERS = [
+    name
+    for name, config in CONFIGS.items()
+    if architectures.of(config["model_type"]).classifies and config["model_type"] != "distilbert"
+]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from planner.contract import architectures
+
 FOLDER = Path(str(importlib.resources.files("planner.models.sources"))) / "defaults"
 MODEL_TYPES = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
@@ -33,8 +35,21 @@ def installed_defaults(model_type: str) -> dict[str, Any]:
             fields[item.name] = None if item.default is dataclasses.MISSING else item.default
     fields["tie_word_embeddings"] = getattr(config_class, "tie_word_embeddings", True)
     theta = config_class.default_theta if "rope_parameters" in fields else None
-    plain = json.loads(json.dumps(fields))
+    plain = json.loads(json.dumps(fields | _filled_in(config_class(), fields, model_type)))
     return {"fields": plain, "aliases": dict(config_class.attribute_map), "rope_theta": theta}
+
+
+def _filled_in(config: Any, fields: dict[str, Any], model_type: str) -> dict[str, Any]:
+    """What the class puts in the place of None: another rotary type, and layers' types where no rule has them."""
+    found = {}
+    rope = config.rope_parameters if fields.get("rope_parameters", "") is None else None
+    if rope and rope.get("rope_type", "default") != "default":
+        found["rope_parameters"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    types = config.layer_types if fields.get("layer_types", "") is None else None
+    if types and not architectures.of(model_type).window_layers and "sliding_attention" in types:
+        period = next(n for n in range(1, len(types)) if all(one == types[i % n] for i, one in enumerate(types)))
+        found["layer_types"] = types[:period]
+    return found
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
