@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from planner.contract import settings, yaml_text
 from planner.contract.choices import TrainingChoices
@@ -16,8 +16,28 @@ from planner.contract.units import format_bytes
 from planner.exchange import recognise, targets
 from planner.exchange import writing as words
 from planner.exchange.foreign import Foreign
-from planner.exchange.tools import unsloth
+from planner.exchange.tools import (
+    axolotl,
+    axolotl_file,
+    litgpt,
+    llama_factory,
+    mlx_lm,
+    torchtune,
+    torchtune_file,
+    trl,
+    unsloth,
+)
 from planner.models import sources
+
+_WRITERS: dict[str, Callable[[words.WrittenRun], words.Written]] = {
+    axolotl.NAME: axolotl_file.write,
+    llama_factory.NAME: llama_factory.write,
+    litgpt.NAME: litgpt.write,
+    mlx_lm.NAME: mlx_lm.write,
+    torchtune.NAME: torchtune_file.write,
+    trl.NAME: trl.write,
+    unsloth.NAME: unsloth.write,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +61,7 @@ def export(plan: Plan, tool: str, *, hardware: HardwareProfile | None = None) ->
         raise InvalidInput(f"--to {tool!r} is unknown; choose one of {', '.join(recognise.TOOLS)}")
     run = _run(plan)
     words.causal(run, tool)
-    module: Any = recognise.TOOLS[tool]
-    written: words.Written = module.write(run)
+    written = _WRITERS[tool](run)
     there = _read_back(written, tool)
     report, no_figure = None, ""
     if hardware is not None:

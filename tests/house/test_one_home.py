@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 HOME = {"planner/contract/architectures.py", "planner/contract/architecture.py"}
 ELSEWHERE = {
     "planner/exchange/tools/torchtune.py": "names of that tool's own packages",
+    "planner/exchange/tools/torchtune_file.py": "names of that tool's own packages",
     "planner/decide/advice_rate.py": "exponents that were published for these families",
     "trainer/publish/gguf.py": "names that another format gives architectures",
     "trainer/commands/presets.py": "the config of a small model that is made to be trained from scratch",

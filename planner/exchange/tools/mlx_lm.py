@@ -7,7 +7,6 @@ MLX's own arrays are not modelled; the figure is that of the same step in PyTorc
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from planner.contract.errors import InvalidInput
 from planner.contract.run_settings import Hyperparameters
@@ -158,52 +157,15 @@ def _schedule(keys: Keys) -> None:
 
 
 def write(run: WrittenRun) -> Written:
-    """The plan as the file of `mlx_lm.lora`.
-
-    Long because a file is: key after key, in the order in which it is read.
-    """
+    """The plan as the file of `mlx_lm.lora`: key after key, in the order in which it is read."""
     one_device(run, NAME)
     choices, h = run.choices, run.hyperparameters
-    model = run.model
-    bits = {"nf4": "4bit", "nf4-double": "4bit", "int8": "8bit"}
-    content: dict[str, Any] = {"model": model, "train": True}
+    content: dict[str, object] = {"model": run.model, "train": True}
     out = Written(main="mlx-lm.yaml", content=content, start="mlx_lm.lora --config mlx-lm.yaml")
     if choices.method == "qlora":
-        content["model"] = f"{model.rpartition('/')[2]}-{bits[choices.quantization]}"
-        out.drop(
-            f"quantised weights: mlx_lm.convert --hf-path {model} -q --q-bits {bits[choices.quantization][0]} "
-            f"--mlx-path {content['model']}"
-        )
-    if choices.lora_variant == "rslora":
-        raise InvalidInput("--to mlx-lm: it has no rslora; plan lora_variant lora with alpha scaled")
-    if choices.modules_to_save:
-        raise InvalidInput("--to mlx-lm: it trains no modules in full beside adapters; plan without modules_to_save")
-    full = choices.method == "full"
-    content["fine_tune_type"] = "full" if full else choices.lora_variant
-    content |= {"data": run.data.path or "data", "mask_prompt": not h.train_on_prompt, "num_layers": -1}
-    if run.data.path and "." in run.data.path.rpartition("/")[2]:
-        content["data"] = "data"
-        out.drop("data: a folder with train.jsonl and valid.jsonl there")
-    if not full:
-        content["lora_parameters"] = {
-            "rank": choices.lora_r,
-            "scale": choices.lora_alpha / choices.lora_r,
-            "dropout": choices.lora_dropout,
-            **({} if run.every_linear else {"keys": _paths(run)}),
-        }
-    kinds = {"adamw": "adamw", "sgd": "sgd", "adafactor": "adafactor"}
-    if choices.optimizer not in kinds:
-        raise InvalidInput(f"--to mlx-lm: it has no optimizer {choices.optimizer}; use adamw")
-    content["optimizer"] = kinds[choices.optimizer]
-    if choices.optimizer == "adamw":
-        content["optimizer_config"] = {
-            "adamw": {
-                "betas": [h.beta1, h.beta2],
-                "eps": h.epsilon,
-                "weight_decay": h.weight_decay,
-                "bias_correction": True,
-            }
-        }
+        content["model"] = _quantised(run, out)
+    content |= _written_method(run, out)
+    content |= _written_optimizer(run)
     steps = choices.gradient_accumulation_steps
     content |= {
         "batch_size": choices.batch_size,
@@ -215,10 +177,11 @@ def write(run: WrittenRun) -> Written:
         "steps_per_report": h.logging_steps,
         "adapter_path": "adapters",
     }
-    content["iters"] = (h.max_steps or 1000) * steps
+    iterations = (h.max_steps or 1000) * steps
+    content["iters"] = iterations
     if h.max_steps is None:
         out.drop(f"epochs {h.epochs:g}: set iters to epochs × examples / batch_size")
-    if (schedule := _written_schedule(h, content["iters"], steps, out)) is not None:
+    if (schedule := _written_schedule(h, iterations, steps, out)) is not None:
         content["lr_schedule"] = schedule
     if choices.max_grad_norm:
         out.drop(f"max_grad_norm {choices.max_grad_norm:g}: nothing is clipped")
@@ -229,6 +192,50 @@ def write(run: WrittenRun) -> Written:
             out.drop(f"{what} {getattr(choices, what)}: {there} there")
     unsaid(run, out)
     return out
+
+
+def _quantised(run: WrittenRun, out: Written) -> str:
+    """The folder of the quantised weights, which have to be made first."""
+    bits = {"nf4": "4", "nf4-double": "4", "int8": "8"}[run.choices.quantization]
+    folder = f"{run.model.rpartition('/')[2]}-{bits}bit"
+    out.drop(f"quantised weights: mlx_lm.convert --hf-path {run.model} -q --q-bits {bits} --mlx-path {folder}")
+    return folder
+
+
+def _written_method(run: WrittenRun, out: Written) -> dict[str, object]:
+    """What is trained, and on which data."""
+    choices, full = run.choices, run.choices.method == "full"
+    if choices.lora_variant == "rslora":
+        raise InvalidInput("--to mlx-lm: it has no rslora; plan lora_variant lora with alpha scaled")
+    if choices.modules_to_save:
+        raise InvalidInput("--to mlx-lm: it trains no modules in full beside adapters; plan without modules_to_save")
+    content: dict[str, object] = {
+        "fine_tune_type": "full" if full else choices.lora_variant,
+        "data": run.data.path or "data",
+        "mask_prompt": not run.hyperparameters.train_on_prompt,
+        "num_layers": -1,
+    }
+    if run.data.path and "." in run.data.path.rpartition("/")[2]:
+        content["data"] = "data"
+        out.drop("data: a folder with train.jsonl and valid.jsonl there")
+    if not full:
+        content["lora_parameters"] = {
+            "rank": choices.lora_r,
+            "scale": choices.lora_alpha / choices.lora_r,
+            "dropout": choices.lora_dropout,
+            **({} if run.every_linear else {"keys": _paths(run)}),
+        }
+    return content
+
+
+def _written_optimizer(run: WrittenRun) -> dict[str, object]:
+    kind, h = run.choices.optimizer, run.hyperparameters
+    if kind not in ("adamw", "sgd", "adafactor"):
+        raise InvalidInput(f"--to mlx-lm: it has no optimizer {kind}; use adamw")
+    if kind != "adamw":
+        return {"optimizer": kind}
+    given = {"betas": [h.beta1, h.beta2], "eps": h.epsilon, "weight_decay": h.weight_decay, "bias_correction": True}
+    return {"optimizer": kind, "optimizer_config": {"adamw": given}}
 
 
 def _paths(run: WrittenRun) -> list[str]:
