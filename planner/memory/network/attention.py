@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.memory.engine import norms, ops
+from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BSS, BSSP, BYTE, FP32, HALF, INT64, SS, SSP, TR, T
 from planner.memory.engine.tape import Tape
@@ -170,7 +170,7 @@ def eager(
     keys = repeat_kv(tape, k, groups, heads.key_value)
     values = repeat_kv(tape, v, groups, heads.key_value)
     copies = (groups == 1 and not style.heads_first) or (groups > 1 and single)
-    weights = ops.matmul(tape, q, keys, BSS, heads.query, copy_a=not style.heads_first, copy_b=copies)
+    weights = products.matmul(tape, q, keys, BSS, heads.query, copy_a=not style.heads_first, copy_b=copies)
     weights = ops.scale(tape, weights)
     if style.softcap:
         weights = ops.scale(tape, weights)
@@ -184,7 +184,7 @@ def eager(
         weights = ops.to(tape, norms.softmax(tape, weights), v.itemsize)
     weights = ops.dropout(tape, weights, style.dropout or 0.0)
     copies = groups == 1 or single
-    out = ops.matmul(tape, weights, values, T, heads.query * heads.size, copy_a=False, copy_b=copies)
+    out = products.matmul(tape, weights, values, T, heads.query * heads.size, copy_a=False, copy_b=copies)
     return ops.contiguous(tape, out), weights.alias()
 
 
@@ -207,12 +207,12 @@ def math(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads
     copied = not heads.grouped
     keys = repeat_kv(tape, wide_k, heads.groups)
     values = repeat_kv(tape, wide_v, heads.groups)
-    weights = ops.matmul(tape, query, ops.scale(tape, keys), BSS, heads.query, copy_a=True, copy_b=copied)
+    weights = products.matmul(tape, query, ops.scale(tape, keys), BSS, heads.query, copy_a=True, copy_b=copied)
     if mask is not None and mask.requires_grad:
         weights = ops.add_(tape, weights, mask)
     weights = safe_softmax(tape, weights)
     weights = ops.dropout(tape, weights, style.dropout or 0.0)
-    wide_out = ops.matmul(tape, weights, values, T, heads.query * heads.size, copy_a=False, copy_b=copied)
+    wide_out = products.matmul(tape, weights, values, T, heads.query * heads.size, copy_a=False, copy_b=copied)
     out = ops.to(tape, wide_out, narrow)
     returned = tape.new(BSS, heads.query, narrow) if narrow != FP32 else None  # the weights in q's dtype: nobody's
     del returned, wide_out

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.memory.engine import ops
+from planner.memory.engine import ops, products
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import FP32, HALF, ONE
 from planner.memory.engine.weight import Weight
@@ -66,9 +66,9 @@ def _plain(net: Net, path: str, module: Module, x: Tensor) -> Tensor:
     weight = net.head_weight(path) if module.layers is None else net.base_weight(count, module.path)
     bias = net.base_weight(module.out_features, module.path) if module.bias else None
     if module.layers is not None and net.spec.facts.own_linear:  # x @ W.T + b, written out
-        product = ops.linear(net.tape, x, weight, module.out_features, module.in_features, transposed=True)
+        product = products.linear(net.tape, x, weight, module.out_features, module.in_features, transposed=True)
         return product if bias is None else ops.add(net.tape, product, bias.tensor)
-    return ops.linear(net.tape, x, weight, module.out_features, module.in_features, bias)
+    return products.linear(net.tape, x, weight, module.out_features, module.in_features, bias)
 
 
 def _matrices(net: Net, module: Module) -> tuple[Weight, Weight]:
@@ -133,8 +133,8 @@ def _share(net: Net, module: Module, x: Tensor, a: Weight, b: Weight, rank: int)
     if _cast_back(net):
         dropped.append(ops.recast(tape, dropped.pop()))
         a, b = _recast(net, a), _recast(net, b)
-    low = ops.linear(tape, dropped.pop(), a, rank, module.in_features)
-    return ops.scale(tape, ops.linear(tape, low, b, module.out_features, rank))
+    low = products.linear(tape, dropped.pop(), a, rank, module.in_features)
+    return ops.scale(tape, products.linear(tape, low, b, module.out_features, rank))
 
 
 def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) -> Tensor:
@@ -174,12 +174,14 @@ def _dora(net: Net, path: str, module: Module, x: Tensor, held: list[Tensor]) ->
         del total
         magnitude = net.weight(module.out_features, net.adapter_itemsize, trainable=True)
         ratio = ops.mul(tape, magnitude.tensor, norm)
-        share = ops.linear(tape, ops.linear(tape, dropped, a, rank, module.in_features), b, module.out_features, rank)
+        share = products.linear(
+            tape, products.linear(tape, dropped, a, rank, module.in_features), b, module.out_features, rank
+        )
         if dropping:
             # PEFT's transpose of a Conv1D's own weight is a new nn.Parameter, which asks for a gradient as they all do.
             leaf = module.kind == "conv1d" and own
             factor = net.graph_leaf(matrix) if leaf else net.frozen(matrix)
-            base = ops.linear(tape, dropped, factor, module.out_features, module.in_features)
+            base = products.linear(tape, dropped, factor, module.out_features, module.in_features)
         else:
             base = ops.shift(tape, result, net.itemsize) if module.bias else result
         extra = ops.add(
@@ -197,5 +199,5 @@ def _weight_product(net: Net, module: Module, a: Weight, b: Weight) -> Tensor:
     """B(A(I))ᵀ: the identity (in²), A's product (in·r), B's product (in·out)."""
     tape, rank = net.tape, net.choices.lora_r
     identity = tape.new(ONE, module.in_features**2, net.adapter_itemsize)
-    first = ops.linear(tape, identity, a, rank, module.in_features)
-    return ops.linear(tape, first, b, module.out_features, rank)
+    first = products.linear(tape, identity, a, rank, module.in_features)
+    return products.linear(tape, first, b, module.out_features, rank)

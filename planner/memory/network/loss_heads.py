@@ -8,7 +8,7 @@ Sources: transformers 5.23 models/{bert,roberta,distilbert,t5}/modeling_*.py, th
 from __future__ import annotations
 
 from planner.contract.sentence import named
-from planner.memory.engine import ops
+from planner.memory.engine import ops, products
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import FP32, B
 from planner.memory.network import layers
@@ -41,7 +41,7 @@ def _output_layer(net: Net, hidden: Tensor, path: str, bias: str | None) -> Tens
     if bias is None or module.bias or module.path in net.targeted:
         return layers.linear(net, path, hidden)
     weight, offset = net.head_weight(path), net.base_weight(module.out_features)
-    return ops.linear(net.tape, hidden, weight, module.out_features, module.in_features, offset)
+    return products.linear(net.tape, hidden, weight, module.out_features, module.in_features, offset)
 
 
 def first_token(net: Net, hidden: Tensor) -> Tensor:
@@ -69,4 +69,4 @@ def head_linear(net: Net, path: str, x: Tensor) -> Tensor:
         return layers.linear(net, path, x)
     weight = net.weight(module.in_features * module.out_features, net.itemsize, trainable=True)
     bias = net.weight(module.out_features, net.itemsize, trainable=True) if module.bias else None
-    return ops.linear(net.tape, x, weight, module.out_features, module.in_features, bias)
+    return products.linear(net.tape, x, weight, module.out_features, module.in_features, bias)

@@ -6,7 +6,7 @@ Source: transformers 5.23 models/{bert,roberta,distilbert}/modeling_*.py (read 2
 from __future__ import annotations
 
 from planner.contract.architecture import Encoder
-from planner.memory.engine import norms, ops
+from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, S, T
 from planner.memory.network import layers
@@ -118,14 +118,14 @@ def two_way_eager(
 ) -> tuple[Tensor, Tensor]:
     """Attention written out as BERT and T5 have it: softmax in the tensors' own dtype; returns the weights as well."""
     tape, heads = net.tape, net.spec.num_heads
-    weights = ops.scale(tape, ops.matmul(tape, query, key, BSS, heads, copy_a=True, copy_b=True))
+    weights = ops.scale(tape, products.matmul(tape, query, key, BSS, heads, copy_a=True, copy_b=True))
     if bias is not None:
         weights = ops.add(tape, weights, bias)
     if mask is not None:
         weights = ops.add(tape, weights, mask)
     weights = norms.softmax(tape, weights)
     weights = ops.dropout(tape, weights, dropout)
-    out = ops.matmul(tape, weights, value, T, heads * net.spec.head_dim, copy_a=False, copy_b=True)
+    out = products.matmul(tape, weights, value, T, heads * net.spec.head_dim, copy_a=False, copy_b=True)
     return ops.contiguous(tape, out), weights
 
 

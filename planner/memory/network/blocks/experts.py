@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from planner.memory.engine import norms, ops
+from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, T
 from planner.memory.engine.weight import Weight
@@ -100,7 +100,7 @@ def _router(net: Net, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = expert_adapters.router(net, module, x)
     else:
         weight = net.base_weight(experts * net.spec.hidden_size)
-        logits = ops.linear(tape, x, weight, experts, net.spec.hidden_size)
+        logits = products.linear(tape, x, weight, experts, net.spec.hidden_size)
     wide = ops.to(tape, logits, FP32)
     chances = norms.softmax(tape, wide)
     del wide

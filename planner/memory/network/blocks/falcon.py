@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.memory.engine import norms, ops
+from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, T
 from planner.memory.engine.tape import Tape
@@ -124,7 +124,7 @@ def _product(tape: Tape, weights: Tensor, value: Tensor, heads: int, kv_heads: i
     """weights · v, heads first; values are copied, over all heads where there is one."""
     value = _spread(tape, value, heads // kv_heads, kv_heads)
     size = value.elements
-    return ops.matmul(tape, weights, value, T, size, copy_a=False, copy_b=True)
+    return products.matmul(tape, weights, value, T, size, copy_a=False, copy_b=True)
 
 
 def _eager(net: Net, query: Tensor, key: Tensor, value: Tensor, kv_heads: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _eager(net: Net, query: Tensor, key: Tensor, value: Tensor, kv_heads: int) -
     tape, heads = net.tape, net.spec.num_heads
     assert net.mask is not None
     scores = _spread(tape, key, heads // kv_heads, kv_heads)
-    scores = scale_(tape, ops.matmul(tape, query, scores, BSS, heads, copy_a=True, copy_b=True))
+    scores = scale_(tape, products.matmul(tape, query, scores, BSS, heads, copy_a=True, copy_b=True))
     scores = norms.softmax(tape, ops.add(tape, scores, net.mask))
     mixed = _product(tape, scores, value, heads, kv_heads)
     return ops.contiguous(tape, mixed), scores
@@ -164,7 +164,7 @@ def _composite(net: Net, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     wide_query, wide_key, wide_value = (ops.to(tape, x, FP32) for x in (query, key, value))
     scaled = ops.scale(tape, wide_query)
     weights = _spread(tape, ops.scale(tape, wide_key), heads, 1)
-    weights = ops.matmul(tape, scaled, weights, BSS, heads, copy_a=True, copy_b=True)
+    weights = products.matmul(tape, scaled, weights, BSS, heads, copy_a=True, copy_b=True)
     weights = ops.add_(tape, weights, mask)
     weights = attention.safe_softmax(tape, weights)
     mixed = ops.to(tape, _product(tape, weights, wide_value, heads, 1), query.itemsize)

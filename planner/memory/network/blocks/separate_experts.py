@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from planner.contract.sentence import named
 from planner.contract.spec import Module
-from planner.memory.engine import norms, ops
+from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BYTE, FP32, INT64, T
 from planner.memory.network import quantized
@@ -70,7 +70,7 @@ def _product(net: Net, x: Tensor, outputs: int, inputs: int) -> Tensor:
     """x with the weight (outputs, inputs) of one linear module, quantised or not."""
     if net.choices.method == "qlora":
         return quantized.linear(net, Module(path="", kind="linear", shape=(outputs, inputs)), x)
-    return ops.linear(net.tape, x, net.base_weight(outputs * inputs), outputs, inputs)
+    return products.linear(net.tape, x, net.base_weight(outputs * inputs), outputs, inputs)
 
 
 def _add_rows(net: Net, total: Tensor, rows: Tensor, index: Tensor) -> Tensor:

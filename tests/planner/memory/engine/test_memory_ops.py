@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional  # noqa: E402
 
 from planner.contract.architecture import NormForm  # noqa: E402
-from planner.memory.engine import norms, ops  # noqa: E402
+from planner.memory.engine import norms, ops, products  # noqa: E402
 from planner.memory.engine.graph import Tensor  # noqa: E402
 from planner.memory.engine.tape import Tape  # noqa: E402
 from planner.memory.engine.weight import Weight  # noqa: E402
@@ -57,7 +57,7 @@ def _linear(trains: bool, bias: bool, x: Input = HALF) -> Op:
         (x,),
         Input(("B", "S", 2 * W), "bf16"),
         functional.linear,
-        lambda tape, x: ops.linear(
+        lambda tape, x: products.linear(
             tape,
             x,
             weight(tape, 2 * W * W, trains=trains),
@@ -75,7 +75,7 @@ def _autocast_linear(trains: bool) -> Op:
         (WIDE,),
         Input(("B", "S", 2 * W), "bf16"),
         functional.linear,
-        lambda tape, x: ops.linear(tape, x, weight(tape, 2 * W * W, 4, trains), 2 * W, W),
+        lambda tape, x: products.linear(tape, x, weight(tape, 2 * W * W, 4, trains), 2 * W, W),
         (parameter(2 * W, W, dtype=torch.float32, trains=trains),),
         device="cuda",
         autocast=True,

@@ -14,7 +14,7 @@ import pytest
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec
-from planner.memory.engine import ops
+from planner.memory.engine import ops, products
 from planner.memory.engine.graph import Node, Parameter, Tensor
 from planner.memory.engine.layout import Stretch, layout, period, stacked, symbolic_range
 from planner.memory.engine.monomials import ONE, SS, WIDTH, T, Vector, add
@@ -161,7 +161,7 @@ def _engine_ops() -> list[Any]:
     def tape_linear(tape: Tape, x: Tensor) -> Tensor:
         hidden = ops.pointwise(tape, x)
         hidden = ops.pointwise(tape, hidden)
-        return ops.scale(tape, ops.linear(tape, ops.mul(tape, hidden, hidden), frozen(tape), wide, wide))
+        return ops.scale(tape, products.linear(tape, ops.mul(tape, hidden, hidden), frozen(tape), wide, wide))
 
     def ends_in_product(x: Any) -> Any:
         hidden = functional.silu(x)
