@@ -32,18 +32,18 @@ PLANNERS = (*LIGHT, "typer", "rich", "scipy", "yaml", "matplotlib", "torch", "tr
 """What the harness's own process must do without too; the probe's process needs torch and what that brings."""
 
 
-@pytest.mark.slow
-def test_ten_real_runs_agree_with_the_closed_form(tmp_path: Path) -> None:
-    chosen = [point for name, variants in TEN.items() for point in cpu_observe.points([name], list(variants))]
+@pytest.mark.parametrize("names", [("llama", "phi"), pytest.param(tuple(TEN), marks=pytest.mark.nightly)], ids=len)
+def test_real_runs_agree_with_the_closed_form(tmp_path: Path, names: tuple[str, ...]) -> None:
+    chosen = [point for name in names for point in cpu_observe.points([name], list(TEN[name]))]
     observations = cpu_observe.observe(chosen, talk=False)
     errors = cpu_observe.errors_of(observations)
-    assert len(errors) == 10
+    assert len(errors) == 2 * len(names)
     sizes = [abs(error) for error in errors]
     assert statistics.median(sizes) <= 0.002
     assert max(sizes) <= 0.01
     common.write_lines(tmp_path / "o.jsonl", observations)
     assert common.read_lines(tmp_path / "o.jsonl")[0].instants == observations[0].instants
-    assert "| all runs | 10 |" in cpu_observe.summary(observations)
+    assert f"| all runs | {len(errors)} |" in cpu_observe.summary(observations)
 
 
 @pytest.mark.nightly

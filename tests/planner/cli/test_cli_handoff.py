@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from planner.cli import main
 from tests.support.trainer_support import make_model, make_plan, write_pairs
 
 
@@ -26,10 +27,9 @@ def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_plan(folder / "plan.json", make_model(folder / "model"), write_pairs(folder / "pairs.jsonl"))
 
 
-def test_a_dry_run(plan_file: Path, tmp_path: Path) -> None:
-    done = plan("train", str(plan_file), "--dry-run", "--json", home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["measured_bytes"] > 0
+def test_a_dry_run(plan_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(plan_file), "--dry-run", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["measured_bytes"] > 0
 
 
 def test_refusals_keep_their_line_and_code(plan_file: Path, tmp_path: Path) -> None:

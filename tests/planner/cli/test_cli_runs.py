@@ -35,8 +35,7 @@ def test_train_follows_a_run_to_its_end(model: Path, tmp_path: Path, environment
     words = ["check", "--gpu", "cpu", "--model", str(model), "--precision", "fp32", "--batch-size", "4"]
     words += ["--gradient-accumulation-steps", "2", "--max-length", "16", "--no-gradient-checkpointing"]
     words += ["--stack", "builtin", "--loss", "chunked"]
-    saved = subprocess.run([*PLAN, *words, "--save", str(plan)], capture_output=True, text=True, env=environment)
-    assert saved.returncode == 0, saved.stderr
+    assert main([*words, "--save", str(plan)]) == 0
     command = [*PLAN, "train", str(plan), "--data", str(data), "--output", str(tmp_path / "run")]
     child = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert child.returncode == 0, child.stderr
@@ -51,7 +50,7 @@ def test_train_follows_a_run_to_its_end(model: Path, tmp_path: Path, environment
     assert abs(error) < 0.03, error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_interrupt_stops_with_a_checkpoint(
     model: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals
 ) -> None:
@@ -85,26 +84,25 @@ def test_interrupt_stops_with_a_checkpoint(
     )
 
 
-def test_failed_run_keeps_its_exit_code(model: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_failed_run_keeps_its_exit_code(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """GIVEN data the trainer refuses THEN its exit code and its one line come through."""
     data = tmp_path / "train.jsonl"
     data.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
     plan = make_plan(tmp_path / "plan.json", model, data)
-    command = [*PLAN, "train", str(plan), "--output", str(tmp_path / "run")]
-    child = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert child.returncode == 2
-    assert "failed: " in child.stderr
-    assert "train.jsonl" in child.stderr
-    assert child.stdout == ""
+    assert main(["train", str(plan), "--output", str(tmp_path / "run")]) == 2
+    out, err = capfd.readouterr()
+    assert "failed: " in err
+    assert "train.jsonl" in err
+    assert out == ""
 
 
-def test_trace_answers_like_check(model: Path, environment: dict[str, str]) -> None:
+def test_trace_answers_like_check(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """GIVEN one configuration THEN the traced memory object has the shape of check's and lies within 5 % of it."""
     words = ["--gpu", "a10g", "--model", str(model), "--batch-size", "8", "--max-length", "128", "--json"]
-    traced = subprocess.run([*PLAN, "trace", *words], capture_output=True, text=True, env=environment)
-    assert traced.returncode == 0, traced.stderr
-    checked = subprocess.run([*PLAN, "check", *words], capture_output=True, text=True, env=environment)
-    one, other = json.loads(traced.stdout), json.loads(checked.stdout)["memory"]
+    assert main(["trace", *words]) == 0
+    one = json.loads(capfd.readouterr().out)
+    assert main(["check", *words]) == 0
+    other = json.loads(capfd.readouterr().out)["memory"]
     assert set(one) == set(other)
     assert sum(one["components"].values()) == one["device_peak_bytes"]
     assert one["allocated_peak_bytes"] == pytest.approx(other["allocated_peak_bytes"], rel=0.05)

@@ -30,6 +30,7 @@ def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_plan(folder / "plan.json", make_model(folder / "model"), write_pairs(folder / "pairs.jsonl"))
 
 
+@pytest.mark.nightly
 def test_a_range_test_shows_what_it_has(plan_file: Path, tmp_path: Path) -> None:
     """GIVEN SIGINT to `plan` alone THEN the trainer gets it, its points are shown, and no process is left."""
     marked = {**os.environ, "TUNEPLAN_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}

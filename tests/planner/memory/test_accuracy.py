@@ -91,7 +91,14 @@ def test_other_frameworks_rows_get_an_answer() -> None:
     assert [case.id for case in rows if "bytes" not in published.closed_form(case)] == []
 
 
-@pytest.mark.parametrize("name", ["fms-a100_80gb-34", "fms-a100_80gb_granite-22", "fms-4.45-powerlm-qlora-trl-4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fms-a100_80gb-34",
+        pytest.param("fms-a100_80gb_granite-22", marks=pytest.mark.nightly),
+        pytest.param("fms-4.45-powerlm-qlora-trl-4", marks=pytest.mark.nightly),
+    ],
+)
 def test_trace_of_published_transformers_runs(name: str) -> None:
     """GIVEN a published run WHEN its step is traced THEN the peak is within 0.1 % of the measurement."""
     case = {**CASES, **COLLECTED}[name]

@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("strategy", "method", "accumulation"),
     [
-        ("ddp", "lora", 1),
+        pytest.param("ddp", "lora", 1, marks=pytest.mark.nightly),
         pytest.param("ddp", "full", 1, marks=pytest.mark.nightly),
         pytest.param("fsdp", "lora", 1, marks=pytest.mark.nightly),
         pytest.param("fsdp", "full", 1, marks=pytest.mark.nightly),

@@ -168,7 +168,7 @@ def test_a_hub_that_breaks_off_or_drips_is_told_in_time(hub: Hub) -> None:
 
 
 def test_data_of_the_hub(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """GIVEN a plan whose data is a data set of the hub THEN it is fetched and trained on; an unknown one is told."""
+    """GIVEN a plan whose data is a data set of the hub THEN it is fetched and trained on."""
     source = tmp_path / "rows"
     source.mkdir()
     write_pairs(source / "train.jsonl")
@@ -177,11 +177,20 @@ def test_data_of_the_hub(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[
     file = tmp_path / "plan.yaml"
     words = ["check", "--gpu", "cpu", "--model", TINY, "--precision", "fp32", "--batch-size", "2", "--max-length", "64"]
     assert main([*words, "--save", str(file)]) == 0
-    run = ["train", str(file), "--max-steps", "1", "--report-to", "tensorboard"]
-    assert main([*run, "--data", "stand-in/nothing", "--output", str(tmp_path / "none")]) == 2
-    capfd.readouterr()
-    assert main([*run, "--data", "stand-in/rows", "--output", str(tmp_path / "run")]) == 0, capfd.readouterr().err
+    run = ["train", str(file), "--max-steps", "1", "--report-to", "tensorboard", "--output", str(tmp_path / "run")]
+    assert main([*run, "--data", "stand-in/rows"]) == 0, capfd.readouterr().err
     assert hub.asked("train.jsonl")
+
+
+@pytest.mark.nightly
+def test_data_that_the_hub_does_not_have(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.yaml"
+    words = ["check", "--gpu", "cpu", "--model", TINY, "--precision", "fp32", "--batch-size", "2", "--max-length", "64"]
+    assert main([*words, "--save", str(file)]) == 0
+    capfd.readouterr()
+    words = ["train", str(file), "--max-steps", "1", "--data", "stand-in/nothing", "--output", str(tmp_path / "none")]
+    assert main(words) == 2
+    assert "stand-in/nothing" in capfd.readouterr().err
 
 
 @pytest.mark.slow

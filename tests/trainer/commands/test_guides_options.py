@@ -107,6 +107,7 @@ def test_flags_override_the_plan_file(model: Path, data: Path, tmp_path: Path) -
         read_plan(Request(plan=plan, overrides=given_hyperparameters(wrong)))
 
 
+@pytest.mark.nightly
 def test_torch_compile_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One layer, so that compiling takes seconds; same losses as without.
 

@@ -133,6 +133,7 @@ def test_two_ddp_processes_make_the_run_of_one(assets: Path, alone: Path, tmp_pa
         assert math.isclose(loss, wanted[step], rel_tol=1e-5)
 
 
+@pytest.mark.nightly
 def test_two_fsdp_processes_start_again_with_fewer_rows(
     assets: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def kill_one(assets: Path, tmp_path: Path) -> None:
     assert kept[-1] == "failed"
 
 
+@pytest.mark.nightly
 def test_a_stop_is_agreed_on_and_leaves_a_checkpoint(assets: Path, tmp_path: Path) -> None:
     path = plan(assets, tmp_path / "plan.json", TWO, epochs=500.0, eval_steps=1000)
     run = trainer_process.start(path, output=tmp_path / "run")

@@ -90,6 +90,7 @@ def test_a_request_is_checked() -> None:
         run_probe(request(settings={"precision": "fp16"}))
 
 
+@pytest.mark.nightly
 def test_one_process_one_observation(tmp_path: Path) -> None:
     """GIVEN a settings file THEN stdout is the observation and nothing else, with the process's own size."""
     path = tmp_path / "settings.json"

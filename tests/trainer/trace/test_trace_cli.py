@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,10 +20,9 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_one_object_is_printed(config: str) -> None:
-    command = [sys.executable, "-m", "trainer.trace", "--config", config, "--json", *SETTINGS.split()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+def test_one_object_is_printed(config: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--config", config, "--json", *SETTINGS.split()]) == 0
+    found = json.loads(capfd.readouterr().out)
     memory = found["memory"]
     assert memory["allocated_peak_bytes"] == sum(memory["components"].values())
     assert memory["instants"][memory["binding_instant"]] == memory["allocated_peak_bytes"]

@@ -24,6 +24,10 @@ def traced_json(**changes: Any) -> dict[str, Any]:
     return dict(json.loads(json.dumps(result.to_json())))
 
 
+LATE = pytest.param("/proc/step.pickle", marks=pytest.mark.nightly)
+"""Found out only once the step is traced."""
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     path = tmp_path / "config.json"
@@ -105,7 +109,7 @@ def test_plan_trace_writes_both_files(config: str, tmp_path: Path, capsys: pytes
     assert abs(held - memory["reserved_peak_bytes"]) <= 4 << 20
 
 
-@pytest.mark.parametrize("file", ["", "folder", "nowhere/step.pickle", "/proc/step.pickle"])
+@pytest.mark.parametrize("file", ["", "folder", "nowhere/step.pickle", LATE])
 def test_a_history_that_cannot_be_written_is_refused_or_said(
     config: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
