@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -49,6 +50,8 @@ def main(request: Request, events: EventStream) -> int:
     with contextlib.ExitStack() as at_the_end:
         at_the_end.callback(events.close)
         at_the_end.callback(control.restore_signals)
+        at_the_end.callback(gc.enable)
+        gc.disable()  # libraries and data all stay: looking for cycles among them is an eighth of the start
         try:
             plan, choices = start.read(request)
             if choices.num_gpus > 1 and environment.size() == 1:
@@ -190,6 +193,8 @@ def build(accounts: Accounts, material: Material, resumed: Path | None) -> Built
     from trainer.measure.instants import StepMeter
     from trainer.recovery import checkpoints
 
+    gc.enable()
+    gc.freeze()  # what is there by now is walked no more, neither in training nor after a shortage
     begun, h = accounts.start, accounts.start.plan.hyperparameters
     device = begun.device
     accounts.enter("load", begun.plan.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -220,6 +221,7 @@ def test_a_misspelt_fault_is_refused(model: Path, data: Path, tmp_path: Path, mo
     monkeypatch.setenv(VARIABLE, "forwards@2")
     _, failure = train(make_plan(tmp_path / "plan.json", model, data), tmp_path / "run")
     assert "'forwards@2' isn't PLACE@STEP" in str(failure)
+    assert gc.isenabled(), "it rests only while a run starts"
 
 
 def test_memory_messages_of_every_device() -> None:
