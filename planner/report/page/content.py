@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.contract import json_text, settings
 from planner.contract.choices import TrainingChoices
@@ -16,9 +16,14 @@ from planner.contract.records import CheckReport, Plan, parse_record, read_plan
 from planner.contract.run_folder import PLAN
 from planner.contract.spec import HardwareProfile, ModelSpec
 
+if TYPE_CHECKING:
+    from planner.decide.search import FrontPoint
+
 EVENTS = "events.jsonl"
 MAX_EVENTS_BYTES = 128 * 1024**2
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
+FREE = {"batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers"}
+"""What changes memory and speed and not what is learned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +38,8 @@ class Content:
     """By instant of a step: bytes by component."""
     by_batch: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
     """Length -> (batch, device peak) pairs."""
+    front: tuple[FrontPoint, ...] = ()
+    """Ways to the same effective batch, from the fastest to the smallest; none where nothing fits."""
     events: tuple[Event, ...] = ()
 
 
@@ -64,6 +71,7 @@ def gather(path: Path) -> Content:
         report=check(Question(model=model, hardware=hardware, choices=choices), with_remedies=False),
         instants=tuple(instants),
         by_batch=_around(model, hardware, choices),
+        front=_front(model, hardware, choices),
         events=_events(path / EVENTS) if run else (),
     )
 
@@ -92,6 +100,26 @@ def _around(
         if points:
             found.append((length, tuple(points)))
     return tuple(found)
+
+
+def _front(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices) -> tuple[FrontPoint, ...]:
+    """What else trains the same: only the batch's division and the recomputation are free."""
+    from planner.decide.question import Question
+    from planner.decide.search import recommend
+
+    fixed = {field.name for field in fields(choices)} - FREE
+    effective = choices.batch_size * choices.gradient_accumulation_steps * choices.num_gpus
+    question = Question(
+        model=model,
+        hardware=hardware,
+        choices=choices,
+        fixed=frozenset(fixed),
+        effective_batch_size=effective,
+    )
+    try:
+        return tuple(recommend(question).front)
+    except TuneplanError:
+        return ()
 
 
 def _events(path: Path) -> tuple[Event, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from html import escape
 from typing import Any
 
+from planner.contract.choices import TrainingChoices
+from planner.contract.run_settings import Hyperparameters
 from planner.contract.settings import to_settings
-from planner.contract.units import format_bytes
+from planner.contract.units import counted, format_bytes, format_duration
 from planner.contract.words import one_line
 from planner.decide.reasons import component_text
 from planner.report import words
@@ -16,6 +18,8 @@ from planner.report.page.content import Content, of_kind
 
 MOST_LAYERS = 9
 """Components with an area of their own; smaller ones are summed."""
+STAYING = ("weights", "adapters", "optimizer_state", "gradients")
+"""What lies at the bottom of the picture, since it is there whatever the step does."""
 STYLE = """
 :root{--ink:#1b1f24;--dim:#5b6470;--paper:#fff;--line:#d8dde3;--good:#1a7f37;--tight:#9a6700;--bad:#cf222e}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--dim:#9aa4b0;--paper:#14171b;--line:#333a42;--good:#3fb950;
@@ -27,27 +31,39 @@ border-bottom:1px solid var(--line)}p{margin:.3rem 0}.dim{color:var(--dim)}.fits
 svg text{fill:var(--dim)}.grid{stroke:var(--line);stroke-width:1}.budget{stroke:var(--bad);stroke-width:1.5;
 stroke-dasharray:5 4}table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{text-align:left;
 padding:.2rem .6rem .2rem 0;vertical-align:top;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-.legend{list-style:none;padding:0;margin:.2rem 0;display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.85rem}
+th{overflow-wrap:normal}figure{margin:0 0 .8rem}.legend{list-style:none;padding:0;margin:.2rem 0;display:flex;
+flex-wrap:wrap;gap:.2rem 1rem;font-size:.85rem}
 .key{display:inline-block;width:.8em;height:.8em;margin-right:.4em;vertical-align:-1px}polyline{fill:none;
-stroke-width:2}polygon{stroke:var(--paper);stroke-width:.5}
-@media print{body{max-width:none;padding:0;font-size:11px}section{break-inside:avoid}
+stroke-width:2}.pairs{columns:2;column-gap:2.5rem;margin:.3rem 0;font-size:.9rem}.pairs div{display:flex;
+gap:.6rem;justify-content:space-between;break-inside:avoid;border-bottom:1px solid var(--line);padding:.15rem 0}
+.pairs dt{color:var(--dim)}.pairs dd{margin:0;text-align:right;max-width:70%;overflow-wrap:break-word}.pairs .own dt,
+.pairs .own dd{color:var(--ink);font-weight:600}.own td{font-weight:600}
+@media (max-width:40rem){svg{font-size:19px}.pairs{columns:1}}
+@media print{:root{--ink:#1b1f24;--dim:#5b6470;--paper:#fff;--line:#d8dde3;--good:#1a7f37;--tight:#9a6700;
+--bad:#cf222e}@page{margin:15mm}body{max-width:none;padding:0;font-size:11px}figure,tr{break-inside:avoid}
+h2{break-after:avoid}svg{max-height:60mm;font-size:12px}.pairs{columns:2}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 COLOURS = (
     *("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#eeca3b", "#9d755d", "#ff9da6", "#8a8f98"),
+    *("#2f9e8f", "#8f6bb3"),
 )
+PARTS = ("weights", "lora_activations", "attention", "layer_activations", "temporaries", "logits_and_loss")
+PARTS += ("optimizer_state", "gradients", "adapters", "", "checkpoints")
+"""Components in the order of their colours, the same on every page."""
+GREY = 9
 
 
 def page(content: Content) -> str:
     """The whole file."""
     report = content.report
-    title = f"{one_line(report.model.id)} on {one_line(report.hardware['title'])}"
+    title = f"{_short(report.model.id)} on {one_line(report.hardware['title'])}"
     colours = "".join(
         f".c{i}{{fill:{c};background:{c}}}.l{i}{{stroke:{c};background:{c}}}.d{i}{{fill:{c}}}"
         for i, c in enumerate(COLOURS)
     )
     parts = [_head(content, title), _memory(content), _around(content), _run(content), _beside(content)]
-    parts += [_settings(content), _advice(content), _foot(content)]
+    parts += [_front(content), _settings(content), _advice(content), _foot(content)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -56,12 +72,28 @@ def page(content: Content) -> str:
     )
 
 
+def _short(model: str) -> str:
+    """A hub id, or the last part of a folder's path: the rest of it is nobody's business."""
+    text = one_line(model)
+    return text if text.count("/") == 1 and text[0] not in "./~" else text.rstrip("/").rpartition("/")[2] or text
+
+
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
-def _table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
-    body = "".join("<tr>" + "".join(f"<td>{escape(one_line(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+def _figure(picture: str, names: Sequence[str], kind: str) -> str:
+    """A picture and its legend, which a page break leaves together."""
+    return f"<figure>{picture}{svg.legend(names, kind)}</figure>"
+
+
+def _table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...] = (), marked: Container[int] = ()) -> str:
+    body = "".join(
+        f"<tr{' class=own' if number in marked else ''}>"
+        + "".join(f"<td>{escape(one_line(cell))}</td>" for cell in row)
+        + "</tr>"
+        for number, row in enumerate(rows)
+    )
     top = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>" if head else ""
     return f"<table>{top}{body}</table>" if body else ""
 
@@ -75,44 +107,89 @@ def _head(content: Content, title: str) -> str:
     return (
         f"<header><h1>{escape(title)}</h1><p class='{report.verdict}'><strong>{escape(verdict)}</strong>: "
         f"{format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)} ({share:.0%}), batch "
-        f"{escape(words.batch_text(report.settings))}, length {report.settings.max_length}</p>{sentences}</header>"
+        f"{escape(words.batch_text(report.settings))}, length {report.settings.max_length}</p>"
+        f"{_pace(content)}{sentences}</header>"
     )
+
+
+def _pace(content: Content) -> str:
+    """How fast, and how long the plan takes where its data is known."""
+    speed = content.report.speed
+    if speed is None:
+        return ""
+    low, high = speed.interval_tokens_per_second
+    text = f"{speed.tokens_per_second:,.0f} tokens/s ({low:,.0f} to {high:,.0f}), "
+    text += f"{format_duration(speed.step_seconds)} for an optimizer step."
+    return f"<p>{escape(text)}</p>"
 
 
 def _memory(content: Content) -> str:
     names = [name for name, _ in content.instants]
     every = sorted({part for _, sizes in content.instants for part in sizes})
     most = {part: max(sizes.get(part, 0) for _, sizes in content.instants) for part in every}
-    order = sorted(every, key=lambda part: -most[part])
+    largest = sorted(every, key=lambda part: -most[part])
+    shown = sorted(largest[:MOST_LAYERS], key=lambda part: STAYING.index(part) if part in STAYING else len(STAYING))
     layers = [
-        (component_text(part), [sizes.get(part, 0) for _, sizes in content.instants]) for part in order[:MOST_LAYERS]
+        svg.Layer(
+            name=component_text(part),
+            colour=PARTS.index(part) if part in PARTS else len(PARTS),
+            sizes=[sizes.get(part, 0) for _, sizes in content.instants],
+        )
+        for part in shown
     ]
-    rest = order[MOST_LAYERS:]
+    rest = largest[MOST_LAYERS:]
     if rest:
-        layers.append(("the rest", [sum(sizes.get(part, 0) for part in rest) for _, sizes in content.instants]))
+        sums = [sum(sizes.get(part, 0) for part in rest) for _, sizes in content.instants]
+        layers.append(svg.Layer(name="the rest", colour=GREY, sizes=sums))
     picture = svg.stacked(
         names, layers, content.report.memory.budget_bytes, "Bytes of tensors by component over one step"
     )
     said = (
         "Bytes of tensors at the largest moment of each part of a step; what the allocator and the device add is above."
     )
-    return _section(
-        "Memory over one step", picture + svg.legend([n for n, _ in layers], "c") + f"<p class='dim'>{said}</p>"
-    )
+    legend = svg.legend([layer.name for layer in layers], "c", [layer.colour for layer in layers])
+    return _section("Memory over one step", f"<figure>{picture}{legend}</figure><p class='dim'>{said}</p>")
 
 
 def _around(content: Content) -> str:
+    highest = max((peak for _, points in content.by_batch for _, peak in points), default=1)
+    unit, size = svg.scale(highest)
     series = [
-        svg.Series(name=f"length {length}", points=tuple((batch, peak / 2**30) for batch, peak in points))
+        svg.Series(name=f"length {length}", points=tuple((batch, peak / size) for batch, peak in points))
         for length, points in content.by_batch
     ]
-    level = ("budget", content.report.memory.budget_bytes / 2**30)
-    picture = svg.lines(series, "Device peak by batch", x="sequences of a micro-batch", unit=" GiB", level=level)
-    return (
-        _section("Peak against batch and length", picture + svg.legend([item.name for item in series], "l"))
-        if picture
-        else ""
+    budget = content.report.memory.budget_bytes
+    level = (f"budget {format_bytes(budget)}", budget / size) if budget < 2 * highest else None
+    batches = sorted({batch for _, points in content.by_batch for batch, _ in points})
+    picture = svg.lines(
+        series, "Device peak by batch", x="sequences of a micro-batch", unit=unit, level=level, marks=batches
     )
+    body = _figure(picture, [item.name for item in series], "l")
+    return _section("Peak against batch and length", body if picture else "")
+
+
+def _front(content: Content) -> str:
+    """A table of what else trains the same; the plan's own row comes first."""
+    report = content.report
+    own, speed = report.settings, report.speed
+    own_row = (
+        f"{words.batch_text(own)} (this plan)",
+        words.checkpoint_text(own).replace("lay.", "layers"),
+        format_bytes(report.memory.device_peak_bytes),
+        "" if speed is None else format_duration(speed.step_seconds),
+    )
+    rows = [own_row]
+    for point in content.front:
+        recomputed = counted(point.checkpointed_layers, "layer") if point.checkpointed_layers else "off"
+        batch = f"{point.batch_size}×{point.gradient_accumulation_steps}"
+        row = (batch, recomputed, format_bytes(point.device_peak_bytes), format_duration(point.step_seconds))
+        if row[:2] != (words.batch_text(own), own_row[1]):
+            rows.append(row)
+    if len(rows) == 1:
+        return ""
+    said = "The same effective batch and length, divided and recomputed otherwise."
+    table = _table(rows, ("batch", "recomputation", "peak", "step"), {0})
+    return _section("Other ways to the same training", f"<p class='dim'>{said}</p>{table}")
 
 
 def _run(content: Content) -> str:
@@ -123,8 +200,8 @@ def _run(content: Content) -> str:
     held = svg.Series(name="validation loss", points=_points(of_kind(content, "eval"), "loss"))
     rate = svg.Series(name="learning rate", points=_points(steps, "learning_rate"))
     losses = [item for item in (loss, held) if item.points]
-    body = svg.lines(losses, "Loss by step", x="optimizer step") + svg.legend([item.name for item in losses], "l")
-    body += svg.lines([rate], "Learning rate by step", x="optimizer step") + svg.legend([rate.name], "l")
+    body = _figure(svg.lines(losses, "Loss by step", x="optimizer step"), [item.name for item in losses], "l")
+    body += _figure(svg.lines([rate], "Learning rate by step", x="optimizer step"), [rate.name], "l")
     return _section("The run", body)
 
 
@@ -141,24 +218,42 @@ def _beside(content: Content) -> str:
     rows = []
     predicted, measured = done.get("predicted_bytes"), done.get("measured_bytes")
     if isinstance(predicted, int) and isinstance(measured, int) and measured:
-        off = predicted / measured - 1
-        rows.append(("peak", format_bytes(predicted), format_bytes(measured), f"{off:+.1%}"))
+        rows.append(("peak", format_bytes(predicted), format_bytes(measured), _off(predicted / measured)))
     speed, seen = (
         content.plan.predicted_speed,
         [s["tokens_per_second"] for s in of_kind(content, "step")[1:] if s.get("tokens_per_second")],
     )
     if speed is not None and seen:
         middle = sorted(seen)[len(seen) // 2]
-        off = speed.tokens_per_second / middle - 1
-        rows.append(("tokens/s", f"{speed.tokens_per_second:,.0f}", f"{middle:,.0f} (median)", f"{off:+.1%}"))
+        rows.append(
+            (
+                "tokens/s",
+                f"{speed.tokens_per_second:,.0f}",
+                f"{middle:,.0f} (median)",
+                _off(speed.tokens_per_second / middle),
+            )
+        )
     return _section("Predicted beside measured", _table(rows, ("", "predicted", "measured", "off")))
+
+
+def _off(ratio: float) -> str:
+    """Predicted over measured; what is off by factors is told as one."""
+    return f"{ratio - 1:+.1%}" if ratio < 2 else f"{ratio:,.1f} times"
 
 
 def _settings(content: Content) -> str:
     h = content.plan.hyperparameters.model_dump(mode="json")
     values = {**to_settings(content.report.settings), **h}
-    rows = [(name.replace("_", " "), _shown(value)) for name, value in values.items() if value not in (None, [], ())]
-    return _section("Settings", _table(rows))
+    usual = {**to_settings(TrainingChoices()), **Hyperparameters().model_dump(mode="json")}
+    pairs = []
+    for name, value in values.items():
+        if value in (None, [], ()):
+            continue
+        kind = "" if value == usual.get(name) else " class=own"
+        label = escape(one_line(name.replace("_", " ")))
+        pairs.append(f"<div{kind}><dt>{label}</dt><dd>{escape(one_line(_shown(value)))}</dd></div>")
+    said = "<p class='dim'>Bold: not the default.</p>"
+    return _section("Settings", f"{said}<dl class='pairs'>{''.join(pairs)}</dl>")
 
 
 def _shown(value: object) -> str:

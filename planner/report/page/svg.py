@@ -9,8 +9,10 @@ from html import escape
 
 from planner.contract.units import format_bytes
 
-WIDTH, HEIGHT = 720, 280
-LEFT, RIGHT, TOP, BOTTOM = 70, 12, 12, 34
+WIDTH, HEIGHT = 720, 290
+LEFT, RIGHT, TOP, BOTTOM = 74, 16, 22, 44
+NEAREST = 44
+"""Units between two labels of the horizontal axis, so that they stay apart where the letters are large."""
 MOST_POINTS = 600
 """Points of one line; longer ones are thinned, their ends and extremes kept."""
 
@@ -55,41 +57,57 @@ def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def stacked(instants: Sequence[str], layers: Sequence[tuple[str, Sequence[int]]], budget: int, label: str) -> str:
+def scale(size_bytes: float) -> tuple[str, int]:
+    """The unit that a picture up to so many bytes is labelled in, and its bytes."""
+    return (" GiB", 2**30) if size_bytes >= 2**30 else (" MiB", 2**20)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One area: a name, its colour's number, and bytes at each instant."""
+
+    name: str
+    colour: int
+    sizes: Sequence[int]
+
+
+def stacked(instants: Sequence[str], layers: Sequence[Layer], budget: int, label: str) -> str:
     """Bytes by component at each instant, one area on the other; a line where the budget ends."""
-    tops = [sum(max(0, layer[1][place]) for layer in layers) for place in range(len(instants))]
+    tops = [sum(max(0, layer.sizes[place]) for layer in layers) for place in range(len(instants))]
     highest = max([*tops, 1])
     high = max(highest * 1.08, budget if budget < 1.6 * highest else 0)
     below = [0.0] * len(instants)
-    parts = []
-    for number, (name, values) in enumerate(layers):
-        above = [base + max(0, value) for base, value in zip(below, values, strict=True)]
+    parts = _rungs(0, high, *scale(high))
+    for layer in layers:
+        above = [base + max(0, value) for base, value in zip(below, layer.sizes, strict=True)]
         up = [f"{_x(i, 0, len(instants) - 1):.1f},{_y(v, 0, high):.1f}" for i, v in enumerate(above)]
         down = [f"{_x(i, 0, len(instants) - 1):.1f},{_y(v, 0, high):.1f}" for i, v in enumerate(below)]
         points = " ".join([*up, *reversed(down)])
-        most = format_bytes(max(values))
-        parts.append(
-            f'<polygon class="c{number % 10}" points="{points}"><title>{escape(name)}: up to {most}</title></polygon>'
-        )
+        said = f"{escape(layer.name)}: up to {format_bytes(max(layer.sizes))}"
+        parts.append(f'<polygon class="c{layer.colour}" points="{points}"><title>{said}</title></polygon>')
         below = above
-    for tick in _ticks(0, high / 2**30):
-        y = _y(tick * 2**30, 0, high)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 6, y + 4, f"{tick:g} GiB", "end"))
     if budget <= high:
-        y = _y(budget, 0, high)
-        parts.append(f'<line class="budget" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(WIDTH - RIGHT, y - 5, "budget", "end"))
+        parts += _level(f"budget {format_bytes(budget)}", _y(budget, 0, high))
     for place, name in enumerate(instants):
         anchor = "start" if place == 0 else "end" if place == len(instants) - 1 else "middle"
-        parts.append(_text(_x(place, 0, len(instants) - 1), HEIGHT - 12, name, anchor))
+        parts.append(_text(_x(place, 0, len(instants) - 1), HEIGHT - BOTTOM + 18, name, anchor))
     return _frame("".join(parts), label)
 
 
 def lines(
-    series: Sequence[Series], label: str, *, x: str, unit: str = "", level: tuple[str, float] | None = None
+    series: Sequence[Series],
+    label: str,
+    *,
+    x: str,
+    unit: str = "",
+    level: tuple[str, float] | None = None,
+    marks: Sequence[float] = (),
 ) -> str:
-    """Lines over a common axis; `level`: a named horizontal line."""
+    """Lines over a common axis.
+
+    `level`: a named horizontal line. `marks`: places of the axis that are labelled, where round numbers won't do; the
+    points themselves are then drawn as dots.
+    """
     points = [point for item in series for point in item.points if all(map(math.isfinite, point))]
     if not points:
         return ""
@@ -97,28 +115,40 @@ def lines(
     values = [p[1] for p in points] + ([level[1]] if level else [])
     low, high = min([0.0, *values]) if unit else min(values), max(values)
     high += (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    parts = []
-    for tick in _ticks(low, high):
-        y = _y(tick, low, high)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 6, y + 4, f"{tick:g}{unit}", "end"))
-    for tick in _ticks(low_x, high_x):
-        parts.append(_text(_x(tick, low_x, high_x), HEIGHT - 14, f"{tick:g}"))
-    parts.append(_text(WIDTH - RIGHT, HEIGHT - 1, x, "end"))
-    if level is not None:
-        y = _y(level[1], low, high)
-        parts.append(f'<line class="budget" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(WIDTH - RIGHT, y - 5, level[0], "end"))
+    parts = _rungs(low, high, unit)
+    last = -math.inf
+    for tick in marks or _ticks(low_x, high_x):
+        place = _x(tick, low_x, high_x)
+        if low_x <= tick <= high_x and place - last >= NEAREST:
+            parts.append(_text(place, HEIGHT - BOTTOM + 18, f"{tick:g}"))
+            last = place
+    parts.append(_text(WIDTH - RIGHT, HEIGHT - 6, x, "end"))
     for number, item in enumerate(series):
         kept = thinned([point for point in item.points if all(map(math.isfinite, point))])
-        path = " ".join(f"{_x(a, low_x, high_x):.1f},{_y(b, low, high):.1f}" for a, b in kept)
-        if len(kept) == 1:
-            a, b = kept[0]
-            parts.append(
-                f'<circle class="d{number % 10}" cx="{_x(a, low_x, high_x):.1f}" cy="{_y(b, low, high):.1f}" r="3"/>'
-            )
+        drawn = [(_x(a, low_x, high_x), _y(b, low, high)) for a, b in kept]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in drawn)
         parts.append(f'<polyline class="l{number % 10}" points="{path}"><title>{escape(item.name)}</title></polyline>')
+        if marks or len(kept) == 1:
+            parts += [f'<circle class="d{number % 10}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>' for a, b in drawn]
+    if level is not None:
+        parts += _level(level[0], _y(level[1], low, high))
     return _frame("".join(parts), label)
+
+
+def _rungs(low: float, high: float, unit: str, size: float = 1) -> list[str]:
+    """Horizontal lines at round numbers of `size`, named; they come first, so that they lie behind what is shown."""
+    parts = []
+    for tick in _ticks(low / size, high / size):
+        y = _y(tick * size, low, high)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 6, y + 4, f"{tick:g}{unit}", "end"))
+    return parts
+
+
+def _level(name: str, y: float) -> list[str]:
+    """A dashed line with its name above its left end, where curves that climb are not."""
+    line = f'<line class="budget" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return [line, _text(LEFT + 8, y - 6, name, "start")]
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -134,7 +164,10 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[0], *kept[1:-1], points[-1]]
 
 
-def legend(names: Sequence[str], kind: str) -> str:
+def legend(names: Sequence[str], kind: str, colours: Sequence[int] | None = None) -> str:
     """Names with their colours; `kind` is c for areas, l for lines."""
-    items = "".join(f'<li><span class="key {kind}{i % 10}"></span>{escape(name)}</li>' for i, name in enumerate(names))
+    numbers = range(len(names)) if colours is None else colours
+    items = "".join(
+        f'<li><span class="key {kind}{i % 12}"></span>{escape(n)}</li>' for i, n in zip(numbers, names, strict=True)
+    )
     return f'<ul class="legend">{items}</ul>'

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from planner.handover import plans
 from planner.report.page import svg
 from planner.report.page.content import gather
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<script>alert(1)</script>\x1b[31m'\"&"
 
 
@@ -85,6 +89,7 @@ def test_a_run_is_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
     ):
         assert f"<h2>{part}</h2>" in text
     assert "-20.0%" in text.replace("−", "-")
+    assert "Other ways to the same training" in text
     assert "prefers-color-scheme:dark" in text
     assert "@media print" in text
     assert len(text) < 300_000
@@ -113,3 +118,41 @@ def test_lines_of_any_length_are_drawn(values: list[float]) -> None:
     drawn = re.search(r'points="([^"]*)"', text)
     assert drawn is None or len(drawn[1].split()) <= svg.MOST_POINTS + 2
     assert len(svg.thinned([(float(i), float(i % 7)) for i in range(5000)])) <= svg.MOST_POINTS + 2
+
+
+MEASURE = """<script>addEventListener("load", () => {
+const outside = [...document.querySelectorAll("svg text")].filter(t => { const a = t.getBoundingClientRect(),
+  b = t.closest("svg").getBoundingClientRect();
+  return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1; });
+const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1);
+const asked = performance.getEntriesByType("resource").map(entry => entry.name);
+document.body.dataset.seen = JSON.stringify([outside.map(t => t.textContent), wide.map(e => e.tagName), asked]);
+});</script>"""
+"""Says which labels leave their picture, what is wider than the window, and what the page asked for."""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_opens_it_without_a_word_or_a_request(tmp_path: Path) -> None:
+    """GIVEN a page WHEN a browser opens it in a narrow window THEN its console stays empty, nothing is asked for, and
+    nothing is cut off. The page forbids scripts: the one that measures comes with a looser policy."""
+    assert CHROMIUM is not None
+    page, look = tmp_path / "page.html", tmp_path / "look.html"
+    assert main(["report", str(make_plan(tmp_path / "plan.yaml")), "--output", str(page)]) == 0
+    text, policy = page.read_text(), "style-src 'unsafe-inline'"
+    assert text.count(policy) == 1
+    look.write_text(
+        text.replace(policy, f"{policy}; script-src 'unsafe-inline'").replace("</body>", f"{MEASURE}</body>")
+    )
+    switches = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    switches += " --disable-component-update --disable-sync --disable-extensions --enable-logging=stderr --v=0"
+    shown = {}
+    for path in (page, look):
+        command = [CHROMIUM, *switches.split(), "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=500,900"]
+        command += [f"--user-data-dir={tmp_path / path.stem}", "--dump-dom", path.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert "CONSOLE" not in done.stderr, done.stderr
+        shown[path] = done.stdout
+    assert "<h2>Memory over one step</h2>" in shown[page]
+    seen = re.search(r'data-seen="([^"]*)"', shown[look])
+    assert seen is not None
+    assert json.loads(unescape(seen[1])) == [[], [], []]
