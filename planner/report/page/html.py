@@ -48,8 +48,10 @@ COLOURS = (
     *("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#eeca3b", "#9d755d", "#ff9da6", "#8a8f98"),
     *("#2f9e8f", "#8f6bb3"),
 )
-PARTS = ("weights", "lora_activations", "attention", "layer_activations", "temporaries", "logits_and_loss")
-PARTS += ("optimizer_state", "gradients", "adapters", "", "checkpoints")
+PARTS = (
+    *("weights", "lora_activations", "attention", "layer_activations", "temporaries", "logits_and_loss"),
+    *("optimizer_state", "gradients", "adapters", "", "checkpoints"),
+)
 """Components in the order of their colours, the same on every page."""
 GREY = 9
 
