@@ -60,3 +60,15 @@ def in_model_words(question: Question, foreign: Foreign) -> Question:
     if choices.lora_targets != foreign.values.get("lora_targets"):
         return question
     return question.having(replace(choices, lora_targets=targets.in_words_of(question.model, choices.lora_targets)))
+
+
+def order_notes(question: Question) -> list[str]:
+    """What other trainers' orders do to reserved bytes (`python -m benchmarks.accuracy.epochs`)."""
+    choices = question.choices
+    grows = choices.padding == "longest" and not choices.expandable_segments
+    if not grows or question.hardware.kind not in ("cuda", "rocm"):
+        return []
+    return [
+        "Where lengths vary, CUDA's allocator keeps segments of shorter micro-batches beside those of longer ones, and "
+        "the card fills up (no error by itself); PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True avoids it."
+    ]

@@ -88,9 +88,10 @@ def run_check(
     from planner.decide.search import data_notes
 
     if foreign is not None:
-        from planner.cli.foreign import in_model_words
+        from planner.cli.foreign import in_model_words, order_notes
 
         question = in_model_words(question, foreign)
+        question = replace(question, notes=(*question.notes, *order_notes(question)))
     question = with_effective_batch(question)
     noted = replace(question, notes=(*question.notes, *data_notes(question)))
     report = learned(lambda: check(noted))

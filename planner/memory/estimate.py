@@ -214,17 +214,16 @@ def _waiting_gradients(case: Case) -> int:
 
 def _replayed(hardware: HardwareProfile, step: _Step, limit: int) -> Replay:
     """The run's allocations through the allocator, below `limit` where that can suffice."""
-    load, envelope = step.load, envelope_of(step.load.case)
-    evaluated = envelope_of(step.evaluation.case)
+    load = step.load
     count = step.waiting // load.handed_over
     return replayed(
         Asked(
             case=load.case,
-            values=numbers(load.at(envelope, int(load.live(envelope).argmax()))),
+            values=numbers(load.at_peak()),
             workspace=hardware.cublas_workspace_bytes,
             waiting=(load.handed_over,) * min(count, 2) + ((count - 2) * load.handed_over,) * (count > 2),
             evaluation=step.evaluation.case,
-            evaluation_values=numbers(step.evaluation.at(evaluated, int(step.evaluation.live(evaluated).argmax()))),
+            evaluation_values=numbers(step.evaluation.at_peak()),
             limit=max(limit, 0) if step.allocated <= limit else None,
             expandable=load.case.choices.expandable_segments,
         )
@@ -233,8 +232,7 @@ def _replayed(hardware: HardwareProfile, step: _Step, limit: int) -> Replay:
 
 def _largest_tensor(step: _Step) -> int:
     """Bytes of the largest single tensor of a step, weights included."""
-    load, envelope = step.load, envelope_of(step.load.case)
-    return largest_tensor(load.case, numbers(load.at(envelope, int(load.live(envelope).argmax()))))
+    return largest_tensor(step.load.case, numbers(step.load.at_peak()))
 
 
 def _components(load: Load, binding: str) -> dict[str, int]:

@@ -144,8 +144,13 @@ class Load:
         ]
         return row
 
+    def at_peak(self) -> npt.NDArray[np.float64]:
+        """The monomials' values where the largest event is."""
+        found = envelope_of(self.case)
+        return self.at(found, int(self.live(found).argmax()))
 
-def _load(
+
+def load_of(
     model: ModelSpec,
     hardware: HardwareProfile,
     choices: TrainingChoices,
@@ -153,7 +158,7 @@ def _load(
     *,
     evaluating: bool = False,
 ) -> Load:
-    """A micro-batch of `choices`: full, or of the rows given; flattened where the trainer flattens it."""
+    """A micro-batch of `choices`: full, or of the `rows` given; flattened where the trainer flattens it."""
     layers = 0 if evaluating else choices.checkpointed_layers(model.total_layers)
     if evaluating and choices.eval_batch_size is not None:
         choices = replace(choices, batch_size=choices.eval_batch_size)
@@ -182,11 +187,11 @@ def loads(
 ) -> tuple[Load, Load]:
     """The heaviest micro-batches of training and evaluation: of the data's `lengths`, or with every row full."""
     if lengths is None or choices.padding == "max":
-        return _load(model, hardware, choices, None), _load(model, hardware, choices, None, evaluating=True)
-    made = [_load(model, hardware, choices, rows) for rows in lengths.heaviest(choices)]
+        return load_of(model, hardware, choices, None), load_of(model, hardware, choices, None, evaluating=True)
+    made = [load_of(model, hardware, choices, rows) for rows in lengths.heaviest(choices)]
     step = made[0] if len(made) == 1 else max(made, key=largest)
     evaluated = lengths.evaluated(choices) or step.rows
-    return step, _load(model, hardware, choices, evaluated, evaluating=True)
+    return step, load_of(model, hardware, choices, evaluated, evaluating=True)
 
 
 def allocated_peak(

@@ -23,7 +23,7 @@ from trainer.loop import refusals, schedules
 from trainer.loop.arguments import training_arguments
 from trainer.loop.callbacks import without_paths
 from trainer.loop.evaluation import Evaluating
-from trainer.loop.heaviest import Heaviest
+from trainer.loop.heaviest import Growing, Heaviest
 from trainer.loop.inputs import Job, Listeners, Material
 from trainer.loop.saving import Saving
 from trainer.measure import devices
@@ -57,6 +57,7 @@ class LoopTrainer(Evaluating, Saving):
         self.real_tokens = 0
         """Tokens without padding that have been trained on in this process."""
         self.heaviest = Heaviest(job.choices)
+        self.growing = Growing(job.choices, torch.cuda.empty_cache if job.device.type == "cuda" else lambda: None)
         self.step_started = time.perf_counter()
         self._step_loss = torch.zeros((), device=job.device)
         self.last_loss = math.nan
@@ -245,6 +246,7 @@ class LoopTrainer(Evaluating, Saving):
         shape = tuple(inputs["input_ids"].shape)
         if self.meter.counting:  # a resumed run may measure other batches than the longest, and says so
             self.heaviest.note(shape[0], shape[1], inputs.get("lengths"))
+        self.growing.next(shape[0], shape[1], inputs.get("lengths"))
         # A part may be all prompt; where the model's own loss is a mean, the mean over no targets is no number.
         if shape[0] < self.choices.batch_size and not int(self.task.targets(inputs["labels"])):
             if self.strategy.recovers:

@@ -256,8 +256,11 @@ class CachingAllocator:
         self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
 
     def _flush(self) -> None:
-        """Gives every wholly free segment back to the device."""
         self.flushes += 1
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Gives every wholly free segment back to the device."""
         for small, pool in self._free.items():
             kept = []
             for size, address, block in pool:

@@ -126,3 +126,7 @@ class Player:
     def release(self, keys: Iterable[int]) -> None:
         """Gives back what still lives of these keys, in their order."""
         self.play((key, -1) for key in keys)
+
+    def give_back(self) -> None:
+        """Free segments go back to the device (`torch.cuda.empty_cache`)."""
+        self.pool.give_back()

@@ -234,6 +234,19 @@ def test_check_from_a_file_is_the_check_of_its_settings(tmp_path: Path, capsys: 
     assert "batch 1×4" in said
 
 
+@pytest.mark.parametrize(
+    ("changes", "grows"),
+    [([], False), (["--padding", "longest"], True), (["--padding", "longest", "--expandable-segments"], False)],
+)
+def test_what_varying_lengths_reserve_elsewhere_is_said(
+    changes: list[str], grows: bool, tmp_path: Path, capsys: Any
+) -> None:
+    """GIVEN another trainer's file under which lengths vary THEN it says what is reserved then, and the way out."""
+    (tmp_path / "a.yml").write_text(AXOLOTL)
+    assert main(["check", "--from", str(tmp_path / "a.yml"), "--gpu", "a100-80gb", *changes]) == 0
+    assert ("expandable_segments:True" in capsys.readouterr().out) == grows
+
+
 def test_a_run_over_devices_needs_their_number(tmp_path: Path, capsys: Any) -> None:
     """GIVEN FSDP without a number THEN exit 2 with the option; with it, an answer."""
     (tmp_path / "a.yml").write_text(
