@@ -151,12 +151,22 @@ def gpus(
 @commands.command()
 def models(
     name: Annotated[Optional[str], typer.Argument(autocompletion=options.complete_model)] = None,  # noqa: UP045
+    fit: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--fit", help="A device: what of each model fits it at the least.", autocompletion=options.complete_gpu
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Models whose dimensions are known, with sources; NAME shows one in full. Any other config.json works too."""
     from planner.models import catalogue
     from planner.report import listing
 
+    if fit is not None:
+        from planner.cli.fitting import run
+
+        return run(fit, name, as_json=as_json)
     if name is not None:
         return _show(catalogue.entry(name), listing.model_record, listing.model_view, as_json)
     return _show(catalogue.entries(), listing.model_record, listing.models_view, as_json)

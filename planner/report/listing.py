@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_count, format_quantity
+from planner.decide.fits import LENGTH, WORDS, Fit
 
 if TYPE_CHECKING:
     from planner.models.catalogue import CatalogueEntry
@@ -88,13 +89,16 @@ def model_record(entry: CatalogueEntry) -> dict[str, object]:
     }
 
 
-def models_view(console: Console, entries: Sequence[CatalogueEntry]) -> None:
-    """One line per model."""
+def models_view(console: Console, entries: Sequence[CatalogueEntry], *, fits: Mapping[str, Fit] | None = None) -> None:
+    """One line per model; `fits`: by name what of it fits the device that was asked about."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=28)
-    table.add_column("hub id", overflow="ellipsis", no_wrap=True, max_width=32)
+    narrower = 0 if fits is None else 6
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=28 - narrower)
+    table.add_column("hub id", overflow="ellipsis", no_wrap=True, max_width=32 - narrower)
     table.add_column("kind", no_wrap=True, min_width=10)
     table.add_column("size", justify="right", no_wrap=True, min_width=6)
+    if fits is not None:
+        table.add_column("fits", no_wrap=True, min_width=5)
     for entry in entries:
         published = entry.published_parameters
         table.add_row(
@@ -102,8 +106,15 @@ def models_view(console: Console, entries: Sequence[CatalogueEntry]) -> None:
             entry.hub_id,
             str(entry.config.get("model_type", "")),
             "" if published is None else format_count(published),
+            *(() if fits is None else (WORDS[fits[entry.name]],)),
         )
     console.print(table)
+    if fits is not None:
+        console.print(
+            f"fits: one sequence of {LENGTH} tokens with LoRA, every layer recomputed; tight: the peak does, "
+            "not all of its interval; QLoRA: on a quantised base only; ?: no program is written for it.",
+            style="dim",
+        )
     console.print("Sources: plan models NAME, plan models --json", style="dim")
 
 

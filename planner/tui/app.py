@@ -23,7 +23,9 @@ from planner.contract.units import format_count
 from planner.contract.words import one_line
 from planner.tui import figures, messages, reading, state
 from planner.tui.asking import Asking
+from planner.tui.families import family_of, model_order
 from planner.tui.history import PastRun
+from planner.tui.ranking import Entry
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
@@ -33,7 +35,7 @@ from planner.tui.screens.modals import HelpScreen, QuitScreen, RunsScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
 from planner.tui.shield import Shield
-from planner.tui.theme import THEMES
+from planner.tui.theme import THEMES, fit_mark
 
 ORDER = ("hardware", "model", "data", "plan")
 
@@ -134,21 +136,32 @@ class TuneplanApp(Asking):
 
         return attach.find(name)
 
-    def model_entries(self) -> list[tuple[str, str, str]]:
-        """The catalogue as (name, row, words that also match); a chosen model that is not in it stands first."""
+    def model_entries(self) -> list[Entry]:
+        """The catalogue by family, the newest first; a chosen model that is not in it stands first."""
         from planner.models import catalogue
 
         sizes = {entry.name: entry.published_parameters for entry in catalogue.entries()}
-        rows = []
+        found = []
         for name, hub_id, spellings in catalogue.models():
-            found = catalogue.look_up(hub_id)
-            count = sizes.get(found.name) if found else None
-            size = format_count(count) if count else ""
-            rows.append((name, figures.row(name, size), " ".join((hub_id, *spellings))))
+            known = catalogue.look_up(hub_id)
+            count = sizes.get(known.name) if known else None
+            mark, style = fit_mark(self.fits.get(name))
+            entry = Entry(
+                key=name,
+                row=figures.row(name, format_count(count) if count else "", 30),
+                more=" ".join((hub_id, *spellings)),
+                names=(hub_id.lower(), *spellings),
+                group=family_of(name),
+                mark=f"{mark} ",
+                style=style,
+            )
+            found.append((model_order(name, count), entry))
+        rows = [entry for _, entry in sorted(found, key=lambda item: item[0])]
         chosen = self.wizard
-        if chosen.model is not None and chosen.model_name not in [name for name, *_ in rows]:
+        if chosen.model is not None and chosen.model_name not in [entry.key for entry in rows]:
             size = format_count(chosen.model.parameters)
-            rows.insert(0, (chosen.model_name, figures.row(chosen.short_model_name, size), "chosen"))
+            row = figures.row(chosen.short_model_name, size, 30)
+            rows.insert(0, Entry(key=chosen.model_name, row=row, more="chosen", group="Chosen", mark="  "))
         return rows
 
     # ----------------------------------------------------------------------------------------------------- choosing
@@ -198,6 +211,13 @@ class TuneplanApp(Asking):
         if past is not None:
             self.say(f"reading {past.folder.name} …")
             self.read_run(past)
+
+    def on_fits_found(self, message: messages.FitsFound) -> None:
+        """Some models more are known to fit the device, or not to."""
+        if self.wizard.hardware is not None and message.device == self.wizard.hardware.name:
+            self.fits |= message.fits
+            if isinstance(self.screen, ModelScreen):
+                self.screen.mark(message.fits)
 
     def on_model_ready(self, message: messages.ModelReady) -> None:
         """A model was read."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual import work
 from textual.reactive import reactive
+from textual.worker import get_current_worker
 
 from planner.tui import messages, reading, state
 from planner.tui import work as questions
@@ -56,6 +57,9 @@ class Asking(RunControl):
         """Set while a newer question waits for the thread."""
         self._shown_at = time.monotonic()
         """When the last verdict was shown."""
+        self.fits: dict[str, str] = {}
+        """By model of the catalogue, what of it fits the chosen device."""
+        self._fits_for: tuple[str, int] | None = None
         self._looking = False
         self._measuring = 0
         """Data sets that are being measured just now."""
@@ -123,6 +127,24 @@ class Asking(RunControl):
         self.post_message(messages.Surrounded(questions.surroundings(about, judged), about))
         if not judged.complete:
             self.post_message(messages.Evaluated(questions.with_remedies(about, judged), about))
+
+    def look_what_fits(self) -> None:
+        """Asks what of each model of the catalogue fits the chosen device; once for a device and budget."""
+        profile = self.wizard.hardware
+        about = None if profile is None else (profile.name, self.wizard.budget_bytes)
+        if profile is None or about == self._fits_for:
+            return
+        self._fits_for = about
+        self.fits = {}
+        self._look_what_fits(profile, self.wizard.budget_bytes)
+
+    @work(thread=True, group="fits", exclusive=True, exit_on_error=False)
+    def _look_what_fits(self, profile: HardwareProfile, budget_bytes: int) -> None:
+        worker = get_current_worker()
+        for found in reading.fits(profile, budget_bytes):
+            if worker.is_cancelled:
+                return
+            self.post_message(messages.FitsFound(profile.name, found))
 
     def look_at_machine(self) -> None:
         """Asks which device this machine has."""

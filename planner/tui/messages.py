@@ -65,6 +65,15 @@ class Surrounded(Message):
         super().__init__()
 
 
+class FitsFound(Message):
+    """What of some models fits a device: by name."""
+
+    def __init__(self, device: str, fits: dict[str, str]) -> None:
+        self.device = device
+        self.fits = fits
+        super().__init__()
+
+
 class Rested(Message):
     """The thread that answers has ended."""
 

@@ -5,18 +5,23 @@ Each returns a finished frozen snapshot and never raises: what went wrong is one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from planner.contract.run_settings import DataSettings
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.handover.places import expand, loadable, tokenizer_folder
+from planner.tui.families import model_order
 from planner.tui.state import WizardState
 from planner.tui.work import error_line, learned
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
+
+AT_ONCE = 8
+"""Models whose answers are told together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +88,26 @@ def read_model(name: str, *, final: bool) -> ModelFound:
         return ModelFound(name=name, model=found, final=final)
     except Exception as error:
         return ModelFound(name=name, final=final, error=error_line(error))
+
+
+def fits(hardware: HardwareProfile, budget_bytes: int) -> Iterator[dict[str, str]]:
+    """What of each model of the catalogue fits, a few at a time, in the order of the list."""
+    from planner.decide.fits import fit_of
+    from planner.models import catalogue
+    from planner.models.sources import load_model
+
+    found: dict[str, str] = {}
+    for name, hub_id, _ in sorted(catalogue.models(), key=lambda model: model_order(model[0], None)):
+        try:
+            found[name] = fit_of(load_model(hub_id), hardware, budget_bytes=budget_bytes)
+        except Exception as error:  # one model must not hide the others' answers
+            error_line(error)
+            found[name] = "unknown"
+        if len(found) == AT_ONCE:
+            yield found
+            found = {}
+            time.sleep(0.005)  # keys go first
+    yield found
 
 
 def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[str, Any] | None = None) -> DataFound:

@@ -43,6 +43,21 @@ def place_of(component: str) -> int:
     return names.index(component) if component in names else len(names)
 
 
+FIT_MARKS = {
+    "fits": ("✓", "$success"),
+    "tight": ("!", "$warning"),
+    "qlora": ("q", "$primary"),
+    "no": ("✗", "$error"),
+    "unknown": ("?", "dim"),
+}
+"""How a list shows what of a model fits."""
+
+
+def fit_mark(fit: str | None) -> tuple[str, str]:
+    """Character and style; a blank where it isn't known yet."""
+    return FIT_MARKS.get(fit or "", (" ", ""))
+
+
 def _variables(ground: int) -> dict[str, str]:
     return {f"mem-{name.replace('_', '-')}": colors[ground] for name, colors in COMPONENTS.items()}
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from planner.tui.around import Surroundings
     from planner.tui.doubts import Act, Doubt
     from planner.tui.live import RunSnapshot
+    from planner.tui.ranking import Entry
     from planner.tui.state import WizardState
     from planner.tui.work import Evaluation, WizardAnswer
 
@@ -55,8 +56,14 @@ class Wizard(Protocol):
     def choose_hardware(self, profile: HardwareProfile) -> None:
         """Takes a device."""
 
-    def model_entries(self) -> list[tuple[str, str, str]]:
-        """Models to choose from: key, title, what is known of it."""
+    fits: dict[str, str]
+    """What of each model fits the chosen device, as far as it was looked at."""
+
+    def model_entries(self) -> list[Entry]:
+        """Models to choose from."""
+
+    def look_what_fits(self) -> None:
+        """Asks what of each model fits the chosen device."""
 
     def read_model(self, name: str, final: bool) -> None:
         """Reads a model in the background; `final` goes on to the next step."""

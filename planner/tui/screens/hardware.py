@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from textual import on
@@ -11,6 +12,8 @@ from textual.content import Content
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_quantity, format_rate
+from planner.tui.families import device_order, maker_of, same_but_memory
+from planner.tui.ranking import Entry
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
 from planner.tui.work import error_line
@@ -40,17 +43,28 @@ class HardwareScreen(ListScreen):
     def on_mount(self) -> None:
         self.name_panes("Hardware: what will train?", "Facts")
         self.say(WELCOME)
+        self._moved = False
+        """Whether the cursor was moved by hand since the last letter."""
+        self._before = ""
         self.watch(self.app, "wizard", self._fill)
         self.query_one(FilterList).focus_filter()
 
     def _fill(self) -> None:
         wizard = self.wizard_app.wizard
         entries = []
-        for profile in self.wizard_app.profiles:
+        for profile in sorted(self.wizard_app.profiles, key=device_order):
             here = profile.name == wizard.this_machine
             size = f"{profile.total_bytes / 2**30:.0f} GiB"
-            row = f"{'★ ' if here else '  '}{profile.name:<18}{size:>8}"
-            entries.append((here, (profile.name, row, f"{profile.title} {' '.join(profile.aliases)}")))
+            entry = Entry(
+                key=profile.name,
+                row=f"{profile.name:<18}{size:>8}",
+                more=f"{profile.title} {' '.join(profile.aliases)}",
+                names=tuple(alias.lower() for alias in profile.aliases),
+                group="This machine" if here else maker_of(profile),
+                mark="★ " if here else "  ",
+                style="$warning",
+            )
+            entries.append((here, entry))
         entries.sort(key=lambda entry: not entry[0])
         chosen = wizard.hardware.name if wizard.hardware else wizard.this_machine
         if entries == getattr(self, "_shown", None):
@@ -61,8 +75,12 @@ class HardwareScreen(ListScreen):
 
     @on(FilterList.Highlighted)
     def _highlighted(self, event: FilterList.Highlighted) -> None:
-        if self.query_one(FilterList).text:
+        typed = self.query_one(FilterList).text
+        if typed:
             self.say()
+        # Whoever moved the cursor has looked at what there is.
+        self._moved = typed == self._before
+        self._before = typed
         profile = self._profile(event.key)
         text = facts_text(profile, self._used(profile)) if profile else Content.styled("no such device is known", "dim")
         if profile and profile.name == self.wizard_app.wizard.this_machine and self.wizard_app.wizard.note:
@@ -72,6 +90,13 @@ class HardwareScreen(ListScreen):
     @on(FilterList.Chosen)
     def _chosen(self, event: FilterList.Chosen) -> None:
         profile = self._profile(event.key)
+        several = self._meant(event.text) if not self._moved else []
+        if len(several) > 1:
+            self._moved = True
+            more = "" if len(several) <= 6 else f" and {len(several) - 6} more"
+            names = ", ".join(several[:6]) + more
+            self.say(f"“{event.text}” may be {names}: ↑ ↓ choose, Enter takes the marked one.")
+            return
         if profile is None:
             try:
                 profile = self.wizard_app.find_hardware(event.text)
@@ -81,6 +106,13 @@ class HardwareScreen(ListScreen):
         self.say()
         self.wizard_app.choose_hardware(profile)
         self.wizard_app.go("model")
+
+    def _meant(self, typed: str) -> list[str]:
+        """The devices that what was typed may mean; those that differ in memory too where it says no memory."""
+        alike = [entry.key for entry in self.query_one(FilterList).alike()]
+        if len(alike) == 1 and typed and not re.search(r"\d+ ?gb?$|-\d+gb", typed.lower()):
+            return same_but_memory(alike[0], [profile.name for profile in self.wizard_app.profiles])
+        return alike if typed else []
 
     def _profile(self, key: str | None) -> HardwareProfile | None:
         return next((profile for profile in self.wizard_app.profiles if profile.name == key), None)

@@ -15,6 +15,7 @@ from planner.models import catalogue
 from planner.tui.hints import leaf_names
 from planner.tui.reading import ModelFound
 from planner.tui.screens.base import ListScreen, facts_of
+from planner.tui.theme import fit_mark
 from planner.tui.widgets.filter_list import FilterList
 
 
@@ -41,6 +42,7 @@ class ModelScreen(ListScreen):
 
     def on_screen_resume(self) -> None:
         """The model that is chosen is under the cursor, whether the catalogue knows it or not."""
+        self.wizard_app.look_what_fits()
         self._fill()
 
     def _fill(self) -> None:
@@ -49,6 +51,15 @@ class ModelScreen(ListScreen):
         if name and listing.text == name:
             listing.clear()
         listing.fill(self.wizard_app.model_entries(), select=name or None)
+
+    def mark(self, fits: dict[str, str]) -> None:
+        """Marks what of some models fits the device."""
+        listing = self.query_one(FilterList)
+        for name, fit in fits.items():
+            character, style = fit_mark(fit)
+            listing.mark(name, f"{character} ", style)
+        if self.wizard_app.wizard.hardware is not None:
+            listing.border_subtitle = "✓ fits ! tight q QLoRA ✗ no"
 
     @on(FilterList.Highlighted)
     def _highlighted(self, event: FilterList.Highlighted) -> None:

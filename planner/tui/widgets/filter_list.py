@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import events, on
@@ -13,6 +14,9 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
+
+from planner.tui import ranking
+from planner.tui.ranking import Entry
 
 
 class LineInput(Input):
@@ -40,7 +44,7 @@ class FilterInput(LineInput):
 
 
 class FilterList(Vertical):
-    """Entries (id, text) filtered by every word typed; posts `Highlighted` and `Chosen` with the id."""
+    """Entries ranked by the words typed, under headings while there are none; posts `Highlighted` and `Chosen`."""
 
     BINDING_GROUP_TITLE = "List"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -68,7 +72,8 @@ class FilterList(Vertical):
     def __init__(self, placeholder: str, *, id: str) -> None:
         super().__init__(id=id)
         self.placeholder = placeholder
-        self._entries: tuple[tuple[str, str, str], ...] = ()
+        self._keys: list[str | None] = []
+        self._entries: tuple[Entry, ...] = ()
 
     def compose(self) -> ComposeResult:
         yield FilterInput(placeholder=self.placeholder, compact=True, select_on_focus=False)
@@ -88,10 +93,24 @@ class FilterList(Vertical):
         option = self.query_one(OptionList).highlighted_option
         return option.id if option else None
 
-    def fill(self, entries: Iterable[tuple[str, str, str]], select: str | None = None) -> None:
-        """Entries as (id, text of the row, words that also match)."""
+    def fill(self, entries: Iterable[Entry], select: str | None = None) -> None:
+        """Other entries, in the order in which they stand while nothing is typed."""
         self._entries = tuple(entries)
         self._show(select or self.current)
+
+    def mark(self, key: str, mark: str, style: str) -> None:
+        """Another mark before one entry."""
+        place = next((place for place, entry in enumerate(self._entries) if entry.key == key), None)
+        if place is None:
+            return
+        entry = replace(self._entries[place], mark=mark, style=style)
+        self._entries = (*self._entries[:place], entry, *self._entries[place + 1 :])
+        if key in self._keys:
+            self.query_one(OptionList).replace_option_prompt(key, _row(entry))
+
+    def alike(self) -> list[Entry]:
+        """What is as near to what was typed as the nearest entry, itself among them."""
+        return ranking.equals(self._entries, self.text)
 
     def clear(self) -> None:
         """Empties the filter."""
@@ -103,24 +122,26 @@ class FilterList(Vertical):
         self.query_one(FilterInput).focus()
 
     def _show(self, select: str | None) -> None:
-        words = self.text.lower().split()
-        found = [
-            (key, row) for key, row, more in self._entries if all(w in f"{key} {row} {more}".lower() for w in words)
-        ]
+        shown = ranking.found(self._entries, self.text)
+        options: list[Option] = []
+        group = ""
+        for entry in shown:
+            if not self.text and entry.group != group:
+                group = entry.group
+                options.append(Option(Content.styled(group, "bold underline"), disabled=True))
+            options.append(Option(_row(entry), id=entry.key))
         listing = self.query_one(OptionList)
-        listing.set_options(Option(Content(row), id=key) for key, row in found)
-        keys = [key for key, _ in found]
-        listing.highlighted = keys.index(select) if select in keys else (0 if keys else None)
-        if not keys:
+        listing.set_options(options)
+        self._keys = [option.id for option in options]
+        first = next((place for place, key in enumerate(self._keys) if key), None)
+        listing.highlighted = self._keys.index(select) if select in self._keys else first
+        if first is None:
             self.post_message(self.Highlighted(None))
 
     @on(Input.Changed)
     def _narrow(self, event: Input.Changed) -> None:
         event.stop()
-        typed = self.text.lower()
-        # A name that was typed whole is meant, wherever it stands among those that only begin like it.
-        exact = (key for key, _, more in self._entries if typed in (key.lower(), *more.lower().split()))
-        self._show(next(exact, self.current))
+        self._show(None if self.text else self.current)
 
     @on(OptionList.OptionHighlighted)
     def _moved(self, event: OptionList.OptionHighlighted) -> None:
@@ -133,10 +154,13 @@ class FilterList(Vertical):
         self.post_message(self.Chosen(self.current, self.text))
 
     @on(OptionList.OptionSelected)
-    def _clicked(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        self.post_message(self.Chosen(event.option_id, self.text))
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()  # a click moves the cursor; Enter takes what is under it
 
     def action_move(self, how: str) -> None:
         """Moves the list's cursor while the filter keeps the focus."""
         getattr(self.query_one(OptionList), f"action_{how}")()
+
+
+def _row(entry: Entry) -> Content:
+    return Content.assemble((entry.mark, entry.style), entry.row) if entry.mark else Content(entry.row)

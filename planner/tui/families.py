@@ -1,0 +1,95 @@
+"""The order of the lists: models by family, the newest first; devices by maker and kind. UI-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from planner.contract.spec import HardwareProfile
+
+FAMILIES: tuple[tuple[str, str], ...] = (
+    ("Llama", r"(meta-)?llama"),
+    ("Qwen", r"qwen"),
+    ("Gemma", r"gemma"),
+    ("Mistral", r"mistral|ministral|mixtral"),
+    ("Phi", r"phi"),
+    ("DeepSeek", r"deepseek"),
+    ("gpt-oss", r"gpt-oss"),
+    ("SmolLM", r"smollm"),
+    ("OLMo", r"olmo"),
+    ("GLM", r"glm"),
+    ("Granite", r"granite|powerlm"),
+    ("Falcon", r"falcon"),
+    ("LFM", r"lfm"),
+    ("MiniCPM, MiniMax, Hunyuan", r"minicpm|minimax|hunyuan"),
+    ("Code", r"codellama|starcoder|santacoder|gpt_bigcode"),
+    ("Small and older", r"gpt2|gpt|distilgpt|pythia|tinyllama|stablelm|vicuna|zephyr|yi|c4ai|command"),
+    ("Encoders: classification, masked words", r"bert|roberta|distil|modernbert|xlm"),
+    ("Encoder and decoder", r"t5|flan"),
+)
+"""Family and how its names begin; the most used first."""
+OTHERS = "Others"
+
+
+def family_of(name: str) -> str:
+    """The family of a model by its name without the owner."""
+    short = name.rsplit("/", 1)[-1].lower()
+    return next((title for title, pattern in FAMILIES if re.match(pattern, short)), OTHERS)
+
+
+def model_order(name: str, parameters: int | None) -> tuple[int, list[float], int, str]:
+    """Families in their order, in each the newest version first, then the smaller model."""
+    titles = [title for title, _ in FAMILIES]
+    family = family_of(name)
+    place = titles.index(family) if family in titles else len(titles)
+    return place, [-part for part in version_of(name)], parameters or 0, name
+
+
+def version_of(name: str) -> tuple[float, ...]:
+    """The version in a model's name: 3.2 of `Llama-3.2-1B`, 3 of `qwen3-8b`; sizes are none."""
+    short = name.rsplit("/", 1)[-1].lower()
+    for number, unit in re.findall(r"(\d+(?:\.\d+)?)([a-z]*)", short):
+        if not re.fullmatch(r"[bm](?:it)?|x\d.*", unit):
+            return (float(number),)
+    return (0.0,)
+
+
+def maker_of(profile: HardwareProfile) -> str:
+    """The heading under which a device stands."""
+    name = profile.name
+    if profile.kind == "cpu":
+        return "Processor"
+    if profile.kind == "mps":
+        return f"Apple {name.split('-')[0].upper()}"
+    if profile.kind == "rocm":
+        return "AMD"
+    if name.startswith("rtx-a") or name.endswith("-ada") or "pro-" in name:
+        return "NVIDIA workstation"
+    if name.startswith("rtx"):
+        return f"NVIDIA GeForce {name.split('-')[1][:2]} series"
+    return "NVIDIA GeForce GTX" if name.startswith("gtx") else "NVIDIA data centre"
+
+
+MAKERS = (
+    "NVIDIA data centre",
+    *(f"NVIDIA GeForce {number} series" for number in (50, 40, 30, 20)),
+    "NVIDIA workstation",
+    *(f"Apple M{number}" for number in (4, 3, 2, 1)),
+    "AMD",
+    "NVIDIA GeForce GTX",
+    "Processor",
+)
+"""The headings in their order."""
+
+
+def device_order(profile: HardwareProfile) -> tuple[int, float, str]:
+    """Makers in their order, in each the fastest first."""
+    maker = maker_of(profile)
+    place = MAKERS.index(maker) if maker in MAKERS else len(MAKERS)
+    return place, -max(profile.flops_per_second.values(), default=0.0), profile.name
+
+
+def same_but_memory(name: str, names: Iterable[str]) -> list[str]:
+    """The devices that differ from this one in their memory alone, itself among them: `m3-8gb`, `m3-16gb`."""
+    stem = re.sub(r"-\d+gb$", "", name)
+    return [other for other in names if other == name or re.fullmatch(rf"{re.escape(stem)}-\d+gb", other)]

@@ -1,0 +1,96 @@
+"""The lists: what was typed finds what is meant, families and makers in their order."""
+
+from __future__ import annotations
+
+import pytest
+
+from planner.calibration import attach
+from planner.decide.fits import fit_of
+from planner.devices.profiles import all_profiles
+from planner.models import catalogue
+from planner.models.sources import load_model
+from planner.tui import families, ranking
+from planner.tui.app import TuneplanApp
+from planner.tui.ranking import Entry
+from planner.tui.screens.hardware import HardwareScreen
+from planner.tui.screens.model import ModelScreen
+from tests.support.tui_support import flat, settle, type_text
+
+
+@pytest.fixture(scope="module")
+def models() -> list[Entry]:
+    return TuneplanApp().model_entries()
+
+
+@pytest.mark.parametrize(
+    ("typed", "first"),
+    [
+        ("llama 3", "llama-3"),
+        ("3.2", "llama-3.2"),
+        ("mistral", "mistral-7b"),
+        ("qwen 8b instruct", ""),
+        ("qwen3 8b", "qwen3-8b"),
+        ("microsoft/phi-2", "phi-2"),
+        ("lama3", "llama-3"),
+        ("PHI 2", "phi-2"),
+    ],
+)
+def test_what_was_typed_finds_what_is_meant(models: list[Entry], typed: str, first: str) -> None:
+    found = ranking.found(models, typed)
+    if not first:  # there is no instruct model of that size under that name: nothing else is offered for it
+        assert all("qwen" in f"{entry.key} {entry.more}".lower() for entry in found)
+        return
+    assert found[0].key.lower().startswith(first), [entry.key for entry in found[:4]]
+
+
+def test_nothing_typed_is_every_family_once_and_the_newest_first(models: list[Entry]) -> None:
+    groups = [entry.group for entry in models]
+    runs = [group for place, group in enumerate(groups) if not place or groups[place - 1] != group]
+    assert len(runs) == len(set(runs)), "a family stands in one place"
+    assert {entry.key for entry in models} == {name for name, *_ in catalogue.models()}
+    llamas = [families.version_of(entry.key) for entry in models if entry.group == "Llama"]
+    assert llamas == sorted(llamas, reverse=True)
+    assert families.OTHERS not in groups, "every model of the catalogue has a family"
+
+
+def test_every_device_has_a_heading() -> None:
+    assert {families.maker_of(profile) for profile in all_profiles()} <= set(families.MAKERS)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "wanted"),
+    [("phi-2", "a10g", "fits"), ("llama-3.3-70b", "a10g", "no"), ("llama-3.1-8b", "rtx-4060-ti-16gb", "qlora"),
+     ("flan-t5-small", "t4", "fits"), ("qwen3.5-4b", "a10g", "unknown"), ("deepseek-r1", "h100-80gb", "no")],
+)  # fmt: skip
+def test_what_of_a_model_fits(model: str, gpu: str, wanted: str) -> None:
+    hardware = attach.find(gpu)
+    assert fit_of(load_model(model), hardware, budget_bytes=hardware.budget_bytes) == wanted
+
+
+async def test_a_name_that_means_several_asks_which() -> None:
+    """GIVEN `m3` WHEN Enter is pressed THEN it is asked which one; moved to another, Enter takes that."""
+    app = TuneplanApp()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settle(app, pilot)
+        await type_text(pilot, "m3")
+        await pilot.press("enter")
+        shown = flat(await settle(app, pilot))
+        assert isinstance(app.screen, HardwareScreen)
+        assert "“m3” may be" in shown
+        assert app.wizard.hardware is None
+        await pilot.press("down", "enter")
+        await settle(app, pilot)
+        assert isinstance(app.screen, ModelScreen)
+        assert app.wizard.hardware is not None
+        assert app.wizard.hardware.kind == "mps"
+        app.go("hardware")
+        await settle(app, pilot)
+        await pilot.press("ctrl+u")
+        await type_text(pilot, "macbook pro m3")
+        await pilot.press("enter")
+        assert "may be" in flat(await settle(app, pilot))
+        await pilot.press("ctrl+u")
+        await type_text(pilot, "3060")
+        await pilot.press("enter")
+        await settle(app, pilot)
+        assert app.wizard.hardware.name == "rtx-3060-12gb", "a whole name is meant"
