@@ -25,7 +25,7 @@ from planner.tui import figures, messages, reading, state
 from planner.tui.asking import Asking
 from planner.tui.families import family_of, model_order
 from planner.tui.history import PastRun
-from planner.tui.ranking import Entry
+from planner.tui.ranking import ListEntry
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
@@ -136,7 +136,7 @@ class TuneplanApp(Asking):
 
         return attach.find(name)
 
-    def model_entries(self) -> list[Entry]:
+    def model_entries(self) -> list[ListEntry]:
         """The catalogue by family, the newest first; a chosen model that is not in it stands first."""
         from planner.models import catalogue
 
@@ -146,7 +146,7 @@ class TuneplanApp(Asking):
             known = catalogue.look_up(hub_id)
             count = sizes.get(known.name) if known else None
             mark, style = fit_mark(self.fits.get(name))
-            entry = Entry(
+            entry = ListEntry(
                 key=name,
                 row=figures.row(name, format_count(count) if count else "", 30),
                 more=" ".join((hub_id, *spellings)),
@@ -161,7 +161,7 @@ class TuneplanApp(Asking):
         if chosen.model is not None and chosen.model_name not in [entry.key for entry in rows]:
             size = format_count(chosen.model.parameters)
             row = figures.row(chosen.short_model_name, size, 30)
-            rows.insert(0, Entry(key=chosen.model_name, row=row, more="chosen", group="Chosen", mark="  "))
+            rows.insert(0, ListEntry(key=chosen.model_name, row=row, more="chosen", group="Chosen", mark="  "))
         return rows
 
     # ----------------------------------------------------------------------------------------------------- choosing

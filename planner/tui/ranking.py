@@ -13,7 +13,7 @@ NAME = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class ListEntry:
     """One line of a list."""
 
     key: str
@@ -34,7 +34,7 @@ def words(text: str) -> list[str]:
     return [part for part in re.split(r"[\s/_,()-]+", text.lower()) if part]
 
 
-def found(entries: Sequence[Entry], typed: str) -> list[Entry]:
+def found(entries: Sequence[ListEntry], typed: str) -> list[ListEntry]:
     """The entries in which every typed word is, the nearest first; all in their order where nothing is typed."""
     wanted = words(typed)
     if not wanted:
@@ -47,7 +47,7 @@ def found(entries: Sequence[Entry], typed: str) -> list[Entry]:
     return [entry for *_, entry in sorted(scored, key=lambda item: item[:3])]
 
 
-def score_of(entry: Entry, wanted: Sequence[str], typed: str) -> float:
+def score_of(entry: ListEntry, wanted: Sequence[str], typed: str) -> float:
     """How near an entry is to what was typed; 0 where a word of it is not there."""
     names, others = words(entry.key), words(entry.more)
     total = 0.0
@@ -81,7 +81,7 @@ def _in_order(word: str, text: str) -> bool:
     return all(letter in rest for letter in word)
 
 
-def is_called(entry: Entry, typed: str) -> bool:
+def is_called(entry: ListEntry, typed: str) -> bool:
     """Whether what was typed is one of its whole names."""
     return typed.strip().lower() in (entry.key.lower(), *entry.names)
 
@@ -90,7 +90,7 @@ NEAR = 0.8
 """Share of the best score from which another entry may be meant as well."""
 
 
-def equals(entries: Sequence[Entry], typed: str) -> list[Entry]:
+def equals(entries: Sequence[ListEntry], typed: str) -> list[ListEntry]:
     """What may be meant: the entry whose whole name was typed, or all that are about as near as the nearest."""
     ranked = found(entries, typed)
     wanted = words(typed)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from planner.tui.around import Surroundings
     from planner.tui.doubts import Act, Doubt
     from planner.tui.live import RunSnapshot
-    from planner.tui.ranking import Entry
+    from planner.tui.ranking import ListEntry
     from planner.tui.state import WizardState
     from planner.tui.work import Evaluation, WizardAnswer
 
@@ -59,7 +59,7 @@ class Wizard(Protocol):
     fits: dict[str, str]
     """What of each model fits the chosen device, as far as it was looked at."""
 
-    def model_entries(self) -> list[Entry]:
+    def model_entries(self) -> list[ListEntry]:
         """Models to choose from."""
 
     def look_what_fits(self) -> None:

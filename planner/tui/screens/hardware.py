@@ -13,7 +13,7 @@ from planner.contract.errors import TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_quantity, format_rate
 from planner.tui.families import device_order, maker_of, same_but_memory
-from planner.tui.ranking import Entry
+from planner.tui.ranking import ListEntry
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
 from planner.tui.work import error_line
@@ -55,7 +55,7 @@ class HardwareScreen(ListScreen):
         for profile in sorted(self.wizard_app.profiles, key=device_order):
             here = profile.name == wizard.this_machine
             size = f"{profile.total_bytes / 2**30:.0f} GiB"
-            entry = Entry(
+            entry = ListEntry(
                 key=profile.name,
                 row=f"{profile.name:<18}{size:>8}",
                 more=f"{profile.title} {' '.join(profile.aliases)}",

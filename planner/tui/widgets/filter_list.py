@@ -16,7 +16,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from planner.tui import ranking
-from planner.tui.ranking import Entry
+from planner.tui.ranking import ListEntry
 
 
 class LineInput(Input):
@@ -73,7 +73,7 @@ class FilterList(Vertical):
         super().__init__(id=id)
         self.placeholder = placeholder
         self._keys: list[str | None] = []
-        self._entries: tuple[Entry, ...] = ()
+        self._entries: tuple[ListEntry, ...] = ()
 
     def compose(self) -> ComposeResult:
         yield FilterInput(placeholder=self.placeholder, compact=True, select_on_focus=False)
@@ -93,7 +93,7 @@ class FilterList(Vertical):
         option = self.query_one(OptionList).highlighted_option
         return option.id if option else None
 
-    def fill(self, entries: Iterable[Entry], select: str | None = None) -> None:
+    def fill(self, entries: Iterable[ListEntry], select: str | None = None) -> None:
         """Other entries, in the order in which they stand while nothing is typed."""
         self._entries = tuple(entries)
         self._show(select or self.current)
@@ -108,7 +108,7 @@ class FilterList(Vertical):
         if key in self._keys:
             self.query_one(OptionList).replace_option_prompt(key, _row(entry))
 
-    def alike(self) -> list[Entry]:
+    def alike(self) -> list[ListEntry]:
         """What is as near to what was typed as the nearest entry, itself among them."""
         return ranking.equals(self._entries, self.text)
 
@@ -162,5 +162,5 @@ class FilterList(Vertical):
         getattr(self.query_one(OptionList), f"action_{how}")()
 
 
-def _row(entry: Entry) -> Content:
+def _row(entry: ListEntry) -> Content:
     return Content.assemble((entry.mark, entry.style), entry.row) if entry.mark else Content(entry.row)

@@ -16,7 +16,7 @@ from planner.handover.places import loadable, tokenizer_folder
 from planner.models import catalogue
 from planner.models.sources import identity_notes, load_model
 from planner.tui import reading, state, work
-from planner.tui.ranking import Entry
+from planner.tui.ranking import ListEntry
 from planner.tui.screens.model import details_text
 from planner.tui.widgets.filter_list import FilterList
 
@@ -157,7 +157,7 @@ async def test_a_name_typed_whole_is_under_the_cursor() -> None:
     async with Lists().run_test() as pilot:
         listing = pilot.app.query_one(FilterList)
         listing.fill(
-            Entry(key=name, row=name, more=hub_id, names=(hub_id.lower(), *more))
+            ListEntry(key=name, row=name, more=hub_id, names=(hub_id.lower(), *more))
             for name, hub_id, more in catalogue.models()
         )
         listing.focus_filter()

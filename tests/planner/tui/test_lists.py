@@ -11,14 +11,14 @@ from planner.models import catalogue
 from planner.models.sources import load_model
 from planner.tui import families, ranking
 from planner.tui.app import TuneplanApp
-from planner.tui.ranking import Entry
+from planner.tui.ranking import ListEntry
 from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.model import ModelScreen
 from tests.support.tui_support import flat, settle, type_text
 
 
 @pytest.fixture(scope="module")
-def models() -> list[Entry]:
+def models() -> list[ListEntry]:
     return TuneplanApp().model_entries()
 
 
@@ -35,7 +35,7 @@ def models() -> list[Entry]:
         ("PHI 2", "phi-2"),
     ],
 )
-def test_what_was_typed_finds_what_is_meant(models: list[Entry], typed: str, first: str) -> None:
+def test_what_was_typed_finds_what_is_meant(models: list[ListEntry], typed: str, first: str) -> None:
     found = ranking.found(models, typed)
     if not first:  # there is no instruct model of that size under that name: nothing else is offered for it
         assert all("qwen" in f"{entry.key} {entry.more}".lower() for entry in found)
@@ -43,7 +43,7 @@ def test_what_was_typed_finds_what_is_meant(models: list[Entry], typed: str, fir
     assert found[0].key.lower().startswith(first), [entry.key for entry in found[:4]]
 
 
-def test_nothing_typed_is_every_family_once_and_the_newest_first(models: list[Entry]) -> None:
+def test_nothing_typed_is_every_family_once_and_the_newest_first(models: list[ListEntry]) -> None:
     groups = [entry.group for entry in models]
     runs = [group for place, group in enumerate(groups) if not place or groups[place - 1] != group]
     assert len(runs) == len(set(runs)), "a family stands in one place"
