@@ -10,7 +10,7 @@ from planner.contract.spec import HardwareProfile
 FAMILIES: tuple[tuple[str, str], ...] = (
     ("Llama", r"(meta-)?llama"),
     ("Qwen", r"qwen"),
-    ("Gemma", r"gemma"),
+    ("Gemma", r"gemma-?"),
     ("Mistral", r"mistral|ministral|mixtral"),
     ("Phi", r"phi-"),
     ("DeepSeek", r"deepseek"),
