@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from planner.contract.data.tasks import check_labels
 from planner.contract.errors import InvalidInput
 from planner.contract.run_settings import DataSettings
 from planner.contract.sentence import named
+from planner.data.faults import OddExamples, Oddities
 from planner.data.sizes import Sizes, sized
 
 BYTES_PER_TOKEN = (4.0, 2.5, 5.0)
@@ -77,6 +78,8 @@ class DatasetProfile:
     """What the data holds and is not used, or is used otherwise than it stands there: a sentence each."""
     account: Mapping[str, object] = field(default_factory=dict)
     """The same as figures, JSON-ready."""
+    faults: Oddities | None = None
+    """What is odd about the examples."""
 
     @property
     def tokens(self) -> int:
@@ -91,7 +94,11 @@ class DatasetProfile:
     @property
     def longest_upper(self) -> int:
         """Tokens of the longest example where the text makes the shortest tokens of the interval."""
-        return math.ceil(self.longest * self.bytes_per_token / self.bytes_per_token_interval[0])
+        return self.upper(self.longest)
+
+    def upper(self, length: int) -> int:
+        """As many tokens as a length may be where it is estimated: those of the interval's shortest tokens."""
+        return math.ceil(length * self.bytes_per_token / self.bytes_per_token_interval[0])
 
     def percentile(self, share: float) -> int:
         """Smallest length that holds `share` (0..1) of the examples whole."""
@@ -188,6 +195,7 @@ class DatasetProfile:
             "basis": self.basis,
             "validation_examples": None if self.validation_lengths is None else len(self.validation_lengths),
             "account": dict(self.account),
+            "faults": None if self.faults is None else self.faults.record(),
         }
 
 
@@ -228,12 +236,18 @@ def profile(
     )
     reading = open_data(settings, progress)
     sampled = tokenizer is not None
-    training = sized(reading.training(), task, sampled)
+    faults = OddExamples()
+    training = sized(faults.watched(reading.training()), task, sampled)
     if task == "classification":
         check_labels(training.labels, training.first)
     known = training.labels if task == "classification" else None
-    validation = sized(reading.validation(), task, sampled, known) if reading.has_validation else None
-    return _measured(str(path), reading, training, validation, tokenizer, vocab_size)
+    validated = OddExamples(trained=faults.seen) if reading.has_validation else None
+    validation = None
+    if validated is not None:
+        validation = sized(validated.watched(reading.validation()), task, sampled, known)
+    learned = sum(training.completion)
+    found = Oddities.of(faults, validated, learned_bytes=learned, text_bytes=training.text_bytes)
+    return replace(_measured(str(path), reading, training, validation, tokenizer, vocab_size), faults=found)
 
 
 def _measured(

@@ -34,6 +34,14 @@ class DataUse:
         return max(1, self.profile.training_examples(self.split) * used // every)
 
     @cached_property
+    def faults(self) -> list[str]:
+        """What is odd about the examples, a sentence each."""
+        found, own = self.profile.faults, self.profile.validation_lengths is not None
+        if found is None:
+            return []
+        return found.sentences(self.profile.lengths, share=0.0 if own else self.split, seed=self.seed)
+
+    @cached_property
     def lengths(self) -> DataLengths:
         """Lengths of the training and validation sequences."""
         return lengths_of(self.profile, validation_split=self.split, seed=self.seed)

@@ -139,7 +139,8 @@ def candidate_lengths(
     limit = model.max_positions or max(OPEN_LENGTHS)
     if data is None:
         return [length for length in OPEN_LENGTHS if length <= limit] or [limit]
-    whole = [rounded(data.longest), *(rounded(data.percentile(share)) for share in (0.99, 0.95, 0.9))]
+    # Where lengths are estimated, at their upper end: what is cut is lost, what isn't there costs nothing.
+    whole = [rounded(data.upper(n)) for n in (data.longest, *(data.percentile(share) for share in (0.99, 0.95, 0.9)))]
     shorter = [length for length in OPEN_LENGTHS if length < whole[-1]]
     return list(dict.fromkeys(min(length, limit) for length in [*whole, *shorter]))
 

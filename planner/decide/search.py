@@ -19,7 +19,7 @@ from planner.contract.record import Record, Seconds
 from planner.contract.records import Advice, CheckReport, Said
 from planner.contract.sentence import named, sentence
 from planner.contract.settings import check_length
-from planner.contract.units import format_bytes
+from planner.contract.units import counted, format_bytes
 from planner.decide import why
 from planner.decide.advice import adopt, advise
 from planner.decide.advice_case import advised_batch
@@ -335,6 +335,7 @@ def data_notes(question: Question) -> list[str]:
     length = chosen.max_length
     steps = question.data.steps_per_epoch(chosen)
     said = [
+        *question.data.faults,
         f"{data.examples} example{_s(data.examples)} ({data.format}), longest {data.longest} tokens, half have at most "
         f"{data.percentile(0.5)}; {data.basis}.",
         f"{steps} optimizer step{_s(steps)} an epoch at an effective batch of {chosen.effective_batch_size}.",
@@ -369,5 +370,20 @@ def data_notes(question: Question) -> list[str]:
     if chosen.padding == "longest":
         grouped = data.padding_waste(length, batch_size=chosen.batch_size)
         mixed = data.padding_waste(length, batch_size=chosen.batch_size, group_by_length=False)
-        said.append(f"Padding is {grouped:.1%} of the tokens with length grouping, {mixed:.1%} without.")
+        said.append(
+            f"Padding is {grouped:.1%} of the tokens with length grouping, {mixed:.1%} without; packing saves it."
+        )
+    said.append(_coverage(question))
     return said
+
+
+def _coverage(question: Question) -> str:
+    """The length that holds 99 of 100 examples whole, and the heaviest micro-batch of the chosen one."""
+    assert question.data is not None
+    data, chosen = question.data.profile, question.choices
+    whole = data.upper(data.percentile(0.99))
+    batch = question.data.lengths.heaviest(chosen, quick=True)[0]
+    return (
+        f"Length {rounded(whole):,} holds 99 % of the examples whole; the heaviest micro-batch has "
+        f"{counted(sum(map(sum, batch)), 'token')} in {counted(len(batch), 'row')}."
+    )
