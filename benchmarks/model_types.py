@@ -1,8 +1,9 @@
 """Which model types of transformers get a number, and on what it rests: `python -m benchmarks.model_types [TYPE…]`.
 
 Every type of the causal, masked, sequence-to-sequence and image-text-to-text classes is tried with its own default
-config, cut to a small size. Results are kept in `benchmarks/results/model_types.json` from run to run; without a TYPE
-all that have none yet are tried. `--docs` writes the table of docs/models.md from them.
+config, cut to few layers: the network is described and a training step of it recorded. Results are kept in
+`benchmarks/results/model_types.json` from run to run; without a TYPE all that have none yet are tried. `--docs` writes
+the table of docs/models.md from them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from planner import memory
 from planner.calibration import attach
 from planner.contract.architectures import ARCHITECTURES
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled, TuneplanError
 from planner.contract.words import one_line
 from planner.decide.learning import Teacher
+from planner.memory.loads import case_of
+from planner.memory.recorded.wanted import log_of
+from planner.memory.step.case import Case
 from planner.models.recorded import Unlearned
 from planner.models.sources import from_config
 
@@ -97,8 +100,10 @@ class _Tried:
         for loss in ("chunked", "full") if spec.task == "causal" else ("full",):
             choices = replace(CHOICES.with_usual_implementation("cuda"), loss=loss)
 
-            def work(choices: TrainingChoices = choices) -> Any:
-                return memory.predict(spec, self.card, choices)
+            case = case_of(spec, self.card, choices, spec.total_layers, choices.max_length, 0)
+
+            def work(case: Case = case) -> Any:
+                return log_of(case)
 
             try:
                 self._learned(work)

@@ -20,7 +20,7 @@ from planner.memory.recorded.cuts import Cut, cut, some_counts
 from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.fit import Irregular, Point, fitted
 from planner.memory.recorded.log import RELEASE, SCHEMA, Log, Part
-from planner.memory.recorded.wanted import CHUNKS, PIECES, path_of, recurrent_piece
+from planner.memory.recorded.wanted import CHUNKS, PIECES, assumed, path_of, recurrent_piece
 from planner.models import recorded
 from planner.models.recorded import Unlearned
 
@@ -107,7 +107,7 @@ class Teacher:
         except (InvalidInput, NotModelled) as error:
             recorded.refuse(path, str(error))
             return
-        recorded.write(path, log.content())
+        recorded.write(path, {**log.content(), "assumed": assumed(asked), "versions": recorded.versions()})
 
     def _known(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, object]) -> Log | None:
         """For a single sequence the program of several, where that gives two traces of one to the byte."""
@@ -148,12 +148,13 @@ class Teacher:
         try:
             return fitted(logs, points, terms, found.windows)
         except Irregular:
-            if not all("gathered" in log for log in logs):
+            shorter = self.recorder.ask(do="shorter")["logs"]
+            if len(shorter) < len(logs) or None in shorter:
                 raise
-        return fitted([{"parts": log["gathered"]} for log in logs], points, terms, found.windows)
+        return fitted(shorter, points, terms, found.windows)
 
     def _open(self, config: Mapping[str, object], asked: Mapping[str, Any], layers: int, whole: int) -> None:
-        choices = {**asked["choices"], "gradient_checkpointing": asked["choices"]["gradient_checkpointing"]}
+        choices = asked["choices"]
         key = (repr(sorted(config.items())), repr(sorted(choices.items())), asked["target"], asked["padded"], layers)
         if key == self.opened:
             return
@@ -183,7 +184,7 @@ class Teacher:
 
 def _named(asked: Mapping[str, Any]) -> str:
     """A program in words."""
-    what = asked["choices"]["method"], asked["choices"]["precision"], asked["choices"]["attention"]
+    what = [str(asked["choices"][name]) for name in ("method", "precision", "attention")]
     step = "evaluation" if asked["evaluating"] else f"{asked['checkpointed']} of the layers recomputed"
     size = "one sequence" if asked["single"] else "several sequences"
     return f"{' '.join(what)}, {step}, {size}, loss {asked['choices']['loss']}, regime {asked['regime']}"

@@ -132,15 +132,23 @@ def write(path: Path, content: Mapping[str, object]) -> None:
 
 def refuse(path: Path, reason: str) -> None:
     """Keeps why there is no such file, and for which versions that holds."""
-    write(path, {"schema": REFUSED, "reason": reason, "versions": _versions()})
+    write(path, {"schema": REFUSED, "reason": reason, "versions": versions()})
 
 
-def outdated(content: Mapping[str, object]) -> bool:
-    """Whether this is a refusal that other versions made: an update may have brought what was missing."""
-    return content.get("schema") == REFUSED and content.get("versions", _versions()) != _versions()
+def outdated(content: Mapping[str, object], path: Path | None = None) -> bool:
+    """Whether other versions made this refusal (an update may have brought what was missing), or another transformers
+    or peft this machine's own program; shipped ones stand."""
+    now, then = versions(), content.get("versions")
+    shipped, refused = path is not None and path.is_relative_to(SHIPPED), content.get("schema") == REFUSED
+    if refused and not shipped:
+        return bool(then is not None and then != now)
+    if not isinstance(then, Mapping) or ((path is None or shipped) and not refused):
+        return False
+    return any(now[name] not in (None, then.get(name)) for name in ("transformers", "peft"))
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """The installed releases of what a recording rests on; None: not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str | None] = {}

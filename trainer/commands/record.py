@@ -1,4 +1,7 @@
-"""`record`: answers requests on stdin, one JSON line each: describe a network, open a session, run one step of it."""
+"""`record`: answers requests on stdin, one JSON line each.
+
+Describe a network, open a session, run one step of it, tell the loops of the last steps shorter.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +82,8 @@ class _Desk:
             names = ("batch", "length")
             options = {name: request[name] for name in ("piece", "chunk", "checkpointed", "evaluate")}
             return {"log": self.session.run(*(request[name] for name in names), **options)}
+        if request["do"] == "shorter" and self.session is not None:
+            return {"logs": self.session.shorter()}
         raise InvalidInput(f"record: {str(request.get('do'))[:40]!r} is no request that can be answered now")
 
 

@@ -25,6 +25,7 @@ class MarkedRecorder(StepRecorder):
         self._at: tuple[str, int | None] = ("load", None)
         self.turns = turns
         self.turn_marks: list[Mark] = []
+        self.events: list[tuple[float, list[Any]]] = []
         self._stage = ("", -1)
         self._turn_of_node: dict[int, Chain] = {}
         self._known: dict[str, int | None] = {"": None}
@@ -86,7 +87,6 @@ class MarkedRecorder(StepRecorder):
     def log(self, length: int) -> dict[str, Any]:
         """Parts in order: [phase, layer, events]; an event is [key, bytes, name] of an allocation, [key, -1] of its
         release, [key, -2] where a gradient is handed over. What was there before the step has no events but the batch.
-        `gathered`: the same with long loops told by few turns, where there are any.
         """
         begins = self.step_begins
         events: list[tuple[float, list[Any]]] = []
@@ -104,11 +104,13 @@ class MarkedRecorder(StepRecorder):
             if id(storage) in numbers:
                 events.append((clock + 0.5, [numbers[id(storage)], -2]))
         events.sort(key=lambda event: event[0])
-        found = {"parts": self._parts(events)}
-        shorter = gathered(events, [mark for mark in self.turn_marks if mark[0] >= begins])
-        if shorter is not None:
-            found["gathered"] = self._parts(shorter)
-        return found
+        self.events = events
+        return {"parts": self._parts(events)}
+
+    def shorter(self) -> dict[str, Any] | None:
+        """The same log with long loops told by few turns; None where there are none."""
+        found = gathered(self.events, [mark for mark in self.turn_marks if mark[0] >= self.step_begins])
+        return None if found is None else {"parts": self._parts(found)}
 
     def _parts(self, events: list[tuple[float, list[Any]]]) -> list[list[Any]]:
         """The events by the stretches that the marks tell apart."""

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,9 @@ from trainer.trace import int8, operators, ragged, scratch
 from trainer.trace import run as tracing
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
+
+MOST_KEPT = 3
+"""Runs whose events are kept, should a program need their loops told shorter."""
 
 
 def cut(config: dict[str, object], layers: int) -> dict[str, object]:
@@ -68,6 +72,8 @@ class Session:
             modeling.wrap_forward(self.model, modeling.autocast_dtype(choices), "cpu")
         self.names = tracing.module_names(self.model)
         self.recorder: MarkedRecorder | None = None
+        self.done: deque[MarkedRecorder] = deque(maxlen=MOST_KEPT)
+        """What the last runs recorded."""
         self._hook()
 
     def _hook(self) -> None:
@@ -160,12 +166,17 @@ class Session:
                 self._step(recorder, choices, evaluate=evaluate)
             recorder._settle()
             found = recorder.log(length)
+            self.done.append(recorder)
         finally:
             self.recorder = None
             recorder.forget()
             for parameter in self.model.parameters():
                 parameter.grad = None
         return found
+
+    def shorter(self) -> list[dict[str, Any] | None]:
+        """The logs of the last runs, oldest first, with long loops told by few turns; None where there are none."""
+        return [recorder.shorter() for recorder in self.done]
 
     def _step(self, recorder: MarkedRecorder, choices: TrainingChoices, *, evaluate: bool) -> None:
         batch = tracing.make_batch(self.config, choices)

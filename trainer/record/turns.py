@@ -41,13 +41,15 @@ class LoopWatch:
     """Watches the functions of a modeling file run: one that goes back to an earlier instruction begins a turn."""
 
     def __init__(self, layers: Sequence[object]) -> None:
-        self.ends = {_code(type(layer)) for layer in layers}
-        """Where a walk up the stack stops: the loop over the layers themselves is none of these."""
-        self.running: dict[tuple[int, CodeType], list[int]] = {}
+        self.known: dict[int, tuple[CodeType, bool, bool]] = {}
+        """By address (code is slow to hash): code, whether it is of a modeling file, whether a walk up the stack stops
+        there: the loop over the layers themselves is none of these."""
+        self.ends = {id(_code(type(layer))) for layer in layers}
+        self.running: dict[tuple[int, int], list[int]] = {}
         """(frame, its code) -> [number, turn, last instruction]."""
         self.layer = -1
-        self.begun: dict[CodeType, int] = {}
-        self.numbers: dict[tuple[int, CodeType, int], int] = {}
+        self.begun: dict[int, int] = {}
+        self.numbers: dict[tuple[int, int, int], int] = {}
         """(layer, code, how often it was called before) -> number: a recomputation is told by the same ones."""
 
     def again(self, layer: int) -> None:
@@ -61,8 +63,11 @@ class LoopWatch:
         found: list[tuple[int, int]] = []
         frame = sys._getframe(2)
         for _ in range(DEEPEST):
-            code = frame.f_code
-            if code.co_filename.startswith(MODELS):
+            known = self.known.get(id(frame.f_code))
+            if known is None:
+                known = self._learn(frame.f_code)
+            if known[1]:
+                code = id(known[0])
                 key = (id(frame), code)
                 at = self.running.get(key)
                 if at is None:
@@ -73,12 +78,16 @@ class LoopWatch:
                     at[1] += 1
                 at[2] = frame.f_lasti
                 found.append((at[0], at[1]))
-                if code in self.ends:
+                if known[2]:
                     break
             if frame.f_back is None:
                 break
             frame = frame.f_back
         return tuple(reversed(found))
+
+    def _learn(self, code: CodeType) -> tuple[CodeType, bool, bool]:
+        found = self.known[id(code)] = (code, code.co_filename.startswith(MODELS), id(code) in self.ends)
+        return found
 
 
 def _code(cls: type) -> CodeType | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ import numpy.typing as npt
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.memory.engine.values import PIECE_ROWS, chunk_rows
 from planner.memory.recorded.log import Log
@@ -28,6 +28,9 @@ WITHOUT_EFFECT = (
     *("optimizer", "optimizer_implementation", "eval_batch_size", "expandable_segments", "num_gpus", "strategy"),
 )
 """Choices that leave forward and backward as they are."""
+SPELT = ("method", "precision", "attention", "loss", "stack", "gradient_checkpointing")
+"""Choices that are named in every key; others only where they aren't the default, so that a choice which a later
+release adds leaves recordings in their place."""
 
 
 def is_recorded(spec: ModelSpec) -> bool:
@@ -54,6 +57,12 @@ def regimes(
 
 def wanted(case: Case) -> dict[str, object]:
     """What tells one program of a model from another, as JSON values."""
+    found = _circumstances(case)
+    found["choices"] = _choices(case)
+    return found
+
+
+def _choices(case: Case) -> dict[str, Any]:
     choices = {
         field.name: getattr(case.choices, field.name)
         for field in fields(case.choices)
@@ -69,15 +78,40 @@ def wanted(case: Case) -> dict[str, object]:
             choices.pop(name)
     if choices["method"] != "qlora":
         choices.pop("quantization"), choices.pop("kbit_preparation")
+    usual = _usual()
+    return {name: value for name, value in choices.items() if name in SPELT or value != usual[name]}
+
+
+def _usual() -> dict[str, Any]:
+    """The defaults of all choices that have an effect, as JSON values."""
+    plain = TrainingChoices()
+    found = {field.name: getattr(plain, field.name) for field in fields(plain) if field.name not in WITHOUT_EFFECT}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def assumed(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a key leaves unsaid: kept with a program, which ends where a later release has other defaults."""
+    return {name: value for name, value in _usual().items() if name not in asked["choices"]}
+
+
+def _stale(content: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    now = assumed(asked)
+    return any(now.get(name, value) != value for name, value in content.get("assumed", {}).items())
+
+
+def _circumstances(case: Case) -> dict[str, Any]:
     if case.choices.num_gpus > 1:
         raise NotModelled(
-            named("num_gpus"), f" {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
+            f"--num-gpus {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
+        )
+    if case.choices.loss == "chunked" and case.spec.task != "causal":
+        raise NotModelled(
+            f"--loss chunked is made for causal models, not for {case.spec.architecture}; use --loss full"
         )
     if case.flat:
         raise NotModelled(f"flat rows of {case.spec.architecture}, which is recorded with padding")
     count = case.spec.total_layers
-    found = {
-        "choices": choices,
+    return {
         "target": case.target,
         "padded": case.padded,
         "windowed": case.windowed,
@@ -87,7 +121,6 @@ def wanted(case: Case) -> dict[str, object]:
         "evaluating": case.evaluating,
         "checkpointed": "none" if not case.checkpointed else "all" if case.checkpointed == count else "some",
     }
-    return found
 
 
 def path_of(config: dict[str, object], asked: dict[str, object]) -> Any:
@@ -108,7 +141,7 @@ def log_of(case: Case) -> Log:
         return known
     place = recorded.found_at(path)
     content = None if place is None else recorded.read(place)
-    if content is None or recorded.outdated(content):
+    if place is None or content is None or recorded.outdated(content, place) or _stale(content, asked):
         raise recorded.Unlearned(
             f"{case.spec.id}: no program is recorded for these settings; 'plan learn {case.spec.id}' with the same "
             "settings records it",

@@ -12,14 +12,20 @@ import pytest
 
 from planner import memory
 from planner.calibration import attach
+from planner.cli import learning as cli_learning
+from planner.cli import main
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import ModelSpec
 from planner.decide import learning
 from planner.memory import device
-from planner.models import recorded
+from planner.memory.recorded.log import SCHEMA
+from planner.memory.recorded.wanted import SPELT, assumed, log_of, path_of, wanted
+from planner.memory.step.case import Case
+from planner.models import catalogue, recorded
 from planner.models.recorded import Unlearned
 from planner.models.sources import from_config
+from planner.models.sources.configs import text_part
 
 CONFIG: dict[str, Any] = {
     "model_type": "arcee",
@@ -55,12 +61,12 @@ def _predicted(spec: ModelSpec, choices: TrainingChoices) -> Any:
     return learning.learned(lambda: memory.predict(spec, CARD, choices), lambda line: None, allowed=lambda: True)
 
 
-def _traced(choices: TrainingChoices, patch: pytest.MonkeyPatch) -> dict[str, int]:
+def _traced(choices: TrainingChoices, patch: pytest.MonkeyPatch, config: dict[str, Any] = CONFIG) -> dict[str, int]:
     from trainer.trace import run
 
     patch.setattr(run, "CUDA_GRANULARITY", 1)
     workspaces = int(device.workspace_bytes(CARD))
-    return run.trace(CONFIG, choices, run.Setup(cublas_workspace_bytes=workspaces, evaluate=True)).instants
+    return run.trace(config, choices, run.Setup(cublas_workspace_bytes=workspaces, evaluate=True)).instants
 
 
 @pytest.mark.nightly
@@ -86,6 +92,34 @@ def test_a_recorded_program_is_the_trace_to_the_byte(
         assert missing >= 0, instant
         # Step counters of the optimizer: 4 bytes for each trained tensor, which no program counts.
         assert missing <= COUNTERS_AND_ITEMS + 4 * 7 * 12, instant
+
+
+DELTA = {
+    **{key: value for key, value in CONFIG.items() if key not in ("model_type", "architectures", "num_hidden_layers")},
+    "model_type": "qwen3_5_text",
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize(("batch", "length"), [(2, 1024), (3, 1000), (2, 256)])
+def test_layers_that_loop_over_the_sequence_are_the_trace_to_the_byte(
+    home: Path, batch: int, length: int, recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whole pieces, a part of one, and fewer pieces than the recording tells apart."""
+    spec = learning.learned(lambda: from_config(DELTA, "delta"), lambda line: None, allowed=lambda: True)
+    given = {"batch_size": batch, "max_length": length, "gradient_checkpointing": recomputed, "lora_dropout": 0.0}
+    choices = TrainingChoices(stack="peft", **given)
+    ours, theirs = _predicted(spec, choices).instants, _traced(choices, monkeypatch, DELTA)
+    for instant in ("forward", "loss", "backward", "eval"):
+        assert 0 <= theirs[instant] - ours[instant] <= COUNTERS_AND_ITEMS + 4 * 4 * 16, instant
 
 
 def test_what_is_missing_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,9 +204,45 @@ def test_a_refusal_ends_with_the_versions_that_made_it(own_home: Path, monkeypat
     recorded.refuse(recorded.folder(CONFIG) / "spec.json", "unknown to the installed transformers")
     with pytest.raises(NotModelled, match="small: unknown to the installed transformers"):
         from_config(CONFIG, "small")
-    monkeypatch.setattr(recorded, "_versions", lambda: {"transformers": "99"})
+    monkeypatch.setattr(recorded, "versions", lambda: {"transformers": "99"})
     with pytest.raises(recorded.Unlearned):
         from_config(CONFIG, "small")
+
+
+def _program(found: ModelSpec, choices: TrainingChoices, **more: Any) -> Case:
+    """Writes an empty program for a case, as it would be recorded."""
+    case = Case(found, replace(choices, batch_size=2), 0)
+    asked = wanted(case)
+    content = {"schema": SCHEMA, "parts": [], "sizes": [], "components": [], "windows": []}
+    more = {"assumed": assumed(asked), "versions": recorded.versions(), **more}
+    recorded.write(path_of(CONFIG, asked), {**content, **more})
+    return case
+
+
+def test_a_key_names_only_choices_that_are_not_the_default(own_home: Path) -> None:
+    _write_spec(own_home, SPEC)
+    found = from_config(CONFIG, "small")
+    plain = wanted(Case(found, TrainingChoices(batch_size=2), 0))
+    assert set(plain["choices"]) == set(SPELT)
+    other = wanted(Case(found, TrainingChoices(batch_size=2, lora_r=64), 0))
+    assert other["choices"] == {**plain["choices"], "lora_r": 64}
+    assert learning.choices_of(other).lora_r == 64
+    assert assumed(plain)["lora_r"] == TrainingChoices().lora_r
+
+
+def test_a_program_ends_with_the_defaults_and_the_libraries_that_it_rests_on(own_home: Path) -> None:
+    _write_spec(own_home, SPEC)
+    found = from_config(CONFIG, "small")
+    assert log_of(_program(found, TrainingChoices())).parts == ()
+    versions = recorded.versions()
+    for number, more in enumerate(
+        ({"assumed": {"lora_dropout": 0.7}}, {"versions": {**versions, "transformers": "4.0", "peft": "0.1"}})
+    ):
+        case = _program(found, TrainingChoices(lora_r=3 + number), **more)
+        with pytest.raises(Unlearned, match="no program is recorded"):
+            log_of(case)
+    # A choice that only a newer release knows says nothing of this one's programs.
+    assert log_of(_program(found, TrainingChoices(lora_r=5), assumed={"unheard_of": 3})).parts == ()
 
 
 def test_a_config_of_another_head_or_width_is_another_network() -> None:
@@ -200,3 +270,22 @@ def test_a_cut_that_changes_the_layers_is_refused() -> None:
     for other in ("xxyxy", "xxxxx", "xzyxz"):
         with pytest.raises(NotModelled, match="its layers are others"):
             learning.alike("aabaab", other)
+
+
+def _shipped() -> list[str]:
+    """Names of catalogue entries whose programs come with tuneplan."""
+    with_programs = {path.parent.name for path in recorded.SHIPPED.glob("*/*.gz") if path.name != "spec.json.gz"}
+    parts = {entry.name: text_part(entry.config) for entry in catalogue.entries()}
+    return [name for name, part in parts.items() if recorded.folder(part).name in with_programs]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if n else []) for n, name in enumerate(_shipped())]
+)
+def test_a_shipped_model_answers_where_nothing_can_be_recorded(
+    name: str, own_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_learning, "installed", lambda: False)
+    assert main(["--gpu", "rtx4090", "--model", name, "--json"]) in (0, 3)
+    assert json.loads(capsys.readouterr().out)
+    assert not list(own_home.glob("recorded/*"))
