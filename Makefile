@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly fuzz check lint types contracts accuracy clean
+.PHONY: demo test nightly fuzz check lint types contracts docs accuracy clean
 
 # torch comes first, by exact pin: a looser pin, or another package pulling it in, would fetch gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,quant,plot,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,quant,plot,gguf,docs,dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -40,6 +40,10 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 check: lint types contracts
+
+# The site, into site/; a link or an anchor that leads nowhere fails it.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # Traces of the grid are kept; only what is missing is traced (some minutes for all of it).
 accuracy: $(STAMP)
