@@ -6,7 +6,7 @@ Byte fields end in `_bytes`; rates say their unit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from planner.contract import architectures
@@ -73,6 +73,10 @@ class Module:
         return self.path.rsplit(".", 1)[-1]
 
 
+HeadTask = Literal["causal", "masked", "seq2seq", "classification"]
+"""What a network's head is for: its architecture's own task, or labels."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """Dimensions and structure of one network, as its config.json fixes them; holds no training choice."""
@@ -81,7 +85,7 @@ class ModelSpec:
     """Catalogue name, hub id or path, as the user will recognise it."""
     architecture: str
     """`model_type` of the config: llama, mistral, qwen2, phi, gpt2, bert, t5, ..."""
-    task: Literal["causal", "masked", "seq2seq", "classification"] = "causal"
+    task: HeadTask = "causal"
     """The head that is on the network; `causal` for decoders, `masked` for encoders, `seq2seq` for t5."""
     vocab_size: int
     hidden_size: int
@@ -134,10 +138,6 @@ class ModelSpec:
     def total_layers(self) -> int:
         """Layers of all stacks, in forward order (t5: the encoder's, then the decoder's)."""
         return self.num_layers + self.num_decoder_layers
-
-    def with_task(self, task: str) -> ModelSpec:
-        """The same network with another task noted (module list unchanged)."""
-        return replace(self, task=task)  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------------------------------

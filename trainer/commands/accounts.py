@@ -26,7 +26,7 @@ class Accounts:
     def __init__(self, start: Start) -> None:
         self.start = start
         self.phase = "load"
-        self.config: dict[str, Any] = {}
+        self.config: dict[str, object] = {}
         """Content of the model's config.json."""
         self.loop: LoopTrainer | None = None
         self.reporter: Reporter | None = None
@@ -46,7 +46,9 @@ class Accounts:
         self.phase = phase
         self.start.events.emit(PhaseEvent(name=phase, detail=""))
 
-    def observe(self, notes: tuple[str, ...] = (), measured: dict[str, Any] | None = None) -> tuple[Observation, Path]:
+    def observe(
+        self, notes: tuple[str, ...] = (), measured: dict[str, object] | None = None
+    ) -> tuple[Observation, Path]:
         """Builds and saves the observation; of `measured` where several processes measured, else of this one's."""
         from trainer.commands import observe
 
@@ -61,7 +63,7 @@ class Accounts:
         *,
         choices: TrainingChoices,
         outcome: Ended = "ran",
-        measured: dict[str, Any] | None = None,
+        measured: dict[str, object] | None = None,
     ) -> Observation:
         from trainer.commands import observe
 

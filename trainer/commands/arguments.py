@@ -81,7 +81,7 @@ def add_hyperparameters(run: argparse.ArgumentParser) -> None:
             _both(group, name.replace("_", "-"), default=None, metavar="VALUE", help=kind.replace("%", "%%"))
 
 
-def given_hyperparameters(given: argparse.Namespace) -> dict[str, Any]:
+def given_hyperparameters(given: argparse.Namespace) -> dict[str, object]:
     """The hyperparameters that were given."""
     from planner.contract.run_settings import Hyperparameters
 

@@ -64,13 +64,13 @@ class EpochBatches:
     def __len__(self) -> int:
         return self._batches
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[list[object]]:
         rng = random.Random(f"{self.seed}-{self.epoch}")
         order = list(range(len(self.lengths)))
         if self._drawn:
             rng.shuffle(order)
         rows: list[Any] = list(pack(self.lengths, order, self.max_length)) if self.packed else order
-        heaviest: list[Any] = []
+        heaviest: list[object] = []
         if self._drawn:
             heaviest, rows = self._apart(rows)
             if self.packed:
@@ -81,7 +81,7 @@ class EpochBatches:
             self._place(batches, heaviest)
         yield from batches
 
-    def _apart(self, rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    def _apart(self, rows: list[Any]) -> tuple[list[object], list[object]]:
         """The rows of the heaviest micro-batch, and the others in their order."""
         if self.packed:
             chosen = [rows[i] for i in fullest([[self.lengths[m] for m in row] for row in rows], self.batch_size)]
@@ -90,9 +90,9 @@ class EpochBatches:
         taken = set(chosen)
         return chosen, [row for row in rows if row not in taken]
 
-    def _grouped(self, order: list[int], rng: random.Random) -> list[list[Any]]:
+    def _grouped(self, order: list[int], rng: random.Random) -> list[list[object]]:
         window = self.batch_size * self.accumulation * GROUPING_WINDOW
-        batches: list[list[Any]] = []
+        batches: list[list[object]] = []
         for start in range(0, len(order), window):
             block = sorted(order[start : start + window], key=lambda index: -self.lengths[index])
             cut = _cut(block, self.batch_size)
@@ -105,7 +105,7 @@ class EpochBatches:
                 batches.append(short)
         return batches
 
-    def _place(self, batches: list[list[Any]], heaviest: list[Any]) -> None:
+    def _place(self, batches: list[list[object]], heaviest: list[object]) -> None:
         """The heaviest micro-batch where memory stands highest, of the others the one with most padded tokens first."""
         cost = [len(batch) * max(_row_length(row, self.lengths) for row in batch) for batch in batches]
         if batches:
@@ -114,7 +114,7 @@ class EpochBatches:
         batches.insert(place_of_heaviest(len(batches) + 1, self.accumulation), heaviest)
 
 
-def _cut(rows: Sequence[Any], size: int) -> list[list[Any]]:
+def _cut(rows: Sequence[object], size: int) -> list[list[object]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
@@ -152,7 +152,7 @@ class Collator:
         self.max_length = max_length
         self.padding = padding
 
-    def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, object]:
         longest = max(sum(len(tokens) for tokens in row) for row in rows)
         length = self.max_length if self.padding in ("max", "packed") else longest
         shape = (len(rows), length)
@@ -171,7 +171,7 @@ class Collator:
                 start = stop
             if self.padding == "packed":
                 positions[number, start:] = torch.arange(length - start)
-        batch: dict[str, Any] = {"input_ids": ids, "labels": labels, "real_tokens": real}
+        batch: dict[str, object] = {"input_ids": ids, "labels": labels, "real_tokens": real}
         if self.padding == "packed":
             batch["position_ids"] = positions
         if self.padding != "max":

@@ -48,7 +48,7 @@ class PromptAllGather(_Prompt):
     """Gathers a unit's weights; always done when it returns."""
 
     def __call__(
-        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: Any, async_op: bool = False
+        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: object, async_op: bool = False
     ) -> None:
         tensors = [output_tensor, input_tensor]
         before = [_uses(tensor) for tensor in tensors]

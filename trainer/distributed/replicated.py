@@ -41,7 +41,7 @@ class Replicated(Alone):
         """Parameters that no process's loss reaches: they get no gradient, as with one process."""
         self.views: list[torch.Tensor | None] = []
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         # Buffers are the same everywhere: these models hold tables in them and no running statistics.
         return {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
 

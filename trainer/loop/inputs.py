@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +17,9 @@ from trainer.data.tokens import TokenizedData
 from trainer.distributed.batches import RankBatches
 from trainer.distributed.world import World
 from trainer.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,15 +63,15 @@ class Job:
 class Material:
     """What is learned from, and as what."""
 
-    config: dict[str, Any]
+    config: dict[str, object]
     """Content of the model's config.json."""
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     task: Task
     train: TokenizedData
     validation: TokenizedData | None = None
     prompt: str | None = None
     """Rendered prompt of the evaluations' sample; None without one."""
-    identity: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, object] = field(default_factory=dict)
     """What a checkpoint must share with a run that goes on from it."""
 
 

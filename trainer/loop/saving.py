@@ -284,7 +284,7 @@ def _fitting(checkpoint: str) -> Iterator[None]:
         raise InvalidInput(f"{checkpoint}: its state doesn't fit this run: {reason}") from error
 
 
-def _tensors_of(values: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_of(values: dict[str, object]) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors of one parameter's state, also those that bitsandbytes wraps once more."""
     for key, value in values.items():
         if isinstance(value, dict):
@@ -293,7 +293,7 @@ def _tensors_of(values: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
             yield key, value
 
 
-def _options(group: dict[str, Any]) -> dict[str, Any]:
+def _options(group: dict[str, object]) -> dict[str, object]:
     """What the plan says of a group of parameters; not its parameters, nor the rate that the schedule makes."""
     return {name: group[name] for name in ("initial_lr", "weight_decay", "betas", "eps") if name in group}
 

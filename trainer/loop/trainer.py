@@ -110,7 +110,7 @@ class LoopTrainer(Evaluating, Saving):
         """Batches in the seeded order of the epoch, longest first."""
         return self._loader(self.train_dataset, self.rank_batches)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: object = None) -> torch.utils.data.DataLoader[Any]:
         """Validation batches in a fixed order."""
         return self._loader(self.eval_dataset, self.eval_batches, self._collator(self.processing_class))
 
@@ -133,7 +133,9 @@ class LoopTrainer(Evaluating, Saving):
         )
         return placed
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
         """The micro-batches of one optimizer step with the number of targets in them."""
         self.step_started = time.perf_counter()
         self._step_loss = torch.zeros((), device=self.args.device)
@@ -166,7 +168,7 @@ class LoopTrainer(Evaluating, Saving):
     # ---- one step --------------------------------------------------------------------------------------------------
 
     def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Forward and backward of one micro-batch, in pieces where it doesn't fit; returns its share of the loss.
 
@@ -239,7 +241,7 @@ class LoopTrainer(Evaluating, Saving):
         self.stops, self.pauses = bool(table[:, 3].any()), bool(table[:, 4].any())
 
     def _forward_backward(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items: Any, weight: float = 1.0
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items: torch.Tensor | int | None, weight: float = 1.0
     ) -> torch.Tensor:
         """One piece of a micro-batch; its loss is summed over its targets and divided by the whole step's."""
         faults, step = self.recovery.faults, self.recovery.step
@@ -265,13 +267,17 @@ class LoopTrainer(Evaluating, Saving):
         return loss.detach() if weight == 1.0 else torch.zeros((), device=self.args.device)
 
     def compute_piece(
-        self, model: torch.nn.Module, inputs: dict[str, Any], choices: TrainingChoices, num_items: Any
-    ) -> tuple[Any, Any]:
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        choices: TrainingChoices,
+        num_items: torch.Tensor | int | None,
+    ) -> tuple[Any, object]:
         """`modeling.compute_loss` where the strategy lets the model's weights be used."""
         # DDP's wrapper is called when the gradients are added up, not here.
         module = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
 
-        def compute() -> tuple[Any, Any]:
+        def compute() -> tuple[Any, object]:
             return modeling.compute_loss(module, inputs, choices, num_items=num_items)
 
         if choices.loss == "chunked":
@@ -365,7 +371,7 @@ class LoopTrainer(Evaluating, Saving):
         if self.strategy.whole:
             super()._move_model_to_device(model, device)
 
-    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, object]:
         """Gradients lie in DDP's buckets once they are reduced, and aren't copied back."""
         from accelerate.utils import DistributedDataParallelKwargs
 
@@ -375,7 +381,7 @@ class LoopTrainer(Evaluating, Saving):
                 handler.gradient_as_bucket_view = True
         return arguments
 
-    def _prepare_for_training(self, max_steps: Any, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+    def _prepare_for_training(self, max_steps: Any, train_dataloader: Any, resume_from_checkpoint: Any) -> object:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[no-untyped-call]
         # Each process drops out other elements; the weights were drawn alike.
         if self.world.size > 1 and resume_from_checkpoint is None:

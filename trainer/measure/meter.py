@@ -56,7 +56,7 @@ class StorageMeter(TorchDispatchMode):
         self.current = constant_bytes
         self.instants: dict[str, int] = {}
         """Peak bytes by phase."""
-        self._live: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self._live: dict[int, tuple[weakref.ref[object], Any]] = {}
         self._bytes: dict[int, int] = {}
         """What each live storage counts for."""
         self._node = NO_NODE
@@ -101,13 +101,13 @@ class StorageMeter(TorchDispatchMode):
         self._live.clear()
         self._bytes.clear()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         if not self._running:
             torch.UntypedStorage.resize_ = _resize  # type: ignore[method-assign, assignment]
         self._running.append(self)
         return super().__enter__()  # type: ignore[no-untyped-call]
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._running.remove(self)
         if not self._running:
             torch.UntypedStorage.resize_ = _RESIZE  # type: ignore[method-assign]
@@ -124,7 +124,7 @@ class StorageMeter(TorchDispatchMode):
         self._bytes[key] = size
         self._note_peak()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         self._settle()
         out = func(*args, **(kwargs or {}))
         if self._is_engine_sum(func, args):
@@ -133,7 +133,7 @@ class StorageMeter(TorchDispatchMode):
             self._see_all(out, func)
         return out
 
-    def _is_engine_sum(self, func: Any, args: Any) -> bool:
+    def _is_engine_sum(self, func: object, args: Any) -> bool:
         """Whether the engine itself adds two gradients, as it does after the node whose output is the second one.
 
         Formulas of derivatives call the same operator; the sums among them are of what the same node has just made.
@@ -150,7 +150,7 @@ class StorageMeter(TorchDispatchMode):
         born = self._node_of.get(first.untyped_storage()._cdata, NO_NODE)
         return born != self._node or node.name() == "MulBackward0"
 
-    def _see_sum(self, first: torch.Tensor, out: torch.Tensor, origin: Any) -> None:
+    def _see_sum(self, first: torch.Tensor, out: torch.Tensor, origin: object) -> None:
         """Counts the result, but leaves open whether both were alive at once."""
         key = first.untyped_storage()._cdata
         entry = self._live.get(key)
@@ -175,14 +175,14 @@ class StorageMeter(TorchDispatchMode):
             self.instants[self.phase] = alive
             self._at_peak()
 
-    def _see_all(self, out: torch.Tensor, origin: Any) -> None:
+    def _see_all(self, out: torch.Tensor, origin: object) -> None:
         if isinstance(out, torch.Tensor):
             self._see(out, origin)
         elif isinstance(out, (tuple, list)):
             for item in out:
                 self._see_all(item, origin)
 
-    def _see(self, tensor: torch.Tensor, origin: Any) -> None:
+    def _see(self, tensor: torch.Tensor, origin: object) -> None:
         tensor = getattr(tensor, "_local_tensor", tensor)
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -194,7 +194,7 @@ class StorageMeter(TorchDispatchMode):
         size = -(-size // self.granularity) * self.granularity
         token = self._born(tensor, size, origin)
 
-        def on_death(_: Any) -> None:
+        def on_death(_: object) -> None:
             entry = self._live.pop(key, None)
             if entry is not None:
                 self.current -= self._bytes.pop(key)
@@ -218,7 +218,7 @@ class StorageMeter(TorchDispatchMode):
     def _counts(self, tensor: torch.Tensor) -> bool:
         return True
 
-    def _born(self, tensor: torch.Tensor, size: int, origin: Any) -> Any:
+    def _born(self, tensor: torch.Tensor, size: int, origin: object) -> object:
         return None
 
     def _died(self, token: Any) -> None:
@@ -234,7 +234,7 @@ class StorageMeter(TorchDispatchMode):
 _RESIZE = torch.UntypedStorage.resize_
 
 
-def _resize(storage: Any, size: int) -> Any:
+def _resize(storage: Any, size: int) -> object:
     done = _RESIZE(storage, size)
     for meter in StorageMeter._running:
         meter.resized(storage)

@@ -112,9 +112,9 @@ class MarkedRecorder(StepRecorder):
         found = gathered(self.events, [mark for mark in self.turn_marks if mark[0] >= self.step_begins])
         return None if found is None else {"parts": self._parts(found)}
 
-    def _parts(self, events: list[tuple[float, list[Any]]]) -> list[list[Any]]:
+    def _parts(self, events: list[tuple[float, list[object]]]) -> list[list[object]]:
         """The events by the stretches that the marks tell apart."""
-        parts: list[list[Any]] = []
+        parts: list[list[object]] = []
         marks = [mark for mark in self.marks if mark[0] >= self.step_begins]
         position = 0
         for place, (_clock, phase, layer) in enumerate(marks):

@@ -117,7 +117,7 @@ class Saved:
     def __init__(self, optimizer: torch.optim.Optimizer, part: list[Member], *, copies: bool) -> None:
         self.optimizer = optimizer
         self.copies = copies
-        self.entries: list[tuple[torch.Tensor, torch.Tensor | None, dict[str, Any] | None]] = []
+        self.entries: list[tuple[torch.Tensor, torch.Tensor | None, dict[str, object] | None]] = []
         for _, parameter in part:
             state = optimizer.state.get(parameter)
             self.entries.append(
@@ -149,5 +149,5 @@ class Saved:
                     state[key] = old
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> object:
     return value.detach().clone() if torch.is_tensor(value) else value

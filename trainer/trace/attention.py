@@ -125,8 +125,25 @@ def _math_with_dropout(
     return weights @ value
 
 
-def cuda_attention(requested: str) -> Attention:
-    """A stand-in for `scaled_dot_product_attention` that keeps what the CUDA kernels keep."""
+def _math(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    additive: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """The composite of matrix products and a softmax."""
+    out: torch.Tensor = aten._scaled_dot_product_attention_math(
+        query, key, value, additive, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return out
+
+
+def _stand_in(kernel: Attention, *, casts_masks: bool) -> Attention:
+    """`kernel` with the signature of `scaled_dot_product_attention`, its operands cast as autocast casts them."""
 
     def attention(
         query: torch.Tensor,
@@ -138,56 +155,63 @@ def cuda_attention(requested: str) -> Attention:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-            if attn_mask is not None and attn_mask.is_floating_point():
-                attn_mask = attn_mask.to(dtype)
-            with torch.autocast("cpu", enabled=False):  # the operator's own products are not cast
-                return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-        kernel = choose_kernel(query, key, value, attn_mask, requested)
-        if kernel == "flash":
-            return _flash(query, key, value, dropout_p, is_causal, scale)
-        if kernel == "cudnn":
-            return _cudnn(query, key, value, dropout_p, is_causal, scale)
-        if kernel == "efficient":
-            return _efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
-        additive = None if attn_mask is None else _additive(attn_mask, query.dtype)
-        if dropout_p > 0 and query.dtype == torch.float32:
-            return _math_with_dropout(query, key, value, additive, dropout_p, is_causal, scale)
-        out: torch.Tensor = aten._scaled_dot_product_attention_math(
-            query, key, value, additive, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
-        )[0]
-        return out
+        if not torch.is_autocast_enabled("cpu"):
+            return kernel(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if casts_masks and attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(dtype)
+        with torch.autocast("cpu", enabled=False):  # the operator's own products are not cast
+            return kernel(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
     return attention
+
+
+def cuda_attention(requested: str) -> Attention:
+    """A stand-in for `scaled_dot_product_attention` that keeps what the CUDA kernels keep."""
+
+    def kernel(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        dropout_p: float,
+        is_causal: bool,
+        scale: float | None,
+        enable_gqa: bool,
+    ) -> torch.Tensor:
+        chosen = choose_kernel(query, key, value, mask, requested)
+        if chosen == "flash":
+            return _flash(query, key, value, dropout_p, is_causal, scale)
+        if chosen == "cudnn":
+            return _cudnn(query, key, value, dropout_p, is_causal, scale)
+        if chosen == "efficient":
+            return _efficient(query, key, value, mask, dropout_p, is_causal, scale)
+        additive = None if mask is None else _additive(mask, query.dtype)
+        if dropout_p > 0 and query.dtype == torch.float32:
+            return _math_with_dropout(query, key, value, additive, dropout_p, is_causal, scale)
+        return _math(query, key, value, additive, dropout_p, is_causal, scale, enable_gqa)
+
+    return _stand_in(kernel, casts_masks=True)
 
 
 def math_attention() -> Attention:
     """Stand-in on Apple's MPS in training: the composite of matrix products and a softmax."""
 
-    def attention(
+    def kernel(
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attn_mask: torch.Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        mask: torch.Tensor | None,
+        dropout_p: float,
+        is_causal: bool,
+        scale: float | None,
+        enable_gqa: bool,
     ) -> torch.Tensor:
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-            with torch.autocast("cpu", enabled=False):
-                return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-        additive = None if attn_mask is None else _additive(attn_mask, query.dtype)
-        out: torch.Tensor = aten._scaled_dot_product_attention_math(
-            query, key, value, additive, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
-        )[0]
-        return out
+        additive = None if mask is None else _additive(mask, query.dtype)
+        return _math(query, key, value, additive, dropout_p, is_causal, scale, enable_gqa)
 
-    return attention
+    return _stand_in(kernel, casts_masks=False)
 
 
 def register_flash(padded: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def fake_int8(weight: Any, mode: FakeTensorMode) -> Any:
     return new
 
 
-def quantization_tensors(model: torch.nn.Module) -> Any:
+def quantization_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """(parameter path, tensor) of every tensor that a model's quantised weights have beside their values."""
     for name, module in model.named_modules():
         for tensor in quantized.quantization_tensors(module):

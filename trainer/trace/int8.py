@@ -16,7 +16,7 @@ from trainer.trace.operators import Replacement
 from trainer.trace.recorder import Arguments, ScratchRules, StandIns
 
 
-def quantized_input(a: torch.Tensor, threshold: float = 0.0) -> Any:
+def quantized_input(a: torch.Tensor, threshold: float = 0.0) -> object:
     """An input's int8 values, its fp32 scale per row, and the columns that are left out: none of them."""
     values = torch.empty(a.shape, dtype=torch.int8, device=a.device)
     scales = torch.empty(a.numel() // a.shape[-1], dtype=torch.float32, device=a.device)
@@ -72,7 +72,9 @@ def cuda_matmul() -> list[Replacement]:
     except ImportError:
         return []
 
-    def matmul(a: Any, b: Any, out: Any = None, state: Any = None, threshold: float = 0.0, bias: Any = None) -> Any:
+    def matmul(
+        a: object, b: object, out: object = None, state: object = None, threshold: float = 0.0, bias: object = None
+    ) -> object:
         return MatMul8bitLt.apply(a, b, out, bias, state)
 
     return [(bitsandbytes, "matmul", matmul)]

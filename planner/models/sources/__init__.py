@@ -16,7 +16,7 @@ from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import expanded
 from planner.contract.sentence import named
 from planner.contract.shown import clause, shown
-from planner.contract.spec import ModelSpec
+from planner.contract.spec import HeadTask, ModelSpec
 from planner.models import catalogue, recorded
 from planner.models.sources import hub
 from planner.models.sources.configs import complete, text_part
@@ -157,11 +157,13 @@ def from_config(
     build, facts = builder(model_type, place), architectures.of(model_type)
     if raw.get("is_decoder") and facts.task == "masked":
         raise NotModelled(f"{place}: {model_type} as a decoder (is_decoder) is not modelled")
-    chosen = task or _task(raw, facts.task, place)
-    allowed = {facts.task, *(["classification"] if facts.classifies else [])}
-    if chosen not in allowed:
+    asked = task or _task(raw, facts.task, place)
+    allowed: dict[str, HeadTask] = {facts.task: facts.task}
+    if facts.classifies:
+        allowed["classification"] = "classification"
+    if (chosen := allowed.get(asked)) is None:
         raise NotModelled(
-            f"{place}: task {chosen!r} is not modelled for {model_type}; it does {', '.join(sorted(allowed))}"
+            f"{place}: task {asked!r} is not modelled for {model_type}; it does {', '.join(sorted(allowed))}"
         )
     try:
         completed = complete(raw)
@@ -175,7 +177,7 @@ def from_config(
     except TuneplanError as error:
         if str(error).startswith(place):
             raise
-        raise type(error)(f"{place}: {error}") from None
+        raise type(error)(f"{place}: ", error.sentence) from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {clause(error)})") from error
 

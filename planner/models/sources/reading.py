@@ -8,6 +8,7 @@ from planner.contract import architectures
 from planner.contract.architecture import Architecture
 from planner.contract.errors import InvalidInput
 from planner.contract.shown import shown
+from planner.contract.spec import HeadTask
 from planner.models.sources.schema import MAX_SIZE, Config
 
 
@@ -20,7 +21,7 @@ class ConfigReading:
     """File or name, as messages cite it."""
     given: frozenset[str] = field(default_factory=frozenset)
     """Keys that stood in the file itself."""
-    task: str = "causal"
+    task: HeadTask = "causal"
     labels: int = 2
     """Classes of a classification head."""
 

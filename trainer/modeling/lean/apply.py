@@ -112,12 +112,12 @@ def _active(module: Any) -> bool:
     return not module.disable_adapters and not module.merged and bool(module.active_adapters)
 
 
-def _own_forward(module: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _own_forward(module: Any, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     out: torch.Tensor = type(module).forward(module, x, *args, **kwargs)
     return out
 
 
-def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _lora_forward(self: Any, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     if not _active(self) or args or kwargs:
         return _own_forward(self, x, *args, **kwargs)
     a, b, beside = _adapter(self, self._lean_base)
@@ -125,7 +125,7 @@ def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
 
-def _dora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _dora_forward(self: Any, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     if not _active(self) or args or kwargs:
         return _own_forward(self, x, *args, **kwargs)
     a, b, beside = _adapter(self, self._lean_base)
@@ -195,11 +195,11 @@ def _dropped(self: Any, out: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _gated_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _gated_forward(self: Any, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     return _dropped(self, _activated(self.down_proj, _activation(self), self.gate_proj(x), self.up_proj(x)))
 
 
-def _plain_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _plain_forward(self: Any, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     pair = _plain_pair(self)
     assert pair is not None
     out = _dropped(

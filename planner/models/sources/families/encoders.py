@@ -82,7 +82,7 @@ def distilbert(reading: ConfigReading, identity: str) -> ModelSpec:
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_layers=layers,
@@ -137,7 +137,7 @@ def _spec(reading: ConfigReading, identity: str, layout: ModuleLayout, positions
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=reading.size("vocab_size"),
         hidden_size=hidden,
         num_layers=reading.size("num_hidden_layers"),

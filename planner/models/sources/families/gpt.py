@@ -37,7 +37,7 @@ def phi(reading: ConfigReading, identity: str) -> ModelSpec:
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_layers=layers,
@@ -107,7 +107,7 @@ def _gpt2_like(
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_layers=layers,
@@ -147,7 +147,7 @@ def gpt_neox(reading: ConfigReading, identity: str) -> ModelSpec:
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_layers=layers,
@@ -204,7 +204,7 @@ def falcon(reading: ConfigReading, identity: str) -> ModelSpec:
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_layers=layers,

@@ -169,7 +169,7 @@ def _spec(reading: ConfigReading, identity: str, layout: ModuleLayout, kind: Dec
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=reading.size("vocab_size"),
         hidden_size=hidden,
         num_layers=layers,

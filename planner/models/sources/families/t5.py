@@ -47,7 +47,7 @@ def t5(reading: ConfigReading, identity: str) -> ModelSpec:
     return ModelSpec(
         id=identity,
         architecture=reading.facts.name,
-        task=reading.task,  # type: ignore[arg-type]
+        task=reading.task,
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_layers=layers,
