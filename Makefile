@@ -43,6 +43,7 @@ check: lint types contracts
 
 # The site, into site/; a link or an anchor that leads nowhere fails it.
 docs: $(STAMP)
+	$(BIN)/python -m tests.support.option_docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # Traces of the grid are kept; only what is missing is traced (some minutes for all of it).

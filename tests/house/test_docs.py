@@ -10,6 +10,7 @@ import pytest
 
 from planner.cli import main
 from planner.cli.app import COMMANDS
+from planner.contract.settings import SETTINGS
 from tests.support import option_docs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,8 +21,15 @@ RUN = re.compile(r"```console\n(.*?)```", re.DOTALL)
 FAQ = "".join(f'How long does order {n} take?,"Order {n} takes {n % 7 + 1} days."\n' for n in range(400))
 
 
-def test_the_options_are_the_commands_own() -> None:
-    assert option_docs.PAGE.read_text(encoding="utf-8") == option_docs.render()
+def test_every_command_and_choice_is_on_the_page_of_options() -> None:
+    """The page that `make docs` makes has a section for each command, and each training choice once, with its help."""
+    page = option_docs.render()
+    assert [line[8:] for line in page.splitlines() if line.startswith("## plan ")] == [
+        name for names in COMMANDS.values() for name in names
+    ]
+    for setting in SETTINGS:
+        name = setting.name.replace("_", "-")
+        assert len(re.findall(rf"^\| `--{name}`(?:, `--no-{name}`)? \| \S", page, re.MULTILINE)) == 1, name
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""docs/options.md from the commands themselves: `python -m tests.support.option_docs` writes it anew."""
+"""docs/options.md from the commands themselves, for the site; `make docs` writes it, and no copy is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from planner.cli.app import app
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 _HEAD = """# Every option
 
-Made from the commands by `python -m tests.support.option_docs`. What they answer, print and end with is in
+Made from the commands themselves. What they answer, print and end with is in
 [Command line](cli.md). The options under *Training choices* are those of `plan` and of every command that asks about a
 training; each is also a key of a settings file (`--config`) and of a plan file.
 """
