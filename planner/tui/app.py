@@ -59,6 +59,11 @@ class TuneplanApp(Asking):
         Binding("f1", "help", "Help", show=False, id="app.help", tooltip="Keys and words"),
         Binding("ctrl+q,ctrl+c", "request_quit", "Quit", show=False, priority=True, id="app.quit",
                 tooltip="Leave; asks while a run goes on"),
+        *(
+            Binding(f"alt+{place + 1}", f"step({place})", f"Step {place + 1}", show=False, id=f"app.step{place + 1}",
+                    tooltip="To this step; a digit alone where none is typed")
+            for place in range(5)
+        ),
         Binding("ctrl+o", "runs", "Runs", show=False, key_display="^o", id="app.runs",
                 tooltip="Runs that go on or ended early"),
     ]  # fmt: skip
@@ -182,6 +187,17 @@ class TuneplanApp(Asking):
             step = next((screen for screen in reversed(self.screen_stack) if isinstance(screen, WizardScreen)), None)
             return step is None or step.PLACE > 0
         return True
+
+    def action_step(self, place: int) -> None:
+        """To a step by its number; the run, where there is one, is the last."""
+        if self.running:
+            self.say("a run goes on: s stops it, q leaves and asks whether it shall go on")
+        elif place < len(ORDER):
+            self.go(ORDER[place])
+        elif self.run_snapshot is not None:
+            self.go("end" if self.run_snapshot.over else "live")
+        else:
+            self.say("nothing has been trained yet: t on the plan starts it")
 
     def action_step_back(self) -> None:
         """The step before; on the first one nothing happens."""

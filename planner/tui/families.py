@@ -37,12 +37,12 @@ def family_of(name: str) -> str:
     return next((title for title, pattern in FAMILIES if re.match(pattern, short)), OTHERS)
 
 
-def model_order(name: str, parameters: int | None) -> tuple[int, list[float], int, str]:
-    """Families in their order, in each the newest version first, then the smaller model."""
+def model_order(name: str, parameters: int | None) -> tuple[int, bool, list[float], int, str]:
+    """Families in their order, in each the newest version first, then the smaller model; of unknown size last."""
     titles = [title for title, _ in FAMILIES]
     family = family_of(name)
     place = titles.index(family) if family in titles else len(titles)
-    return place, [-part for part in version_of(name)], parameters or 0, name
+    return place, parameters is None, [-part for part in version_of(name)], parameters or 0, name
 
 
 def version_of(name: str) -> tuple[float, ...]:

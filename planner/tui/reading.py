@@ -14,6 +14,7 @@ from planner.contract.run_settings import DataSettings
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.handover.places import expand, loadable, tokenizer_folder
 from planner.tui.families import model_order
+from planner.tui.samples import SampleText, first_samples
 from planner.tui.state import WizardState
 from planner.tui.work import error_line, learned
 
@@ -61,6 +62,8 @@ class DataFound:
     """Its columns, where nobody knows which is what."""
     model: ModelSpec | None = None
     """The model with the head that this data asks for, where it is another than before."""
+    samples: tuple[SampleText, ...] = ()
+    """Its first examples, as the model will see them."""
 
 
 def look_at_machine() -> HardwareFound:
@@ -140,7 +143,20 @@ def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[st
         )
     except Exception as error:
         return DataFound(path=path, final=final, error=error_line(error), settings=settings)
-    return DataFound(path=path, dataset=found, final=final, settings=settings, model=model)
+    return DataFound(
+        path=path, dataset=found, final=final, settings=settings, model=model, samples=_samples(path, settings, state)
+    )
+
+
+def _samples(path: str, settings: DataSettings, state: WizardState) -> tuple[SampleText, ...]:
+    """The first examples; none where they can't be rendered, which the training will say."""
+    tokenizer = tokenizer_folder(loadable(state.model_name)) if state.model_name else None
+    try:
+        read = settings.model_copy(update={"path": str(expand(path))})
+        return first_samples(read, tokenizer, all_learned=state.hyperparameters.train_on_prompt)
+    except Exception as error:
+        error_line(error)
+        return ()
 
 
 def _other_head(state: WizardState, settings: DataSettings) -> ModelSpec | None:

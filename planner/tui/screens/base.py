@@ -15,6 +15,13 @@ from planner.tui.widgets.filter_list import FilterList
 from planner.tui.widgets.steps import StepBar
 from planner.tui.wizard import Wizard
 
+DIGITS = tuple(
+    Binding(str(place + 1), f"app.step({place})", f"Step {place + 1}", show=False, id=f"step.digit{place + 1}",
+            tooltip="To this step")
+    for place in range(5)
+)  # fmt: skip
+"""On screens where nothing is typed a digit goes to a step."""
+
 
 class WizardScreen(Screen[None]):
     """A step; `PLACE` is its number in the line at the top, `HELP_TEXT` what `?` says before the keys."""

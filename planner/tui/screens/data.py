@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +13,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
+from planner.contract.words import LAYOUT, one_line, shown
 from planner.data.dataset import DatasetProfile
 from planner.tui import figures
 from planner.tui.reading import DataFound
+from planner.tui.samples import SampleText
 from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.filter_list import LineInput
@@ -57,6 +60,7 @@ class DataScreen(WizardScreen):
                 yield Ways(id="ways")
 
     def on_mount(self) -> None:
+        self._found: DataFound | None = None
         self._refused = ""
         """What was typed or picked last and can't be read."""
         self.query_one("#files").border_title = "Data: learn from what?"
@@ -73,11 +77,17 @@ class DataScreen(WizardScreen):
         """Shows the data set that is chosen, if any."""
         wizard = self.wizard_app.wizard
         if wizard.dataset is not None:
-            self.show(DataFound(path=wizard.dataset.path, dataset=wizard.dataset))
+            found = self._found
+            if found is None or found.dataset is not wizard.dataset:
+                samples = found.samples if found is not None and found.path == wizard.dataset.path else ()
+                found = DataFound(
+                    path=wizard.dataset.path, dataset=wizard.dataset, settings=wizard.data, samples=samples
+                )
+            self.show(found)
             with self.prevent(Input.Changed):
                 self.query_one("#path", Input).value = wizard.data.path or ""
         else:
-            self._found: DataFound | None = None
+            self._found = None
             self.query_one("#facts-text", Static).update(Content.styled(NO_DATA, "dim"))
 
     @on(DataTree.FileSelected)
@@ -123,9 +133,11 @@ class DataScreen(WizardScreen):
         self.say("Enter goes on with this data set" if chosen else "Enter takes this data set")
         self._refused = ""
         length = self.wizard_app.wizard.choices.max_length
-        self.query_one("#facts-text", Static).update(
-            data_text(found.dataset, length, 16 if self.app.size.height >= 34 else 8)
-        )
+        examples = samples_text(found.samples)
+        figures_, lengths = data_text(found.dataset, length), lengths_text(found.dataset)
+        tall = self.app.size.height >= TALL
+        order = (figures_, examples, lengths) if tall else (figures_, lengths, "\n", examples)
+        self.query_one("#facts-text", Static).update(Content.assemble(*order))
         self.query_one("#facts").scroll_home(animate=False)
 
     @on(Ways.Chosen)
@@ -160,8 +172,12 @@ class DataScreen(WizardScreen):
         self.refresh_bindings()
 
 
-def data_text(data: DatasetProfile, max_length: int, bins: int = 8) -> Content:
-    """Format, size, lengths and what the current length cuts; before the lengths, what is not used as it stands."""
+TALL = 34
+"""Rows of the screen from which examples stand before the histogram."""
+
+
+def data_text(data: DatasetProfile, max_length: int) -> Content:
+    """Format, size, lengths, what the current length cuts, and what is not used as it stands."""
     exact = "" if data.exact else "about "
     rows = [
         ("format", data.format),
@@ -180,8 +196,36 @@ def data_text(data: DatasetProfile, max_length: int, bins: int = 8) -> Content:
     for name, text in rows:
         parts += [(f"{name:<14}", "dim"), text, "\n"]
     parts += [(f"! {sentence}\n", "$warning") for sentence in data.said]
-    parts += [("Lengths in tokens\n", "bold underline")]
+    return Content.assemble(*parts)
+
+
+def lengths_text(data: DatasetProfile, bins: int = 8) -> Content:
+    """The histogram of lengths, and where the counts come from."""
+    parts: list[Content | str | tuple[str, str]] = [("Lengths in tokens\n", "bold underline")]
     for label, count, cells in figures.histogram(data.histogram(bins), 18):
-        parts += [(f"{label:>13} ", "dim"), ("█" * cells or ("▏" if count else ""), "$accent"), f" {count:,}\n"]
+        parts += [(f"{label:>13} ", "dim"), ("█" * cells or ("▏" if count else ""), "$primary"), f" {count:,}\n"]
     parts += [(data.basis, "dim")]
+    return Content.assemble(*parts)
+
+
+def samples_text(samples: Sequence[SampleText]) -> Content:
+    """The first examples as the model sees them, what is learned in colour."""
+    if not samples:
+        return Content("")
+    how = "as the model's chat template writes them" if samples[0].templated else "as the model sees them"
+    parts: list[Content | str | tuple[str, str]] = [
+        (f"First examples, {how}\n", "bold underline"),
+        ("what is learned is ", "dim"),
+        ("marked so" if not samples[0].label else "the label", "bold $success"),
+        "\n",
+    ]
+    for number, sample in enumerate(samples, start=1):
+        parts.append((f"{number} ", "dim"))
+        for text, learned in sample.pieces:
+            parts.append((shown(text, keep=LAYOUT), "$success" if learned else ""))
+        if sample.cut:
+            parts.append((f" … {sample.cut:,} characters more", "dim"))
+        if sample.label:
+            parts += [" → ", (one_line(sample.label), "bold $success")]
+        parts.append("\n")
     return Content.assemble(*parts)

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from planner.tui import live
-from planner.tui.screens.base import WizardScreen
+from planner.tui.screens.base import DIGITS, WizardScreen
 from planner.tui.widgets.charts import Curves
 
 
@@ -25,6 +25,7 @@ class EndScreen(WizardScreen):
         "its last checkpoint, n goes back to the plan for another run."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
+        *DIGITS,
         Binding("r", "resume", "Resume", id="end.resume", tooltip="Go on from the last checkpoint"),
         Binding("n", "app.step_back", "New run", id="end.new", tooltip="Back to the plan"),
         Binding("c", "curve", "Curve", id="end.curve", tooltip="Loss, learning rate, tokens/s"),

@@ -14,7 +14,7 @@ from textual.widgets import RichLog, Static
 from planner.contract.units import format_bytes
 from planner.tui import figures, live
 from planner.tui.live import RunSnapshot
-from planner.tui.screens.base import WizardScreen
+from planner.tui.screens.base import DIGITS, WizardScreen
 from planner.tui.widgets.charts import Curves
 
 PHASE_STYLES = {"paused": "bold $text-warning", "stopping": "bold $text-warning", "failed": "bold $text-error"}
@@ -34,6 +34,7 @@ class LiveScreen(WizardScreen):
         "how far off the prediction is. device (process, on a CPU) is everything: tensors, spare blocks and libraries."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
+        *DIGITS,
         Binding("p", "pause", "Pause/resume", id="live.pause", tooltip="Pause after the step, or go on"),
         Binding("s", "stop", "Stop", id="live.stop", tooltip="Stop after the step, with a checkpoint"),
         Binding("c", "curve", "Curve", id="live.curve", tooltip="Loss, learning rate, tokens/s"),

@@ -134,7 +134,7 @@ class FilterList(Vertical):
         listing.set_options(options)
         self._keys = [option.id for option in options]
         first = next((place for place, key in enumerate(self._keys) if key), None)
-        listing.highlighted = self._keys.index(select) if select in self._keys else first
+        listing.highlighted = self._keys.index(select) if select and select in self._keys else first
         if first is None:
             self.post_message(self.Highlighted(None))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.app import RenderResult
 from textual.content import Content
+from textual.events import Click
 from textual.reactive import reactive
 from textual.widget import Widget
 
@@ -18,6 +19,7 @@ class StepBar(Widget):
     def __init__(self, current: int) -> None:
         super().__init__()
         self.current = current
+        self._ends: list[int] = []
 
     def on_mount(self) -> None:
         self.watch(self.app, "wizard", self._follow)
@@ -28,13 +30,21 @@ class StepBar(Widget):
     def render(self) -> RenderResult:
         parts: list[str | tuple[str, str]] = []
         used = 0
+        self._ends = []
         for place, name in enumerate(STEPS):
             label = f" {place + 1} {name} "
             style = "reverse bold" if place == self.current else ("bold" if place < self.current else "dim")
             parts.append((label, style))
             used += len(label)
+            self._ends.append(used)
         room = self.size.width - used - 1
         if room > 4:
             text = self.summary if len(self.summary) <= room else self.summary[: room - 1] + "…"
             parts.append((text.rjust(room), "dim"))
         return Content.assemble(*parts)
+
+    async def on_click(self, event: Click) -> None:
+        """To the step under the pointer."""
+        place = next((place for place, end in enumerate(self._ends) if event.x < end), None)
+        if place is not None:
+            await self.run_action(f"app.step({place})")

@@ -14,6 +14,7 @@ from planner.tui.app import TuneplanApp
 from planner.tui.ranking import ListEntry
 from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.model import ModelScreen
+from planner.tui.widgets.filter_list import FilterList
 from tests.support.tui_support import flat, settle, type_text
 
 
@@ -48,7 +49,7 @@ def test_nothing_typed_is_every_family_once_and_the_newest_first(models: list[Li
     runs = [group for place, group in enumerate(groups) if not place or groups[place - 1] != group]
     assert len(runs) == len(set(runs)), "a family stands in one place"
     assert {entry.key for entry in models} == {name for name, *_ in catalogue.models()}
-    llamas = [families.version_of(entry.key) for entry in models if entry.group == "Llama"]
+    llamas = [families.version_of(entry.key) for entry in models if entry.group == "Llama" and "B" in entry.row]
     assert llamas == sorted(llamas, reverse=True)
     assert families.OTHERS not in groups, "every model of the catalogue has a family"
 
@@ -94,3 +95,19 @@ async def test_a_name_that_means_several_asks_which() -> None:
         await pilot.press("enter")
         await settle(app, pilot)
         assert app.wizard.hardware.name == "rtx-3060-12gb", "a whole name is meant"
+
+
+async def test_the_first_model_is_under_the_cursor_and_shown() -> None:
+    """GIVEN headings between the rows WHEN the list opens THEN the first model is marked and shown."""
+    app = TuneplanApp(gpu="a10g")
+    async with app.run_test(size=(100, 30)) as pilot:
+        shown = await settle(app, pilot)
+        listing = app.screen.query_one(FilterList)
+        assert listing.current == app.model_entries()[0].key
+        assert "parameters" in shown
+        await pilot.press("alt+1")
+        await settle(app, pilot)
+        assert isinstance(app.screen, HardwareScreen)
+        await pilot.click("StepBar", offset=(14, 0))
+        await settle(app, pilot)
+        assert isinstance(app.screen, ModelScreen), "the line at the top can be clicked"
