@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.calibration import reading
 from planner.contract.errors import TuneplanError
@@ -71,7 +71,7 @@ def _measured(path: Path, item: Observation, hardware: HardwareProfile) -> OwnRu
         attached = (hardware.name, hardware.context_bytes, hardware.cublas_workspace_bytes, hardware.calibration)
         return repr(("own run", kept.code(), hashlib.sha256(text.encode()).hexdigest(), attached))
 
-    def make() -> dict[str, Any] | None:
+    def make() -> dict[str, object] | None:
         try:
             made = _beside(path.stem, item, hardware)
         except TuneplanError:
@@ -83,7 +83,7 @@ def _measured(path: Path, item: Observation, hardware: HardwareProfile) -> OwnRu
     return None if content is None else replace(_checked(OwnRun(**content)), name=path.stem)
 
 
-def _right(value: Any) -> bool:
+def _right(value: object) -> bool:
     return value is None or (isinstance(value, dict) and set(value) == set(OwnRun.__dataclass_fields__))
 
 

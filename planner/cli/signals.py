@@ -9,7 +9,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 Handler = Callable[[int, FrameType | None], object]
 SIGHUP = getattr(signal, "SIGHUP", None)
@@ -55,7 +54,7 @@ def as_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def passed_on(child: subprocess.Popen[Any]) -> Iterator[list[int]]:
+def passed_on(child: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[list[int]]:
     """Signals go to a child that leads its own session: the first as SIGINT to its whole group, a second kills it.
 
     In its own session a Ctrl-C of the terminal reaches the child once, by this process, and not twice. Yields the
@@ -86,7 +85,7 @@ def held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def to_group(child: subprocess.Popen[Any], number: int) -> None:
+def to_group(child: subprocess.Popen[str] | subprocess.Popen[bytes], number: int) -> None:
     """Sends a signal to a child that leads its own session, and to its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if child.poll() is None:

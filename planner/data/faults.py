@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ class Places:
         shown = ", ".join(short_places(self.where[:SHOWN]))
         return f"{shown}{', …' if self.count > SHOWN else ''}"
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As JSON-ready data."""
         return {"count": self.count, "where": list(self.where)}
 
@@ -208,7 +207,7 @@ class Oddities:
         if self.has_answers and self.share_learned < FEW_LEARNED:
             yield f"Answers are {self.share_learned:.1%} of the text: most of the time goes into reading questions."
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As JSON-ready data."""
         faults = self.training
         return {

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
@@ -116,7 +117,7 @@ def _detect_nvidia() -> Detected | None:
         pynvml.nvmlShutdown()
 
 
-def _first_visible(nvml: Any) -> Any | None:
+def _first_visible(nvml: ModuleType) -> Any | None:
     """Handle of CUDA's device 0: the first in CUDA_VISIBLE_DEVICES, else the first card; None when all are hidden."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -129,7 +130,7 @@ def _first_visible(nvml: Any) -> Any | None:
     return nvml.nvmlDeviceGetHandleByIndex(0) if nvml.nvmlDeviceGetCount() else None
 
 
-def _describe_nvidia(nvml: Any, handle: object) -> Detected:
+def _describe_nvidia(nvml: ModuleType, handle: object) -> Detected:
     title = nvml.nvmlDeviceGetName(handle)
     title = title.decode() if isinstance(title, bytes) else str(title)
     total, used = _nvml_memory(nvml, handle)
@@ -152,7 +153,7 @@ def _describe_nvidia(nvml: Any, handle: object) -> Detected:
     )
 
 
-def _nvml_memory(nvml: Any, handle: object) -> tuple[int, int]:
+def _nvml_memory(nvml: ModuleType, handle: object) -> tuple[int, int]:
     """Total that CUDA can hand out and bytes in use, in bytes.
 
     The second form of NVML's memory info separates what the driver keeps for itself (several hundred MiB): total -
@@ -169,7 +170,7 @@ def _nvml_memory(nvml: Any, handle: object) -> tuple[int, int]:
     return total, max(0, total - int(info.free))
 
 
-def _unknown_nvidia(nvml: Any, handle: object, title: str, total: int, used: int) -> Detected:
+def _unknown_nvidia(nvml: ModuleType, handle: object, title: str, total: int, used: int) -> Detected:
     """A profile from NVML alone: clocks times units, with the lowest rates of the card's compute capability."""
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     cores = nvml.nvmlDeviceGetNumGpuCores(handle)

@@ -6,8 +6,9 @@ Names and defaults: transformers 5.23 `training_args.py`, peft 0.21 `tuners/lora
 from __future__ import annotations
 
 import re
-from typing import Any
 
+from planner.contract.choices import TrainingChoices
+from planner.contract.run_settings import Hyperparameters
 from planner.exchange.keys import Keys
 
 OPTIMIZERS: dict[str, tuple[str, str]] = {
@@ -344,7 +345,7 @@ def what_is_learned(keys: Keys) -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def written_schedule(h: Any) -> tuple[str, dict[str, object] | None, list[str]]:
+def written_schedule(h: Hyperparameters) -> tuple[str, dict[str, object] | None, list[str]]:
     """`lr_scheduler_type`, its keywords, and what they can't say."""
     ratio = h.min_learning_rate_ratio
     said: list[str] = []
@@ -367,7 +368,7 @@ def written_schedule(h: Any) -> tuple[str, dict[str, object] | None, list[str]]:
     return "constant_with_warmup", None, said
 
 
-def written_arguments(choices: Any, h: Any) -> tuple[dict[str, object], list[str]]:
+def written_arguments(choices: TrainingChoices, h: Hyperparameters) -> tuple[dict[str, object], list[str]]:
     """The plan in transformers' `TrainingArguments`, and what they can't say."""
     kind, further, said = written_schedule(h)
     found: dict[str, object] = {

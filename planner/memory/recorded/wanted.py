@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def wanted(case: Case) -> dict[str, object]:
     return found
 
 
-def _choices(case: Case) -> dict[str, Any]:
+def _choices(case: Case) -> dict[str, object]:
     choices = {
         field.name: getattr(case.choices, field.name)
         for field in fields(case.choices)
@@ -82,14 +83,14 @@ def _choices(case: Case) -> dict[str, Any]:
     return {name: value for name, value in choices.items() if name in SPELT or value != usual[name]}
 
 
-def _usual() -> dict[str, Any]:
+def _usual() -> dict[str, object]:
     """The defaults of all choices that have an effect, as JSON values."""
     plain = TrainingChoices()
     found = {field.name: getattr(plain, field.name) for field in fields(plain) if field.name not in WITHOUT_EFFECT}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-def assumed(asked: Mapping[str, Any]) -> dict[str, Any]:
+def assumed(asked: Mapping[str, Any]) -> dict[str, object]:
     """What a key leaves unsaid: kept with a program, which ends where a later release has other defaults."""
     return {name: value for name, value in _usual().items() if name not in asked["choices"]}
 
@@ -99,7 +100,7 @@ def _stale(content: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     return any(now.get(name, value) != value for name, value in content.get("assumed", {}).items())
 
 
-def _circumstances(case: Case) -> dict[str, Any]:
+def _circumstances(case: Case) -> dict[str, object]:
     if case.choices.num_gpus > 1:
         raise NotModelled(
             f"--num-gpus {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
@@ -123,7 +124,7 @@ def _circumstances(case: Case) -> dict[str, Any]:
     }
 
 
-def path_of(config: dict[str, object], asked: dict[str, object]) -> Any:
+def path_of(config: dict[str, object], asked: dict[str, object]) -> Path:
     """File of a program."""
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
     return recorded.folder(config) / f"{name}.json"
