@@ -79,6 +79,7 @@ class Output:
     advice: bool = option("Every advised value with its rule, spread and source.", "--advice", default=False)
     memory: bool = option("The recommended tier's memory, part by part.", "--memory", default=False)
     explain: bool = option("Both, and every note.", "--explain", default=False)
+    ui: bool = option("Open the wizard with what was said.", "--ui", default=False)
     version: bool = option("Print the version.", "--version", default=False)
 
 
@@ -99,6 +100,10 @@ def recommend(
     if context.invoked_subcommand is not None:
         _refuse_stray_options(context)
         return 0
+    if output.ui:
+        from planner.cli import opening
+
+        return opening.run(target, source, aim)
     from planner.cli.learning import learned
     from planner.cli.recommend import run
     from planner.cli.resolve import resolve

@@ -5,7 +5,6 @@ Those that hand a plan to the trainer stand in `planner.cli.handing`; heavy impo
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Optional
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from planner.cli import options
-from planner.cli.asked import DATA_HELP, GPU_HELP, JSON_HELP, Aim, Batch, Elsewhere, Source, Target
+from planner.cli.asked import GPU_HELP, JSON_HELP, Aim, Batch, Elsewhere, Source, Target
 from planner.cli.options import option
 from planner.cli.talk import print_json
 from planner.contract.errors import InvalidInput
@@ -202,28 +201,22 @@ def demo(
     return run(output=output, epochs=epochs)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
-    """What the wizard opens with."""
-
-    gpu: str | None = option(GPU_HELP, complete=options.complete_gpu)
-    model: str | None = option(
-        "Catalogue name, hub id, config.json or a folder that holds one.", complete=options.complete_model
-    )
-    data: str | None = option(DATA_HELP, metavar="PATH")
-
-
 @commands.command("wizard", hidden=True)
 @commands.command()
 @options.with_records
-def ui(chosen: Chosen) -> int:
+def ui(
+    target: Target,
+    source: Source,
+    aim: Aim,
+    plan: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[PLAN]", help="A plan file: the wizard opens with it."),
+    ] = None,
+) -> int:
     """The wizard: hardware, model, data, plan and a live run, by keyboard; what is given is chosen already."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidInput("plan ui needs a terminal; plan --gpu … prints the same answer without one")
-    from planner.tui import app as wizard
+    from planner.cli.opening import run
 
-    given = {name: value for name in ("gpu", "model", "data") if (value := getattr(chosen, name)) is not None}
-    return int(wizard.run(given) or 0)
+    return run(target, source, aim, plan)
 
 
 @commands.command()

@@ -21,10 +21,11 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_count
 from planner.contract.words import one_line
-from planner.tui import figures, messages, reading, state
+from planner.tui import figures, messages, state
 from planner.tui.asking import Asking
 from planner.tui.families import family_of, model_order
 from planner.tui.history import PastRun
+from planner.tui.opening import Opening, opened
 from planner.tui.ranking import ListEntry
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
@@ -71,19 +72,14 @@ class TuneplanApp(Asking):
     def __init__(
         self,
         *,
-        gpu: str | HardwareProfile | None = None,
-        model: str | None = None,
-        data: str | Path | None = None,
         output: str | Path = "runs",
         start_folder: str | Path = ".",
-        settings: Mapping[str, Any] | None = None,
-        hyperparameters: Mapping[str, Any] | None = None,
-        reserve_bytes: int | None = None,
+        **given: Any,
     ) -> None:
         """Raises `TuneplanError` for a start value that is wrong.
 
-        `output`: folder that gets one folder per run; `start_folder`: where the directory tree opens;
-        `settings`, `hyperparameters`: values that count as set by the person.
+        `output`: folder that gets one folder per run; `start_folder`: where the directory tree opens; `given`: the
+        fields of `Opening`.
         """
         super().__init__()
         self.output = Path(output)
@@ -96,19 +92,7 @@ class TuneplanApp(Asking):
             self.register_theme(theme)
         self.theme = THEMES[0].name
         self._shield = Shield()
-        start = state.preset(settings or {}, hyperparameters or {}, reserve_bytes)
-        if gpu is not None:
-            start = state.with_hardware(start, self.find_hardware(gpu) if isinstance(gpu, str) else gpu)
-        if model is not None:
-            found = reading.read_model(model, final=True)
-            if found.model is None:
-                raise InvalidInput(found.error or f"{model}: not a model")
-            start = state.with_model(start, found.model, model)
-        if data is not None:
-            measured = reading.read_data(str(data), start, final=True)
-            if measured.dataset is None:
-                raise InvalidInput(measured.error or f"{data}: not a data set")
-            start = state.with_dataset(start, measured.dataset, measured.settings, measured.model)
+        start = opened(Opening(**{name: value for name, value in given.items() if value is not None}))
         self.set_reactive(Asking.wizard, start)
 
     # ------------------------------------------------------------------------------------------------------- start

@@ -1,9 +1,10 @@
-"""What a row of the plan means, and what is advised for it. UI-free."""
+"""What a row of the plan means, what is advised for it, and which tier is next. UI-free."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from planner.contract.records import CheckReport
 from planner.contract.spec import ModelSpec
 from planner.tui.field import Field
 from planner.tui.fields import BY_KEY
@@ -35,3 +36,17 @@ def leaf_names(model: ModelSpec) -> tuple[str, ...]:
     """Names of the linear layers that can carry an adapter, in forward order."""
     names = [m.leaf for m in model.modules if m.kind in ("linear", "conv1d") and m.layers is not None]
     return tuple(dict.fromkeys(names))
+
+
+def next_tier(state: WizardState, tiers: tuple[CheckReport, ...], recommended: str | None) -> CheckReport:
+    """The tier after the one that the choices equal; the recommended one where they equal none."""
+    now = state.choices
+    place = next((index for index, tier in enumerate(tiers) if tier.settings == now), None)
+    if place is None:
+        return next((tier for tier in tiers if tier.tier == recommended), tiers[0])
+    # Neighbouring tiers may be equal; the next different one is meant.
+    for offset in range(1, len(tiers) + 1):
+        tier = tiers[(place + offset) % len(tiers)]
+        if tier.settings != now:
+            return tier
+    return tiers[place]

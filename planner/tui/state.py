@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
-from planner.contract.records import CheckReport
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.tui.field import Field
@@ -65,6 +64,10 @@ class WizardState:
     """Fields that the person set; neither a tier nor advice overwrites them unasked."""
     effective_target: int | None = None
     """Effective batch that a change of the batch size keeps as well as it divides; None is the present one."""
+    scenario: str = "standard"
+    goal: str | None = None
+    tier: str | None = None
+    """What was asked for on the command line; the search keeps to it."""
     adopted: tuple[str, str, str] | None = None
     """Device, model and data for which the recommended tier and the advice were taken over."""
 
@@ -132,6 +135,9 @@ class WizardState:
             fixed=self.edited,
             budget=self.budget_bytes,
             data=self.data_use,
+            scenario=self.scenario,
+            goal=self.goal,
+            tier=self.tier,
         )
 
 
@@ -383,17 +389,3 @@ def back_to(before: WizardState, now: WizardState) -> WizardState:
         model=now.model,
         dataset=now.dataset,
     )
-
-
-def next_tier(state: WizardState, tiers: tuple[CheckReport, ...], recommended: str | None) -> CheckReport:
-    """The tier after the one that the choices equal; the recommended one where they equal none."""
-    now = state.choices
-    place = next((index for index, tier in enumerate(tiers) if tier.settings == now), None)
-    if place is None:
-        return next((tier for tier in tiers if tier.tier == recommended), tiers[0])
-    # Neighbouring tiers may be equal; the next different one is meant.
-    for offset in range(1, len(tiers) + 1):
-        tier = tiers[(place + offset) % len(tiers)]
-        if tier.settings != now:
-            return tier
-    return tiers[place]

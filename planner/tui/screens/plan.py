@@ -286,7 +286,7 @@ class PlanScreen(WizardScreen):
         if found is None or not found.tiers:
             self.say((found.error if found else None) or "the tiers are still being computed", error=True)
             return
-        tier = states.next_tier(self.wizard_app.wizard, found.tiers, found.recommended)
+        tier = hints.next_tier(self.wizard_app.wizard, found.tiers, found.recommended)
         self._tier_taken(TiersPanel.Taken(tier))
         deck = self.query_one(Deck)
         if not deck.zoomed:

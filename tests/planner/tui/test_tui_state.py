@@ -19,7 +19,7 @@ from planner.decide.reasons import COMPONENT_TEXT, component_text
 from planner.devices.profiles import load
 from planner.handover import plans
 from planner.models.sources import load_model
-from planner.tui import doubts, figures, live, reading, state, work
+from planner.tui import doubts, figures, hints, live, reading, state, work
 from planner.tui.fields import BY_KEY, FIELDS
 from planner.tui.state import WizardState
 from tests.support.tui_support import write_pairs
@@ -274,7 +274,7 @@ def test_tiers_go_round(start) -> None:
     seen = set()
     wizard = start
     for _ in range(4):
-        tier = state.next_tier(wizard, found.tiers, found.recommended)
+        tier = hints.next_tier(wizard, found.tiers, found.recommended)
         wizard = state.take_settings(wizard, tier.settings)
         seen.add(tier.tier)
         assert wizard.choices.effective_batch_size == found.tiers[0].settings.batch_size * (

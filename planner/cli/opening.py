@@ -1,0 +1,42 @@
+"""`plan ui` and `plan … --ui`: the wizard, with what the options say chosen already."""
+
+from __future__ import annotations
+
+import sys
+
+from planner.cli.asked import Aim, Source, Target
+from planner.cli.resolve import parse_columns
+from planner.contract.errors import InvalidInput
+from planner.contract.settings import parse_size
+
+
+def run(target: Target, source: Source, aim: Aim, plan: str | None = None) -> int:
+    """Opens the wizard; `plan`: a plan file to open it with. Returns its exit code."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidInput("plan ui needs a terminal; plan --gpu … prints the same answer without one")
+    from planner.tui import app as wizard
+
+    settings = {name: value for name, value in target.settings.items() if value is not None}
+    reading = {
+        "format": source.format,
+        "columns": parse_columns(source.columns),
+        "skip_invalid": source.skip_invalid,
+        "validation_split": source.validation_split,
+    }
+    given: dict[str, object] = {
+        "gpu": target.gpu,
+        "model": target.model,
+        "data": source.data,
+        "settings": settings,
+        "reserve_bytes": None if target.reserve is None else parse_size(target.reserve, option="--reserve"),
+        "effective_batch_size": aim.effective_batch_size,
+        "reading": {name: value for name, value in reading.items() if value not in (None, "auto", {}, False)},
+        "aim": {"goal": aim.goal, "tier": aim.tier, "scenario": aim.scenario},
+    }
+    if plan is not None:
+        if settings or target.model or aim.effective_batch_size:
+            raise InvalidInput(f"{plan} says what is trained; beside it only --gpu and --data have a meaning")
+        from planner.handover import plans
+
+        given["plan"] = plans.load(plan)
+    return int(wizard.run({name: value for name, value in given.items() if value}) or 0)
