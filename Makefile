@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly fuzz check lint types contracts docs accuracy clean
+.PHONY: demo test nightly arithmetic fuzz check lint types contracts docs accuracy clean
 
 # torch comes first, by exact pin: a looser pin, or another package pulling it in, would fetch gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt
@@ -24,6 +24,12 @@ test: $(STAMP)
 # What is too slow for every change: as many tests again in time, few in number.
 nightly: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal -m nightly
+
+# The trainer on plain loops in place of the processor's fast ones: what hangs on the last bits of its sums shows itself.
+ARITHMETIC := ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default
+arithmetic: $(STAMP)
+	for forced in $(ARITHMETIC); do echo $$forced; env $$forced OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+		$(BIN)/python -m pytest -n 2 --dist worksteal tests/trainer tests/planner/memory || exit 1; done
 
 # Hostile inputs of every kind for an hour; another seed looks elsewhere.
 fuzz: $(STAMP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -65,6 +66,8 @@ def import_slow_parts() -> None:
     torch.set_num_threads(1)
     quiet()
     transformers.logging.disable_progress_bar()
+    gc.collect()
+    gc.freeze()  # a fork whose collector walked all this would copy every page of it
 
 
 @dataclass
