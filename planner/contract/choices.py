@@ -188,7 +188,7 @@ class TrainingChoices:
     )
     """None: same as batch_size."""
     expandable_segments: bool = choice(
-        False, "CUDA's allocator extends its segments: less is lost between them.", label="Growing segments",
+        False, "CUDA's allocator extends its segments: less is lost between them.", label="Expandable segments",
         group=NUMERICS,
         more="CUDA's allocator extends its segments in place of making further ones: less is lost between them.",
     )

@@ -133,7 +133,7 @@ class Hyperparameters(Record):
         hidden="the wizard draws the curves itself; --report-to of plan train names other places",
     )] = ("tensorboard",)
     train_on_prompt: Annotated[bool, About(
-        help="off: only completions are learnt.", label="Loss on prompt", group=RUN,
+        help="off: only completions are learnt.", label="Train on prompt", group=RUN,
     )] = False
     """False: loss on completions only."""
     sample_prompt: Annotated[Text | None, About(
