@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
+from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.memory.engine.values import PIECE_ROWS, chunk_rows
 from planner.memory.recorded.log import Log
@@ -103,11 +104,14 @@ def _stale(content: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 def _circumstances(case: Case) -> dict[str, object]:
     if case.choices.num_gpus > 1:
         raise NotModelled(
-            f"--num-gpus {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
+            named("num_gpus"), f" {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"
         )
     if case.choices.loss == "chunked" and case.spec.task != "causal":
         raise NotModelled(
-            f"--loss chunked is made for causal models, not for {case.spec.architecture}; use --loss full"
+            named("loss"),
+            f" chunked is made for causal models, not for {case.spec.architecture}; use ",
+            named("loss"),
+            " full",
         )
     if case.flat:
         raise NotModelled(f"flat rows of {case.spec.architecture}, which is recorded with padding")

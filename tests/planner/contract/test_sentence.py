@@ -7,7 +7,9 @@ import pickle
 from pathlib import Path
 
 import pytest
+import typer
 
+from planner.cli.app import app
 from planner.contract.choices import CHOICES
 from planner.contract.errors import InvalidInput
 from planner.contract.records import Advice, CheckReport, Plan
@@ -50,27 +52,17 @@ def test_the_settings_file_is_named_where_it_gave_the_value(tmp_path: Path, caps
 
 def test_every_name_in_a_sentence_is_a_field_or_an_option() -> None:
     """A name that nobody has would be said to a person as if it could be set."""
-    known = {*CHOICES, *Hyperparameters.model_fields, *DataSettings.model_fields, "effective_batch_size"}
-    options = {
-        "columns",
-        "data",
-        "device",
-        "goal",
-        "gpu",
-        "minutes",
-        "model",
-        "output",
-        "prices",
-        "scenario",
-        "timeline",
-    }
+    fields = {*CHOICES, *Hyperparameters.model_fields, *DataSettings.model_fields, "effective_batch_size"}
+    plan = typer.main.get_command(app)
+    commands = [plan.get_command(None, name) for name in plan.list_commands(None)]
+    options = {parameter.name for command in commands for parameter in command.params} | {"validation_path"}
     asked = set()
     for path in Path("planner").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "named":
                 asked |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
-    assert asked - known - options == set()
-    assert options - asked == set()
+    assert len(asked) > 30
+    assert asked - fields - options == set()
 
 
 def test_no_sentence_of_the_core_writes_an_option_out() -> None:
