@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ SCHEMA = "tuneplan.recorded-model/1"
 REFUSED = "tuneplan.refused/1"
 SHIPPED = Path(__file__).parent / "recordings"
 MAX_BYTES = 64 * 2**20
+MAX_VALUES = 8_000_000
+"""JSON values of one file: four for each of a program's events, of which a network of many unlike layers has many."""
 NOISE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "architectures")
 """Keys of a config.json that say nothing of the network's shape; of `architectures` the head counts."""
 COUNTS = (
@@ -119,7 +122,7 @@ def read(path: Path) -> dict[str, object]:
         text = gzip.decompress(path.read_bytes()).decode()
     else:
         text = text_file.read(path, str(path), max_bytes=MAX_BYTES)
-    content = json_text.parse(text, str(path), max_bytes=MAX_BYTES)
+    content = json_text.parse(text, str(path), max_bytes=MAX_BYTES, max_values=MAX_VALUES)
     if not isinstance(content, dict):
         raise InvalidInput(f"{path}: holds no object; delete it, it will be made again")
     return content
@@ -147,6 +150,7 @@ def outdated(content: Mapping[str, object], path: Path | None = None) -> bool:
     return any(now[name] not in (None, then.get(name)) for name in ("transformers", "peft"))
 
 
+@cache
 def versions() -> dict[str, str | None]:
     """The installed releases of what a recording rests on; None: not installed."""
     from importlib.metadata import PackageNotFoundError, version

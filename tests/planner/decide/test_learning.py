@@ -19,7 +19,7 @@ from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import ModelSpec
 from planner.decide import learning
 from planner.memory import device
-from planner.memory.recorded.log import SCHEMA
+from planner.memory.recorded.log import RELEASE, SCHEMA
 from planner.memory.recorded.wanted import SPELT, assumed, log_of, path_of, wanted
 from planner.memory.step.case import Case
 from planner.models import catalogue, recorded
@@ -241,6 +241,9 @@ def test_a_program_ends_with_the_defaults_and_the_libraries_that_it_rests_on(own
         case = _program(found, TrainingChoices(lora_r=3 + number), **more)
         with pytest.raises(Unlearned, match="no program is recorded"):
             log_of(case)
+    events = [event for key in range(30_000) for event in ([key, 0, 0], [key, RELEASE, 0])]
+    long = {"parts": [["forward", None, events]], "sizes": [[[0, 8]]], "components": ["temporaries"]}
+    assert len(log_of(_program(found, TrainingChoices(lora_r=6), **long)).parts[0].events) == 60_000
     # A choice that only a newer release knows says nothing of this one's programs.
     assert log_of(_program(found, TrainingChoices(lora_r=5), assumed={"unheard_of": 3})).parts == ()
 
