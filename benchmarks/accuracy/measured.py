@@ -23,6 +23,7 @@ from planner.cli.resolve import resolve
 from planner.contract.records import MemoryReport
 from planner.contract.settings import BY_NAME
 from planner.contract.units import MIB
+from planner.decide.question import Question
 
 CASES = Path(__file__).parents[2] / "tests" / "cases" / "measured_t4.json"
 KINDS = ("allocated", "reserved", "device")
@@ -68,14 +69,19 @@ def values_of(args: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def predicted(args: Sequence[str]) -> MemoryReport:
-    """What `plan check` says of these options."""
+def question_of(args: Sequence[str]) -> Question:
+    """What these options of `plan check` ask."""
     values = values_of(args)
     gpu, model = values.pop("gpu"), values.pop("model")
     unknown = set(values) - set(BY_NAME)
     if unknown:
         raise ValueError(f"options that are no settings: {sorted(unknown)}")
-    asked = resolve(Target(gpu=gpu, model=model, settings=values))
+    return resolve(Target(gpu=gpu, model=model, settings=values))
+
+
+def predicted(args: Sequence[str]) -> MemoryReport:
+    """What `plan check` says of these options."""
+    asked = question_of(args)
     return memory.predict(asked.model, asked.hardware, asked.choices, budget_bytes=asked.budget_bytes)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.accuracy import coverage, evaluate, measured, metrics, observed, plot, published
+from benchmarks.accuracy import coverage, evaluate, measured, metrics, observed, plot, published, throughput
 from benchmarks.accuracy.formulas import FORMULAS, GUIDES
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec
@@ -377,6 +377,8 @@ def write(grid: Grid, *, run_traces: bool = True, docs: Path = DOCS) -> Path:
         *_collected_section(collected, run_traces),
         *coverage.section([*cases, *collected], runs),
         *_formulas_section(grid, cases),
+        "",
+        *throughput.section(),
         "",
     ]
     groups: dict[str, list[tuple[int, int]]] = {

@@ -41,7 +41,7 @@ EXPECTED = Efficiency(
     attention=0.45,
     bandwidth=0.78,
     kernel_seconds=2e-6,
-    launch_seconds=8e-6,
+    launch_seconds=14e-6,
     link_bytes_per_second=20e9,
 )
 """Middle of the rules below.
@@ -50,8 +50,10 @@ matmul: the best shapes reach 0.87 (A100), 0.80 (H100), 0.78 (B200), 0.60 (MI300
 (stas00/ml-engineering, compute/accelerator, Maximum Achievable Matmul FLOPS, read 2026-11-21); a training step's
 shapes nine tenths of the NVIDIA ones. attention: FlashAttention-2 forward and backward with a causal mask reach 0.4 to
 0.6 of an A100's peak (arXiv:2307.08691, figures 4 to 6). bandwidth: rule, long streaming kernels reach 0.8 to 0.9 of
-the data sheet's figure, short ones less. kernel and launch: rule, 1 to 4 microseconds on the device, 4 to 20 on the
-host in eager PyTorch. link: rule, what PCIe 4.0 x16 moves of its 32 GB/s.
+the data sheet's figure, short ones less. kernel: rule, 1 to 4 microseconds on the device. launch: what short
+steps of 1.8 to 14 billion parameters on an A100 and of 0.1 to 1.7 on a T4 took for each kernel counted here, Python and
+autograd included (benchmarks/accuracy/throughput.json, tests/cases/measured_t4.json): 12 to 20 microseconds.
+link: rule, what PCIe 4.0 x16 moves of its 32 GB/s.
 """
 
 SLOW = Efficiency(
@@ -59,7 +61,7 @@ SLOW = Efficiency(
     attention=0.25,
     bandwidth=0.55,
     kernel_seconds=4e-6,
-    launch_seconds=20e-6,
+    launch_seconds=30e-6,
     link_bytes_per_second=8e9,
 )
 """Lower end of the interval: power-limited cards, unfavourable shapes, a slow host, PCIe 3.0."""
@@ -74,6 +76,11 @@ FAST = Efficiency(
 )
 """Upper end of the interval: the best shapes, fused element-wise kernels, NVLink."""
 
+UNPACKING = 0.34
+"""Share of what a streaming kernel reaches that bitsandbytes' 4-bit kernel does. LitGPT's resource tables (tutorials/
+resource-tables.md, A100 40GB, 2023-10) differ by 9, 35, 79 and 191 ms a step between bf16 and nf4 for 1.3, 3.4, 6.7 and
+12.8 billion weights, unpacked twice: 130 to 290 billion weights a second, 2.5 bytes each, of 1,555 GB/s."""
+
 EXCHANGED = {"ddp": 2.0, "zero2": 3.0, "zero3": 1.0, "fsdp": 1.0}
 """Bytes exchanged at a reduction in sizes of the gradients (Rajbhandari et al. 2020, arXiv:1910.02054, sec. 7): an
 all-reduce is two; ZeRO-2 as the trainer sets it all-reduces and then gathers what every rank updated."""
@@ -81,8 +88,28 @@ GATHERED = 2.0
 """Where weights are divided: how often a micro-batch gathers all of them, frozen ones too (forward and backward)."""
 
 
+CPU_LAUNCH = 8.0 / 14.0
+"""What launching takes where there is no driver in between."""
+
+
+def sustained(efficiency: Efficiency, hardware: HardwareProfile) -> Efficiency:
+    """The efficiencies on this device, whose power or clocks may not hold its data sheet's figures."""
+    arithmetic, bandwidth = (
+        float(fact.value) if (fact := hardware.facts.get(f"sustained_{name}")) is not None else 1.0
+        for name in ("arithmetic", "bandwidth")
+    )
+    return replace(
+        efficiency,
+        matmul=efficiency.matmul * arithmetic,
+        attention=efficiency.attention * arithmetic,
+        bandwidth=efficiency.bandwidth * bandwidth,
+        launch_seconds=efficiency.launch_seconds * (CPU_LAUNCH if hardware.kind == "cpu" else 1.0),
+    )
+
+
 def calibrated(efficiency: Efficiency, hardware: HardwareProfile) -> Efficiency:
-    """The efficiencies as steps measured on this machine corrected them; unchanged without a calibration."""
+    """The efficiencies as steps measured on this machine corrected them; the device's own without a calibration."""
+    efficiency = sustained(efficiency, hardware)
     found = hardware.calibration
     if found is None or not found.applied or not found.speed:
         return efficiency
@@ -184,7 +211,8 @@ def predict(
     by_rule, expected = rule_seconds(model, hardware, choices), seconds(None)
     rate = positions / expected
     corrected = expected / by_rule
-    slowest, fastest = seconds(SLOW) * max(corrected, 1.0), seconds(FAST) * min(corrected, 1.0)
+    slowest = seconds(sustained(SLOW, hardware)) * max(corrected, 1.0)
+    fastest = seconds(sustained(FAST, hardware)) * min(corrected, 1.0)
     spread = own_runs.spread(hardware, choices, by_rule)
     found = hardware.calibration
     if spread is None and found is not None and found.applied:
@@ -231,9 +259,11 @@ def _utilization(
 
 def _seconds(operation: work.Operation, hardware: HardwareProfile, efficiency: Efficiency) -> NDArray[np.float64]:
     """Device seconds of one forward pass of one copy."""
+    moved = operation.bytes / (hardware.bandwidth_bytes_per_second * efficiency.bandwidth)
+    if operation.engine == "dequantize":
+        return moved / UNPACKING
     share = {"matmul": efficiency.matmul, "attention": efficiency.attention, "vector": 1.0}[operation.engine]
     peak = hardware.flops_per_second.get(operation.dtype, hardware.flops_per_second["fp32"])
-    moved = operation.bytes / (hardware.bandwidth_bytes_per_second * efficiency.bandwidth)
     return np.maximum(operation.flops / (peak * share), moved)
 
 

@@ -35,8 +35,10 @@ class Operation:
     """One kind of operation of a micro-batch, with the cost of one forward pass of one copy."""
 
     name: str
-    engine: Literal["matmul", "attention", "vector"]
-    """What it runs on: matrix units in large products, an attention kernel, or element-wise arithmetic."""
+    engine: Literal["matmul", "attention", "vector", "dequantize"]
+    """What it runs on: matrix units in large products, an attention kernel, element-wise arithmetic, or a kernel that
+    unpacks quantised weights.
+    """
     flops: Array
     bytes: Array
     copies: int
@@ -69,6 +71,20 @@ def compute_dtype(choices: TrainingChoices) -> str:
     return choices.precision.removesuffix("-mixed").removesuffix("-amp")
 
 
+def autocasts(choices: TrainingChoices) -> bool:
+    """Whether products run under autocast, in 16 bit whatever their inputs are stored in."""
+    return choices.precision.endswith(("-mixed", "-amp"))
+
+
+def stream_dtype(choices: TrainingChoices) -> str:
+    """Type of what flows between the layers: fp32 behind norms that k-bit preparation made fp32, else the products'.
+
+    transformers' RMSNorm multiplies with its weight last, and bitsandbytes' Linear4bit hands out what it was given
+    (transformers modeling_llama.py, bitsandbytes nn/modules.py, read 2026-11-27).
+    """
+    return "fp32" if choices.kbit_prepared != "none" else compute_dtype(choices)
+
+
 def visible_pairs(length: Array, *, causal: bool, window: int | None) -> Array:
     """Query-key pairs of one sequence that attention computes, per head.
 
@@ -94,6 +110,7 @@ def operations(
     tokens = batch_size * length
     adapted = adapter_modules(model, choices)
     yield from _products(model, choices, tokens, adapted)
+    yield from _dequantized(model, choices, tokens)
     yield from _attention(model, choices, batch_size, length, fused_attention)
     yield from _elementwise(model, choices, tokens, adapted)
     yield _loss(model, choices, tokens)
@@ -164,15 +181,16 @@ def _is_expert_stack(module: Module, model: ModelSpec) -> bool:
 def _products(
     model: ModelSpec, choices: TrainingChoices, tokens: Array, adapted: tuple[Module, ...]
 ) -> Iterator[Operation]:
-    dtype = compute_dtype(choices)
-    size = DTYPE_BYTES[dtype]
-    extra = _weight_preparation_bytes(choices)
+    extra = 6.0 if choices.precision.endswith("-mixed") else 0.0  # autocast's copy of an fp32 weight
+    head_in_fp32 = choices.kbit_prepared == "stock" and not autocasts(choices)
     saved = {module.path for module in saved_modules(model, choices)}
     for module in model.modules:
         active = _active_weights(module, model)
         if not active:
             continue
         trained = choices.method == "full" or module.path in saved
+        dtype = "fp32" if head_in_fp32 and module.layers is None else compute_dtype(choices)
+        size = DTYPE_BYTES[dtype]
         stored = float(np.prod(module.shape))
         experts = _is_expert_stack(module, model)
         per_token = model.experts_per_token if experts else 1
@@ -192,10 +210,31 @@ def _products(
         yield _adapter(model, module, choices, tokens)
 
 
+def _dequantized(model: ModelSpec, choices: TrainingChoices, tokens: Array) -> Iterator[Operation]:
+    """Unpacking every quantised weight before each product with it; backward, and each recomputation, does it anew."""
+    if choices.method != "qlora":
+        return
+    moved = BYTES_PER_WEIGHT[choices.quantization] + 2.0
+    for module in model.modules:
+        if module.layers is None or not _active_weights(module, model):
+            continue
+        everything = np.full_like(tokens, float(np.prod(module.shape)))
+        yield Operation(
+            name=f"{module.path} (unpacked)",
+            engine="dequantize",
+            flops=np.zeros_like(tokens),
+            bytes=moved * everything,
+            copies=module.copies,
+            backward=1.0,
+            in_layer=True,
+            kernels=1,
+            dtype="fp32",
+        )
+
+
 def _adapter(model: ModelSpec, module: Module, choices: TrainingChoices, tokens: Array) -> Operation:
     """The two thin products of one LoRA pair; fp32 adapters on a 16-bit network compute in fp32 without autocast."""
-    mixed = choices.precision.endswith("-mixed")
-    fp32 = choices.adapter_dtype == "fp32" and not mixed
+    fp32 = choices.adapter_dtype == "fp32" and not autocasts(choices)
     dtype = "fp32" if fp32 else compute_dtype(choices)
     size = DTYPE_BYTES[dtype]
     rank = adapter_rank(model, module, choices)
@@ -215,17 +254,10 @@ def _adapter(model: ModelSpec, module: Module, choices: TrainingChoices, tokens:
     )
 
 
-def _weight_preparation_bytes(choices: TrainingChoices) -> float:
-    """Bytes per weight moved before each product: autocast's copy of an fp32 weight, or de-quantizing it."""
-    if choices.method == "qlora":
-        return BYTES_PER_WEIGHT[choices.quantization] + 2.0
-    return 6.0 if choices.precision.endswith("-mixed") else 0.0
-
-
 def _attention(
     model: ModelSpec, choices: TrainingChoices, batch_size: Array, length: Array, fused_attention: bool
 ) -> Iterator[Operation]:
-    dtype = compute_dtype(choices)
+    dtype = compute_dtype(choices) if autocasts(choices) else stream_dtype(choices)
     size = DTYPE_BYTES[dtype]
     fused = fused_attention and choices.attention != "eager"
     width = model.num_heads * model.head_dim
@@ -264,7 +296,7 @@ def _elementwise(
     model: ModelSpec, choices: TrainingChoices, tokens: Array, adapted: tuple[Module, ...]
 ) -> Iterator[Operation]:
     """Norms, residuals, rotation, activation and what an adapter adds: bytes per token, counted op by op for 16-bit."""
-    scale = DTYPE_BYTES[compute_dtype(choices)] / 2
+    scale = DTYPE_BYTES[stream_dtype(choices)] / 2
     layers = model.num_layers + model.num_decoder_layers
     yield _vector("norms", choices, tokens, scale * _norm_bytes(model), 1, kernels=6.0 * 2 * layers)
     yield _vector("residuals", choices, tokens, scale * 12.0 * model.hidden_size, layers, kernels=2)
@@ -318,7 +350,7 @@ def _activation_bytes(model: ModelSpec) -> float:
 
 def _adapter_bytes(module: Module, choices: TrainingChoices) -> float:
     """Bytes per token that PEFT's `result + lora_B(lora_A(dropout(x))) * scaling` adds beside the products."""
-    fp32 = choices.adapter_dtype == "fp32" and not choices.precision.endswith("-mixed")
+    fp32 = choices.adapter_dtype == "fp32" and not autocasts(choices)
     if choices.stack == "builtin":
         return 6.0 * module.shape[-2] + (5.0 if choices.lora_dropout else 0.0) * module.shape[-1]
     size = 4.0 if fp32 else 2.0
