@@ -2,13 +2,12 @@
 
 Layout and keys: gguf 0.19 and llama.cpp `convert_hf_to_gguf.py`, `convert_lora_to_gguf.py` (2026-11): query and key
 rows of Llama-likes are re-ordered from halves to pairs, since llama.cpp rotates neighbours. Written for the
-architectures and tokenizers of `ARCHITECTURES` and `PRE_TOKENIZERS`; anything else is refused with the way to
+architectures of `ARCHITECTURES` (the tokenizers: `vocabulary.py`); anything else is refused with the way to
 llama.cpp's own converter.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,12 @@ import numpy as np
 
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput, NotModelled, RunFailed
+from trainer.publish.vocabulary import ELSEWHERE, add_tokenizer
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 PAIRED = ("llama", "mistral")
 """Architectures whose query and key rows are re-ordered."""
 TYPES = ("f32", "f16", "q8_0")
-PRE_TOKENIZERS = {
-    r"\p{N}{1,3}": "llama-bpe",
-    r"\p{L}+|\p{N}|": "qwen2",
-}
-"""A piece of the splitting pattern -> the name that llama.cpp has for it; no pattern is GPT-2's."""
-_ELSEWHERE = "write a folder (--to folder --merged) and take llama.cpp's convert_hf_to_gguf.py"
 
 
 def package() -> Any:
@@ -45,13 +39,13 @@ def write_model(folder: Path, path: Path, *, kind: str, name: str) -> int:
     arch = _architecture(config)
     writer = gguf.GGUFWriter(str(path), ARCHITECTURES[arch])
     _dimensions(writer, config, kind, name)
-    _tokenizer(writer, folder)
+    add_tokenizer(writer, folder)
     names = gguf.get_tensor_name_map(_enum(gguf, arch), int(config["num_hidden_layers"]))
     wanted: dict[str, object] = {}
     for tensor_name, values in _tensors(folder):
         mapped = names.get_name(tensor_name, try_suffixes=(".weight", ".bias"))
         if mapped is None:
-            raise NotModelled(f"{tensor_name} has no name in GGUF; {_ELSEWHERE}")
+            raise NotModelled(f"{tensor_name} has no name in GGUF; {ELSEWHERE}")
         values = _paired(values, tensor_name, config) if arch in PAIRED else values
         data, stored = _stored(gguf, values, kind)
         writer.add_tensor(mapped, data, raw_dtype=stored)
@@ -118,7 +112,7 @@ def write_adapter(folder: Path, path: Path, *, base_config: dict[str, Any]) -> i
 def _architecture(config: dict[str, object]) -> str:
     arch = str(config.get("model_type"))
     if arch not in ARCHITECTURES:
-        raise NotModelled(f"GGUF of {arch} is not written here; {_ELSEWHERE}")
+        raise NotModelled(f"GGUF of {arch} is not written here; {ELSEWHERE}")
     return arch
 
 
@@ -133,7 +127,7 @@ def _dimensions(writer: Any, config: dict[str, Any], kind: str, name: str) -> No
     width = _width(config)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type", "default")) not in ("default", "llama3"):
-        raise NotModelled(f"GGUF with scaled positions ({rope.get('rope_type')}) is not written here; {_ELSEWHERE}")
+        raise NotModelled(f"GGUF with scaled positions ({rope.get('rope_type')}) is not written here; {ELSEWHERE}")
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
     writer.add_block_count(int(config["num_hidden_layers"]))
@@ -155,58 +149,6 @@ def _dimensions(writer: Any, config: dict[str, Any], kind: str, name: str) -> No
     }
     writer.add_file_type(files[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-
-
-def _tokenizer(writer: Any, folder: Path) -> None:
-    """Byte-level BPE, as tokenizer.json has it."""
-    import gguf
-
-    content = json_text.read_object(folder / "tokenizer.json", max_bytes=256 * 1024**2, max_values=10_000_000)
-    model = content["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise NotModelled(f"GGUF of this kind of tokenizer is not written here; {_ELSEWHERE}")
-    pattern = json.dumps(content.get("pre_tokenizer") or {}, ensure_ascii=False).replace("\\\\", "\\")
-    pre = next((name for piece, name in PRE_TOKENIZERS.items() if piece in pattern), None)
-    if pre is None and "Split" in pattern:
-        raise NotModelled(f"llama.cpp's name for this tokenizer's splitting is not known here; {_ELSEWHERE}")
-    size = int(json_text.read_object(folder / "config.json")["vocab_size"])
-    tokens = [f"[PAD{place}]" for place in range(size)]
-    types = [int(gguf.TokenType.UNUSED)] * size
-    for token, place in model["vocab"].items():
-        tokens[place], types[place] = token, int(gguf.TokenType.NORMAL)
-    for added in content.get("added_tokens") or []:
-        special = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(special)
-    merges = [" ".join(pair) if isinstance(pair, list) else str(pair) for pair in model["merges"]]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre or "gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(merges or [f"{tokens[0]} {tokens[0]}"])
-    _special(writer, folder, tokens)
-    template = folder / "chat_template.jinja"
-    settings = folder / "tokenizer_config.json"
-    text = template.read_text(encoding="utf-8") if template.is_file() else None
-    if text is None and settings.is_file():
-        found = json_text.read_object(settings).get("chat_template")
-        text = found if isinstance(found, str) else None
-    if text:
-        writer.add_chat_template(text)
-
-
-def _special(writer: Any, folder: Path, tokens: list[str]) -> None:
-    config = json_text.read_object(folder / "config.json")
-    ways = {
-        "bos_token_id": writer.add_bos_token_id,
-        "eos_token_id": writer.add_eos_token_id,
-        "pad_token_id": writer.add_pad_token_id,
-    }
-    for key, add in ways.items():
-        value = config.get(key)
-        value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, int) and 0 <= value < len(tokens):
-            add(value)
-    writer.add_add_bos_token(False)
 
 
 def _tensors(folder: Path, only: str | None = None) -> Any:
