@@ -113,9 +113,8 @@ def _shape(plan: Plan) -> str:
         from planner.contract.data.reader import open_data
 
         try:
-            reading = open_data(plan.data)
-            next(iter(reading.training()), None)
-            return str(reading.shape or "messages")
+            first = next(iter(open_data(plan.data).training()), None)
+            return "messages" if first is None else str(first.shape)
         except TuneplanError:
             return "messages"
     return "messages"

@@ -111,7 +111,7 @@ def _scores(content: dict[str, Any], size: int) -> list[float]:
 
 def _prefixed(content: dict[str, Any]) -> bool:
     """Whether a text is read as if a blank stood before it; raises `NotModelled` for what llama.cpp lacks."""
-    steps = [content.get(name) for name in ("normalizer", "pre_tokenizer") if content.get(name)]
+    steps: list[dict[str, Any]] = [content[name] for name in ("normalizer", "pre_tokenizer") if content.get(name)]
     flat = [part for step in steps for part in (step.get("normalizers") or step.get("pretokenizers") or [step])]
     found = False
     for part in flat:
