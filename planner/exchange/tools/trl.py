@@ -251,6 +251,7 @@ def _written_data(run: WrittenRun, content: dict[str, object], out: Written) -> 
         out.drop("data of shape text: its column must be called text") if run.data.columns else None
     elif run.shape == "prompt-completion":
         content["completion_only_loss"] = not learns_all
+        out.drop("a chat template around plain prompts and completions: TRL joins them as they are, tuneplan as turns")
     elif run.shape == "messages":
         content["assistant_only_loss"] = not learns_all
     else:

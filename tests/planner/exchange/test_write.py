@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,22 @@ def test_choices_that_no_file_says_are_said_in_comments() -> None:
     text = write.export(whole, "trl").files["trl.yaml"]
     for word in ("checkpoint_layers 4", "expandable_segments", "prompt=question"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ({"prompt": "a", "completion": "b"}, "completion_only_loss"),
+        ({"messages": [{"role": r, "content": "a"} for r in ("user", "assistant")]}, "assistant_only_loss"),
+    ],
+)
+def test_the_datas_shape_is_that_of_its_file(row: dict[str, Any], key: str, tmp_path: Path, capsys: Any) -> None:
+    """GIVEN a plan that doesn't name its data's format THEN the file's own decides which switch TRL's file gets: TRL
+    refuses the other one."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    data = DataSettings(path=str(tmp_path / "rows.jsonl"))
+    path = plans.save(plan("lora").model_copy(update={"data": data}), tmp_path / "plan.yaml")
+    assert main(["export", str(path), "--to", "trl", "--output", str(tmp_path / "out")]) == 0
+    written = (tmp_path / "out" / "trl.yaml").read_text()
+    switches = re.findall(r"^(\w+_only_loss): true", written, re.MULTILINE)
+    assert switches == [key]
