@@ -21,6 +21,7 @@ ELSEWHERE = {
     "planner/exchange/tools/torchtune_file.py": "names of that tool's own packages",
     "planner/decide/advice_rate.py": "exponents that were published for these families",
     "trainer/publish/gguf.py": "names that another format gives architectures",
+    "trainer/publish/vocabulary.py": "names that another format gives tokenizers",
     "trainer/commands/presets.py": "the config of a small model that is made to be trained from scratch",
 }
 
