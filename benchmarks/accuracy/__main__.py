@@ -15,8 +15,14 @@ from planner.contract.errors import NotModelled
 
 
 def run_grid(seed: int, count: int, *, fresh: bool, trace: bool, seconds: float) -> report.Grid:
-    """Traces until `count` configurations can be compared, or time is up; earlier traces are used again."""
+    """Traces until `count` configurations can be compared, or time is up; earlier traces are used again.
+
+    Without `trace` all that was kept is compared, whatever the grid would draw today: a larger catalogue draws others.
+    """
     store, grid, began = Store(seed), report.Grid(seed), time.monotonic()
+    if not trace:
+        grid.points, grid.older = stored_points(seed), len(store.older())
+        return grid
     for number, configuration in enumerate(itertools.islice(configurations(seed), 2 * count)):
         if len(grid.points) >= count:
             break
@@ -28,7 +34,7 @@ def run_grid(seed: int, count: int, *, fresh: bool, trace: bool, seconds: float)
             continue
         line = store.find(configuration, any_code=not fresh)
         if line is None:
-            if not trace or time.monotonic() - began > seconds:
+            if time.monotonic() - began > seconds:
                 continue
             line = store.measure(configuration)
             print(f"\r{number + 1} drawn, {len(grid.points)} compared", end="", file=sys.stderr)
@@ -40,8 +46,7 @@ def run_grid(seed: int, count: int, *, fresh: bool, trace: bool, seconds: float)
             grid.older += line["code"] != evaluate.trace_code()
             full = configuration.layers is None
             grid.points.append(report.Point(spec, choices, full, line["instants"], predicted, rows))
-    if trace:
-        store.tidy()
+    store.tidy()
     return grid
 
 
