@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly arithmetic fuzz check lint types contracts docs accuracy clean
+.PHONY: demo test nightly arithmetic fuzz check lint types contracts docs dist pythons accuracy clean
 
 # torch comes first, by exact pin: a looser pin, or another package pulling it in, would fetch gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt
@@ -51,6 +51,14 @@ check: lint types contracts
 docs: $(STAMP)
 	$(BIN)/python -m tests.support.option_docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# Wheel and sdist, each installed into an empty environment and run from another folder.
+dist:
+	PYTHON=$(PYTHON) .ci/dist
+
+# The planner's tests that need no torch, on each supported Python that is here.
+pythons:
+	.ci/pythons
 
 # Traces of the grid are kept; only what is missing is traced (some minutes for all of it).
 accuracy: $(STAMP)
