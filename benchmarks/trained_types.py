@@ -88,8 +88,10 @@ def train(plan: Path, output: Path, *words: str, kill_after: int | None = None) 
             break
     said = child.stderr.read().strip()
     child.wait()
-    if kill_after is None and child.returncode != 0:
-        raise RuntimeError(said.splitlines()[-1] if said else f"plan train ended with {child.returncode}")
+    failed = [event["data"] for event in events if event["kind"] == "failed"]
+    if failed or (kill_after is None and child.returncode != 0):
+        why = str(failed[0].get("message", failed[0])) if failed else said.splitlines()[-1] if said else "no word"
+        raise RuntimeError(f"plan train ended with {child.returncode}: {why}")
     return events
 
 

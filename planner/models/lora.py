@@ -197,7 +197,8 @@ def _in_all_linear(model: ModelSpec, module: Module, experts: dict[str, str]) ->
         return False
     if model.task == "classification" and module.path in _CLASSIFIERS:
         return False
-    return module.leaf not in experts
+    about = model.config.get("recorded")
+    return module.leaf not in experts and (about is None or module.leaf not in about["left_out"])
 
 
 def _check_fused(model: ModelSpec, targets: Iterable[str]) -> None:

@@ -174,6 +174,7 @@ def _spec(found: Mapping[str, Any], config: Mapping[str, object], id: str) -> Mo
         "kinds": [str(kind) for kind in found["kinds"]],
         "buffer_bytes": _count(found["buffer_bytes"]),
         "head": found["head"],
+        "left_out": [str(leaf) for leaf in found.get("left_out", ())],
         "recurrent_piece": _count(found.get("recurrent_piece", 0)),
         "experts": {str(name): str(tensor) for name, tensor in found["experts"].items()},
         "versions": {str(name): str(version) for name, version in found["versions"].items()},

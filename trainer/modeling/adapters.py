@@ -21,7 +21,8 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
     """What PEFT is given for the targets: full module paths, and the names that it turns into fused expert tensors.
 
     Raises InvalidInput for a target that matches nothing. `all-linear` is PEFT's: every linear layer but the output,
-    and in a mixture of experts whose tensors PEFT knows to be fused, the experts and the router too.
+    and in a mixture of experts whose tensors PEFT knows to be fused, the experts and the router too; without those that
+    PEFT refuses to adapt.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -36,7 +37,8 @@ def target_paths(model: Any, targets: tuple[str, ...]) -> list[str]:
         if target == "all-linear":
             found = [n for n, m in linears.items() if m is not head and not (classifier and n.startswith(classifier))]
             # These names mean the fused tensors wherever they stand; dense layers of the same name stay untouched.
-            found = [n for n in found if n.rsplit(".", 1)[-1] not in fused] + list(fused)
+            left_out = {*fused, *refused_leaves(model)}
+            found = [n for n in found if n.rsplit(".", 1)[-1] not in left_out] + list(fused)
         elif target == "attention":
             found = [n for n in linears if _is_attention(n)]
         elif target.rsplit(".", 1)[-1] in fused:
@@ -80,6 +82,24 @@ def fused_expert_names(model: Any) -> tuple[str, ...]:
         return ()
     pattern = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model.config.model_type)
     return tuple(getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, ()))
+
+
+def refused_leaves(model: Any) -> frozenset[str]:
+    """Names of linear layers on which PEFT allows no adapter (output projections of Mamba's mixers), asked of PEFT."""
+    from peft import LoraConfig
+    from peft.tuners import tuners_utils
+
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    refused = set()
+    for leaf in {
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+    }:
+        try:
+            if check is not None:
+                check(LoraConfig(), model, leaf)
+        except ValueError:
+            refused.add(leaf)
+    return frozenset(refused)
 
 
 def shortest_names(model: torch.nn.Module, paths: list[str]) -> list[str]:

@@ -63,6 +63,7 @@ def describe(config: dict[str, object]) -> dict[str, object]:
         "buffer_bytes": sum(buffer.untyped_storage().nbytes() for buffer in model.buffers()),
         "head": next((name for name, module in model.named_modules() if module is head and head is not None), None),
         "recurrent_piece": recurrent_piece(model, text),
+        "left_out": sorted(adapters.refused_leaves(model)),
         "experts": expert_tensors(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }

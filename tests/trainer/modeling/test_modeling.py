@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.run_settings import Hyperparameters
 from tests.support.trace_support import TINY, build, choices, make_batch
@@ -245,3 +246,18 @@ def test_mixed_precision_returns_fp32_logits() -> None:
     modeling.wrap_forward(model, modeling.autocast_dtype(chosen), "cpu")
     output = model(**make_batch(TINY["llama"], chosen))
     assert output.logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("model_type", "left"), [("falcon_h1", {"out_proj"}), ("llama", set())])
+def test_all_linear_leaves_out_what_peft_refuses(model_type: str, left: set[str]) -> None:
+    from benchmarks.small_types import small
+    from tests.support.sources_cases import CASES
+    from trainer.modeling.adapters import refused_leaves, target_paths
+
+    config = small(model_type) if model_type == "falcon_h1" else dict(CASES)["llama"]
+    model = modeling.build(config, dtype=torch.float32, device="meta")
+    found = {path.rsplit(".", 1)[-1] for path in target_paths(model, ("all-linear",))}
+    assert refused_leaves(model) == left
+    assert {"q_proj", "down_proj"} <= found
+    assert not found & left
+    modeling.attach_adapters(model, TrainingChoices(lora_targets=("all-linear",)), low_cpu_mem_usage=True)
