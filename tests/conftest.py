@@ -14,6 +14,16 @@ _settled_at = 0
 """Modules that were loaded when the collector last forgot what there is."""
 
 
+def pytest_collection() -> None:
+    """What test modules import all stays: the collector rests."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on it works as ever."""
+    gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Takes loaded libraries out of the collector's walks: with torch and its friends each takes a third of a second,
