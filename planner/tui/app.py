@@ -265,7 +265,7 @@ class TuneplanApp(Asking):
     def action_request_quit(self) -> None:
         """Leaves; while a run goes on it asks what shall become of it."""
         if not self.running:
-            self.exit(self.exit_code)
+            self.exit(self.exit_code, message=self.parting)
         elif not isinstance(self.screen, QuitScreen):
             self.push_screen(QuitScreen(self.run_folder), self._quit_answered)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Literal
 
 from planner.contract.events import (
@@ -24,9 +23,7 @@ from planner.contract.events import (
     WarningEvent,
 )
 from planner.contract.records import Plan
-from planner.contract.units import format_bytes, format_deviation, format_duration
 from planner.contract.words import LAYOUT, one_line, shown
-from planner.tui.figures import short_bytes
 
 Phase = Literal["starting", "running", "paused", "stopping", "finished", "failed"]
 Point = tuple[float, float]
@@ -34,6 +31,8 @@ Point = tuple[float, float]
 CURVE_POINTS = 600
 """A curve that grows past this is thinned to half; a terminal has fewer columns than that."""
 LOG_LINES = 500
+SAMPLES = 20
+"""Samples that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +52,16 @@ class RunSnapshot:
     evals: tuple[Point, ...] = ()
     learning_rates: tuple[Point, ...] = ()
     speeds: tuple[Point, ...] = ()
+    norms: tuple[Point, ...] = ()
+    """Norm of the gradients before clipping."""
+    memory: tuple[Point, ...] = ()
+    """Measured allocated peak so far, by step."""
+    samples: tuple[tuple[int, str], ...] = ()
+    """(step, what the model wrote), the newest last."""
+    began: float | None = None
+    """Seconds since the epoch at the first event."""
+    heard: float | None = None
+    """The same at the last."""
     step_seconds: float | None = None
     seconds_left: float | None = None
     predicted_bytes: int | None = None
@@ -101,6 +110,9 @@ def _resumable(run: RunSnapshot) -> RunSnapshot:
         evals=run.evals,
         learning_rates=run.learning_rates,
         speeds=run.speeds,
+        norms=run.norms,
+        memory=run.memory,
+        samples=run.samples,
         sample=run.sample,
         checkpoint=run.checkpoint,
     )
@@ -108,6 +120,7 @@ def _resumable(run: RunSnapshot) -> RunSnapshot:
 
 def reduce(run: RunSnapshot, event: Event) -> RunSnapshot:
     """The snapshot after one event; an unknown kind leaves a line in the log."""
+    run = replace(run, began=event.time if run.began is None else run.began, heard=event.time)
     try:
         told = event.told
         return _logged(run, f"{event.kind} {event.data}") if told is None else _after(run, told)
@@ -241,6 +254,8 @@ def _step(run: RunSnapshot, told: StepEvent) -> RunSnapshot:
         train=_curve(run.train, step, told.loss),
         learning_rates=_curve(run.learning_rates, step, told.learning_rate),
         speeds=_curve(run.speeds, step, told.tokens_per_second),
+        norms=_curve(run.norms, step, told.grad_norm),
+        memory=_curve(run.memory, step, max(measured, default=None)),
         step_seconds=run.step_seconds if told.step_seconds is None else told.step_seconds,
         seconds_left=run.seconds_left if told.seconds_left is None else told.seconds_left,
         measured_bytes=max(measured, default=None),
@@ -256,7 +271,9 @@ def _eval(run: RunSnapshot, told: EvalEvent) -> RunSnapshot:
     if told.best:
         line += ", the best so far"
     sample = shown(told.sample, keep=LAYOUT) if told.sample else run.sample
-    run = replace(run, step=max(run.step, step), evals=_curve(run.evals, step, told.loss), sample=sample)
+    samples = (*run.samples, (step, sample))[-SAMPLES:] if told.sample else run.samples
+    evals = _curve(run.evals, step, told.loss)
+    run = replace(run, step=max(run.step, step), evals=evals, sample=sample, samples=samples)
     return _logged(run, line)
 
 
@@ -298,77 +315,6 @@ def _finished(run: RunSnapshot, told: FinishedEvent) -> RunSnapshot:
         ),
         f"{reason} after {run.step if told.steps is None else told.steps} steps",
     )
-
-
-def figures(run: RunSnapshot) -> list[tuple[str, str]]:
-    """Name and text of every number that the live screen lists."""
-    rows: list[tuple[str, str]] = [
-        ("loss", f"{run.train[-1][1]:.4f}" if run.train else "–"),
-        ("eval loss", f"{run.evals[-1][1]:.4f}" if run.evals else "–"),
-        ("learning rate", f"{run.learning_rates[-1][1]:.2e}" if run.learning_rates else "–"),
-        ("tokens/s", f"{run.speeds[-1][1]:,.0f}" if run.speeds else "–"),
-        ("step time", format_duration(run.step_seconds) if run.step_seconds else "–"),
-        ("epoch", f"{run.epoch:.2f}" if run.epoch else "–"),
-        ("time left", format_duration(run.seconds_left) if run.seconds_left is not None else "–"),
-    ]
-    return rows
-
-
-def memory_lines(run: RunSnapshot) -> list[tuple[str, int | None]]:
-    """Predicted and measured peak of allocated bytes (live tensors), on one scale."""
-    return [("predicted", run.predicted_bytes), ("measured", run.measured_bytes)]
-
-
-def holder(run: RunSnapshot) -> str:
-    """Whose bytes `device_bytes` are: a CPU has no memory of its own, so there it is the whole process."""
-    return "process" if run.device.endswith("cpu") else "device"
-
-
-def device_text(run: RunSnapshot) -> str:
-    """What the device holds for the process, beside what was predicted."""
-    measured = short_bytes(run.device_bytes) if run.device_bytes else "–"
-    return measured + (f" plan {short_bytes(run.predicted_device_bytes)}" if run.predicted_device_bytes else "")
-
-
-def deviation_text(run: RunSnapshot) -> str:
-    """How far the measured peak is from the predicted one, e.g. `+1.2 %`."""
-    deviation = run.deviation
-    return "–" if deviation is None else format_deviation(deviation).replace("%", " %")
-
-
-def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
-    """Name and text of every figure on the end screen."""
-    end = run.result or FinishedEvent()
-    made = run.step if end.steps is None else end.steps
-    if not made:
-        return [("steps", "none: it was stopped before the first one, and nothing was trained")]
-    steps = f"{made}" + (f" of {run.total_steps}" if run.total_steps else "")
-    if end.seconds is not None:
-        steps += f" in {format_duration(end.seconds)}"
-    written = near_path(end.adapter_path)
-    rows = [("model" if Path(written).name == "model" else "adapter", written or "none written"), ("steps", steps)]
-    if end.eval_loss is not None:
-        first = "" if end.eval_loss_before is None else f"{end.eval_loss_before:.4f} before, "
-        rows.append(("held-out loss", f"{first}{end.eval_loss:.4f} after"))
-    rows.append(("peak in tensors", _beside(run.measured_bytes, run.predicted_bytes, f" ({deviation_text(run)})")))
-    if end.as_predicted is False:
-        rows.append(("", "predicted for the heaviest batch; the measured steps met lighter ones"))
-    if run.device_bytes:
-        rows.append((f"peak of {holder(run)}", _beside(run.device_bytes, run.predicted_device_bytes)))
-    if run.speeds:
-        planned = f", planned {run.planned_speed:,.0f}" if run.planned_speed else ""
-        rows.append(("tokens/s", f"{median(speed for _, speed in run.speeds):,.0f}{planned}"))
-    if end.observation_path:
-        rows.append(("observation", near_path(end.observation_path)))
-    return rows
-
-
-def _beside(measured: int | None, predicted: int | None, more: str = "") -> str:
-    """`13.1 MiB measured, 12.9 MiB predicted`, with more behind it where both are known."""
-    if not measured:
-        return "not measured" + (f", {format_bytes(predicted)} predicted" if predicted else "")
-    text = f"{format_bytes(measured)} measured"
-    return f"{text}, {format_bytes(predicted)} predicted{more}" if predicted else text
 
 
 def near_path(path: str | Path | None) -> str:

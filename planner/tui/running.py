@@ -16,7 +16,7 @@ from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.words import one_line
 from planner.handover.commands import plan_command, trainer_command
-from planner.tui import doubts, history, live, messages
+from planner.tui import doubts, history, live, messages, run_texts
 from planner.tui import work as questions
 from planner.tui.doubts import Act, Doubt
 from planner.tui.history import FollowedRun, PastRun
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from planner.contract.records import Plan
     from planner.handover.trainer_process import Run
     from planner.tui.work import Evaluation, WizardAnswer
+
+
+LONG = 60
+"""Seconds from which on a run's end is rung."""
 
 
 class RunControl(App[int]):
@@ -201,6 +205,8 @@ class RunControl(App[int]):
         failed = process.exit_code(message.exit_code or 0) or RunFailed.exit_code
         self.exit_code = failed if self.run_snapshot.phase == "failed" else 0
         self._run = None
+        if (self.run_snapshot.heard or 0) - (self.run_snapshot.began or 0) >= LONG:
+            self.bell()  # whoever waited for it may have looked elsewhere
         self.look_for_runs()
         if self._quit_when_over:
             self.exit(
@@ -259,6 +265,17 @@ class RunControl(App[int]):
         stopped = run.result is not None and run.result.reason == "stopped"
         return (run.phase == "failed" or stopped) and run.checkpoint is not None
 
+    @property
+    def parting(self) -> Text | None:
+        """What stays in the terminal after the wizard: what came of the run that is over; None without one."""
+        run = self.run_snapshot
+        if run is None or not run.over:
+            return None
+        rows = [("run", live.near_path(self.run_folder))]
+        rows += [("failed", run.failure or "")] if run.phase == "failed" else run_texts.outcome(run)
+        lines = [f"{name:<16} {text}".rstrip() for name, text in rows]
+        return Text("\n".join(one_line(line) for line in [*lines, *(command for _, command in self.next_commands())]))
+
     def next_commands(self) -> list[tuple[str, str]]:
         """What to type after the run: (why, command)."""
         run = self.run_snapshot
@@ -269,6 +286,13 @@ class RunControl(App[int]):
         if run.result is not None and run.result.adapter_path:
             words = trainer_command("generate", folder, "--prompt")
             found.append(("generate with it:", f"{words} '…'"))
+            found.append(
+                (
+                    "hand it on (a folder with its card; also gguf, ollama, mlx, vllm, hub):",
+                    plan_command("publish", folder, "--to", "folder"),
+                )
+            )
+            found.append(("the whole run as one HTML page:", plan_command("report", folder)))
         if self.may_resume:
             words = plan_command("train", plan, "--output", folder, "--resume", *self._device_words())
             found.append(("go on from the last checkpoint, here with r, or later with:", words))

@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from planner.tui import live
+from planner.tui import run_texts
 from planner.tui.screens.base import DIGITS, WizardScreen
 from planner.tui.widgets.charts import Curves
 
@@ -28,7 +28,7 @@ class EndScreen(WizardScreen):
         *DIGITS,
         Binding("r", "resume", "Resume", id="end.resume", tooltip="Go on from the last checkpoint"),
         Binding("n", "app.step_back", "New run", id="end.new", tooltip="Back to the plan"),
-        Binding("c", "curve", "Curve", id="end.curve", tooltip="Loss, learning rate, tokens/s"),
+        Binding("c", "curve", "Curve", id="end.curve", tooltip="Loss, memory, speed, rate, norm"),
         Binding("escape", "app.step_back", "Plan", show=False, id="end.back", tooltip="Back to the plan"),
     ]
 
@@ -60,7 +60,7 @@ class EndScreen(WizardScreen):
                 parts += [(f"{line}\n", "dim")]
             parts.append("\n" if len(run.log) > 1 else "")
         else:
-            for name, text in live.outcome(run):
+            for name, text in run_texts.outcome(run):
                 parts += [(f"{name:<17}", "dim"), (f"{text}\n", "bold")]
         for title, command in self.wizard_app.next_commands():
             parts += [(f"\n{title}\n", "dim"), (f"  {command}\n", "bold $accent")]

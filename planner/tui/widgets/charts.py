@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from textual.reactive import reactive
 from textual_plotext import PlotextPlot
 
+from planner.contract.units import GIB, MIB
 from planner.tui.live import RunSnapshot
 
-VIEWS = ("loss", "learning rate", "tokens/s")
+VIEWS = ("loss", "memory", "tokens/s", "learning rate", "gradient norm")
+SMOOTH = 24
+"""Points from which the loss is drawn smoothed too."""
 
 
 class Curves(PlotextPlot):
@@ -15,6 +21,10 @@ class Curves(PlotextPlot):
 
     run: reactive[RunSnapshot | None] = reactive(None, init=False)
     view: reactive[str] = reactive("loss", init=False)
+
+    def __init__(self, view: str = "loss", **options: Any) -> None:
+        super().__init__(**options)
+        self.set_reactive(Curves.view, view)
 
     def watch_run(self) -> None:
         """A new snapshot: draw again."""
@@ -57,7 +67,34 @@ class Curves(PlotextPlot):
 
     def _curves(self, run: RunSnapshot) -> list[tuple[tuple[tuple[float, float], ...], str | None, str, str]]:
         if self.view == "loss":
-            return [(run.train, "train", "cyan", "braille"), (run.evals, "eval", "orange", "dot")]
+            smooth = smoothed(run.train) if len(run.train) >= SMOOTH else ()
+            raw = "gray" if smooth else "cyan"
+            return [
+                (run.train, "train", raw, "braille"),
+                (smooth, "smoothed", "cyan", "braille"),
+                (run.evals, "eval", "orange", "dot"),
+            ]
+        if self.view == "memory":
+            unit, name = (GIB, "GiB") if (run.predicted_bytes or 0) >= GIB else (MIB, "MiB")
+            measured = tuple((x, y / unit) for x, y in run.memory)
+            ends = (measured[0][0], measured[-1][0]) if measured else ()
+            planned = tuple((x, run.predicted_bytes / unit) for x in ends) if run.predicted_bytes else ()
+            return [(planned, f"predicted {name}", "orange", "braille"), (measured, "measured", "green", "braille")]
         if self.view == "learning rate":
             return [(run.learning_rates, None, "green", "braille")]
-        return [(run.speeds, None, "magenta", "braille")]
+        if self.view == "gradient norm":
+            return [(run.norms, None, "blue", "braille")]
+        planned_speed = run.planned_speed
+        ends = (run.speeds[0][0], run.speeds[-1][0]) if run.speeds else ()
+        planned = tuple((x, planned_speed) for x in ends) if planned_speed else ()
+        return [(planned, "planned", "orange", "braille"), (run.speeds, None, "magenta", "braille")]
+
+
+def smoothed(points: Sequence[tuple[float, float]], share: float = 0.1) -> tuple[tuple[float, float], ...]:
+    """The moving mean that forgets a tenth at each point."""
+    found: list[tuple[float, float]] = []
+    mean = points[0][1]
+    for x, y in points:
+        mean += share * (y - mean)
+        found.append((x, mean))
+    return tuple(found)

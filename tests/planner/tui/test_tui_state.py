@@ -19,7 +19,7 @@ from planner.decide.reasons import COMPONENT_TEXT, component_text
 from planner.devices.profiles import load
 from planner.handover import plans
 from planner.models.sources import load_model
-from planner.tui import doubts, figures, hints, live, reading, state, work
+from planner.tui import doubts, figures, hints, live, reading, run_texts, state, work
 from planner.tui.fields import BY_KEY, FIELDS
 from planner.tui.state import WizardState
 from tests.support.tui_support import write_pairs
@@ -403,18 +403,18 @@ def test_a_run_from_start_to_end() -> None:
     assert run.evals == ((2, 1.5),)
     assert run.sample == "once"
     assert run.measured_bytes == 1002
-    assert live.deviation_text(run) == "+0.2 %"
+    assert run_texts.deviation_text(run) == "+0.2 %"
     run = live.reduce(run, Event(kind="resumed", time=0.0, data={"step": 2}))
     assert run.phase == "running"
     done = {"reason": "completed", "adapter_path": "runs/x/adapter", "steps": 10, "seconds": 5.0, "eval_loss": 0.5,
             "eval_loss_before": 2.0, "predicted_bytes": 1000, "measured_bytes": 990}  # fmt: skip
     run = live.reduce(run, Event(kind="finished", time=0.0, data=done))
     assert run.over
-    assert dict(live.outcome(run))["adapter"] == "runs/x/adapter"
-    assert "-1.0 %" in dict(live.outcome(run))["peak in tensors"]
-    assert "" not in dict(live.outcome(run))
+    assert dict(run_texts.outcome(run))["adapter"] == "runs/x/adapter"
+    assert "-1.0 %" in dict(run_texts.outcome(run))["peak in tensors"]
+    assert "" not in dict(run_texts.outcome(run))
     lighter = replace(run, result=FinishedEvent.model_validate({**done, "as_predicted": False}))
-    assert "heaviest batch" in dict(live.outcome(lighter))[""]
+    assert "heaviest batch" in dict(run_texts.outcome(lighter))[""]
     assert live.ended(run, 0) is run
 
 
@@ -471,3 +471,30 @@ def test_what_advice_moves_is_told_from_what_the_person_moves() -> None:
     assert not state.only_advised(before, first)
     assert not state.only_advised(first, state.change(first, "learning_rate", 2e-5))
     assert not state.only_advised(before, state.change(before, "batch_size", before.choices.batch_size * 2))
+
+
+def test_a_run_keeps_its_samples_its_best_loss_and_its_clock() -> None:
+    """GIVEN events of a run WHEN they are taken in THEN samples, best loss and both times stand."""
+
+    def told(kind: str, at: float, **data: object) -> Event:
+        return Event(kind=kind, time=at, data=data)
+
+    run = live.RunSnapshot(predicted_bytes=2000)
+    for event in (
+        told("started", 1000.0, device="cpu", total_steps=20),
+        told("step", 1010.0, step=5, loss=2.0, allocated_peak_bytes=1900, grad_norm=1.5, seconds_left=300.0),
+        told("eval", 1020.0, step=5, loss=1.5, sample="first"),
+        told("step", 1030.0, step=10, loss=1.0, allocated_peak_bytes=1800, grad_norm=0.5, seconds_left=200.0),
+        told("eval", 1090.0, step=10, loss=1.75, sample="second"),
+    ):
+        run = live.reduce(run, event)
+    assert run.samples == ((5, "first"), (10, "second"))
+    assert run.norms == ((5, 1.5), (10, 0.5))
+    assert run.memory == ((5, 1900), (10, 1900)), "the peak so far never falls"
+    rows = dict(run_texts.figures(run))
+    assert rows["eval loss"] == "1.7500 ▾1.5000"
+    assert rows["time left"].startswith("3 min, ")
+    assert run_texts.elapsed(run, 1125.0) == "2:05"
+    over = live.ended(run, 1)
+    assert run_texts.elapsed(over, 9999.0) == "1:30", "the clock stands still once it is over"
+    assert run_texts.elapsed(live.RunSnapshot(), 5.0) == ""
