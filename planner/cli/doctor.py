@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from importlib import metadata
-from typing import Any
+from typing import TypedDict
 
 from planner.cli.talk import print_json, say
 from planner.contract import process
@@ -21,11 +21,44 @@ EXTRAS = {
 }
 
 
-def report() -> dict[str, Any]:
+class _Package(TypedDict):
+    """One of our top-level names, as this environment has it."""
+
+    distributions: list[str]
+    loaded_from: str | None
+
+
+class _Device(TypedDict, total=False):
+    """The device, or why there is none."""
+
+    profile: str
+    title: str
+    total_bytes: int
+    used_by_others_bytes: int
+    reserve_bytes: int
+    dtypes: list[str]
+    note: str
+    error: str
+
+
+class _Machine(TypedDict):
+    """What `--json` prints."""
+
+    schema: str
+    python: str
+    platform: str
+    versions: dict[str, str | None]
+    extras: dict[str, dict[str, str | None]]
+    packages: dict[str, _Package]
+    device: _Device
+    free_disk_bytes: int
+
+
+def report() -> _Machine:
     """Versions (None: not installed), the device that `--gpu auto` means, and free disk space here."""
     from planner.calibration import attach
 
-    device: dict[str, object]
+    device: _Device
     try:
         found = attach.detect()
         device = {
@@ -51,20 +84,20 @@ def report() -> dict[str, Any]:
     }
 
 
-def _packages() -> dict[str, Any]:
+def _packages() -> dict[str, _Package]:
     """For each of our top-level names which installed distributions own it, and the file that is loaded instead of ours
     (None: ours).
     """
     owners = metadata.packages_distributions()
     elsewhere = process.others()
-    found = {}
+    found: dict[str, _Package] = {}
     for name in process.PACKAGES:
         names = sorted({str(owner) for owner in owners.get(name, ())})
         found[name] = {"distributions": names, "loaded_from": elsewhere.get(name)}
     return found
 
 
-def _clashes(packages: dict[str, Any]) -> list[str]:
+def _clashes(packages: dict[str, _Package]) -> list[str]:
     """One sentence for each name that isn't ours alone."""
     said = []
     for name, found in packages.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.contract.choices import TrainingChoices
-from planner.exchange.tools import hf
+from planner.exchange.tools import hf_file
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
 
 _DATA: dict[str, dict[str, object]] = {
@@ -29,7 +29,7 @@ _DATA: dict[str, dict[str, object]] = {
 def write(run: WrittenRun) -> Written:
     """The plan as an Axolotl file."""
     choices, h = run.choices, run.hyperparameters
-    found, said = hf.written_arguments(choices, h)
+    found, said = hf_file.written_arguments(choices, h)
     content: dict[str, object] = {"base_model": run.model, "strict": False, "output_dir": "./out"}
     out = Written(main="axolotl.yaml", content=content, start="axolotl train axolotl.yaml", not_said=said)
     path = run.data.path or "data.jsonl"

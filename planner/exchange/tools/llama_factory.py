@@ -6,7 +6,7 @@ import json
 
 from planner.contract.choices import TrainingChoices
 from planner.exchange.keys import Keys
-from planner.exchange.tools import hf, launch
+from planner.exchange.tools import hf, hf_file, launch
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
 
 NAME = "llama-factory"
@@ -246,7 +246,7 @@ _COLUMNS: dict[str, dict[str, object]] = {
 def write(run: WrittenRun) -> Written:
     """The plan as a LLaMA-Factory file, with the entry of its data set beside it."""
     choices, h = run.choices, run.hyperparameters
-    found, said = hf.written_arguments(choices, h)
+    found, said = hf_file.written_arguments(choices, h)
     content: dict[str, object] = {
         "model_name_or_path": run.model,
         "stage": "pt" if run.shape == "text" else "sft",

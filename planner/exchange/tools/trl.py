@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from planner.contract.choices import TrainingChoices
 from planner.exchange.keys import Keys
-from planner.exchange.tools import hf, launch
+from planner.exchange.tools import hf, hf_file, launch
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
 
 NAME = "trl"
@@ -192,7 +192,7 @@ def _several(keys: Keys) -> str | None:
 def write(run: WrittenRun) -> Written:
     """The plan as the file of `trl sft`."""
     choices, h = run.choices, run.hyperparameters
-    found, said = hf.written_arguments(choices, h)
+    found, said = hf_file.written_arguments(choices, h)
     content: dict[str, object] = {"model_name_or_path": run.model, "output_dir": "./out"}
     out = Written(main="trl.yaml", content=content, start="trl sft --config trl.yaml", not_said=said)
     _written_data(run, content, out)

@@ -14,7 +14,7 @@ from planner.contract import json_text
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.yaml_text import Document
 from planner.exchange.keys import Keys
-from planner.exchange.tools import hf
+from planner.exchange.tools import hf, hf_file
 from planner.exchange.writing import Written, WrittenRun, one_device, unsaid
 
 NAME = "unsloth"
@@ -308,7 +308,7 @@ def write(run: WrittenRun) -> Written:
     """The plan as a script."""
     one_device(run, NAME)
     choices, h = run.choices, run.hyperparameters
-    found, said = hf.written_arguments(choices, h)
+    found, said = hf_file.written_arguments(choices, h)
     full = choices.method == "full"
     loading: dict[str, object] = {
         "model_name": run.model,
