@@ -43,7 +43,10 @@ def _limits(question: Question, what: str) -> list[Limit]:
     here = replace(question.having(base), notes=())
     if what == "model":
         return list(limits.largest_models(here))
-    found = {"length": limits.longest, "batch": limits.largest_batch, "rank": limits.largest_rank}[what](here)
+    if what == "length":
+        longest = limits.longest(here, exactly=True)
+        return [] if longest is None else [longest]
+    found = {"batch": limits.largest_batch, "rank": limits.largest_rank}[what](here)
     return [] if found is None else [found]
 
 

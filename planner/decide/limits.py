@@ -21,6 +21,8 @@ LONGEST_TRIED = 2**20
 """Tokens; where a model names no last position."""
 LENGTH_STEP = 64
 """Lengths are whole multiples of this: matrix units run at full speed on them."""
+REACH, FINE = 1.6, 0.03
+"""How far beyond the grid's length the exact check looks, and how finely."""
 LARGEST_BATCH = 1024
 RANKS = (1024, 512, 256, 128, 64, 32, 16)
 WEIGHT_BYTES = {"lora": 2.0, "full": 8.0, "qlora": 0.55}
@@ -39,8 +41,11 @@ class Limit:
     """What ends it where it isn't memory: the model's last position, the largest that is looked at."""
 
 
-def longest(question: Question) -> Limit | None:
-    """The longest sequence at micro-batch 1, as many layers recomputed as that takes; None where none fits."""
+def longest(question: Question, *, exactly: bool = False) -> Limit | None:
+    """The longest sequence at micro-batch 1, as many layers recomputed as that takes; None where none fits.
+
+    `exactly` goes beyond what the grid's rules allow as far as the exact check does, which takes several of them.
+    """
     question = replace(question, data=None)  # rows as long as asked, not as the data has them
     last = question.model.max_positions or LONGEST_TRIED
     steps = _steps(question)
@@ -59,9 +64,29 @@ def longest(question: Question) -> Limit | None:
         length = max(LENGTH_STEP, int(best * share) // LENGTH_STEP * LENGTH_STEP)
         report = _held(question, replace(base, max_length=length))
         if report is not None:
+            if exactly:
+                length, report = _further(question, base, length, top, report)
             bound = f"{question.model.id} has {last:,} positions" if length >= top and last < LONGEST_TRIED else ""
             return Limit(what="length", value=length, report=report, bound=bound)
     return None
+
+
+def _further(
+    question: Question, base: TrainingChoices, length: int, top: int, report: CheckReport
+) -> tuple[int, CheckReport]:
+    """The longest length by the exact check alone: the grid's margin for the allocator is a rule, often too wide."""
+    if "gradient_checkpointing" in question.fixed or "checkpoint_layers" in question.fixed:
+        return length, report
+    least, most = length, min(top, int(REACH * length))
+    while most - least > max(LENGTH_STEP, FINE * least):
+        middle = (least + most) // 2 // LENGTH_STEP * LENGTH_STEP
+        tried = replace(base, max_length=middle, gradient_checkpointing=True, checkpoint_layers=None)
+        found = check(replace(question, notes=()).having(tried), with_remedies=False)
+        if found.verdict == "fits":
+            least, report = middle, found
+        else:
+            most = middle
+    return least, report
 
 
 def largest_batch(question: Question) -> Limit | None:
