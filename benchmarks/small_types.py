@@ -46,7 +46,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss": ("GptOssForCausalLM", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gemma4_text": (
         "Gemma4ForCausalLM",
-        {"global_head_dim": 16, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
+        {"global_head_dim": 32, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
     ),
     "qwen3_5_text": ("Qwen3_5ForCausalLM", DELTA),
     "qwen3_next": ("Qwen3NextForCausalLM", {**DELTA, **EXPERTS, "shared_expert_intermediate_size": 32}),

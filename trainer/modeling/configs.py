@@ -36,6 +36,7 @@ CHOOSES_CODE = (
 """Left out even where a class has such a field. Of those that say how weights are stored, `refuse_quantized` speaks."""
 STORED_OTHERWISE = ("quantization_config", "quantization", "compression_config", "sparsity_config")
 DEEPEST = 4
+UNWRITTEN = ("Infinity", "-Infinity", "NaN")
 
 
 def refuse_quantized(config: Mapping[str, object], name: str) -> None:
@@ -85,8 +86,18 @@ def described(config: Mapping[str, object], cls: object, depth: int = 0) -> dict
         if part is not None and isinstance(value, Mapping):
             kept[key] = _part(value, part, depth)
         elif key in fields or key in GENERIC or (_is_number(value) and not hasattr(cls, key)):
-            kept[key] = copy.deepcopy(value)
+            kept[key] = _numbers(copy.deepcopy(value))
     return kept
+
+
+def _numbers(value: object) -> object:
+    """The value with numbers as Python has them that JSON has no word for, and transformers writes as
+    `{"__float__": "Infinity"}` (Mamba's `time_step_limit`; transformers 5.23, configuration_utils.py)."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    if isinstance(value, dict) and set(value) == {"__float__"} and value["__float__"] in UNWRITTEN:
+        return float(value["__float__"])
+    return value
 
 
 def _part(value: Mapping[str, object], cls: object, depth: int) -> dict[str, object]:

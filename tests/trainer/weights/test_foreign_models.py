@@ -574,3 +574,13 @@ def test_the_best_checkpoint_is_found_by_its_step(tmp_path: Path) -> None:
     assert checkpoints.of_step(None, tmp_path / "run") is None
     assert checkpoints.of_step(4, tmp_path / "run") is None
     assert model_files.refused(tmp_path) is None
+
+
+def test_numbers_that_json_has_no_word_for_are_read_as_transformers_writes_them(tmp_path: Path) -> None:
+    from benchmarks.small_types import small
+
+    made = modeling.as_config(small("granitemoehybrid"))
+    made.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert {"__float__": "Infinity"} in saved["time_step_limit"]
+    assert tuple(modeling.as_config(saved).time_step_limit) == (0.0, float("inf"))
