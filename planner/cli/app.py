@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import typer
@@ -38,6 +39,8 @@ COMMANDS = {
     "planner.cli.handing": ("train", "export", "publish", "find-lr", "grid", "merge", "generate"),
 }
 """Where each command stands, in the order in which help lists them."""
+GROUPED = ("check", "max", "compare")
+"""Commands with every choice as an option, whose help is in groups."""
 
 
 class LazyCommands(TyperGroup):
@@ -54,8 +57,22 @@ class LazyCommands(TyperGroup):
             return None
         for found in importlib.import_module(module).commands.registered_commands:
             if name in (found.name, found.callback.__name__.replace("_", "-")):
-                return get_command_from_info(found, pretty_exceptions_short=False, rich_markup_mode=None)
+                command = get_command_from_info(found, pretty_exceptions_short=False, rich_markup_mode=None)
+                if name in GROUPED:
+                    command.format_options = partial(_format_options, command)  # type: ignore[method-assign]
+                return command
         return None
+
+    def format_options(self, context: Any, formatter: Any) -> None:
+        """Examples, options by group, then the commands."""
+        _format_options(self, context, formatter)
+        self.format_commands(context, formatter)
+
+
+def _format_options(command: Any, context: Any, formatter: Any) -> None:
+    from planner.cli.help import write_options
+
+    write_options(command, context, formatter)
 
 
 app = typer.Typer(
