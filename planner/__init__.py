@@ -7,4 +7,4 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[:1] != [__fil
     # working folder first, where a `yaml.py` of the user would be run.
     del sys.path[0]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
