@@ -14,14 +14,19 @@ SIZE = (120, 36)
 
 
 async def draw() -> str:
-    """The screen as SVG text, with the fonts that are here: nothing in it is loaded from elsewhere."""
+    """The screen as SVG text."""
     with tempfile.TemporaryDirectory() as folder:
         app = TuneplanApp(gpu="rtx3060", model="qwen2.5-7b", data=write_pairs(Path(folder) / "pairs.jsonl"))
         async with app.run_test(size=SIZE) as pilot:
             await settle(app, pilot)
             app.go("plan")
             await settle(app, pilot)
-            text = app.export_screenshot(title="plan")
+            return svg(app)
+
+
+def svg(app: TuneplanApp) -> str:
+    """What the app shows, with the fonts that are here: nothing in it is loaded from elsewhere."""
+    text = app.export_screenshot(title="plan")
     start, end = text.index("@font-face"), text.rindex("@font-face")
     end = text.index("}", end) + 1
     return text[:start] + text[end:]

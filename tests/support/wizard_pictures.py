@@ -1,7 +1,8 @@
-"""Pictures of the wizard for README and docs, from a real plan and a real run.
+"""Pictures of the wizard for the docs, from a real plan and a real run.
 
-`python -m tests.support.wizard_pictures` writes `docs/pictures/*.svg`. The plan is phi-2 on an A10G with made-up pairs;
-the run is the embedded demo model on this machine's processor, from `t` to its adapter.
+`python -m tests.support.wizard_pictures` writes `docs/images/wizard-*.svg` (`wizard_picture` the README's). The plan is
+phi-2 on an A10G with made-up pairs; the run is the embedded demo model on this machine's processor, from `t` to its
+adapter.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from textual.pilot import Pilot
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.end import EndScreen
 from tests.support.tui_support import settle, until, write_pairs
+from tests.support.wizard_picture import svg
 
-FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
 SIZE = (120, 36)
 Shot = Callable[[TuneplanApp, str], None]
 
@@ -28,7 +30,7 @@ Shot = Callable[[TuneplanApp, str], None]
 def keep_svg(app: TuneplanApp, name: str) -> None:
     """One picture as the docs have it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.svg").write_text(app.export_screenshot(title="plan"), encoding="utf-8")
+    (FOLDER / f"wizard-{name}.svg").write_text(svg(app), encoding="utf-8")
 
 
 async def steps(shot: Shot, size: tuple[int, int], folder: Path) -> None:
