@@ -58,7 +58,13 @@ def padded(choices: TrainingChoices) -> bool:
     return choices.padding == "max" and choices.stack == "peft"
 
 
-ADDED = {"keep_cache": False, "kbit_preparation": None, "expandable_segments": False}
+ADDED = {
+    "keep_cache": False,
+    "kbit_preparation": None,
+    "expandable_segments": False,
+    "liger": False,
+    "liger_kernels": DEFAULTS["liger_kernels"],
+}
 """Settings that came after the first traces were kept: at these defaults they name no other configuration."""
 
 

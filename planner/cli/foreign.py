@@ -54,6 +54,24 @@ def mirrored(model: str) -> str | None:
     return None if found is None else found.hub_id
 
 
+def without_unmodelled_kernels(question: Question, foreign: Foreign) -> tuple[Question, Foreign]:
+    """The question with plain code in place of Liger's where the file asks for that and it has no model; said so."""
+    from planner.memory.network import liger
+
+    choices = question.choices
+    if not (choices.liger and foreign.values.get("liger")):
+        return question, foreign
+    try:
+        liger.check(question.model, choices)
+    except NotModelled as error:
+        fused = "fused_linear_cross_entropy" in choices.liger_kernels
+        plain = replace(choices, liger=False, loss="chunked" if fused else choices.loss)
+        text = f"plain code, which keeps no less, so the figure is an upper bound: {error}"
+        note = Note(key="liger", how="assumed", text=text)
+        return question.having(plain), replace(foreign, notes=(*foreign.notes, note))
+    return question, foreign
+
+
 def in_model_words(question: Question, foreign: Foreign) -> Question:
     """The question with the file's targets as the model calls them."""
     choices = question.choices

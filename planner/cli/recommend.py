@@ -88,9 +88,9 @@ def run_check(
     from planner.decide.search import data_notes
 
     if foreign is not None:
-        from planner.cli.foreign import in_model_words, order_notes
+        from planner.cli.foreign import in_model_words, order_notes, without_unmodelled_kernels
 
-        question = in_model_words(question, foreign)
+        question, foreign = without_unmodelled_kernels(in_model_words(question, foreign), foreign)
         question = replace(question, notes=(*question.notes, *order_notes(question)))
     question = with_effective_batch(question)
     noted = replace(question, notes=(*question.notes, *data_notes(question)))

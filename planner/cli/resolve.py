@@ -105,6 +105,8 @@ def _refuse_without_effect(given: Mapping[str, object], choices: TrainingChoices
         )
     if "kbit_preparation" in given and (choices.method != "qlora" or choices.stack != "peft"):
         raise InvalidInput("--kbit-preparation takes no effect but with --method qlora --stack peft; leave it out")
+    if "liger_kernels" in given and not choices.liger:
+        raise InvalidInput("--liger-kernels takes no effect without --liger; add it, or leave it out")
     if "strategy" in given and choices.strategy != "ddp" and choices.num_gpus == 1:
         raise InvalidInput(
             f"--strategy {choices.strategy} divides nothing on one device; add --num-gpus N, or leave it out"

@@ -135,6 +135,9 @@ class Architecture:
     it has `TokenizersBackend` for the model type (models/auto/tokenization_auto.py)."""
 
     # ---- the network runs (planner.memory, planner.speed)
+    liger: bool = False
+    """Whether Liger patches its norms, rotation, MLP and loss, and it is made of those pieces alone (Liger-Kernel 0.8.5
+    transformers/monkey_patch.py, norms with `in_place`; planner.memory.network.liger)."""
     layers: str = "llama"
     """Module of `planner.memory.network.blocks` that holds the layer program."""
     positions: Literal["rotary", "learned", "relative"] = "rotary"

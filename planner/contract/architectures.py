@@ -56,17 +56,19 @@ _ALL = (
     # ---- decoders of Llama's kind
     Architecture(
         name="llama",
+        liger=True,
         decoder=replace(_BIASED, mlp_bias="mlp_bias"),
         derives_head_dim=True,
     ),
     Architecture(
         name="mistral",
+        liger=True,
         tokenizer_from_file=True,
         decoder=Decoder(),
         derives_head_dim=True,
         full_mask_always=False,
     ),
-    Architecture(name="ministral", tokenizer_from_file=True, decoder=Decoder(), window_layers="all"),
+    Architecture(name="ministral", liger=True, tokenizer_from_file=True, decoder=Decoder(), window_layers="all"),
     Architecture(name="cwm", decoder=Decoder(), classifies=False, derives_head_dim=True),
     Architecture(
         name="seed_oss",
@@ -74,8 +76,8 @@ _ALL = (
         derives_head_dim=True,
         drops_residuals=True,
     ),
-    Architecture(name="qwen2", decoder=_QWEN2, window_switch="none", window_layers="late"),
-    Architecture(name="qwen3", decoder=_QWEN3, window_switch="none", window_layers="late"),
+    Architecture(name="qwen2", liger=True, decoder=_QWEN2, window_switch="none", window_layers="late"),
+    Architecture(name="qwen3", liger=True, decoder=_QWEN3, window_switch="none", window_layers="late"),
     Architecture(
         name="granite",
         tokenizer_from_file=True,
@@ -87,6 +89,7 @@ _ALL = (
     ),
     Architecture(
         name="smollm3",
+        liger=True,
         decoder=replace(_BIASED, mlp_bias="mlp_bias"),
         window_layers="unrotated",
         unrotated_interval=True,
@@ -137,7 +140,7 @@ _ALL = (
         layers="starcoder2",
         full_mask_always=False,
     ),
-    Architecture(name="gemma", decoder=_BIASED, norm_form="shifted_gain", scaled_embeddings="inside"),
+    Architecture(name="gemma", liger=True, decoder=_BIASED, norm_form="shifted_gain", scaled_embeddings="inside"),
     Architecture(
         name="gemma2",
         decoder=_GEMMA2,

@@ -23,6 +23,8 @@ LARGEST_TOKENS = 2**30
 """Tokens of a micro-batch, for the same reason."""
 MOST_NAMES = 256
 """Modules named in one choice."""
+LIGER_KERNELS = ("rope", "rms_norm", "swiglu", "fused_linear_cross_entropy")
+"""The kernels that `use_liger_kernel=True` switches on (liger_kernel/transformers/monkey_patch.py, 0.8.5)."""
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}(\.[0-9A-Za-z.+-]{1,40})?")
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
@@ -176,6 +178,16 @@ class TrainingChoices:
     """The model returns every layer's keys and values beside the logits (`use_cache`, which older releases' GPTBigCode
     leaves on in training).
     """
+    liger: bool = choice(
+        False, "Liger's fused kernels (use_liger_kernel; stack peft).", label="Liger kernels",
+        more="Stack peft: Liger's fused norms, rotation, MLP and loss (use_liger_kernel).",
+    )
+    """Liger's fused kernels take the place of the model's own code (`use_liger_kernel` of the transformers Trainer)."""
+    liger_kernels: tuple[str, ...] = choice(
+        LIGER_KERNELS, "Which of Liger's kernels run under --liger; comma-separated.", allowed=LIGER_KERNELS,
+        label="Which of Liger's", more="Stack peft: which of Liger's kernels run, by its own names.",
+    )
+    """By the names of `liger_kernel_config`; `swiglu` is also Gemma's `geglu`."""
     max_grad_norm: float = choice(
         1.0, "Gradient clipping; 0 switches it off.", low=0, label="Clipping", group=LEARNING,
         steps=(0, 0.3, 0.5, 1, 2, 5), more="Largest gradient norm; 0 switches clipping off.",
@@ -231,6 +243,8 @@ class TrainingChoices:
             raise InvalidInput(named(name), " is empty; name modules, or 'attention', or 'all-linear'")
         if len(names) > MOST_NAMES:
             raise InvalidInput(named(name), f" holds {len(names)} names, more than {MOST_NAMES}")
+        if name == "liger_kernels" and (unknown := sorted(set(names) - set(LIGER_KERNELS))):
+            raise InvalidInput(named(name), f" {shown(unknown[0])} is unknown; choose from {', '.join(LIGER_KERNELS)}")
         for item in names:
             if not _MODULE.fullmatch(item):
                 raise InvalidInput(named(name), f" {shown(item)} is no module's name (letters, digits, _ - and .)")

@@ -25,8 +25,9 @@ CLEARLY_FASTER = 0.9
 
 SHAPE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers")
 BYTES = (
-    *("loss", "attention", "keep_logits", "keep_cache", "stack", "transformers_version", "optimizer"),
-    *("optimizer_implementation", "adapter_dtype", "checkpoint_offload", "checkpoint_reentrant", "expandable_segments"),
+    *("loss", "attention", "keep_logits", "keep_cache", "liger", "liger_kernels", "stack", "transformers_version"),
+    *("optimizer", "optimizer_implementation", "adapter_dtype", "checkpoint_offload", "checkpoint_reentrant"),
+    "expandable_segments",
 )
 METHOD = ("precision", "method", "quantization", "kbit_preparation")
 YIELDING = (SHAPE, BYTES, METHOD, ("max_length",))

@@ -82,11 +82,13 @@ def header(lines: Iterable[str]) -> str:
     return "".join(f"# {one_line(line)}".rstrip() + "\n" for line in lines)
 
 
-def unsaid(run: WrittenRun, written: Written, *, validates: bool = False) -> None:
-    """What no tool's file says of a plan, or says elsewhere."""
+def unsaid(run: WrittenRun, written: Written, *, validates: bool = False, liger: bool = False) -> None:
+    """What no tool's file says of a plan, or says elsewhere; `liger`: whether this one has its switch."""
     choices, h = run.choices, run.hyperparameters
     if choices.checkpoint_layers is not None and choices.gradient_checkpointing:
         written.drop(f"checkpoint_layers {choices.checkpoint_layers}: all layers are recomputed there, or none")
+    if choices.liger and not liger:
+        written.drop("liger: no such switch there")
     if choices.expandable_segments:
         written.drop("expandable_segments: start with PYTORCH_ALLOC_CONF=expandable_segments:True")
     if h.early_stopping_patience:

@@ -13,7 +13,7 @@ from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 from planner.memory.engine.monomials import WIDTH
 from planner.memory.engine.peak import evaluate
-from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
+from planner.memory.engine.values import MASK_ROW, Array, multipliers, row_multipliers
 from planner.memory.loads import (
     batch_kind,
     case_of,
@@ -21,6 +21,7 @@ from planner.memory.loads import (
     flat_case,
     pads_masks,
     persistent_bytes,
+    rows_per_chunk,
     symbolic,
 )
 from planner.memory.recorded.wanted import recurrent_piece, regimes
@@ -65,7 +66,6 @@ def predict_grid(
     persistent = np.zeros_like(allocated)
     binding = np.full(batches.shape, "", dtype="<U12")
     span = symbolic(model, choices)
-    rows_per_chunk = chunk_rows(model.vocab_size)
     covered = (layers >= span.start) & (layers < span.stop) if len(span) else np.zeros(layers.shape, bool)
     if data is not None and choices.padding != "max":
         batches, lengths, loads = _heaviest(model, choices, batches, lengths, data)
@@ -85,7 +85,15 @@ def predict_grid(
             model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]), int(regime[chosen][0])
         )
         found = envelope_of(case)
-        values = multipliers(batches[chosen], lengths[chosen], layers[chosen], rows_per_chunk, recurrent_piece(model))
+        per_chunk = rows_per_chunk(model, choices, batches[chosen] * lengths[chosen])
+        values = multipliers(
+            batches[chosen],
+            lengths[chosen],
+            layers[chosen],
+            per_chunk,
+            recurrent_piece(model),
+            every_token=choices.liger,
+        )
         peak, rows = evaluate(found, values)
         allocated[chosen] = peak
         persistent[chosen] = persistent_bytes(found)
@@ -135,7 +143,8 @@ def _fill(
 ) -> None:
     """Peaks, persistent bytes and binding instants of one flat micro-batch at every number of checkpointed layers."""
     allocated, persistent, binding = into
-    whole = row_multipliers(own, 0, chunk_rows(model.vocab_size))[:, :WIDTH]
+    per_chunk = rows_per_chunk(model, choices, np.array([sum(own)]))
+    whole = row_multipliers(own, 0, int(per_chunk[0]))[:, :WIDTH]
     few = whole[_distinct(np.linspace(0, len(whole) - 1, 4).astype(int))]
     for number in _distinct(np.where(covered, -1, layers)[places]):
         chosen = places & (np.where(covered, -1, layers) == number)

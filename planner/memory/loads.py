@@ -14,6 +14,7 @@ from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 from planner.memory.engine.peak import Envelope, envelope
 from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
+from planner.memory.network import liger
 from planner.memory.recorded.wanted import is_recorded, recurrent_piece, regimes
 from planner.memory.step.case import Case, flattens
 from planner.memory.step.kept import recall
@@ -150,6 +151,13 @@ class Load:
         return self.at(found, int(self.live(found).argmax()))
 
 
+def rows_per_chunk(model: ModelSpec, choices: TrainingChoices, tokens: Array) -> Array:
+    """Tokens whose logits a loss in chunks holds at a time, for micro-batches of so many tokens."""
+    if not liger.runs(choices, "fused_linear_cross_entropy"):
+        return np.full(tokens.shape, chunk_rows(model.vocab_size))
+    return liger.chunk_rows(tokens, model.vocab_size, model.hidden_size)
+
+
 def load_of(
     model: ModelSpec,
     hardware: HardwareProfile,
@@ -169,14 +177,14 @@ def load_of(
         width = INPUT_BYTES if choices.padding == "packed" else INPUT_BYTES * 2 // 3
     regime = int(regimes(model, choices, *(np.array([x]) for x in (choices.batch_size, choices.max_length)))[0])
     case = case_of(model, hardware, choices, layers, choices.max_length, regime)
-    per_chunk = chunk_rows(model.vocab_size)
+    per_chunk = rows_per_chunk(model, choices, np.array([choices.batch_size * choices.max_length]))
     if rows is not None and flattens(model, choices) and is_ragged(rows):
         own = [length for row in rows for length in row]
         case = flat_case(case, max(own))
-        values = row_multipliers(own, layers, per_chunk)
+        values = row_multipliers(own, layers, int(per_chunk[0]))
     else:
         batch, length, checkpointed = (np.array([x]) for x in (choices.batch_size, choices.max_length, layers))
-        values = multipliers(batch, length, checkpointed, per_chunk, recurrent_piece(model))
+        values = multipliers(batch, length, checkpointed, per_chunk, recurrent_piece(model), every_token=choices.liger)
     if evaluating:
         case = _eval_case(case, replace(choices, eval_batch_size=None))
     return Load(case, values, width * choices.batch_size * choices.max_length, rows)

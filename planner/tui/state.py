@@ -222,7 +222,9 @@ def visible_fields(state: WizardState) -> tuple[Field, ...]:
         hidden.add("min_learning_rate_ratio")
     hidden |= {key for key, name in OF_SCHEDULER.items() if name != scheduler}
     if choices.stack != "peft":
-        hidden |= {"transformers_version", "keep_logits", "keep_cache", "kbit_preparation"}
+        hidden |= {"transformers_version", "keep_logits", "keep_cache", "kbit_preparation", "liger"}
+    if not choices.liger or choices.stack != "peft":
+        hidden.add("liger_kernels")
     if choices.method != "qlora":
         hidden.add("kbit_preparation")
     if choices.num_gpus == 1:

@@ -8,9 +8,19 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 
 
+def check_kernels(choices: TrainingChoices) -> None:
+    """Refuses kernels of others that a plan may have, and no run here has."""
+    if choices.liger:
+        raise NotModelled(
+            "--liger is planned for the stock Trainer and not trained here: hand the plan on with plan export --to trl "
+            "(axolotl, llama-factory), or plan with --stack builtin, which has functions of its own"
+        )
+
+
 def check(choices: TrainingChoices) -> None:
     """Refuses by name what the strategy can't run; needs no process group."""
     c = choices
+    check_kernels(c)
     if c.strategy == "zero3":
         raise NotModelled(
             "--strategy zero3 is planned for but not trained here; --strategy fsdp divides the same tensors among the "

@@ -19,6 +19,7 @@ from planner.contract.files import expanded
 from planner.contract.records import Plan
 from planner.contract.run_settings import Hyperparameters
 from planner.contract.units import format_bytes
+from trainer.distributed import supported
 from trainer.wire.events import EventStream, Muted, quiet, quiet_transformers
 from trainer.wire.request import Request, read_plan
 
@@ -67,6 +68,7 @@ def prepare(plan_file: Path, *, data: str | None, device: str, skip_invalid: boo
 
 def on_one_device(choices: TrainingChoices) -> TrainingChoices:
     """The same effective batch on one device; a strategy that divides the weights has no such counterpart."""
+    supported.check_kernels(choices)
     if choices.num_gpus == 1:
         return choices
     if choices.strategy != "ddp":

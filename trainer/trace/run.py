@@ -7,6 +7,7 @@ import importlib
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from planner.contract.run_settings import Hyperparameters
 from trainer import modeling
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.recovery import updates
-from trainer.trace import attention, int8, operators, ragged, scratch
+from trainer.trace import attention, int8, liger, operators, ragged, scratch
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
 from trainer.trace.operators import Replacement
@@ -105,7 +106,8 @@ def trace(config: dict[str, Any], choices: TrainingChoices, setup: Setup | None 
         model = prepare(config, choices, setup)
         count_weights(model, fake_mode, recorder, adapted=choices.method != "full")
         optimizer = _optimizer(model, choices, setup)
-        with operators.replaced(_changes(choices, setup, recorder)), contextlib.ExitStack() as stack:
+        changes = [*_changes(choices, setup, recorder), *liger.replacements(model, choices, _loss_starts(recorder))]
+        with operators.replaced(changes), contextlib.ExitStack() as stack:
             if setup.cuda:
                 stack.enter_context(cuda_autocast_rules())
             stack.enter_context(fake_mode)
@@ -205,6 +207,8 @@ def _evaluate(
     batch = make_batch(config, choices)
     for value in batch.values():
         recorder.mark(value, "batch")
+    if choices.liger:
+        batch["skip_logits"] = True  # as the Trainer does where an evaluation asks for nothing but the loss
     model.eval()
     with operators.replaced(values_unknown(choices, None)), torch.no_grad():
         modeling.compute_loss(model, batch, choices, num_items=num_items)
@@ -228,7 +232,9 @@ def prepare(config: dict[str, Any], choices: TrainingChoices, setup: Setup) -> A
     if setup.kbit_preparation:
         modeling.prepare_kbit(model, choices)
     with operators.replaced(int8.readable_weights() if choices.method == "qlora" else []):
-        return modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
+        model = modeling.attach_adapters(model, choices, low_cpu_mem_usage=True)
+    liger.patch(model, choices)
+    return model
 
 
 def count_weights(model: torch.nn.Module, fake_mode: FakeTensorMode, recorder: StepRecorder, *, adapted: bool) -> None:
@@ -266,11 +272,17 @@ def watch(model: torch.nn.Module, recorder: StepRecorder) -> None:
     for layer in checkpointable_layers(model):
         layer.register_forward_pre_hook(on_layer)
 
-    def on_loss(name: str) -> None:
+    modeling.watch_loss(model, _loss_starts(recorder))
+
+
+def _loss_starts(recorder: StepRecorder) -> Callable[..., None]:
+    """What to call where a loss starts."""
+
+    def on_loss(name: str = "loss") -> None:
         if recorder.phase != "eval":  # all of an evaluation is one instant
             recorder.enter(name)
 
-    modeling.watch_loss(model, on_loss)
+    return on_loss
 
 
 def _spread_evenly(sent: torch.Tensor, experts: int) -> tuple[torch.Tensor, ...]:

@@ -96,17 +96,15 @@ _OF_ADAPTERS = (
     *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_linear", "lora_modules_to_save"),
     *("peft_use_dora", "peft_use_rslora", "peft_autocast_adapter_dtype", "peft"),
 )
-_LIGER = (
-    *(
-        "liger_rope",
-        "liger_rms_norm",
-        "liger_layer_norm",
-        "liger_glu_activation",
-        "liger_swiglu",
-        "liger_rms_norm_gated",
-    ),
-    *("liger_cross_entropy", "liger_use_token_scaling"),
-)
+_LIGER = {
+    "liger_rope": "rope",
+    "liger_rms_norm": "rms_norm",
+    "liger_glu_activation": "swiglu",
+    "liger_swiglu": "swiglu",
+    "liger_fused_linear_cross_entropy": "fused_linear_cross_entropy",
+}
+"""Switch -> Liger's own name (integrations/liger/plugin.py, read 2026-11)."""
+_FURTHER_LIGER = ("liger_layer_norm", "liger_rms_norm_gated", "liger_cross_entropy", "liger_use_token_scaling")
 _KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "flash_attn_fuse_mlp")
 _FURTHER_KERNELS = (
     *("flash_attn_rms_norm", "flash_attn_cross_entropy", "fused_attn_kernel", "use_scattermoe", "use_sonicmoe"),
@@ -280,13 +278,22 @@ def _attention(keys: Keys) -> None:
 
 
 def _loss(keys: Keys) -> None:
-    fused = ("liger_fused_linear_cross_entropy", "cut_cross_entropy", "chunked_cross_entropy")
+    fused = ("cut_cross_entropy", "chunked_cross_entropy")
     on = [name for name in fused if keys.flag(name)]
-    if on:
+    kernels = {kernel for name, kernel in _LIGER.items() if keys.flag(name)}
+    hf.with_liger(keys, kernels)
+    for name in _LIGER:
+        if keys.has(name):
+            keys.note(name, "read", "on" if keys.flag(name) else "off")
+    if "fused_linear_cross_entropy" in kernels:
+        keys.put("loss", "full", "liger_fused_linear_cross_entropy", why="Liger's own, in pieces that are never kept")
+    elif on:
         keys.put("loss", "chunked", on, why="in pieces that are never kept; the size of a piece is the tool's")
     else:
         keys.put("loss", "full", fused)
-    hf.liger(keys, *_LIGER)
+    for name in _FURTHER_LIGER:
+        if keys.has(name):
+            keys.note(name, "assumed" if keys.flag(name) else "read", "plain kernels, which keep no less")
     for name in (*_KERNELS, *_FURTHER_KERNELS):
         if keys.has(name):
             value = keys.raw(name)

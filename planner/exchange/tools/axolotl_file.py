@@ -6,6 +6,12 @@ from planner.contract.choices import TrainingChoices
 from planner.exchange.tools import hf_file
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
 
+WRITTEN_LIGER = {
+    "rope": "liger_rope",
+    "rms_norm": "liger_rms_norm",
+    "swiglu": "liger_glu_activation",
+    "fused_linear_cross_entropy": "liger_fused_linear_cross_entropy",
+}
 _DATA: dict[str, dict[str, object]] = {
     "messages": {"type": "chat_template", "field_messages": "messages"},
     "sharegpt": {
@@ -67,6 +73,9 @@ def write(run: WrittenRun) -> Written:
         content.pop("gradient_checkpointing_kwargs", None)
     if choices.loss == "chunked":
         content["chunked_cross_entropy"] = True
+    if choices.liger:
+        content["plugins"] = ["axolotl.integrations.liger.LigerPlugin"]
+        content |= {WRITTEN_LIGER[name]: True for name in choices.liger_kernels}
     content |= _written_formats(choices, out)
     if choices.method != "full":
         content |= _written_adapters(run, out)
@@ -76,7 +85,7 @@ def write(run: WrittenRun) -> Written:
     launcher(run, out)
     if out.launcher is not None:
         out.start = "accelerate launch --config_file accelerate.yaml -m axolotl.cli.train axolotl.yaml"
-    unsaid(run, out, validates=True)
+    unsaid(run, out, validates=True, liger=True)
     return out
 
 

@@ -6,7 +6,9 @@ Names and defaults: transformers 5.23 `training_args.py`, peft 0.21 `tuners/lora
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
+from planner.contract.choices import LIGER_KERNELS
 from planner.exchange.keys import Keys
 
 OPTIMIZERS: dict[str, tuple[str, str]] = {
@@ -51,6 +53,8 @@ DTYPES = {
 }
 NOT_MODELLED = {
     "torch_compile": "a compiled step keeps other tensors; switch it off to ask about the plain one",
+    "torch_compile_backend": "it switches torch_compile on, and a compiled step keeps other tensors",
+    "torch_compile_mode": "it switches torch_compile on, and a compiled step keeps other tensors",
     "fp8": "the buffers of 8-bit arithmetic",
     "neftune_noise_alpha": "noise on the embeddings keeps another copy of them",
     "auto_find_batch_size": "the batch is then found by trying; plan find it with --batch-size",
@@ -81,7 +85,7 @@ IDLE = frozenset(
         *("trust_remote_code", "model_revision", "full_determinism", "accelerator_config", "restore_callback_states"),
         *("use_cpu", "no_cuda", "length_column_name", "batch_eval_metrics", "torch_empty_cache_steps"),
         *("enable_jit_checkpoint", "hub_revision", "hub_always_push", "save_total_limit", "lr_scheduler_kwargs"),
-        *("liger_kernel_config", "torch_compile_backend", "torch_compile_mode", "router_aux_loss_coef"),
+        *("liger_kernel_config", "router_aux_loss_coef"),
     )
 )
 """Arguments that move no memory of a training step."""
@@ -110,7 +114,6 @@ def arguments(keys: Keys, *, batch: int = 8, rate: float = 5e-5, checkpointing: 
     keys.put("max_grad_norm", 1.0 if clip is None else max(0.0, clip), "max_grad_norm")
     recompute(keys, default=checkpointing)
     keys.refuse_where_set(NOT_MODELLED)
-    liger(keys, "use_liger_kernel")
     schedule(keys, "learning_rate", "lr_scheduler_type", default_rate=rate)
     run_length(keys)
     pace(keys)
@@ -129,20 +132,36 @@ def recompute(keys: Keys, *, default: bool) -> None:
     keys.values.setdefault("checkpoint_reentrant", False)
 
 
-def liger(keys: Keys, *names: str) -> None:
-    """Liger's kernels: as they are modelled, else an upper bound that is said."""
-    from planner.contract.settings import BY_NAME
+_OF_LIGER = {**{name: name for name in LIGER_KERNELS}, "geglu": "swiglu"}
+"""Keys of `liger_kernel_config` whose kernels are modelled."""
 
-    for name in names:
-        on = keys.flag(name)
-        if on is None:
-            continue
-        if not on:
-            keys.note(name, "read", "off")
-        elif "liger" in BY_NAME:
-            keys.put("liger", True, name)
+
+def liger(keys: Keys, switch: str) -> bool:
+    """Liger's kernels under one switch, all of them or as `liger_kernel_config` has them; whether its loss is one."""
+    if not keys.flag(switch):
+        if keys.has(switch):
+            keys.note(switch, "read", "off")
+        return False
+    keys.put("liger", True, switch)
+    kernels = set(LIGER_KERNELS)
+    below = keys.sub("liger_kernel_config")
+    for name in below.content:
+        on = below.flag(name)
+        if name in _OF_LIGER:
+            (kernels.add if on else kernels.discard)(_OF_LIGER[name])
+            below.note(name, "read", "on" if on else "off")
         else:
-            keys.note(name, "assumed", "stock kernels; Liger's keep less, so the figure is an upper bound")
+            below.note(name, "assumed" if on else "read", "the model's own code, which keeps no less" if on else "off")
+    below.finish()
+    with_liger(keys, kernels)
+    return "fused_linear_cross_entropy" in kernels
+
+
+def with_liger(keys: Keys, kernels: Collection[str]) -> None:
+    """Those of Liger's kernels that run."""
+    keys.values["liger"] = bool(kernels)
+    if kernels and len(kernels) < len(LIGER_KERNELS):
+        keys.values["liger_kernels"] = tuple(name for name in LIGER_KERNELS if name in kernels)
 
 
 def schedule(keys: Keys, rate: str, kind: str, *, default_rate: float, default_kind: str = "linear") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from planner.contract.choices import TrainingChoices
+from planner.contract.choices import LIGER_KERNELS, TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, hf_file, launch
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
@@ -31,7 +31,6 @@ NOT_MODELLED = {
     "shift_attn": "shifted sparse attention",
     "fp8": "the buffers of 8-bit arithmetic",
     "neftune_noise_alpha": "noise on the embeddings keeps another copy of them",
-    "torch_compile": "a compiled step keeps other tensors; switch it off to ask about the plain one",
     "use_dft_loss": "another loss",
     "use_asft_loss": "another loss",
     "use_eaft_loss": "another loss",
@@ -99,8 +98,9 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     _checkpointing(keys)
     _formats(keys)
     keys.put("attention", _attention(keys), "flash_attn")
-    hf.liger(keys, "enable_liger_kernel")
-    keys.put("loss", "full", "enable_liger_kernel", why="stock loss over whole logits")
+    fused = hf.liger(keys, "enable_liger_kernel")
+    fused = hf.liger(keys, "use_liger_kernel") or fused
+    keys.put("loss", "full", "enable_liger_kernel", why="" if fused else "stock loss over whole logits")
     keys.put("train_on_prompt", bool(keys.flag("train_on_prompt")) or stage == "pt", "train_on_prompt")
     several = None
     named = keys.raw("deepspeed")
@@ -279,6 +279,10 @@ def write(run: WrittenRun) -> Written:
     _written_formats(choices, content, out)
     if choices.loss == "chunked":
         out.drop("loss chunked: whole logits there")
+    if choices.liger:
+        content["enable_liger_kernel"] = True
+        if choices.liger_kernels != LIGER_KERNELS:
+            out.drop(f"liger_kernels {', '.join(choices.liger_kernels)}: all of them run there")
     if choices.padding == "max":
         out.drop("padding max: rows are padded to the longest of a batch")
     further = {"file_name": run.data.path or "data.jsonl", **_COLUMNS.get(run.shape, _COLUMNS["messages"])}
@@ -286,7 +290,7 @@ def write(run: WrittenRun) -> Written:
     launcher(run, out)
     if out.launcher is not None:
         out.start = "accelerate launch --config_file accelerate.yaml -m llamafactory.train llama-factory.yaml"
-    unsaid(run, out, validates=True)
+    unsaid(run, out, validates=True, liger=True)
     return out
 
 

@@ -6,7 +6,7 @@ Keys and defaults: trl 1.16.0, `trainer/sft_config.py`, `trainer/model_config.py
 
 from __future__ import annotations
 
-from planner.contract.choices import TrainingChoices
+from planner.contract.choices import LIGER_KERNELS, TrainingChoices
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, hf_file, launch
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
@@ -162,6 +162,10 @@ def _loss(keys: Keys, older: bool) -> None:
     kind = (keys.text("loss_type") or "nll").lower()
     if kind not in ("nll", "chunked_nll"):
         raise keys.refuse("loss_type", "modelled is nll")
+    if hf.liger(keys, "use_liger_kernel"):
+        keys.put("loss", "full", "use_liger_kernel", why="Liger's own, which never holds the whole logits")
+        keys.idle("loss_type")
+        return
     why = "whole logits, before TRL 1.0" if older else "TRL 1 never holds the whole logits"
     keys.put("loss", "full" if older and kind == "nll" else "chunked", "loss_type", why=why)
 
@@ -228,12 +232,16 @@ def write(run: WrittenRun) -> Written:
             content["use_bnb_nested_quant"] = True
     if choices.checkpoint_offload:
         out.drop("checkpoint_offload: saved inputs stay on the device")
-    if choices.loss == "full":
+    if choices.liger:
+        content["use_liger_kernel"] = True
+        if choices.liger_kernels != LIGER_KERNELS:
+            content["liger_kernel_config"] = {name: name in choices.liger_kernels for name in LIGER_KERNELS}
+    elif choices.loss == "full":
         out.drop("loss full: TRL never holds the whole logits")
     launcher(run, out)
     if out.launcher is not None:
         out.start = "trl sft --config trl.yaml --accelerate_config accelerate.yaml"
-    unsaid(run, out)
+    unsaid(run, out, liger=True)
     return out
 
 

@@ -32,13 +32,22 @@ def turns(length: Any, piece: int) -> Any:
 
 
 def multipliers(
-    batch_size: Array, length: Array, checkpointed: Array, chunk_rows: int, recurrent_piece: int = 0
+    batch_size: Array,
+    length: Array,
+    checkpointed: Array,
+    chunk_rows: Array | int,
+    recurrent_piece: int = 0,
+    *,
+    every_token: bool = False,
 ) -> npt.NDArray[np.float64]:
-    """The monomials' values, (configurations, 2·WIDTH); `chunk_rows`: tokens of one loss chunk, `recurrent_piece`:
-    those that a recurrence takes at a time. Bytes up to 2^53 are exact in float64.
+    """The monomials' values, (configurations, 2·WIDTH); `recurrent_piece`: tokens that a recurrence takes at a time.
+
+    `chunk_rows`: tokens of one loss chunk, of each row's tokens but the last or, with `every_token`, of all. Bytes up
+    to 2^53 are exact in float64.
     """
     b, s, n = (np.asarray(x, dtype=np.float64) for x in (batch_size, length, checkpointed))
     tokens = b * s
+    labelled = tokens if every_token else tokens - b
     one, k = np.ones_like(tokens), turns(s, recurrent_piece)
     basis = np.stack(
         [
@@ -47,7 +56,7 @@ def multipliers(
             tokens,
             s * s,
             b * s * s,
-            np.minimum(tokens - b, chunk_rows),
+            np.minimum(labelled, chunk_rows),
             b,
             b * np.ceil(s / 128) * 128,
             tokens - b,
@@ -59,7 +68,7 @@ def multipliers(
             tokens,
             b * s * s,
             np.clip(tokens - PIECE_ROWS, 0, PIECE_ROWS),
-            np.clip(tokens - b - chunk_rows, 0, chunk_rows),
+            np.clip(labelled - chunk_rows, 0, chunk_rows),
             b * k,
             b * k * k,
         ],

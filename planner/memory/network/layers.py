@@ -12,7 +12,7 @@ from planner.memory.engine import norms, ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import HALF, T
 from planner.memory.engine.tape import Tape
-from planner.memory.network import attention, flat, lean
+from planner.memory.network import attention, flat, lean, liger
 from planner.memory.network.attention import Heads, Style
 from planner.memory.network.linear import activated, lean_mlp, linear
 from planner.memory.network.net import Net
@@ -29,6 +29,8 @@ def norm(net: Net, path: str, x: Tensor, *, width: int | None = None, form: Norm
     if form is None:
         bias = net.base_weight(module.shape[0], module.path, net.norm_itemsize) if module.bias else None
         return norms.layer_norm(net.tape, x, weight, bias, size)
+    if liger.runs(net.choices, "rms_norm"):
+        return liger.rms_norm(net.tape, x, weight, size)
     if net.tape.rules.lean:
         return lean.rms_norm(net.tape, x, weight, size, late=form != "cast_then_gain")
     return norms.rms_norm(net.tape, x, weight, size, form=form)

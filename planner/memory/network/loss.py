@@ -10,7 +10,7 @@ from planner.contract.errors import NotModelled
 from planner.contract.sentence import named
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Tensor
-from planner.memory.engine.monomials import FP32, HALF, INT64, ONE, TL, C, T
+from planner.memory.engine.monomials import BYTE, FP32, HALF, INT64, ONE, TL, C, T
 from planner.memory.engine.tape import Tape
 from planner.memory.network import layers
 from planner.memory.network.net import Net
@@ -166,3 +166,34 @@ def chunked(net: Net, hidden: Tensor, head: str) -> Tensor:
         return [next(made).alias() if has_hidden else None, next(made).alias() if has_head else None]
 
     return tape.record(value, (hidden, head_weight.tensor), saved, backward)
+
+
+def fused(net: Net, hidden: Tensor, head: str) -> Tensor:
+    """Liger's head and loss for a chunk of C tokens at a time (ops/fused_linear_cross_entropy.py, 0.8.5).
+
+    The gradient of all T hidden states T·H·w from the start, a trained head's V·H·w, T·4 of losses, T·17 of labels and
+    flags, and one buffer C·V·w for the logits of every chunk, which become their gradient where they lie; products go
+    where they belong at once. Releases before 0.8.5 hold two chunks' logits, and V·H·6 of a trained head's share.
+
+    An evaluation makes the same but a head's gradient: the Trainer skips the logits there where nothing but the loss
+    is asked for (transformers 5.23 trainer.py, `skip_logits`).
+    """
+    tape, spec = net.tape, net.spec
+    weight = net.head_weight(head)
+    padded, labels, flags = tape.new(T, 1, INT64), tape.new(T, 1, INT64), tape.new(T, 1, BYTE)
+    gradient = tape.like(hidden)
+    gradient.storage.common = False  # norms write into what they get, so each layer hands another one on in its place
+    trains = tape.grad_enabled and weight.parameter is not None
+    head_gradient = tape.like(weight.tensor) if trains else None
+    losses = tape.new(T, 1, FP32)
+    logits = tape.new(C, spec.vocab_size, hidden.itemsize)
+    tape.ledger.product()
+    del logits, losses, labels, padded, flags
+    value = tape.new(ONE, 1, FP32)
+    saved = [tensor for tensor in (gradient, head_gradient) if tensor is not None]
+    del gradient, head_gradient  # tidy
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        return [s[0].alias(), s[1].alias() if trains else None]
+
+    return tape.record(value, (hidden, weight.tensor), saved, backward)

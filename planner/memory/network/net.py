@@ -13,6 +13,7 @@ from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, ONE, SS, S, T
 from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
 from planner.memory.engine.weight import Weight
+from planner.memory.network import liger
 from planner.memory.step.exchange import Exchange, Reduction
 from planner.models.lora import adapter_modules, saved_modules
 
@@ -119,6 +120,7 @@ class Net:
     def check(self) -> None:
         """Refuses what a stack's variants have no model for."""
         choices = self.choices
+        liger.check(self.spec, choices)
         if choices.kbit_prepared == "norms" and (choices.precision != "bf16-amp" or choices.quantization == "int8"):
             raise unmodelled(
                 named("kbit_preparation"), " norms but over 4-bit weights with ", named("precision"), " bf16-amp"

@@ -28,8 +28,9 @@ PIECES, CHUNKS = 1, 2
 WITHOUT_EFFECT = (
     *("batch_size", "gradient_accumulation_steps", "max_length", "checkpoint_layers", "lora_alpha", "max_grad_norm"),
     *("optimizer", "optimizer_implementation", "eval_batch_size", "expandable_segments", "num_gpus", "strategy"),
+    *("liger", "liger_kernels"),
 )
-"""Choices that leave forward and backward as they are."""
+"""Choices that leave forward and backward as they are, or are refused below."""
 SPELT = ("method", "precision", "attention", "loss", "stack", "gradient_checkpointing")
 """Choices that are named in every key; others only where they aren't the default, so that a choice which a later
 release adds leaves recordings in their place."""
@@ -102,6 +103,8 @@ def _stale(content: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 
 def _circumstances(case: Case) -> dict[str, object]:
+    if case.choices.liger:
+        raise NotModelled(named("liger"), f" for {case.spec.architecture}, which is recorded with its own code")
     if case.choices.num_gpus > 1:
         raise NotModelled(
             named("num_gpus"), f" {case.choices.num_gpus} for {case.spec.architecture}, which is recorded on one device"

@@ -17,7 +17,7 @@ from planner.memory.engine.ledger import UPDATE
 from planner.memory.engine.monomials import FP32, INT64, ONE, T
 from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
-from planner.memory.network import loss
+from planner.memory.network import liger, loss
 from planner.memory.network.blocks import registry
 from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
@@ -268,6 +268,8 @@ def _forward(
             inputs = [x]
             del x
             value = architecture.finish(net, inputs, keep)
+        elif liger.runs(net.choices, "fused_linear_cross_entropy"):
+            value = loss.fused(net, x, architecture.head)
         elif net.choices.loss == "chunked":
             tape.leave_autocast()  # the chunked loss runs outside the model's forward
             value = loss.chunked(net, x, architecture.head)

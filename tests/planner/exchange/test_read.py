@@ -277,3 +277,48 @@ def test_a_mirror_is_its_original(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "a.yml").write_text(AXOLOTL.replace("meta-llama/Llama-3.2-1B", "NousResearch/Llama-3.2-1B"))
     assert main(["check", "--from", str(tmp_path / "a.yml"), "--gpu", "rtx-4090"]) == 0
     assert "which NousResearch/Llama-3.2-1B republishes" in " ".join(capsys.readouterr().out.split())
+
+
+LIGER: dict[str, tuple[str, dict[str, Any]]] = {
+    "trl": (TRL + "use_liger_kernel: true\n", {"liger": True, "loss": "full"}),
+    "trl, some": (
+        TRL + "use_liger_kernel: true\nliger_kernel_config: {rope: false, layer_norm: true}\n",
+        {"liger": True, "liger_kernels": ("rms_norm", "swiglu", "fused_linear_cross_entropy")},
+    ),
+    "axolotl": (
+        AXOLOTL + "liger_rope: true\nliger_fused_linear_cross_entropy: true\nliger_rms_norm: false\n",
+        {"liger": True, "liger_kernels": ("rope", "fused_linear_cross_entropy"), "loss": "full"},
+    ),
+    "llama-factory": (LLAMA_FACTORY + "enable_liger_kernel: true\n", {"liger": True, "loss": "full"}),
+}
+
+
+@pytest.mark.parametrize("case", LIGER)
+def test_ligers_switches_are_read(case: str, tmp_path: Path) -> None:
+    """GIVEN a switch of Liger's WHEN a file is read THEN it is planned for, and every key of it has a note."""
+    text, wanted = LIGER[case]
+    found = read(tmp_path, text)
+    assert {name: found.values[name] for name in wanted} == wanted
+    settings.choices_from(found.values)
+    assert not found.of("unknown")
+
+
+def test_what_switches_compiling_on_is_refused(tmp_path: Path) -> None:
+    """GIVEN transformers' backend or mode of compiling, each of which sets torch_compile THEN it is refused."""
+    for key, value in (("torch_compile_backend", "inductor"), ("torch_compile_mode", "max-autotune")):
+        with pytest.raises(NotModelled, match=key):
+            read(tmp_path, TRL + f"{key}: {value}\n")
+
+
+def test_a_model_that_liger_patches_otherwise_has_an_upper_bound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GIVEN Liger's switch for a model without a figure of it THEN plain code is taken, and said."""
+    (tmp_path / "c.yaml").write_text(TRL + "use_liger_kernel: true\n")
+    words = ["check", "--from", str(tmp_path / "c.yaml"), "--gpu", "a100-80gb", "--json"]
+    assert main([*words, "--model", "phi-2", "--lora-targets", "attention"]) in (0, 3)
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["liger"] is False
+    assert [key["how"] for key in told["from"]["keys"] if key["key"] == "liger"] == ["assumed"]
+    assert main([*words, "--model", "llama-3.2-1b", "--lora-targets", "attention"]) in (0, 3)
+    assert json.loads(capsys.readouterr().out)["settings"]["liger"] is True

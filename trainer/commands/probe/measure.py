@@ -18,6 +18,7 @@ from planner.contract.settings import plan_choices
 from trainer import modeling
 from trainer.commands.probe.footprint import Footprint
 from trainer.commands.probe.limits import LimitedStorageMeter, limit_device
+from trainer.distributed import supported
 from trainer.measure import devices
 from trainer.measure.meter import HostPeakMeter, PeakMeter, StorageMeter, peak_meter
 from trainer.recovery import updates
@@ -59,6 +60,7 @@ def make_batch(
 
 def build_model(config: dict[str, object], choices: TrainingChoices, device: torch.device, seed: int) -> Any:
     """The model with random weights, quantised, adapted and checkpointed in the trainer's order."""
+    supported.check_kernels(choices)
     model = modeling.build(
         config,
         dtype=modeling.weights_dtype(choices.precision),

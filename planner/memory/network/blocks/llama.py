@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
-from planner.memory.network import layers
+from planner.memory.network import layers, liger
 from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net
 
@@ -84,6 +84,8 @@ def apply_rotary(
     cos, sin = (net.cos, net.sin) if tables is None else tables
     assert cos is not None
     assert sin is not None
+    if liger.runs(net.choices, "rope"):
+        return liger.rotary(net.tape, query, key, cos, sin)
     rotated = ops.rotary(net.tape, query, cos, sin)
     return rotated, ops.rotary(net.tape, key, cos, sin)
 
@@ -103,6 +105,9 @@ def _gated(net: Net, x: Tensor) -> Tensor:
         return layers.activated(
             net, "mlp.down_proj", layers.linear(net, "mlp.gate_proj", x), layers.linear(net, "mlp.up_proj", x)
         )
+    if liger.runs(net.choices, "swiglu"):
+        made = liger.gated(tape, layers.linear(net, "mlp.gate_proj", x), layers.linear(net, "mlp.up_proj", x))
+        return layers.linear(net, "mlp.down_proj", made)
     return layers.linear(
         net,
         "mlp.down_proj",

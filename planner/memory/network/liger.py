@@ -1,0 +1,100 @@
+"""Liger's Triton kernels on the tape, as `use_liger_kernel=True` of the transformers Trainer patches them in.
+
+Sources: linkedin/Liger-Kernel 0.8.5 src/liger_kernel/ops/{fused_linear_cross_entropy,rms_norm,swiglu,geglu,rope}.py,
+transformers/model/llama.py, transformers/monkey_patch.py (`MODEL_TYPE_TO_APPLY_LIGER_FN`); transformers 5.23
+integrations/liger.py; read 2026-11. Held against its own autograd functions (trainer.trace.liger, docs/trace.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.contract.architectures import ARCHITECTURES
+from planner.contract.errors import NotModelled
+from planner.contract.sentence import named
+from planner.memory.engine.graph import Gradients, Tensor
+from planner.memory.engine.monomials import FP32, ONE
+from planner.memory.engine.tape import Tape
+from planner.memory.engine.values import Array
+from planner.memory.engine.weight import Weight
+
+if TYPE_CHECKING:
+    from planner.contract.choices import TrainingChoices
+    from planner.contract.spec import ModelSpec
+
+BLOCKS = 132
+"""Multiprocessors, each of which sums a trained norm's gradient for itself: 132 on an H100, 108 on an A100."""
+
+
+def runs(choices: TrainingChoices, kernel: str) -> bool:
+    """Whether one of Liger's kernels takes the place of the model's own code."""
+    return choices.liger and kernel in choices.liger_kernels
+
+
+def check(spec: ModelSpec, choices: TrainingChoices) -> None:
+    """Refuses what Liger does not patch, or patches in a way that has no model here."""
+    if not choices.liger:
+        return
+    switch, fused = named("liger"), runs(choices, "fused_linear_cross_entropy")
+    if choices.stack != "peft":
+        raise NotModelled(switch, " is the stock Trainer's switch: use it with ", named("stack"), " peft")
+    if choices.loss != "full" and fused:
+        raise NotModelled(switch, " brings a loss of its own, in chunks: use it with ", named("loss"), " full")
+    if not spec.facts.liger:
+        known = ", ".join(name for name, record in ARCHITECTURES.items() if record.liger)
+        raise NotModelled(switch, f" for {spec.architecture} is not modelled; it is for {known}")
+    if choices.precision.endswith("-mixed"):
+        raise NotModelled(switch, " with ", named("precision"), f" {choices.precision} is not modelled: use bf16-amp")
+    if choices.num_gpus > 1 and choices.strategy == "fsdp":
+        raise NotModelled(switch, " with ", named("strategy"), " fsdp is not modelled")
+    if "lm_head" in choices.lora_targets and fused:
+        raise NotModelled(switch, " with adapters on the vocabulary head: its loss reads the head's weight alone")
+
+
+def chunk_rows(tokens: Array, vocab_size: int, hidden_size: int) -> Array:
+    """Tokens whose logits the fused loss holds at a time: a power of two, about tokens·hidden/vocabulary."""
+    parts = -(-vocab_size // hidden_size)
+    rows = np.maximum(1, -(-tokens // parts))
+    found: Array = 1 << np.ceil(np.log2(rows)).astype(np.int64)
+    return found
+
+
+def _one(gradients: Gradients) -> Tensor:
+    gradient = gradients[0]
+    assert gradient is not None
+    return gradient
+
+
+def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int) -> Tensor:
+    """Output n·w and one fp32 number per row; saves x and that; backward writes into the gradient it gets. Where the
+    weight trains, its gradient is summed by multiprocessor, blocks·width·4, and then.
+    """
+    out = tape.like(x)
+    inverse = tape.new(x.monomial, x.elements // width, FP32)
+    trains, count, itemsize = weight.parameter is not None, weight.tensor.elements, weight.tensor.itemsize
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        made = None
+        if trains:
+            parts = tape.new(ONE, BLOCKS * count, FP32)
+            summed = tape.new(ONE, count, FP32)
+            made = summed.alias() if itemsize == FP32 else tape.new(ONE, count, itemsize)
+            del parts, summed  # tidy
+        return [_one(g).alias(), made]
+
+    return tape.record(out, (x, weight.tensor), (x, weight.tensor, inverse), backward)
+
+
+def gated(tape: Tape, gate: Tensor, up: Tensor) -> Tensor:
+    """act(gate)·up: output n·w; saves both; backward writes their gradients into them."""
+    out = tape.like(gate)
+    return tape.record(out, (gate, up), (gate, up), lambda g, s: [s[0].alias(), s[1].alias()])
+
+
+def rotary(tape: Tape, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Both are turned where they lie, their gradients too; saves the tables."""
+    turned = [query.alias(), key.alias()]
+    tape.record_many(turned, (query, key), (cos, sin), lambda g, s: [None if x is None else x.alias() for x in g])
+    return turned[0], turned[1]
