@@ -114,10 +114,16 @@ class TuneplanApp(Asking):
         done = {"hardware": self.wizard.hardware, "model": self.wizard.model, "data": self.wizard.dataset}
         return next((name for name in ORDER if not done.get(name)), "plan")
 
+    @property
+    def shown(self) -> Screen[object] | None:
+        """The screen on top; None once the wizard is closing, when answers of threads still arrive."""
+        stack = self.screen_stack
+        return stack[-1] if stack else None
+
     def say(self, text: str = "", *, error: bool = False) -> None:
         """One line above the footer of the step that is shown."""
-        if isinstance(self.screen, WizardScreen):
-            self.screen.say(text, error=error)
+        if isinstance(self.shown, WizardScreen):
+            self.shown.say(text, error=error)
 
     def find_hardware(self, name: str) -> HardwareProfile:
         """A device by name or alias, `auto` for this machine's; `InvalidInput` with near names."""
@@ -161,7 +167,8 @@ class TuneplanApp(Asking):
 
     def go(self, name: str) -> None:
         """Shows a step."""
-        self.switch_screen(name)
+        if self.shown is not None:
+            self.switch_screen(name)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The first step has none before it; earlier runs are offered where there are any."""
@@ -185,7 +192,7 @@ class TuneplanApp(Asking):
 
     def action_step_back(self) -> None:
         """The step before; on the first one nothing happens."""
-        place = self.screen.PLACE if isinstance(self.screen, WizardScreen) else 0
+        place = self.shown.PLACE if isinstance(self.shown, WizardScreen) else 0
         if place == len(ORDER) and not (self.wizard.hardware and self.wizard.model):
             self.go(self.first_open)  # an earlier run was opened before anything was planned
         elif place > 0:
@@ -196,7 +203,8 @@ class TuneplanApp(Asking):
     def on_runs_found(self, message: messages.RunsFound) -> None:
         """Earlier runs that are not finished: said once, and kept behind a key."""
         self.past_runs = message.runs
-        self.screen.refresh_bindings()
+        if self.shown is not None:
+            self.shown.refresh_bindings()
         self._runs_said, said = True, self._runs_said
         first = next((run for run in message.runs if run.state in ("going on", "interrupted")), None)
         if first is not None and not said:
@@ -216,13 +224,13 @@ class TuneplanApp(Asking):
         """Some models more are known to fit the device, or not to."""
         if self.wizard.hardware is not None and message.device == self.wizard.hardware.name:
             self.fits |= message.fits
-            if isinstance(self.screen, ModelScreen):
-                self.screen.mark(message.fits)
+            if isinstance(self.shown, ModelScreen):
+                self.shown.mark(message.fits)
 
     def on_model_ready(self, message: messages.ModelReady) -> None:
         """A model was read."""
         found = message.found
-        screen = self.screen
+        screen = self.shown
         if found.final and found.model is not None:
             self.say()
             self.update(state.with_model(self.wizard, found.model, found.name))
@@ -244,14 +252,14 @@ class TuneplanApp(Asking):
         elif found.dataset is None and found.path == self.wizard.data.path:
             self.choose_data(None)
             self.say(found.error or "the data can't be read any more", error=True)
-        if isinstance(self.screen, DataScreen):
-            self.screen.show(found)
+        if isinstance(self.shown, DataScreen):
+            self.shown.show(found)
 
     # ---------------------------------------------------------------------------------------------- help, quitting
 
     def action_help(self) -> None:
         """What this step is for, and its keys."""
-        screen = self.screen
+        screen = self.shown
         if not isinstance(screen, WizardScreen):
             return
         keys: dict[str, tuple[str, str, str]] = {}
@@ -266,7 +274,7 @@ class TuneplanApp(Asking):
         """Leaves; while a run goes on it asks what shall become of it."""
         if not self.running:
             self.exit(self.exit_code, message=self.parting)
-        elif not isinstance(self.screen, QuitScreen):
+        elif not isinstance(self.shown, QuitScreen):
             self.push_screen(QuitScreen(self.run_folder), self._quit_answered)
 
     def terminate(self) -> None:
@@ -314,7 +322,7 @@ class TuneplanApp(Asking):
         yield from super().get_system_commands(screen)
 
     def _run_on_screen(self, action: str) -> None:
-        self.call_later(self.run_action, action, self.screen)
+        self.call_later(self.run_action, action, self.shown)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's own, and the one that keeps escape sequences of others away from the terminal."""

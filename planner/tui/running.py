@@ -180,7 +180,8 @@ class RunControl(App[int]):
         """Shows a step, closing whatever dialog stands over the one before."""
         while len(self.screen_stack) > 2:
             self.pop_screen()
-        self.switch_screen(name)
+        if self.screen_stack:
+            self.switch_screen(name)
 
     @property
     def may_pause(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.records import Plan
-from planner.tui import doubts, reading, work
+from planner.tui import doubts, messages, reading, work
 from planner.tui import state as states
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.plan import OLDER
@@ -232,3 +232,17 @@ def test_a_plan_for_elsewhere_that_does_not_fit_says_both(app: TuneplanApp) -> N
     assert "this machine is cpu" in told.text
     assert "does not fit" in told.text
     assert "GiB of" in told.text
+
+
+async def test_answers_that_come_while_the_wizard_closes_are_dropped(app: TuneplanApp, started: list[Plan]) -> None:
+    """GIVEN threads that answer when the last screen has gone THEN nobody minds."""
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+    assert app.shown is None
+    assert app.wizard.hardware is not None
+    app.on_fits_found(messages.FitsFound(app.wizard.hardware.name, {"phi-2": "fits"}))
+    app.on_runs_found(messages.RunsFound(()))
+    app.on_model_ready(messages.ModelReady(reading.ModelFound(name="phi-2")))
+    app.on_data_ready(messages.DataReady(reading.DataFound(path="elsewhere.jsonl")))
+    app.say("anything")
+    app.go("plan")
