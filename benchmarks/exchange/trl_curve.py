@@ -76,7 +76,7 @@ def losses(folder: Path) -> tuple[list[float], list[float]]:
     config = next((folder / "trl").glob("*.yaml"))
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "WANDB_DISABLED": "true"}
     done = subprocess.run(
-        [sys.executable, "-c", RUN, config.name], cwd=folder / "trl", env=env, capture_output=True, text=True
+        [sys.executable, "-P", "-c", RUN, config.name], cwd=folder / "trl", env=env, capture_output=True, text=True
     )
     lines = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("LOSS ")]
     if not lines:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from planner.cli.asked import Aim, Batch, Source, Target
 from planner.contract import settings
-from planner.contract.choices import TrainingChoices
+from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes
@@ -105,7 +105,7 @@ def _refuse_without_effect(given: Mapping[str, object], choices: TrainingChoices
         )
     if "kbit_preparation" in given and (choices.method != "qlora" or choices.stack != "peft"):
         raise InvalidInput("--kbit-preparation takes no effect but with --method qlora --stack peft; leave it out")
-    if "liger_kernels" in given and not choices.liger:
+    if choices.liger_kernels != DEFAULTS.liger_kernels and not choices.liger:
         raise InvalidInput("--liger-kernels takes no effect without --liger; add it, or leave it out")
     if "strategy" in given and choices.strategy != "ddp" and choices.num_gpus == 1:
         raise InvalidInput(

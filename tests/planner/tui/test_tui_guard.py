@@ -17,7 +17,7 @@ from planner.tui import state as states
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.plan import OLDER
 from planner.tui.widgets.panels.verdict import VerdictPanel
-from tests.support.tui_support import flat, screen_text, settle, write_pairs
+from tests.support.tui_support import flat, screen_text, settle, until, write_pairs
 
 FITS, TOO_LARGE = {"batch_size": 1, "max_length": 512}, 64
 
@@ -79,7 +79,7 @@ async def test_train_waits_for_the_verdict_and_asks(
         gate.clear()
         enlarge(app)
         await pilot.press("t", "t", "t")
-        assert "t waits for that" in flat(screen_text(app))
+        await until(app, pilot, lambda: "t waits for that" in flat(screen_text(app)))
         assert started == []
         gate.set()
         shown = flat(await settle(app, pilot))
@@ -178,7 +178,7 @@ async def test_figures_of_older_settings_are_marked(app: TuneplanApp, gate: thre
         enlarge(app)
         await pilot.pause()
         assert pane.has_class("older")
-        assert OLDER in screen_text(app)
+        await until(app, pilot, lambda: OLDER in screen_text(app))
         gate.set()
         shown = await settle(app, pilot)
         assert not pane.has_class("older")

@@ -394,7 +394,7 @@ def test_wrong_requests_are_one_line_with_exit_code_2(model: Path, data: Path, t
         ("pickled weights can run code", {"model": tmp_path / "pickled"}),
         ("no such data file", {"data": tmp_path / "none.jsonl"}),
         ("bad.jsonl:2: 'completion' is missing", {"data": tmp_path / "bad.jsonl"}),
-        ("--batch-size must be a whole number", {"settings": {"batch_size": 0}}),
+        ("settings.batch_size must be a whole number", {"settings": {"batch_size": 0}}),
         ("settings.batchsize: this key is unknown", {"settings": {"batchsize": 1}}),
         ("longer than the 128 positions", {"settings": {"max_length": 4096}}),
         ("matches no linear module; this model has", {"settings": {"lora_targets": ["Wqkv"]}}),

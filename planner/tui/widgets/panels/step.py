@@ -18,8 +18,8 @@ from planner.tui.widgets.panels.base import Panel
 from planner.tui.work import Evaluation
 
 GUTTER = 6
-HELD = "context"
-"""The lowest layer: what is held beside the tensors."""
+HELD = ("context", "fragmentation")
+"""The lowest layers: what is held beside the tensors, by the driver and by the allocator."""
 HALF, BROKEN = 0.4, 0.8
 """Where the least of a step is more than this share of the scale, the axis begins at so much of it."""
 FAR = 2.5
@@ -27,7 +27,7 @@ FAR = 2.5
 
 
 class StepPanel(Panel, can_focus=True):
-    """A stacked area with a cursor; the lowest layer is what context and allocator hold beside the tensors."""
+    """A stacked area with a cursor; the lowest layers are what context and allocator hold beside the tensors."""
 
     NAME, TITLE, TAB, JUMP = "step", "Memory over one step", "Memory", "m"
     BINDING_GROUP_TITLE = "Step"
@@ -105,19 +105,21 @@ class StepPanel(Panel, can_focus=True):
             unknown = self._evaluation is not None and report is None
             return Content.styled("no step to show: it can't be planned" if unknown else "computing …", "dim")
         memory = report.memory
-        held = max(0, memory.device_peak_bytes - int(course.totals.max()))
+        beside = max(0, memory.device_peak_bytes - int(course.totals.max()))
+        context = min(beside, memory.components.get("context", 0))
+        held = (context, beside - context)
         peak = memory.device_peak_bytes
         budget_shown = memory.budget_bytes <= FAR * peak
         highest = max(peak, memory.budget_bytes if budget_shown else 0)
-        least = held + int(course.totals[course.instants[1][1] :].min())
+        least = beside + int(course.totals[course.instants[1][1] :].min())
         floor = int(BROKEN * least) if least > HALF * highest else 0
         full = (highest - floor) * 1.04
         rows = self.size.height - 2
         order = sorted(range(len(course.components)), key=lambda row: place_of(course.components[row]))
-        names = (HELD, *(course.components[row] for row in order))
+        names = (*HELD, *(course.components[row] for row in order))
         columns = list(places.events)
         live = course.live[np.ix_(order, columns)]
-        heights = np.vstack([np.full(len(columns), held), live]).astype(np.float64)
+        heights = np.vstack([*(np.full(len(columns), size) for size in held), live]).astype(np.float64)
         heights = picture.above(heights, floor)
         colors = [color_of(name) for name in names]
         cursor = picture.column_of(places, self._event())
@@ -127,7 +129,7 @@ class StepPanel(Panel, can_focus=True):
             label = self._label(number, rows, (floor, full), budget_row, memory.budget_bytes)
             lines.append(Content.assemble(label, *_line(row, colors, cursor, number == budget_row)))
         lines.append(self._names(places, memory.binding_instant))
-        lines.append(self._alive(held, peak, memory.budget_bytes))
+        lines.append(self._alive(held, peak))
         where, _, _ = course.instant_at(self._event())
         at = f"peak in {memory.binding_instant}" if self._cursor is None else f"cursor in {where}"
         self.border_subtitle = f"GiB · {at}"
@@ -152,11 +154,14 @@ class StepPanel(Panel, can_focus=True):
             parts.append((shown.ljust(width), "bold" if name == binding else "dim"))
         return Content.assemble(*parts)
 
-    def _alive(self, held: int, peak: int, budget: int) -> Content:
+    def _alive(self, held: tuple[int, ...], peak: int) -> Content:
         """What is alive under the cursor: the largest parts that have room in one line."""
         course, event = self._course, self._event()
         assert course is not None
-        sizes = {HELD: held, **dict(zip(course.components, course.live[:, event].tolist(), strict=True))}
+        sizes = {
+            **dict(zip(HELD, held, strict=True)),
+            **dict(zip(course.components, course.live[:, event].tolist(), strict=True)),
+        }
         total = sum(sizes.values())
         mark = "▼" if total >= peak else "┃"
         parts: list[str | tuple[str, str]] = [(f"{mark} {figures.short_bytes(total)}", "bold")]
