@@ -191,6 +191,13 @@ def test_every_key_that_is_read_has_a_range(keys: dict[str, Any], said: str) -> 
     assert len(str(refused.value)) < 300
 
 
+def test_blocks_of_both_stacks_are_counted_together() -> None:
+    """GIVEN an encoder and a decoder that are deep together THEN one line says so: each block takes its time."""
+    config = {**sources.load_model("t5-v1.1-small").config, "num_layers": 129, "num_decoder_layers": 128}
+    with pytest.raises(InvalidInput, match="num_layers 129 and num_decoder_layers 128 are more than 256 together"):
+        sources.from_config(config, "deep")
+
+
 def test_falcons_second_norm_needs_what_calls_it() -> None:
     falcon = dict(catalogue.entry("falcon-7b").config)
     for keys in (

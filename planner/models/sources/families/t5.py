@@ -14,12 +14,20 @@ from planner.models.sources.layout import ModuleLayout
 from planner.models.sources.reading import ConfigReading
 from planner.models.sources.schema import Config
 
+MOST_BLOCKS = 256
+"""Of encoder and decoder together; the deepest published have 64. Each runs in the step's program, none for another."""
+
 
 def t5(reading: ConfigReading, identity: str) -> ModelSpec:
     """The spec of an encoder-decoder; `num_layers` counts the encoder's layers."""
     config = reading.config
     hidden, heads, width, inner = (reading.size(key) for key in ("d_model", "num_heads", "d_kv", "d_ff"))
     layers, decoder_layers = reading.size("num_layers"), reading.size("num_decoder_layers")
+    if layers + decoder_layers > MOST_BLOCKS:
+        raise InvalidInput(
+            f"{reading.origin}: num_layers {layers} and num_decoder_layers {decoder_layers} "
+            f"are more than {MOST_BLOCKS} together"
+        )
     vocabulary = reading.size("vocab_size")
     classification = reading.task == "classification"
     layout = ModuleLayout("transformer." if classification else "")
