@@ -114,17 +114,6 @@ class TuneplanApp(Asking):
         done = {"hardware": self.wizard.hardware, "model": self.wizard.model, "data": self.wizard.dataset}
         return next((name for name in ORDER if not done.get(name)), "plan")
 
-    @property
-    def shown(self) -> Screen[object] | None:
-        """The screen on top; None once the wizard is closing, when answers of threads still arrive."""
-        stack = self.screen_stack
-        return stack[-1] if stack else None
-
-    def say(self, text: str = "", *, error: bool = False) -> None:
-        """One line above the footer of the step that is shown."""
-        if isinstance(self.shown, WizardScreen):
-            self.shown.say(text, error=error)
-
     def find_hardware(self, name: str) -> HardwareProfile:
         """A device by name or alias, `auto` for this machine's; `InvalidInput` with near names."""
         from planner.calibration import attach

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from textual import work
 from textual.reactive import reactive
+from textual.screen import Screen
 from textual.worker import get_current_worker
 
 from planner.tui import messages, reading, state
 from planner.tui import work as questions
 from planner.tui.around import Surroundings
 from planner.tui.running import RunControl
+from planner.tui.screens.base import WizardScreen
 from planner.tui.state import WizardState
 from planner.tui.work import Evaluation, WizardAnswer
 
@@ -234,6 +236,13 @@ class Asking(RunControl):
         """Takes a measured data set with the settings that it was read with, or none."""
         self.update(state.with_dataset(self.wizard, dataset, settings, model))
 
+    @property
+    def shown(self) -> Screen[object] | None:
+        """The screen on top; None once the wizard is closing, when answers of threads still arrive."""
+        stack = self.screen_stack
+        return stack[-1] if stack else None
+
     def say(self, text: str = "", *, error: bool = False) -> None:
         """One line above the footer of the step that is shown."""
-        raise NotImplementedError
+        if isinstance(self.shown, WizardScreen):
+            self.shown.say(text, error=error)
