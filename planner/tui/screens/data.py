@@ -69,7 +69,7 @@ class DataScreen(WizardScreen):
     def on_screen_resume(self) -> None:
         """A chosen data set is shown, and Enter goes on with it; else the tree waits for a choice."""
         chosen = self.wizard_app.wizard.dataset is not None
-        self.query_one("#path" if chosen else "#tree").focus()
+        self.set_focus(self.query_one("#path" if chosen else "#tree"))
         self.refresh_bindings()
         self.refresh_choice()
 
@@ -144,7 +144,7 @@ class DataScreen(WizardScreen):
     def _chosen(self, event: Ways.Chosen) -> None:
         event.stop()
         self.say(f"reading {Path(event.path).name} …")
-        self.query_one("#tree").focus()
+        self.set_focus(self.query_one("#tree"))
         self.wizard_app.read_data(event.path, event.changes)
 
     def action_next(self) -> None:

@@ -42,7 +42,7 @@ class EndScreen(WizardScreen):
 
     def on_screen_resume(self) -> None:
         """Shows the run that has just ended."""
-        self.query_one("#outcome").focus()
+        self.set_focus(self.query_one("#outcome"))
         self._show()
         self.refresh_bindings()
 

@@ -125,7 +125,7 @@ class LiveScreen(WizardScreen):
     def on_screen_resume(self) -> None:
         """A new run may have begun meanwhile."""
         self._drawn = 0.0
-        self.query_one("#log", RichLog).focus()
+        self.set_focus(self.query_one("#log", RichLog))
         self.query_one("#log").border_subtitle = live.near_path(self.wizard_app.run_folder)
         self.say("" if self.wizard_app.may_pause else FOLLOWED)
         self.refresh_bindings()

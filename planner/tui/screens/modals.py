@@ -64,7 +64,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static(self._content(), markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#dialog").focus()
+        self.set_focus(self.query_one("#dialog"))
 
     def _content(self) -> Content:
         parts: list[str | tuple[str, str]] = [self.text, "\n\n", ("Keys\n", "bold underline")]
@@ -101,7 +101,7 @@ class RunsScreen(ModalScreen[PastRun]):
             )
 
     def on_mount(self) -> None:
-        self.query_one(OptionList).focus()
+        self.set_focus(self.query_one(OptionList))
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
@@ -139,7 +139,7 @@ class QuitScreen(ModalScreen[str]):
             )
 
     def on_mount(self) -> None:
-        self.query_one(OptionList).focus()
+        self.set_focus(self.query_one(OptionList))
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:

@@ -126,7 +126,7 @@ class Deck(Container):
         if zoomed:
             self.zoomed = name
             self.settle()
-        self.call_after_refresh(self._enter, name)
+        self._enter(name)
 
     def next_shared(self) -> None:
         """The next panel of the slot; while one is zoomed, the next panel."""
@@ -139,7 +139,7 @@ class Deck(Container):
         inside = self.focused_panel == found.active
         self.show(name)
         if inside:
-            self.call_after_refresh(self._enter, name)
+            self._enter(name)
 
     def zoom(self) -> None:
         """The panel with the focus fills the screen, or gives it back."""
@@ -147,7 +147,7 @@ class Deck(Container):
         focused = self.zoomed
         self.settle()
         if focused:
-            self.call_after_refresh(self._enter, focused)
+            self._enter(focused)
 
     @property
     def focused_panel(self) -> str:
@@ -163,6 +163,7 @@ class Deck(Container):
             self.screen.set_focus(None)
 
     def _enter(self, name: str) -> None:
+        """At once, not after the next frame: the key that follows belongs to the panel."""
         child = self.get_child_by_id(name)
         if isinstance(child, FieldList):
             child.focus_rows()

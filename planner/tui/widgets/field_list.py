@@ -163,7 +163,7 @@ class FieldList(Vertical):
 
     def focus_rows(self) -> None:
         """Puts the cursor into the list."""
-        self.query_one(Rows).focus()
+        self.screen.set_focus(self.query_one(Rows))
 
     # ---------------------------------------------------------------------------------------------------- editing
 
@@ -175,7 +175,7 @@ class FieldList(Vertical):
             line.value = text
         line.border_title = self._fields[key].label
         self.add_class("editing")
-        line.focus()
+        self.screen.set_focus(line)
         line.action_end()
         self.post_message(self.EditBegun(key))
 
@@ -185,7 +185,7 @@ class FieldList(Vertical):
             return
         key, self._editing = self._editing, None
         self.remove_class("editing")
-        self.query_one(Rows).focus()
+        self.focus_rows()
         self.post_message(self.EditEnded(key, kept))
 
     @on(OptionList.OptionSelected)

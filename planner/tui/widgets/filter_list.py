@@ -119,7 +119,7 @@ class FilterList(Vertical):
 
     def focus_filter(self) -> None:
         """Puts the cursor into the filter."""
-        self.query_one(FilterInput).focus()
+        self.screen.set_focus(self.query_one(FilterInput))
 
     def _show(self, select: str | None) -> None:
         shown = ranking.found(self._entries, self.text)

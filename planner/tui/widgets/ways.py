@@ -43,7 +43,7 @@ class Ways(Static, can_focus=True):
         self._found, self._columns = found, {}
         self.display = True
         self._show()
-        self.focus()
+        self.screen.set_focus(self)
 
     def close(self) -> None:
         """Asks nothing."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from textual import events
+from textual.events import Key
 from textual.widgets import Input
 
 from planner.contract.errors import InvalidInput
@@ -21,6 +22,7 @@ from planner.tui.screens.modals import HelpScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
 from planner.tui.widgets.data_tree import DataTree
+from planner.tui.widgets.deck import Deck
 from planner.tui.widgets.field_list import FieldList, Rows
 from tests.support.tui_support import SIZES, flat, settle, type_text, until, write_pairs
 
@@ -240,6 +242,20 @@ async def test_tiers_views_and_remedies() -> None:
         assert "Batch size" not in shown, "one panel fills the screen"
         assert "learning rate" in shown
         assert "guide" in shown.lower()
+
+
+@pytest.mark.parametrize(("keys", "zoomed"), [("az", "advice"), ("wz", "why"), ("fz", "full"), ("azz", "")])
+async def test_keys_typed_faster_than_frames_meet_their_panel(keys: str, zoomed: str) -> None:
+    """GIVEN a plan WHEN keys come in one burst THEN each acts where the one before it led."""
+    app = planned(settings={"max_length": 2048})
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        app.go("plan")
+        await settle(app, pilot)
+        for key in keys:
+            app.post_message(Key(key, key))
+        await settle(app, pilot)
+        assert app.screen.query_one(Deck).zoomed == zoomed
 
 
 async def test_save_writes_a_plan(pairs: Path, tmp_path: Path) -> None:

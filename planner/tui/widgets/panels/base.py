@@ -34,7 +34,7 @@ class Panel(Widget):
         """Puts the focus on the panel or the first thing in it that can take it."""
         first = self if self.can_focus else next((w for w in self.query("*") if w.focusable and w.display), None)
         if first is not None:
-            first.focus()
+            self.screen.set_focus(first)
 
 
 class TextPanel(Panel, VerticalScroll, can_focus=True):

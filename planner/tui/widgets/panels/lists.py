@@ -171,7 +171,7 @@ class WhyPanel(BoxPanel):
             listing.highlighted = 0
             focused = self.screen.focused
             if focused is not None and focused is not listing and self in focused.ancestors:
-                listing.focus()  # whoever came here for the remedies came before them
+                self.screen.set_focus(listing)  # whoever came here for the remedies came before them
 
     @on(OptionList.OptionSelected, "#remedy-list")
     def _remedy(self, event: OptionList.OptionSelected) -> None:
