@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -97,15 +96,12 @@ def about(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name and its widest instructions."""
+    """The processor's name, family and model, and its widest instructions."""
     import torch
 
-    name = platform.processor() or platform.machine()
-    listed = Path("/proc/cpuinfo")
-    if listed.exists():
-        found = [line.split(":", 1)[1].strip() for line in listed.read_text().splitlines() if "model name" in line]
-        name = found[0] if found else name
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    from trainer.measure import processor as measured
+
+    return f"{measured.processor().title}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def card() -> str:

@@ -13,6 +13,7 @@ import torch
 from planner.contract.choices import TrainingChoices
 from tests.support.trace_support import TINY
 from trainer import modeling
+from trainer.measure.processor import Processor
 from trainer.modeling import chunked
 from trainer.modeling.lean import PIECES, apply_lean, products, rows
 
@@ -307,7 +308,7 @@ def test_the_chunked_loss_and_the_lean_step_together_are_plain_peft(monkeypatch:
     assert worst(found, expected) < RELATIVE
 
 
-@pytest.mark.skipif(not products.available(), reason="this processor's fp32 products stay with torch's BLAS")
+@pytest.mark.skipif(not products.available(), reason="oneDNN has no 512-bit products for this processor")
 @pytest.mark.parametrize("name", MODELS)
 def test_products_by_onednn_are_plain_peft_as_those_by_blas_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[int, ...]] = []
@@ -318,6 +319,7 @@ def test_products_by_onednn_are_plain_peft_as_those_by_blas_are(name: str, monke
         return real(x, weight, bias)
 
     monkeypatch.setattr(products, "_onednn", watched)
+    monkeypatch.setattr(products, "faster", lambda: True)  # it has to hold on Intel's processors too
     chosen = choices()
     model = plain(name, chosen)
     reference, expected = step(model, chosen)
@@ -353,6 +355,23 @@ def test_a_product_is_that_of_torch_in_every_layout(rows_: int, inner: int, out:
         assert found.shape == wanted.shape, name
         assert found.is_contiguous(), name
         assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("vendor", "available", "onednn"),
+    [("AuthenticAMD", True, True), ("AuthenticAMD", False, False), ("GenuineIntel", True, False), ("", True, True)],
+)
+def test_the_processor_s_maker_says_which_library_multiplies(
+    vendor: str, available: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(products, "processor", lambda: Processor(vendor=vendor))
+    monkeypatch.setattr(products, "available", lambda: available)
+    monkeypatch.setattr(products, "faster", products.faster.__wrapped__)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_onednn", lambda x, weight, bias: taken.append(1) or x @ weight.t())
+    products.linear(torch.ones((2, 3)), torch.ones((4, 3)))
+    assert bool(taken) is onednn
 
 
 def test_no_rows_have_no_product() -> None:

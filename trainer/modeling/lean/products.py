@@ -1,10 +1,14 @@
-"""Matrix products in fp32 on a CPU through oneDNN instead of the BLAS library that `torch.mm` calls.
+"""Matrix products in fp32 on a CPU by the library that is faster on its maker's processors.
 
 PyTorch hands fp32 products to MKL, which keeps to 256-bit instructions on processors of other makers than Intel; the
-oneDNN that PyTorch carries as well uses the 512-bit ones on all. On an AMD EPYC of family 26 one thread makes 235
-instead of 105 GFLOP/s (measured 2026-11-26 with torch 2.13). Both sum in fp32; nothing is rounded to fewer bits.
-The choice follows from the processor alone, never from a clock or from free memory, so a resumed run multiplies as the
-first one did. oneDNN doesn't survive a shortage of memory: `trainer.recovery.room` sees to it that there is none.
+oneDNN that PyTorch carries as well uses the 512-bit ones on all. One thread makes 235 instead of 105 GFLOP/s on an AMD
+EPYC of family 26 (measured 2026-11-26 with torch 2.13), and 95 instead of 80 on one of family 25, whose 512-bit
+instructions run as two halves (2026-11-27). On Intel's own processors MKL uses 512 bits too: there a step through
+oneDNN took 1.15 times as long as the stock Trainer's through MKL. PyTorch's compiler chooses MKL for fp32 layers on
+x86 as well (torch/_inductor/fx_passes/mkldnn_fusion.py, 2.13).
+Both sum in fp32; nothing is rounded to fewer bits. The choice follows from the processor alone, never from a clock or
+from free memory, so a resumed run multiplies as the first one did. oneDNN doesn't survive a shortage of memory:
+`trainer.recovery.room` sees to it that there is none.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -18,7 +22,16 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional
 
+from trainer.measure.processor import INTEL, processor
+
 _allowed = True
+
+
+@functools.cache
+def faster() -> bool:
+    """Whether oneDNN multiplies faster here than torch's BLAS: it can be had, and MKL doesn't use 512 bits."""
+    mkl_is_as_wide = processor().vendor == INTEL and torch.backends.mkl.is_available()
+    return available() and not mkl_is_as_wide
 
 
 @functools.cache
@@ -71,7 +84,7 @@ def _takes(x: torch.Tensor, matrix: torch.Tensor) -> bool:
         and (matrix.is_contiguous() or matrix.t().is_contiguous())
         and x.numel() > 0
         and not torch.compiler.is_compiling()
-        and available()
+        and faster()
     )
 
 
