@@ -29,6 +29,10 @@ from planner.models.sources import from_config
 CASES = Path(__file__).parents[2] / "tests" / "cases"
 COLLECTED = Path(__file__).parent / "collected.json"
 """Rows that were looked up besides the given ones: the same form, with the `date` of reading and a `reason`."""
+TRAINERS = ("fms", "transformers-docs")
+"""Sources that ran transformers' Trainer: where a row names no implementation of AdamW, its release's own ran. Loops of
+their own call `torch.optim`, whose default is the multi-tensor one.
+"""
 VARIANT_KEYS = {"loss", "hold_output", "precision"}
 LOSSES = {"legacy-4.48": "4.48", "legacy-4.45": "4.45", "legacy-no-upcast": "no-upcast"}
 
@@ -149,6 +153,8 @@ def _case(row: dict[str, Any]) -> Case:
         told.append(f"precision {variant['precision']}")
     device = hardware.find(settings.pop("gpu"))
     choices, more = _framework(row, choices_from(settings))
+    if row["source"] in TRAINERS and "optimizer_implementation" not in settings:
+        choices = choices.with_usual_implementation(device.kind)
     config, exceptions = _config(row)
     return Case(
         id=row["id"],

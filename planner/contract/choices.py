@@ -23,6 +23,10 @@ LARGEST_TOKENS = 2**30
 """Tokens of a micro-batch, for the same reason."""
 MOST_NAMES = 256
 """Modules named in one choice."""
+FUSED_SINCE = (4, 54)
+"""First release of transformers whose `optim` is `adamw_torch_fused` where nobody names one, with torch 2.8 or newer
+(training_args.py of 4.53.3 and 4.54.0, pull request 37358; read 2026-11).
+"""
 LIGER_KERNELS = ("rope", "rms_norm", "swiglu", "fused_linear_cross_entropy")
 """The kernels that `use_liger_kernel=True` switches on (liger_kernel/transformers/monkey_patch.py, 0.8.5)."""
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}(\.[0-9A-Za-z.+-]{1,40})?")
@@ -160,11 +164,11 @@ class TrainingChoices:
         more="Whose step is planned: builtin is the trainer that `t` starts; peft is plain transformers + PEFT.",
     )
     transformers_version: str | None = choice(
-        None, "Whose loss code runs on stack peft (X.Y); default today's.", none="today's", label="transformers",
-        more="Stack peft: whose loss code runs, as X.Y.",
+        None, "Whose loss code and usual AdamW run on stack peft (X.Y); default today's.", none="today's",
+        label="transformers", more="Stack peft: whose loss code and usual AdamW run, as X.Y.",
     )
-    """Stack `peft`: whose loss code runs (X.Y), and below 5 Mixtral's experts as modules of their own; None is
-    today's.
+    """Stack `peft`: whose loss code runs (X.Y), below 5 Mixtral's experts as modules of their own, and below 4.54 AdamW
+    foreach where nobody names an implementation; None is today's.
     """
     keep_logits: bool = choice(
         False, "The loop holds the model's output through backward.", label="Keep logits",
@@ -261,12 +265,28 @@ class TrainingChoices:
         """The optimizer's implementation to run where nobody named one, on a device of this kind.
 
         On stack `builtin` one fused kernel where torch has it: it holds no copy of the parameters, and writes nothing
-        before all memory is there. Stack `peft` keeps the multi-tensor one, and so does fp16: a fused kernel looks for
-        overflows of the scaled loss by itself, so that accelerate can't tell which steps were left out.
+        before all memory is there. Not under fp16: a fused kernel looks for overflows of the scaled loss by itself, so
+        that accelerate can't tell which steps were left out. On stack `peft` what `TrainingArguments` take: fused
+        AdamW on every device, the multi-tensor one in releases before `FUSED_SINCE`.
         """
-        known = self.optimizer in ("adamw", "sgd") and kind in ("cuda", "rocm", "cpu")
-        fused = known and self.stack == "builtin" and not self.precision.startswith("fp16")
+        if self.stack == "peft":
+            release = self.transformers_release
+            fused = self.optimizer == "adamw" and (release is None or release >= FUSED_SINCE)
+        else:
+            known = self.optimizer in ("adamw", "sgd") and kind in ("cuda", "rocm", "cpu")
+            fused = known and not self.precision.startswith("fp16")
         return replace(self, optimizer_implementation="fused" if fused else "foreach")
+
+    @property
+    def transformers_release(self) -> tuple[int, int] | None:
+        """Major and minor number of the release that was named; None is today's, and `no-upcast` is older than all."""
+        version = self.transformers_version
+        if version is None:
+            return None
+        if version == "no-upcast":
+            return 0, 0
+        major, minor = version.split(".")[:2]
+        return int(major), int(minor)
 
     @property
     def effective_batch_size(self) -> int:
@@ -283,7 +303,8 @@ class TrainingChoices:
     @property
     def separate_experts(self) -> bool:
         """Whether Mixtral's experts are linear modules of their own: stack `peft` before transformers 5."""
-        return self.stack == "peft" and (self.transformers_version or "").startswith("4.")
+        release = self.transformers_release
+        return self.stack == "peft" and release is not None and release[0] == 4
 
     def checkpointed_layers(self, num_layers: int) -> int:
         """How many of `num_layers` layers are checkpointed under these choices."""

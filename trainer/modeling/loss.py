@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from planner.contract.choices import TrainingChoices
-from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.errors import NotModelled
 from trainer.modeling import cache
 from trainer.modeling.checkpointing import base_model
 
@@ -48,19 +48,15 @@ def unconverted_loss(
 
 def _version(choices: TrainingChoices) -> str | None:
     """Which loss code is asked for: one of LEGACY_VERSIONS, or None for the installed transformers'."""
-    asked = choices.transformers_version
-    if asked is None:
+    release = choices.transformers_release
+    if release is None:
         return None
-    if asked == "no-upcast":
-        return asked
-    try:
-        major, minor = (int(part) for part in asked.split(".")[:2])
-    except ValueError:
-        raise InvalidInput(f"--transformers-version must look like 4.48, not {asked!r}") from None
-    if (major, minor) <= (4, 45):
+    if choices.transformers_version == "no-upcast":
+        return "no-upcast"
+    if release <= (4, 45):
         return "4.45"
     # From 4.50 on the labels are padded and shifted, and the logits are not copied a second time.
-    return "4.48" if (major, minor) < (4, 50) else None
+    return "4.48" if release < (4, 50) else None
 
 
 def use_loss_version(model: torch.nn.Module, choices: TrainingChoices) -> None:

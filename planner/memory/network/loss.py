@@ -69,15 +69,14 @@ def upcast_loss(net: Net, logits: Tensor, version: str) -> Tensor:
 
 def loss_variant(net: Net) -> str:
     """Whose loss code runs: `5`, `4.48`, `4.45` or `no-upcast`."""
-    version = net.choices.transformers_version
-    if version is None:
+    release = net.choices.transformers_release
+    if release is None:
         return "5"
-    if version == "no-upcast":
-        return version
-    major, minor = (int(x) for x in [*version.split("."), "0"][:2])
-    if (major, minor) <= (4, 45):
+    if net.choices.transformers_version == "no-upcast":
+        return "no-upcast"
+    if release <= (4, 45):
         return "4.45"
-    return "4.48" if (major, minor) < (4, 50) else "5"
+    return "4.48" if release < (4, 50) else "5"
 
 
 def full(net: Net, hidden: Tensor, head: str, keep: list[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
@@ -16,7 +17,11 @@ from planner.tui.state import change, preset, with_hardware
     ("options", "expected"),
     [
         (("--gpu", "a10g"), "fused"),
-        (("--gpu", "a10g", "--stack", "peft"), "foreach"),
+        (("--gpu", "a10g", "--stack", "peft"), "fused"),
+        (("--gpu", "a10g", "--stack", "peft", "--transformers-version", "4.54.0"), "fused"),
+        (("--gpu", "a10g", "--stack", "peft", "--transformers-version", "4.53.3"), "foreach"),
+        (("--gpu", "a10g", "--stack", "peft", "--optimizer", "sgd"), "foreach"),
+        (("--gpu", "t4", "--stack", "peft"), "fused"),  # transformers asks nobody about fp16
         (("--gpu", "a10g", "--optimizer", "adamw-8bit"), "foreach"),
         (("--gpu", "a10g", "--optimizer-implementation", "forloop"), "forloop"),
         (("--gpu", "t4"), "foreach"),  # fp16 there
@@ -34,6 +39,17 @@ def test_one_kernel_where_torch_has_it(
     searched = json.loads(capsys.readouterr().out)["recommended"]
     assert checked["settings"]["optimizer_implementation"] == expected
     assert searched["settings"]["optimizer_implementation"] == expected
+
+
+def test_stack_peft_takes_what_transformers_takes() -> None:
+    """GIVEN the installed transformers and torch THEN the usual optimizer of stack `peft` is `TrainingArguments`'."""
+    from transformers import TrainingArguments
+
+    from planner.exchange.tools.hf import OPTIMIZERS
+
+    usual = TrainingChoices(stack="peft").with_usual_implementation("cuda")
+    default = next(field.default for field in fields(TrainingArguments) if field.name == "optim")
+    assert OPTIMIZERS[default] == (usual.optimizer, usual.optimizer_implementation)
 
 
 def test_the_wizard_follows() -> None:

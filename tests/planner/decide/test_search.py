@@ -207,7 +207,8 @@ def test_effective_batch_must_be_reachable() -> None:
 
 def test_remedies_are_computed_and_true() -> None:
     """GIVEN a configuration that does not fit THEN each remedy, judged again, does what it says."""
-    choices = TrainingChoices(max_length=2048, gradient_checkpointing=False, stack="peft")
+    asked = TrainingChoices(max_length=2048, gradient_checkpointing=False, stack="peft")
+    choices = asked.with_usual_implementation(A10G.kind)
     report = check(ask(PHI, A10G, choices))
     assert report.verdict == "does_not_fit"
     kinds = {tuple(sorted(remedy.change)) for remedy in report.remedies}
