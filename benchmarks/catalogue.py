@@ -1,8 +1,9 @@
 """Adds models to the catalogue: `python -m benchmarks.catalogue LIST` (JSON, one object a model).
 
 Each object has `name`, `hub_id`, `config` (path of a copy of the model's config.json), `checked` (whose copy it is) and
-may have `siblings` and `note`. The keys that describe the network are kept; a type without a written program gets its
-description read off the network that transformers builds of it, which is shipped beside the catalogue.
+may have `siblings`, `aliases`, `note`, `licence`, `gated` and `licence_source`. The keys that describe the network are
+kept; a type without a written program gets its description read off the network that transformers builds of it, which
+is shipped beside the catalogue.
 `--again [TYPE…]` reads these descriptions anew, as after a release of transformers.
 """
 
@@ -19,12 +20,14 @@ from planner.contract.architectures import ARCHITECTURES
 from planner.contract.errors import TuneplanError
 from planner.handover.recorder import Recorder
 from planner.models import catalogue, recorded
+from planner.models.sources import from_config
 from planner.models.sources.configs import text_part
 
 NOISE = (
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "quantization_config"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "vision_config", "audio_config"),
 )
+OPTIONAL = ("aliases", "note", "published_parameters", "licence", "gated", "licence_source")
 
 
 def slim(config: dict[str, Any]) -> dict[str, Any]:
@@ -43,10 +46,10 @@ def add(item: dict[str, Any], recorder: Recorder) -> str:
         "source": f"https://huggingface.co/{item['hub_id']}/blob/main/config.json",
         "date": datetime.date.today().isoformat(),
         "checked": item["checked"],
-        **({"note": item["note"]} if "note" in item else {}),
-        "config": config,
+        **{key: item[key] for key in OPTIONAL if key in item},
     }
     said = "" if part["model_type"] in ARCHITECTURES else describe(part, recorder)
+    entry |= {"parameters": from_config(config, item["hub_id"]).parameters, "config": config}
     place = catalogue.MODELS / f"{item['name']}.json"
     place.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return f"{item['name']}: {part['model_type']}{said}"

@@ -142,13 +142,13 @@ def largest_models(
     base = question.completed()
     steps = _steps(question)
     most_parameters = room or question.budget_bytes / WEIGHT_BYTES[base.method]
-    known = [entry for entry in catalogue.entries() if above < (entry.published_parameters or 0) <= most_parameters]
-    known.sort(key=lambda entry: (-(entry.published_parameters or 0), entry.name))
+    known = [entry for entry in catalogue.entries() if above < entry.parameters <= most_parameters]
+    known.sort(key=lambda entry: (-entry.parameters, entry.name))
     sizes: set[str] = set()
     found = tried = 0
     for entry in known:
-        size = f"{entry.published_parameters or 0:.1e}"
-        if size in sizes or found == most or tried == tries or entry.published_parameters is None:
+        size = f"{entry.parameters:.1e}"
+        if size in sizes or found == most or tried == tries:
             continue
         try:
             model = sources.load_model(entry.name)

@@ -15,6 +15,9 @@ from planner.decide.fits import LENGTH, WORDS, Fit
 if TYPE_CHECKING:
     from planner.models.catalogue import CatalogueEntry
 
+LICENCE_WIDTH = 12
+"""Columns of the licence in the list of models; `plan models NAME` spells it out."""
+
 
 def gpu_record(profile: HardwareProfile) -> dict[str, object]:
     """A profile as JSON-ready data, every fact with unit, source and date."""
@@ -81,7 +84,11 @@ def model_record(entry: CatalogueEntry) -> dict[str, object]:
         "siblings": list(entry.siblings),
         "aliases": dict(entry.aliases),
         "architecture": entry.config.get("model_type"),
-        "parameters": entry.published_parameters,
+        "parameters": entry.parameters,
+        "published_parameters": entry.published_parameters,
+        "licence": entry.licence,
+        "gated": entry.gated,
+        "licence_source": entry.licence_source,
         "source": entry.source,
         "date": entry.date,
         "checked": entry.checked,
@@ -92,20 +99,21 @@ def model_record(entry: CatalogueEntry) -> dict[str, object]:
 def models_view(console: Console, entries: Sequence[CatalogueEntry], *, fits: Mapping[str, Fit] | None = None) -> None:
     """One line per model; `fits`: by name what of it fits the device that was asked about."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    narrower = 0 if fits is None else 6
-    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=28 - narrower)
-    table.add_column("hub id", overflow="ellipsis", no_wrap=True, max_width=32 - narrower)
-    table.add_column("kind", no_wrap=True, min_width=10)
+    narrower, wider = 0 if fits is None else 3, max(0, console.width - 80)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=25 - narrower)
+    table.add_column("hub id", overflow="ellipsis", no_wrap=True, max_width=22 - narrower + wider)
+    table.add_column("kind", no_wrap=True, overflow="ellipsis", min_width=8, max_width=11)
     table.add_column("size", justify="right", no_wrap=True, min_width=6)
+    table.add_column("licence", no_wrap=True, overflow="ellipsis", min_width=LICENCE_WIDTH)
     if fits is not None:
         table.add_column("fits", no_wrap=True, min_width=5)
     for entry in entries:
-        published = entry.published_parameters
         table.add_row(
             entry.name,
             entry.hub_id,
             str(entry.config.get("model_type", "")),
-            "" if published is None else format_count(published),
+            format_count(entry.parameters),
+            _licence(entry),
             *(() if fits is None else (WORDS[fits[entry.name]],)),
         )
     console.print(table)
@@ -115,7 +123,14 @@ def models_view(console: Console, entries: Sequence[CatalogueEntry], *, fits: Ma
             "not all of its interval; QLoRA: on a quantised base only; ?: no program is written for it.",
             style="dim",
         )
-    console.print("Sources: plan models NAME, plan models --json", style="dim")
+    console.print("*: gated, the hub asks first. Sources: plan models NAME, plan models --json", style="dim")
+
+
+def _licence(entry: CatalogueEntry) -> str:
+    """The licence in its column's width, with the mark of a gated model, which must not be cut off."""
+    mark = "*" if entry.gated == "yes" else ""
+    room = LICENCE_WIDTH - len(mark)
+    return (entry.licence if len(entry.licence) <= room else f"{entry.licence[: room - 1]}…") + mark
 
 
 def model_view(console: Console, entry: CatalogueEntry) -> None:
@@ -125,6 +140,9 @@ def model_view(console: Console, entry: CatalogueEntry) -> None:
         console.print(f"same dimensions: {', '.join(entry.siblings)}", style="dim")
     for short, hub_id in entry.aliases.items():
         console.print(f"{short} is {hub_id}", style="dim")
+    console.print(f"{format_count(entry.parameters)} parameters, licence {entry.licence}, gated: {entry.gated}")
     for key, value in entry.config.items():
         console.print(f"{key} = {value}")
+    if entry.licence_source is not None:
+        console.print(entry.licence_source, style="dim")
     console.print(f"{entry.source} ({entry.date}; {entry.checked})", style="dim")

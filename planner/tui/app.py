@@ -124,7 +124,7 @@ class TuneplanApp(Asking):
         """The catalogue by family, the newest first; a chosen model that is not in it stands first."""
         from planner.models import catalogue
 
-        sizes = {entry.name: entry.published_parameters for entry in catalogue.entries()}
+        sizes = {entry.name: entry.parameters for entry in catalogue.entries()}
         found = []
         for name, hub_id, spellings in catalogue.models():
             known = catalogue.look_up(hub_id)

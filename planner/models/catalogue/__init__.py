@@ -17,6 +17,7 @@ from planner.contract.errors import InvalidInput
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +38,16 @@ class CatalogueEntry:
     """Day on which the keys were compared, YYYY-MM-DD."""
     checked: str
     """What they were compared with: other projects' copies of the file, the published total of parameters."""
+    parameters: int
+    """Of the network as transformers builds it from the config; of a multimodal model its text tower's."""
     published_parameters: int | None = None
     """Total that the maker or the hub states, where one is known."""
+    licence: str = UNKNOWN
+    """As the hub writes it: `apache-2.0`, `llama3.2`; of every hub id of the entry."""
+    gated: str = UNKNOWN
+    """`yes`: the hub hands the weights out only to an account that was granted them; `no`, or unknown."""
+    licence_source: str | None = None
+    """Where both were read, and when."""
     note: str | None = None
     """What differs from the file, and why that is right."""
     config: dict[str, object] = field(repr=False)

@@ -327,6 +327,12 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(out)
     assert len(found) >= 40
     assert all(entry["source"] and entry["date"] for entry in found)
+    assert all(entry["licence"] and entry["gated"] in ("yes", "no", "unknown") for entry in found)
+    assert all(entry["parameters"] > 0 for entry in found)
+    text = run(capsys, "models", "llama-3.2-1b")[1]
+    assert "1.24 B parameters, licence llama3.2, gated: yes" in text
+    listed = {line.split()[0]: line.split()[-1] for line in run(capsys, "models")[1].splitlines() if line.strip()}
+    assert (listed["llama-3.2-1b"], listed["phi-2"], listed["gpt2"]) == ("llama3.2*", "mit", "mit")
     assert "microsoft/phi-2" in run(capsys, "models", "phi-2")[1]
     assert "torch" in run(capsys, "gpus", "a10g")[1]
 

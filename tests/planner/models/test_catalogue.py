@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -71,6 +72,11 @@ def test_entry_equals_the_published_total(entry: catalogue.CatalogueEntry) -> No
     assert spec.parameters == expected
 
 
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_entry_says_how_many_parameters_transformers_builds(entry: catalogue.CatalogueEntry) -> None:
+    assert entry.parameters == load_model(entry.name).parameters
+
+
 def test_published_totals_stand_as_they_were_looked_up() -> None:
     assert {name: load_model(name).parameters for name in PUBLISHED} == PUBLISHED
 
@@ -87,6 +93,20 @@ def test_entries_carry_source_date_and_check() -> None:
         assert entry.checked
         assert entry.name == entry.name.lower()
         assert " " not in entry.name
+
+
+def test_a_licence_has_its_source_and_what_is_not_known_says_so() -> None:
+    for entry in ENTRIES:
+        assert entry.gated in ("yes", "no", "unknown")
+        assert (entry.licence, entry.gated) == ("unknown", "unknown") or entry.licence_source, entry.name
+        assert (entry.licence != "unknown") == ("licence: " in (entry.licence_source or "")), entry.name
+        assert (entry.gated != "unknown") == ("gated: " in (entry.licence_source or "")), entry.name
+        assert re.fullmatch(r"[a-z0-9.+-]+", entry.licence)
+    by_name = {entry.name: (entry.licence, entry.gated) for entry in ENTRIES}
+    assert by_name["llama-3.2-1b"] == ("llama3.2", "yes")
+    assert by_name["qwen2.5-3b"] == ("qwen-research", "no")
+    assert by_name["qwen2.5-7b"] == ("apache-2.0", "no")
+    assert by_name["gemma-3-1b"] == ("gemma", "yes")
 
 
 def test_index_is_what_the_files_say() -> None:
