@@ -234,6 +234,19 @@ class ResumedEvent(Told):
     step: Count = None
 
 
+class ChangedEvent(Told):
+    """A setting was changed within the run; the plan in the run folder has the new value, so a resumed run too."""
+
+    event_kind = "changed"
+
+    step: Count = None
+    """Steps made before."""
+    name: Words = None
+    """`learning_rate` or `logging_steps`."""
+    before: Amount = None
+    after: Amount = None
+
+
 class FinishedEvent(Told):
     """The run has ended and its result is on the disk."""
 
@@ -276,7 +289,7 @@ class FailedEvent(Told):
 
 RECORDS: tuple[type[Told], ...] = (
     *(StartedEvent, PhaseEvent, DataEvent, StepEvent, EvalEvent, CheckpointEvent, WarningEvent, OomEvent, PausedEvent),
-    *(ResumedEvent, FinishedEvent, FailedEvent),
+    *(ResumedEvent, ChangedEvent, FinishedEvent, FailedEvent),
 )
 """In the order in which a run tells them."""
 _BY_KIND = {record.event_kind: record for record in RECORDS}

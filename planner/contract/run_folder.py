@@ -18,13 +18,15 @@ from planner.contract.sentence import named
 SCHEMA = "tuneplan.run/1"
 PLAN = "plan.yaml"
 EVENTS = "events.jsonl"
+COMMANDS = "commands.jsonl"
+"""What its trainer was told by others than who started it."""
 LOCK = "lock"
 """Holds the process id of the trainer that writes there."""
 RESULTS = ("adapter", "model")
 TENSORBOARD = "tensorboard"
 
 _FILES = re.compile(
-    rf"{re.escape(MARK)}|{LOCK}|{re.escape(EVENTS)}|plan(-\d+)?\.yaml|log(-rank\d+)?\.txt|observation[a-z0-9-]*\.json"
+    rf"{re.escape(MARK)}|{LOCK}|{re.escape(EVENTS)}|{re.escape(COMMANDS)}|plan(-\d+)?\.yaml|log(-rank\d+)?\.txt|observation[a-z0-9-]*\.json"
 )
 _FOLDERS = re.compile(rf"checkpoint-\d+|{'|'.join(RESULTS)}|{TENSORBOARD}|{re.escape(OWN_PREFIX)}(tmp|old)-[^/]*")
 _CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from planner.contract import process
+from planner.contract import control, process
+from planner.contract.control import Command
 from planner.contract.errors import RunFailed
 from planner.contract.events import Event, FailedEvent, StartedEvent, line_of
 from planner.contract.shown import clause
@@ -126,17 +126,28 @@ class Run:
         self._reader.join(timeout=5)
         return code
 
+    def tell(self, command: Command) -> None:
+        """Something to do after the running step: an evaluation, a checkpoint, another learning rate …"""
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            if self.process.stdin is not None:
+                self.process.stdin.write(control.line_of(command))
+                self.process.stdin.flush()
+
     def pause(self) -> None:
         """Stops after the running step until `resume`; everything stays in memory."""
-        self._command("pause")
+        self.tell(Command(command="pause"))
 
     def resume(self) -> None:
         """Goes on after a pause."""
-        self._command("resume")
+        self.tell(Command(command="resume"))
+
+    def leave(self) -> None:
+        """Nobody watches from here any more: a paused one goes on, since nobody is left who could tell it to."""
+        self.resume()
 
     def stop(self) -> None:
         """Ends after the running step with a checkpoint and the adapter; before the first step, at once."""
-        self._command("stop")
+        self.tell(Command(command="stop"))
         # A trainer that is still loading doesn't look at its commands; the signal reaches it there too.
         with contextlib.suppress(ProcessLookupError, OSError):
             if self.exit_code is None:
@@ -156,12 +167,6 @@ class Run:
                 os.killpg(self.process.pid, signal.SIGKILL)
         else:
             self.process.kill()
-
-    def _command(self, name: str) -> None:
-        with self._writing, contextlib.suppress(OSError, ValueError):
-            if self.process.stdin is not None:
-                self.process.stdin.write(json.dumps({"command": name}) + "\n")
-                self.process.stdin.flush()
 
     def _read_stderr(self, stream: IO[str]) -> None:
         for line in stream:

@@ -171,7 +171,7 @@ class TuneplanApp(Asking):
     def action_step(self, place: int) -> None:
         """To a step by its number; the run, where there is one, is the last."""
         if self.running:
-            self.say("a run goes on: s stops it, q leaves and asks whether it shall go on")
+            self.say("a run goes on: x stops it, q leaves and asks whether it shall go on")
         elif place < len(ORDER):
             self.go(ORDER[place])
         elif self.run_snapshot is not None:

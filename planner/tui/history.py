@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from planner.contract import json_text
-from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
+from planner.contract import control, json_text
+from planner.contract.control import Command
+from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.events import Event, FailedEvent, FinishedEvent, StartedEvent, StepEvent
 from planner.contract.files import open_plain, read_plain
 from planner.contract.records import parse_record
@@ -141,7 +142,7 @@ def replay(folder: Path) -> tuple[RunSnapshot, int]:
 class FollowedRun:
     """A trainer that someone else started, followed by the events it writes; the same calls as `trainer_process.Run`.
 
-    It can be stopped by a signal. It listens to whoever started it, so it can't be paused from here.
+    It is told by what is written into its folder, and stopped by a signal.
     """
 
     def __init__(self, folder: Path, pid: int, offset: int) -> None:
@@ -149,6 +150,7 @@ class FollowedRun:
         self.pid = pid
         self._offset = offset
         self.stderr_tail = ""
+        self._paused_here = False
 
     def __iter__(self) -> Iterator[Event]:
         rest = b""
@@ -166,11 +168,24 @@ class FollowedRun:
         """None: the exit code of a process that is not ours is not known."""
         return None
 
-    def pause(self) -> None:
-        """Not possible from here; raises `RunFailed`."""
-        raise RunFailed("this run was started by another process, which alone can pause it; s stops it here")
+    def tell(self, command: Command) -> None:
+        """Something to do after the running step. Raises `InvalidInput` where its folder can't be written."""
+        control.tell(self.folder, command)
 
-    resume = pause
+    def pause(self) -> None:
+        """Stops after the running step until `resume`."""
+        self.tell(Command(command="pause"))
+        self._paused_here = True
+
+    def resume(self) -> None:
+        """Goes on after a pause."""
+        self.tell(Command(command="resume"))
+        self._paused_here = False
+
+    def leave(self) -> None:
+        """Nobody watches from here any more: what was paused from here goes on."""
+        if self._paused_here:
+            self.resume()
 
     def stop(self) -> None:
         """Ends the trainer after its step, with a checkpoint."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from planner.contract.events import (
+    ChangedEvent,
     CheckpointEvent,
     DataEvent,
     EvalEvent,
@@ -74,6 +75,9 @@ class RunSnapshot:
     device_bytes: int | None = None
     sample: str = ""
     checkpoint: str | None = None
+    peak_rate: float | None = None
+    """Learning rate at the schedule's top, as the plan has it or a person changed it."""
+    logging_steps: int | None = None
     log: tuple[str, ...] = ()
     result: FinishedEvent | None = None
     failure: str | None = None
@@ -99,6 +103,8 @@ def begin(plan: Plan, before: RunSnapshot | None = None) -> RunSnapshot:
         predicted_bytes=memory.allocated_peak_bytes if memory else None,
         predicted_device_bytes=memory.device_peak_bytes if memory else None,
         planned_speed=plan.predicted_speed.tokens_per_second if plan.predicted_speed else None,
+        peak_rate=plan.hyperparameters.learning_rate,
+        logging_steps=plan.hyperparameters.logging_steps,
     )
 
 
@@ -155,6 +161,8 @@ def _after(run: RunSnapshot, told: Told) -> RunSnapshot:
         case ResumedEvent():
             step = run.step if told.step is None else told.step
             return _logged(replace(run, phase="running", doing="training"), f"goes on after step {step}")
+        case ChangedEvent():
+            return _changed(run, told)
         case FinishedEvent():
             return _finished(run, told)
         case FailedEvent():
@@ -295,6 +303,16 @@ def _oom(run: RunSnapshot, told: OomEvent) -> RunSnapshot:
         f"out of memory in {told.phase or 'the step'} at step {run.step if told.step is None else told.step}: batch "
         f"{known(told.batch_size)}, {outcome}",
     )
+
+
+def _changed(run: RunSnapshot, told: ChangedEvent) -> RunSnapshot:
+    if told.after is not None and told.name == "learning_rate":
+        run = replace(run, peak_rate=told.after)
+    elif told.after is not None and told.name == "logging_steps":
+        run = replace(run, logging_steps=int(told.after))
+    name = one_line(told.name or "a setting").replace("_", " ")
+    before, after = ("?" if value is None else f"{value:g}" for value in (told.before, told.after))
+    return _logged(run, f"{name} changed from {before} to {after} after step {told.step or run.step}")
 
 
 REASONS = {"early_stopping": "stopped early (the evaluation loss no longer fell)"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from planner.tui.live import RunSnapshot
 from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
+    from planner.contract.control import Command
     from planner.contract.records import Plan
     from planner.handover.trainer_process import Run
     from planner.tui.work import Evaluation, WizardAnswer
@@ -184,9 +186,9 @@ class RunControl(App[int]):
             self.switch_screen(name)
 
     @property
-    def may_pause(self) -> bool:
-        """Whether the run listens to this wizard; one that someone else started can only be stopped."""
-        return not isinstance(self._run, FollowedRun)
+    def attached(self) -> bool:
+        """Whether someone else started the run that is watched."""
+        return isinstance(self._run, FollowedRun)
 
     # ---------------------------------------------------------------------------------------------------- following
 
@@ -220,18 +222,25 @@ class RunControl(App[int]):
 
     def pause_or_resume(self) -> None:
         """Pauses after the step; a paused run goes on."""
-        if self._run is None or self.run_snapshot is None or not self.may_pause:
+        if self._run is None or self.run_snapshot is None:
             return
         if self.run_snapshot.phase == "paused":
-            self._command("resume")
+            self._command(self._run.resume)
         else:
-            self._command("pause")
+            self._command(self._run.pause)
             self.run_snapshot = live.note(self.run_snapshot, self.run_snapshot.phase, "pausing after this step")
+
+    def tell_run(self, command: Command, doing: str) -> None:
+        """Something that the trainer is to do after its step; `doing` is said until it has."""
+        if self._run is not None and self.run_snapshot is not None:
+            run = self._run
+            self._command(lambda: run.tell(command))
+            self.run_snapshot = live.note(self.run_snapshot, self.run_snapshot.phase, doing)
 
     def stop_run(self) -> None:
         """Stops after the step, with a checkpoint."""
         if self._run is not None and self.run_snapshot is not None:
-            self._command("stop")
+            self._command(self._run.stop)
             self.run_snapshot = live.note(self.run_snapshot, "stopping", "stopping after this step")
 
     def stop_and_quit(self) -> None:
@@ -245,15 +254,20 @@ class RunControl(App[int]):
     def leave_run(self) -> None:
         """Lets the trainer go on alone: it is a process on its own and keeps its events in the run folder.
 
-        A paused one goes on, since nobody is left who could tell it to.
+        One that was paused from here goes on.
         """
-        self._command("resume")
+        if self._run is not None:
+            self._command(self._run.leave)
         self._run = None
 
-    def _command(self, command: str) -> None:
+    def _command(self, does: Callable[[], None]) -> None:
         """Tells the trainer something; one that is gone will be noticed by its end."""
-        with contextlib.suppress(OSError, RunFailed):
-            getattr(self._run, command)()
+        try:
+            does()
+        except TuneplanError as error:
+            self.notify(questions.error_line(error), severity="error", markup=False)
+        except OSError:
+            pass
 
     # ------------------------------------------------------------------------------------------------------- ending
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from planner.contract.control import Command
     from planner.contract.spec import HardwareProfile
     from planner.tui.around import Surroundings
     from planner.tui.doubts import Act, Doubt
@@ -84,8 +85,8 @@ class Wizard(Protocol):
         """Hands the plan to the trainer."""
 
     @property
-    def may_pause(self) -> bool:
-        """Whether the run can be paused from here."""
+    def attached(self) -> bool:
+        """Whether someone else started the run that is watched."""
 
     @property
     def may_resume(self) -> bool:
@@ -93,6 +94,9 @@ class Wizard(Protocol):
 
     def pause_or_resume(self) -> None:
         """Pauses the run, or lets it go on."""
+
+    def tell_run(self, command: Command, doing: str) -> None:
+        """Something that the trainer is to do after its step; `doing` is said until it has."""
 
     def stop_run(self) -> None:
         """Ends the run with a checkpoint."""

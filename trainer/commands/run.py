@@ -27,7 +27,15 @@ from trainer.recovery import lastwords, limits
 from trainer.wire import files, folder
 from trainer.wire.control import Control, StopRequested
 from trainer.wire.events import EventStream, quiet_transformers
-from trainer.wire.request import Request, choose_run_dir, require_reporter, resumes_in, run_arguments
+from trainer.wire.request import (
+    Request,
+    choose_run_dir,
+    replan,
+    require_reporter,
+    resumes_in,
+    run_arguments,
+    write_plan,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +58,7 @@ def main(request: Request, events: EventStream) -> int:
     with contextlib.ExitStack() as at_the_end:
         at_the_end.callback(events.close)
         at_the_end.callback(control.restore_signals)
+        at_the_end.callback(control.close)
         at_the_end.callback(gc.enable)
         gc.disable()  # libraries and data all stay: looking for cycles among them is an eighth of the start
         try:
@@ -63,6 +72,8 @@ def main(request: Request, events: EventStream) -> int:
             # A device that the plan isn't for, or that isn't here, is refused before anything is written.
             device = prepare.choose_device(plan, choices, request.device)
             run_dir = start.claim(request, plan, world, events, at_the_end)
+            if world.main:
+                control.follow(run_dir)
             accounts = Accounts(
                 Start(
                     request=request,
@@ -224,11 +235,15 @@ def build(accounts: Accounts, material: Material, resumed: Path | None) -> Built
             out_of_memory=accounts.out_of_memory,
             stop_asked=begun.control.stop.is_set,
             pause_asked=begun.control.pause.is_set,
+            wanted=begun.control.wanted,
+            waits=reporter.waits,
             sample=sample if material.validation is not None else None,
         ),
         callbacks=[reporter],
     )
     reporter.trainer = loop
+    if begun.world.main:
+        reporter.replan = lambda new: write_plan(replan(begun.plan, new), begun.run_dir)
     state: TrainerState | None = None
     if resumed is not None:
         loop.recovery.restore(checkpoints.recovery_state(resumed))

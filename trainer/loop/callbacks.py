@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from transformers import TrainerCallback
 
 from planner.contract.events import CheckpointEvent, EvalEvent, PausedEvent, ResumedEvent, StepEvent
 from planner.contract.run_settings import Hyperparameters
+from trainer.loop import wishes
 from trainer.measure import devices
 from trainer.recovery.symptoms import Symptom, Symptoms
 from trainer.wire.control import Control
@@ -31,6 +33,8 @@ class Reporter(TrainerCallback):
         self.flags = control
         self.device = device
         self.hyperparameters = hyperparameters
+        self.replan: Callable[[Hyperparameters], None] = lambda new: None
+        """Told of what a person changed within the run."""
         self.trainer: Any = None
         """Set once the trainer exists: transformers doesn't pass it to callbacks."""
         self.step_seconds: list[float] = []
@@ -92,13 +96,39 @@ class Reporter(TrainerCallback):
                 control.should_evaluate = True
             control.should_save = True
         self._wait_while_paused(state)
+        self._fulfil(state, control)
+        self._stop_where_asked(state, control)
+        return control
+
+    def _stop_where_asked(self, state: TrainerState, control: TrainerControl) -> None:
         stop = self.flags.stop.is_set() if self.trainer.world.size == 1 else self.trainer.stops
         if stop and state.global_step < state.max_steps:
             self.reason = "stopped"
             control.should_training_stop = True
             control.should_log = True
             control.should_save = True
-        return control
+
+    def _fulfil(self, state: TrainerState, control: TrainerControl) -> None:
+        """What was wanted since the last step."""
+        if self.trainer.world.size == 1:
+            self.trainer.wishes = wishes.as_row(self.flags.wanted())
+        wanted, self.trainer.wishes = self.trainer.wishes, wishes.NOTHING
+        new = wishes.fulfil(wanted, self.trainer, state, control, self.events)
+        if new != self.hyperparameters:
+            self.hyperparameters = self.trainer.hyperparameters = new
+            self.replan(new)
+
+    def waits(self, state: TrainerState, control: TrainerControl) -> bool:
+        """Waits on where the run is paused still; True: it is to evaluate or save before it goes on waiting."""
+        if self.trainer.world.size > 1 or control.should_training_stop or state.global_step >= state.max_steps:
+            return False
+        while self.flags.pause.is_set() and not self.flags.stop.is_set():
+            self._wait_while_paused(state)
+            self._fulfil(state, control)
+            self._stop_where_asked(state, control)
+            if control.should_evaluate or control.should_save:
+                return True
+        return False
 
     def _wait_while_paused(self, state: TrainerState) -> None:
         if self.trainer.world.size > 1:
@@ -107,8 +137,10 @@ class Reporter(TrainerCallback):
         if not self.flags.pause.is_set() or self.flags.stop.is_set():
             return
         self.events.emit(PausedEvent(step=state.global_step))
-        while self.flags.pause.is_set() and not self.flags.stop.is_set():
+        while self.flags.pause.is_set() and not self.flags.stop.is_set() and not self.flags.wishes:
             time.sleep(0.05)
+        if self.flags.pause.is_set() and not self.flags.stop.is_set():
+            return  # it does what was wanted, and waits again
         self.events.emit(ResumedEvent(step=state.global_step))
 
     def _wait_together(self, state: TrainerState) -> None:

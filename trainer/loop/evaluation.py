@@ -93,6 +93,12 @@ class Evaluating(transformers.Trainer):
         self.listeners.announce("train")
         return metrics
 
+    def _maybe_log_save_evaluate(self, *given: Any, **named: Any) -> None:
+        """What is due after a step; a paused run does what a person wants of it meanwhile."""
+        super()._maybe_log_save_evaluate(*given, **named)
+        while self.listeners.waits(self.state, self.control):
+            super()._maybe_log_save_evaluate(*given, **named)
+
     def _evaluate_piece(self, inputs: dict[str, Any]) -> tuple[float, int, int]:
         """(loss summed over the targets, number of targets, how many a classifier got right)."""
         if self.meter.current != "eval":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from planner.contract.choices import TrainingChoices
+from planner.contract.control import Command
 from planner.contract.events import OomEvent
 from planner.contract.run_settings import Hyperparameters
 from trainer.data.batches import EpochBatches
@@ -93,5 +94,9 @@ class Listeners:
     stop_asked: Callable[[], bool] = _never
     """Whether this process was told to stop after the step."""
     pause_asked: Callable[[], bool] = _never
+    wanted: Callable[[], Sequence[Command]] = tuple
+    """What this process was told to do after the step."""
+    waits: Callable[[Any, Any], bool] = lambda state, control: False
+    """Keeps a paused run waiting after each thing that it does; True where there is another to do."""
     sample: Callable[[], str | None] | None = None
     """Makes an evaluation's sample."""

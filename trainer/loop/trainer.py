@@ -26,6 +26,7 @@ from trainer.loop.evaluation import Evaluating
 from trainer.loop.heaviest import Growing, Heaviest
 from trainer.loop.inputs import Job, Listeners, Material
 from trainer.loop.saving import Saving
+from trainer.loop.wishes import NOTHING, as_row
 from trainer.measure import devices
 from trainer.measure.instants import StepMeter
 from trainer.recovery.faults import Faults
@@ -65,6 +66,8 @@ class LoopTrainer(Evaluating, Saving):
         self.last_grad_norm: float | None = None
         self.stops = self.pauses = False
         """Whether any process was told to, as they agreed at the end of the step."""
+        self.wishes: Sequence[float] = NOTHING
+        """What they agreed that is to be done after the step, by `wishes.COLUMNS`."""
         self._untold: list[OomEvent] = []
         """Overflows of this process that rank 0 has yet to tell."""
         self._rows_before = (0, 0)
@@ -226,7 +229,8 @@ class LoopTrainer(Evaluating, Saving):
         """Before the update, processes tell each other the loss, what fits, and whether to stop."""
         recovery = self.recovery
         flags = (self.listeners.stop_asked(), self.listeners.pause_asked())
-        table = self.world.table([float(self._step_loss), recovery.rows, recovery.eval_rows, *map(float, flags)])
+        own = [float(self._step_loss), recovery.rows, recovery.eval_rows, *map(float, flags)]
+        table = self.world.table([*own, *as_row(self.listeners.wanted())])
         self._step_loss = table[:, 0].sum()
         recovery.rows, recovery.eval_rows = rows = int(table[:, 1].min()), int(table[:, 2].min())
         if rows != self._rows_before:
@@ -239,6 +243,7 @@ class LoopTrainer(Evaluating, Saving):
             self._untold = []
         self._rows_before = rows
         self.stops, self.pauses = bool(table[:, 3].any()), bool(table[:, 4].any())
+        self.wishes = table[:, 5:].max(dim=0).values.tolist()
 
     def _forward_backward(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items: torch.Tensor | int | None, weight: float = 1.0

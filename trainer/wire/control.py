@@ -1,17 +1,27 @@
-"""What stops, pauses and resumes a run: signals, and JSON lines on stdin when `--control stdin` is given."""
+"""What a run is told from outside: signals, JSON lines on stdin where `--control stdin` is given, and in its folder."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from planner.contract.control import LONGEST, Command, read
+from planner.contract.files import open_plain
+from planner.contract.run_folder import COMMANDS
 from trainer.wire.events import EventStream
 from trainer.wire.interrupts import let_in
+
+LOOK_SECONDS = 0.2
+"""Between two looks at the folder's commands."""
+MOST_BYTES = 64 * LONGEST
+"""Of commands that came since the last look, the last so many are read."""
 
 
 class StopRequested(BaseException):
@@ -28,8 +38,12 @@ class Control:
         self.events = events
         self.stop = threading.Event()
         self.pause = threading.Event()
+        self.wishes: deque[Command] = deque(maxlen=100)
+        """What is to be done once, or changed, after the step: evaluate, checkpoint, learning_rate, logging_steps."""
         self.stepping = False
         """True from the first step on: a stop then waits for the end of the step; before, it is raised at once."""
+        self._closed = threading.Event()
+        """Set once nobody obeys any more."""
         self._ending = False
         """Whether a signal has raised already."""
         self._previous: dict[int, Any] = {}
@@ -71,28 +85,70 @@ class Control:
 
     def _read(self, stream: Iterable[str | bytes]) -> None:
         for line in stream:
-            if not line.strip():
+            self._obey(line)
+
+    def _obey(self, line: str | bytes) -> None:
+        if not line.strip():
+            return
+        command = read(line)
+        if command is None:
+            self.events.warn(
+                "control",
+                f"unknown command line {_text(line)[:80]!r}",
+                "send pause, resume, stop, evaluate or checkpoint, or learning_rate or logging_steps with a value",
+            )
+        elif command.command == "pause":
+            self.pause.set()
+        elif command.command == "resume":
+            self.pause.clear()
+        elif command.command == "stop":
+            self.stop.set()
+            self.pause.clear()
+        else:
+            self.wishes.append(command)
+
+    def follow(self, run_dir: Path) -> None:
+        """Starts a daemon thread that obeys what is appended to the folder's commands from now on."""
+        path = run_dir / COMMANDS
+        thread = threading.Thread(target=self._look, args=(path, _size(path)), name="commands", daemon=True)
+        thread.start()
+
+    def _look(self, path: Path, offset: int) -> None:
+        while not self._closed.wait(LOOK_SECONDS):
+            size = _size(path)
+            if size == offset:
                 continue
-            try:
-                command = json.loads(line)["command"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                command = None
-            if command == "pause":
-                self.pause.set()
-            elif command == "resume":
-                self.pause.clear()
-            elif command == "stop":
-                self.stop.set()
-                self.pause.clear()
-            else:
-                self.events.warn(
-                    "control", f"unknown command line {_text(line)[:80]!r}", "send pause, resume or stop as JSON"
-                )
+            offset = max(min(offset, size), size - MOST_BYTES)
+            with contextlib.suppress(OSError), os.fdopen(open_plain(path), "rb") as stream:
+                stream.seek(offset)
+                text = stream.read(MOST_BYTES)
+                whole = text[: text.rfind(b"\n") + 1]  # half a line is still being written
+                offset += len(whole)
+                for line in whole.split(b"\n"):
+                    self._obey(line)
+
+    def wanted(self) -> list[Command]:
+        """The wishes that have come, which are then whoever asks to fulfil."""
+        found = []
+        with contextlib.suppress(IndexError):
+            while True:
+                found.append(self.wishes.popleft())
+        return found
+
+    def close(self) -> None:
+        """The folder is no longer looked at."""
+        self._closed.set()
 
     def check(self) -> None:
         """Raises `StopRequested` if a stop arrived; called between the stages before the first step."""
         if self.stop.is_set():
             raise StopRequested("stop")
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_size
+    return 0
 
 
 def _text(line: str | bytes) -> str:

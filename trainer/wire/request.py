@@ -128,6 +128,11 @@ def changes_since(run_dir: Path, plan: Plan) -> list[str]:
     return [f"{name} was {was[name]} and is {now[name]} now" for name in now if name in was and was[name] != now[name]]
 
 
+def replan(plan: Plan, hyperparameters: Hyperparameters) -> Plan:
+    """The plan with what was changed within the run, and without what is no longer true of it."""
+    return plan.model_copy(update={"hyperparameters": hyperparameters})
+
+
 def write_plan(plan: Plan, run_dir: Path) -> None:
     """The plan as it is run, beside its results.
 

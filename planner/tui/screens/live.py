@@ -10,11 +10,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.events import Key
 from textual.widgets import RichLog, Static
 
+from planner.contract.control import Command
 from planner.contract.units import format_bytes
 from planner.tui import figures, live, run_texts
 from planner.tui.live import RunSnapshot
+from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.base import DIGITS, WizardScreen
 from planner.tui.widgets.charts import Curves
 
@@ -23,7 +26,8 @@ BAR_WIDTH = 9
 SPINNER = "◐◓◑◒"
 DRAW_EVERY = 0.2
 """Seconds between two pictures at the least."""
-FOLLOWED = "Started elsewhere, so it can't be paused here: s stops it with a checkpoint, then r resumes it here."
+FOLLOWED = "Started elsewhere: it is watched and told from here; q leaves it going."
+AGAIN = "x again stops the run after this step, with a checkpoint (r goes on from it); any other key lets it go on."
 
 
 class LiveScreen(WizardScreen):
@@ -31,9 +35,10 @@ class LiveScreen(WizardScreen):
 
     PLACE = 4
     HELP_TEXT = (
-        "The run. The trainer is a process of its own: p pauses it after the step and lets it go on, s stops it "
-        "after the step with a checkpoint. c shows the next curve (loss, memory, tokens/s, learning rate, gradient "
-        "norm; where there is room several stand side by side), l changes between "
+        "The run. The trainer is a process of its own: p pauses it after the step and lets it go on, x (twice) stops "
+        "it after the step with a checkpoint, s saves a checkpoint and goes on, e evaluates now, a adjusts the "
+        "learning rate and the pace of the log. c shows the next curve (loss, memory, tokens/s, learning rate, "
+        "gradient norm; where there is room several stand side by side), l changes between "
         "log and sample where both have no room. Leaving with q asks whether the run shall go on.\n\nThe peak in "
         "tensors is the most bytes that the run's numbers took so far, predicted and measured; the percentage says "
         "how far off the prediction is. device (process, on a CPU) is everything: tensors, spare blocks and libraries."
@@ -41,7 +46,10 @@ class LiveScreen(WizardScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         *DIGITS,
         Binding("p", "pause", "Pause/resume", id="live.pause", tooltip="Pause after the step, or go on"),
-        Binding("s", "stop", "Stop", id="live.stop", tooltip="Stop after the step, with a checkpoint"),
+        Binding("e", "evaluate", "Evaluate", id="live.evaluate", tooltip="Evaluate after the step"),
+        Binding("s", "save", "Save", id="live.save", tooltip="Save a checkpoint after the step"),
+        Binding("a", "adjust", "Adjust", id="live.adjust", tooltip="Change the learning rate or the log's pace"),
+        Binding("x", "stop", "Stop", id="live.stop", tooltip="Stop after the step, with a checkpoint; asked twice"),
         Binding("c", "curve", "Curve", id="live.curve", tooltip="Loss, memory, speed, rate, norm"),
         Binding("l", "log", "Log/sample", id="live.log", tooltip="Show the log or the latest sample"),
         Binding("escape", "ignore", "Back", show=False, id="live.noback", tooltip="There is no way back from a run"),
@@ -65,6 +73,8 @@ class LiveScreen(WizardScreen):
         self._logged: tuple[str, ...] = ()
         self._sampled: object = None
         self._due, self._drawn = False, 0.0
+        self._sure = False
+        """Whether the next `x` stops the run."""
         self.query_one("#numbers").border_title = "Numbers"
         self.query_one("#log").border_title = "Log"
         self.query_one("#sample").border_title = "Samples"
@@ -127,21 +137,47 @@ class LiveScreen(WizardScreen):
         self._drawn = 0.0
         self.set_focus(self.query_one("#log", RichLog))
         self.query_one("#log").border_subtitle = live.near_path(self.wizard_app.run_folder)
-        self.say("" if self.wizard_app.may_pause else FOLLOWED)
+        self.say(FOLLOWED if self.wizard_app.attached else "")
+        self._sure = False
         self.refresh_bindings()
         self._show()
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Pausing is offered where the trainer listens to this wizard."""
-        return action != "pause" or self.wizard_app.may_pause
+    def on_key(self, event: Key) -> None:
+        """Any key but `x` takes back what `x` asked."""
+        if self._sure and event.key != "x":
+            self._sure = False
+            self.say()
 
     def action_pause(self) -> None:
         """Pauses a run that goes on, resumes a paused one."""
         self.wizard_app.pause_or_resume()
 
+    def action_evaluate(self) -> None:
+        """Passes the validation set through after the step."""
+        self.wizard_app.tell_run(Command(command="evaluate"), "evaluating after this step")
+
+    def action_save(self) -> None:
+        """Writes a checkpoint after the step."""
+        self.wizard_app.tell_run(Command(command="checkpoint"), "saving after this step")
+
+    def action_adjust(self) -> None:
+        """Asks for another learning rate or pace of the log."""
+        run = self.wizard_app.run_snapshot
+        if run is not None and not run.over:
+            self.app.push_screen(AdjustScreen(run.peak_rate, run.logging_steps), self._adjusted)
+
+    def _adjusted(self, commands: tuple[Command, ...] | None) -> None:
+        for command in commands or ():
+            self.wizard_app.tell_run(command, f"{command.command.replace('_', ' ')} {command.value:g} after this step")
+
     def action_stop(self) -> None:
-        """Stops the run after its step."""
-        self.wizard_app.stop_run()
+        """Stops the run after its step, once it was asked for twice."""
+        if self._sure:
+            self.say()
+            self.wizard_app.stop_run()
+        else:
+            self.say(AGAIN, error=True)
+        self._sure = not self._sure
 
     def action_curve(self) -> None:
         """The next curve."""
@@ -153,7 +189,7 @@ class LiveScreen(WizardScreen):
 
     def action_ignore(self) -> None:
         """Says what to do instead."""
-        self.say("s stops the run, q leaves and asks whether it shall go on")
+        self.say("x stops the run, q leaves and asks whether it shall go on")
 
 
 def samples_text(run: RunSnapshot) -> Content:

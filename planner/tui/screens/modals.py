@@ -118,7 +118,7 @@ class QuitScreen(ModalScreen[str]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "answer('leave')", "Leave it going", id="quit.leave", tooltip="The trainer goes on by itself"),
-        Binding("s", "answer('stop')", "Stop it", id="quit.stop", tooltip="Finishes the step, saves a checkpoint"),
+        Binding("x", "answer('stop')", "Stop it", id="quit.stop", tooltip="Finishes the step, saves a checkpoint"),
         Binding("escape", "answer('stay')", "Stay", id="quit.stay", tooltip="Back to the run"),
     ]
 
@@ -132,7 +132,7 @@ class QuitScreen(ModalScreen[str]):
             yield Static(f"Its events and results go to {self.run_dir} either way.", markup=False)
             yield OptionList(
                 Option("l  leave it going and quit", id="leave"),
-                Option("s  stop it after this step, save a checkpoint, then quit", id="stop"),
+                Option("x  stop it after this step, save a checkpoint, then quit", id="stop"),
                 Option("esc  stay", id="stay"),
                 compact=True,
                 markup=False,

@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from planner.contract.errors import InvalidInput, RunFailed
+from planner.contract.control import Command, read
+from planner.contract.errors import InvalidInput
 from planner.contract.records import Plan
+from planner.contract.run_folder import COMMANDS
 from planner.contract.run_settings import DataSettings
 from planner.handover import plans
 from planner.tui import history
 from planner.tui.app import TuneplanApp
+from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.end import EndScreen
 from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.live import LiveScreen
-from tests.support.tui_support import flat, screen_text, settle, until
+from tests.support.tui_support import drawn, flat, screen_text, settle, until
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -102,7 +105,7 @@ def test_long_runs_are_thinned_and_keep_their_last_step(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """GIVEN a trainer of someone else WHEN followed THEN new events come until it has gone; pausing is refused."""
+    """GIVEN a trainer of someone else WHEN followed THEN new events come to its end; it is told by its folder."""
     monkeypatch.setattr(history, "POLL_SECONDS", 0.01)
     folder = leave_run(tmp_path, "a", step(2))
     signals: list[int] = []
@@ -111,8 +114,12 @@ def test_a_run_that_goes_on_is_followed_to_its_end(tmp_path: Path, monkeypatch: 
         run, trainer = history.reopen(history.unfinished(tmp_path)[0])
         assert run.phase == "running"
         assert trainer is not None
-        with pytest.raises(RunFailed, match="started by another process"):
-            trainer.pause()
+        trainer.pause()
+        trainer.tell(Command(command="learning_rate", value=1e-4))
+        trainer.leave()  # what was paused from here goes on
+        trainer.leave()
+        told = [read(told) for told in (folder / COMMANDS).read_text().splitlines()]
+        assert [command.command for command in told] == ["pause", "learning_rate", "resume"]
         trainer.stop()
         assert signals == [os.getpid()]
         seen: list[int] = []
@@ -164,9 +171,19 @@ async def test_a_run_that_goes_on_is_shown_live(tmp_path: Path) -> None:
             await pilot.press("ctrl+o", "enter")
             shown = await until(app, pilot, lambda: isinstance(app.screen, LiveScreen), 10)
             assert "step 4/50" in shown
-            assert "then r resumes it here" in flat(shown)
-            assert "Pause" not in shown.splitlines()[-1], "only who started it can pause it"
-            assert "Stop" in shown.splitlines()[-1]
+            assert "Started elsewhere" in flat(shown)
+            for key in ("Pause", "Evaluate", "Save", "Adjust", "Stop"):
+                assert key in shown.splitlines()[-1]
+            await pilot.press("e", "s", "x", "c", "a")
+            await until(app, pilot, lambda: isinstance(app.screen, AdjustScreen), 10)
+            await pilot.press("end", *["backspace"] * 20, *"nonsense", "enter")
+            assert "is not a number above 0" in flat(await drawn(app, pilot))
+            await pilot.press(*["backspace"] * 8, *"3e", "minus", "4", "enter")
+            await until(app, pilot, lambda: isinstance(app.screen, LiveScreen), 10)
+            told = [read(line) for line in (folder / COMMANDS).read_text().splitlines()]
+            assert [(each.command, each.value) for each in told] == [
+                ("evaluate", None), ("checkpoint", None), ("learning_rate", 3e-4)
+            ], "one x alone stops nothing"  # fmt: skip
             await pilot.press("q", "l")
             await pilot.pause()
     assert app.return_value == 0

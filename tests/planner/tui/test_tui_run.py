@@ -17,6 +17,7 @@ from textual.pilot import Pilot
 
 from planner.tui import history
 from planner.tui.app import TuneplanApp
+from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
 from planner.tui.screens.live import LiveScreen
@@ -147,6 +148,15 @@ async def test_pause_kill_resume_and_quitting_leaves_the_run_going(tmp_path: Pat
         await until(app, pilot, lambda: app.run_snapshot is not None and app.run_snapshot.checkpoint is not None, 90)
         await pilot.press("p")
         await until(app, pilot, lambda: app.run_snapshot.phase == "paused", 30)
+        waits, evaluated = app.run_snapshot.step, len(app.run_snapshot.samples)
+        await pilot.press("e")
+        await until(app, pilot, lambda: len(app.run_snapshot.samples) > evaluated, 30)
+        await until(app, pilot, lambda: app.run_snapshot.phase == "paused", 30)
+        assert app.run_snapshot.step == waits, "it was evaluated where it waits"
+        await pilot.press("a")
+        await until(app, pilot, lambda: isinstance(app.screen, AdjustScreen), 10)
+        await pilot.press("end", *["backspace"] * 20, *"0.001", "enter")
+        await until(app, pilot, lambda: app.run_snapshot.peak_rate == 0.001, 30)
         await pilot.press("p")
         await until(app, pilot, lambda: app.run_snapshot.phase == "running", 30)
         await pilot.press("q")
@@ -197,7 +207,7 @@ async def test_stop_and_a_new_plan(tmp_path: Path) -> None:
         await settle(app, pilot)
         await pilot.press("t")
         await until(app, pilot, lambda: app.run_snapshot is not None and app.run_snapshot.step >= 2, 90)
-        await pilot.press("s")
+        await pilot.press("x", "x")
         shown = await until(app, pilot, lambda: isinstance(app.screen, EndScreen), 60)
         assert app.run_snapshot.result.reason == "stopped"
         assert "stopped" in shown
@@ -227,7 +237,7 @@ async def test_quitting_may_stop_the_run_and_failures_are_one_line(demo: Path, t
         process = app._run.process
         await pilot.press("q")
         await until(app, pilot, lambda: isinstance(app.screen, QuitScreen), 10)
-        await pilot.press("s")
+        await pilot.press("x")
         await until(app, pilot, lambda: process.poll() is not None, 60)
         await pilot.pause(0.5)
     assert process.returncode == 0
