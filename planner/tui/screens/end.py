@@ -12,10 +12,10 @@ from textual.widgets import Static
 
 from planner.tui import run_texts
 from planner.tui.screens.base import DIGITS, WizardScreen
-from planner.tui.widgets.charts import Curves
+from planner.tui.widgets.charts import ChartKeys, Curves
 
 
-class EndScreen(WizardScreen):
+class EndScreen(ChartKeys, WizardScreen):
     """Adapter, losses, predicted against measured, and the next command; after a failure, how to resume."""
 
     PLACE = 4
@@ -28,7 +28,6 @@ class EndScreen(WizardScreen):
         *DIGITS,
         Binding("r", "resume", "Resume", id="end.resume", tooltip="Go on from the last checkpoint"),
         Binding("n", "app.step_back", "New run", id="end.new", tooltip="Back to the plan"),
-        Binding("c", "curve", "Curve", id="end.curve", tooltip="Loss, memory, speed, rate, norm"),
         Binding("escape", "app.step_back", "Plan", show=False, id="end.back", tooltip="Back to the plan"),
     ]
 
@@ -78,7 +77,3 @@ class EndScreen(WizardScreen):
     def action_resume(self) -> None:
         """Starts the trainer again from its last checkpoint."""
         self.wizard_app.resume_run()
-
-    def action_curve(self) -> None:
-        """The next curve."""
-        self.query_one(Curves).next_view()

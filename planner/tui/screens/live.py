@@ -19,7 +19,7 @@ from planner.tui import figures, live, run_texts
 from planner.tui.live import RunSnapshot
 from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.base import DIGITS, WizardScreen
-from planner.tui.widgets.charts import Curves
+from planner.tui.widgets.charts import ChartKeys, Curves
 
 PHASE_STYLES = {"paused": "bold $text-warning", "stopping": "bold $text-warning", "failed": "bold $text-error"}
 BAR_WIDTH = 9
@@ -30,7 +30,7 @@ FOLLOWED = "Started elsewhere: it is watched and told from here; q leaves it goi
 AGAIN = "x again stops the run after this step, with a checkpoint (r goes on from it); any other key lets it go on."
 
 
-class LiveScreen(WizardScreen):
+class LiveScreen(ChartKeys, WizardScreen):
     """Shows the run's snapshot as it grows."""
 
     PLACE = 4
@@ -50,7 +50,6 @@ class LiveScreen(WizardScreen):
         Binding("s", "save", "Save", id="live.save", tooltip="Save a checkpoint after the step"),
         Binding("a", "adjust", "Adjust", id="live.adjust", tooltip="Change the learning rate or the log's pace"),
         Binding("x", "stop", "Stop", id="live.stop", tooltip="Stop after the step, with a checkpoint; asked twice"),
-        Binding("c", "curve", "Curve", id="live.curve", tooltip="Loss, memory, speed, rate, norm"),
         Binding("l", "log", "Log/sample", id="live.log", tooltip="Show the log or the latest sample"),
         Binding("escape", "ignore", "Back", show=False, id="live.noback", tooltip="There is no way back from a run"),
     ]
@@ -178,10 +177,6 @@ class LiveScreen(WizardScreen):
         else:
             self.say(AGAIN, error=True)
         self._sure = not self._sure
-
-    def action_curve(self) -> None:
-        """The next curve."""
-        self.query_one(Curves).next_view()
 
     def action_log(self) -> None:
         """Log or sample, where the terminal has room for one of them."""
