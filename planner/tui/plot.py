@@ -28,7 +28,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Window:
+class Seen:
     """What of the curves is seen."""
 
     first: float
@@ -52,7 +52,7 @@ class Window:
         return self.low + share * (self.high - self.low)
 
 
-def window(curves: Sequence[Curve], *, log: bool = False, part: tuple[float, float] = (0.0, 1.0)) -> Window | None:
+def window(curves: Sequence[Curve], *, log: bool = False, part: tuple[float, float] = (0.0, 1.0)) -> Seen | None:
     """The window that holds the curves, or the `part` of their steps; None where there is nothing to see.
 
     A logarithmic one where every value is above zero, else a plain one.
@@ -72,14 +72,14 @@ def window(curves: Sequence[Curve], *, log: bool = False, part: tuple[float, flo
         low, high = (low / 1.05, high * 1.05) if log else (low - room, high + room)
     if last <= first:
         last = first + 1
-    return Window(first=first, last=last, low=low, high=high, log=log)
+    return Seen(first=first, last=last, low=low, high=high, log=log)
 
 
 Cell = tuple[str, str]
 """A character and its colour; a blank has none."""
 
 
-def draw(curves: Sequence[Curve], seen: Window, width: int, height: int) -> list[list[Cell]]:
+def draw(curves: Sequence[Curve], seen: Seen, width: int, height: int) -> list[list[Cell]]:
     """Rows of cells, the highest first."""
     dots = [[0] * width for _ in range(height)]
     owners = [[-1] * width for _ in range(height)]
@@ -113,7 +113,7 @@ def draw(curves: Sequence[Curve], seen: Window, width: int, height: int) -> list
     ]  # fmt: skip
 
 
-def _place(point: Point, seen: Window, width: int, height: int) -> tuple[int, int] | None:
+def _place(point: Point, seen: Seen, width: int, height: int) -> tuple[int, int] | None:
     """Column and row of the dot that shows a point, the highest row first; None outside the window."""
     x, y = point
     if not math.isfinite(y) or not seen.first <= x <= seen.last:
@@ -129,7 +129,7 @@ def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]
     return [(round(x + (right - x) * n / count), round(y + (bottom - y) * n / count)) for n in range(count + 1)]
 
 
-def ticks(seen: Window, height: int) -> list[tuple[int, str]]:
+def ticks(seen: Seen, height: int) -> list[tuple[int, str]]:
     """Rows and texts of the values at the left: round ones, some four rows apart, the highest first."""
     wanted = max(2, height // 3)
     found: dict[int, str] = {}
@@ -142,7 +142,7 @@ def ticks(seen: Window, height: int) -> list[tuple[int, str]]:
     return sorted(found.items())
 
 
-def _round_values(seen: Window, wanted: int) -> list[float]:
+def _round_values(seen: Seen, wanted: int) -> list[float]:
     if seen.log:
         low, high = math.floor(math.log10(seen.low)), math.ceil(math.log10(seen.high))
         found: list[float] = []
@@ -178,7 +178,7 @@ def short(value: float) -> str:
     return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def step_ticks(seen: Window, width: int) -> list[tuple[int, str]]:
+def step_ticks(seen: Seen, width: int) -> list[tuple[int, str]]:
     """Columns and texts of the steps below."""
     step = max(1.0, nice((seen.last - seen.first) / max(1, width // 14)))
     start = math.ceil(seen.first / step)

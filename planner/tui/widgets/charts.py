@@ -113,7 +113,7 @@ class Curves(Widget):
                 parts += [" ", (plot.short(point[1]), f"bold {curve.color}")]
         return Content.assemble(*parts)
 
-    def _column(self, seen: plot.Window, width: int) -> int | None:
+    def _column(self, seen: plot.Seen, width: int) -> int | None:
         cursor = self.look.cursor
         if cursor is None or not seen.first <= cursor <= seen.last:
             return None
