@@ -88,6 +88,8 @@ def trace(question: Question) -> tuple[MemoryReport, Timeline]:
     command += ["--loss", choices.loss, "--optimizer-implementation", choices.optimizer_implementation]
     if choices.padding == "max" and choices.stack == "peft":
         command.append("--padded")  # stack `builtin` hands no mask over
+    if target == "cuda" and not question.hardware.has_flash_attention:
+        command += ["--kernel", "pre-ampere"]
     say("tracing one step on fake tensors …")
     try:
         # In its own session: a Ctrl-C is answered here and ends the child, which has nothing to keep.

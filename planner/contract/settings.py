@@ -208,6 +208,15 @@ def fit_to_hardware(
             named("expandable_segments"),
             f" is a setting of CUDA's caching allocator, which {hardware.title} does not use; leave it out",
         )
+    if choices.attention == "flash" and hardware.kind in ("cuda", "rocm") and not hardware.has_flash_attention:
+        major, minor = hardware.compute_capability or (0, 0)
+        raise NotModelled(
+            named("attention"),
+            f" flash does not run on {hardware.title}: FlashAttention needs compute capability 8, this card has "
+            f"{major}.{minor}; use ",
+            named("attention"),
+            " sdpa",
+        )
     storage = choices.precision.removesuffix("-mixed").removesuffix("-amp")
     if storage in hardware.dtypes:
         return choices, []

@@ -247,3 +247,12 @@ class HardwareProfile:
     def budget_bytes(self) -> int:
         """Device bytes a run may use when nobody else holds any: total minus the default reserve."""
         return self.total_bytes - self.reserve_bytes
+
+    @property
+    def has_flash_attention(self) -> bool:
+        """Whether its GPU runs flash attention: compute capability 8 or newer, or a Radeon (PyTorch 2.13
+        aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, `check_flash_attention_hardware_support`; flash-attn 2.8).
+        """
+        if self.kind == "cuda":
+            return self.compute_capability is None or self.compute_capability >= (8, 0)
+        return self.kind == "rocm"

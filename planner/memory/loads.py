@@ -40,7 +40,8 @@ def batch_kind(spec: ModelSpec, hardware: HardwareProfile, choices: TrainingChoi
     wide = choices.precision == "fp32" or (choices.method == "qlora" and choices.stack == "peft")
     if is_recorded(spec):
         return np.minimum(batch_size, 2)
-    grouped = spec.num_kv_heads != spec.num_heads and (wide or spec.facts.composite_groups)
+    written = wide or spec.facts.composite_groups or not hardware.has_flash_attention
+    grouped = spec.num_kv_heads != spec.num_heads and written
     written_out = choices.attention == "eager" or not spec.facts.sdpa or grouped
     differs = choices.transformers_version is not None or written_out or hardware.kind not in ("cuda", "rocm")
     return np.minimum(batch_size, 2) if differs else 0 * batch_size + 2
@@ -75,7 +76,8 @@ def case_of(
     target = "cuda" if hardware.kind in ("cuda", "rocm") else hardware.kind
     padded = choices.padding == "max" and choices.stack == "peft"
     unaligned = length % MASK_ROW != 0 and pads_masks(spec, hardware, choices)
-    return Case(spec, plain, checkpointed, padded, windowed, target, unaligned=unaligned, regime=regime)
+    old = target == "cuda" and not hardware.has_flash_attention
+    return Case(spec, plain, checkpointed, padded, windowed, target, unaligned=unaligned, pre_ampere=old, regime=regime)
 
 
 def envelope_of(case: Case) -> Envelope:

@@ -25,6 +25,8 @@ class Rules:
     """Whether rows of a mask are no multiple of what the efficient kernel takes, and are padded for it."""
     fused_half_softmax: bool = False
     """Whether a softmax of 16-bit scores into fp32 makes no fp32 copy of them (fp16 on CUDA)."""
+    flash: bool = True
+    """Whether a CUDA device has the flash kernel."""
     gradient_share: int = 1
     """Devices over which a gradient is scattered as soon as it is there (ZeRO, FSDP)."""
 
@@ -37,6 +39,7 @@ class Rules:
         training: bool = True,
         flat: bool = False,
         unaligned: bool = False,
+        flash: bool = True,
         gradient_share: int = 1,
     ) -> Rules:
         """The rules of a step under `choices`; `flat`: the micro-batch is one row of all its sequences."""
@@ -48,5 +51,6 @@ class Rules:
             single_sequence=flat or choices.batch_size == 1,
             unaligned=unaligned,
             fused_half_softmax=target == "cuda" and choices.precision.startswith("fp16"),
+            flash=flash,
             gradient_share=gradient_share,
         )

@@ -38,7 +38,8 @@ def attend(net: Net, q: Tensor, k: Tensor, v: Tensor, heads: Heads, style: Style
     if rules.target == "cpu" and not dropped and not windowed:
         return _in_one_function(tape, q, k, v, heads)
     half = q.itemsize == HALF and heads.size <= 256
-    if rules.target == "cuda" and not dropped and half and heads.size % 8 == 0:
+    flash = rules.target == "cuda" and rules.flash
+    if flash and not dropped and half and heads.size % 8 == 0:
         return _varlen(tape, q, k, v, heads, copied=style.heads_first)
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ def attend(net: Net, q: Tensor, k: Tensor, v: Tensor, heads: Heads, style: Style
             own = own.repeated
         if windowed:
             mask = tape.new(BSS, 1, BYTE)
-        if rules.target == "cuda" and half and mask is None:
+        if flash and half and mask is None:
             return attention.flash(tape, q, k, v, own)
         if (own.grouped and rules.target == "cuda") or rules.target == "mps" or (rules.target == "cpu" and dropped):
             return attention.math(tape, q, k, v, mask, own, replace(style, causal=True))

@@ -105,7 +105,7 @@ def _sdpa(net: Net, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads:
         heads = heads.repeated
     if tape.rules.autocast:
         q, k, v = (ops.to(tape, x, HALF) for x in (q, k, v))
-    if target == "cuda" and mask is None and q.itemsize == HALF and heads.size <= 256:
+    if target == "cuda" and tape.rules.flash and mask is None and q.itemsize == HALF and heads.size <= 256:
         out = attention.flash(tape, q, k, v, heads)
         del q, k, v  # tidy
         return ops.contiguous(tape, out) if style.heads_first else out

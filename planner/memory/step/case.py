@@ -27,6 +27,8 @@ class Case:
     """Whether the length is no multiple of 16, so that CUDA's efficient kernel takes a padded copy of a mask."""
     flat: bool = False
     """Whether the micro-batch is ragged and runs as one row of all its tokens (planner.memory.network.flat)."""
+    pre_ampere: bool = False
+    """Whether the card has no flash kernel (compute capability below 8), so that sdpa takes another one."""
     regime: int = 0
     """Which of a recorded model's programs runs (planner.memory.recorded.wanted)."""
 

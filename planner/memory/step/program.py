@@ -61,6 +61,7 @@ def run(
         training=not case.evaluating,
         flat=case.flat,
         unaligned=case.unaligned,
+        flash=not case.pre_ampere,
         gradient_share=kept_share(case.choices),
     )
     tape = Tape(rules, watch=watch, log_values=log_values)
