@@ -48,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="auto", help="go on from the newest good checkpoint, or from the one named"
     )
     run.add_argument("--control", choices=["stdin"], help="obey pause, resume and stop commands on stdin")
+    run.add_argument(
+        "--with-parent",
+        action="store_true",
+        help="with --control: stop with a checkpoint when stdin ends and the line alone hadn't come",
+    )
     run.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     run.add_argument("--adapter", help="start from this adapter (PEFT format) instead of a new one")
     add_hyperparameters(run)
@@ -87,9 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "run":
             return _run(given)
         limits.prepare()
-        from trainer.wire.interrupts import as_one_line
+        from trainer.wire import interrupts
 
-        with as_one_line():
+        with interrupts.as_one_line():
+            interrupts.end_with_starter()
             return _other(given)
     except Interrupted as error:
         print(one_line(error), file=sys.stderr)
@@ -164,6 +170,7 @@ def _run(given: argparse.Namespace) -> int:
         output=given.output,
         resume=given.resume,
         control_stdin=given.control == "stdin",
+        with_parent=given.with_parent,
         device=given.device,
         adapter=given.adapter,
         overrides=given_hyperparameters(given),

@@ -56,7 +56,7 @@ def shared(observation: Observation) -> Observation:
         device_peak_bytes=observation.device_peak_bytes,
         instants=observation.instants,
         batch_lengths=observation.batch_lengths,
-        step_seconds=observation.step_seconds[:64],
+        step_seconds=[round(seconds, 6) for seconds in observation.step_seconds[:64]],
         tokens_per_second=observation.tokens_per_second,
         outcome=observation.outcome,
         notes=["failed"] if any(note.startswith("failed") for note in observation.notes) else [],

@@ -41,6 +41,7 @@ def run_train(plan_file: str, training: Training, extra: Sequence[str] = ()) -> 
         resume="auto" if training.resume else None,
         device=training.device,
         adapter=training.adapter,
+        with_parent=True,
         extra=extra,
     )
     follower = Follower(raw=training.as_json)

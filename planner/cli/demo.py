@@ -59,7 +59,7 @@ def run(*, output: str | None, epochs: float | None) -> int:
     print()
     sys.stdout.flush()
     follower = Follower()
-    code = follower.follow(trainer_process.start(plan_file, output=folder / "run"))
+    code = follower.follow(trainer_process.start(plan_file, output=folder / "run", with_parent=True))
     for line in summary_lines(follower.finished) if follower.finished else ():
         print(shown(line))
     if follower.stopped:

@@ -17,6 +17,7 @@ EXTRAS = {
     "train": ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tensorboard"),
     "quant": ("bitsandbytes",),
     "plot": ("matplotlib",),
+    "gguf": ("gguf",),
     "data": ("tokenizers", "pyarrow"),
 }
 

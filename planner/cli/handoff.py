@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 
@@ -20,8 +21,9 @@ def run(command: str, arguments: Sequence[str | None]) -> int:
     words = [word for word in arguments if word is not None]
     try:
         with held():
+            environment = process.environment(**{process.STARTER: str(os.getpid())})
             child = subprocess.Popen(
-                process.command("trainer", command, *words), env=process.environment(), start_new_session=True
+                process.command("trainer", command, *words), env=environment, start_new_session=True
             )
     except OSError as error:
         raise RunFailed(f"the trainer could not be started: {error.strerror or error}") from None

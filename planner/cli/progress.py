@@ -72,7 +72,7 @@ class Follower:
 
         # SIGTERM to this process must not leave the trainer behind unseen.
         try:
-            with hanging_up(), handling(interrupt, terminal=False):
+            with hanging_up(run.let_go), handling(interrupt, terminal=False):
                 for event in run:
                     self._pass_on(event)
                     self.show(event)

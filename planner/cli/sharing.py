@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from planner.calibration import share
-from planner.cli.talk import print_json, say
+from planner.cli.talk import say
 from planner.contract.errors import InvalidInput, RunFailed
-from planner.contract.files import write_json
+from planner.contract.files import write_whole
+from planner.contract.words import json_rows
 
 
 def run(run_dir: str, output: str | None) -> int:
@@ -16,12 +17,13 @@ def run(run_dir: str, output: str | None) -> int:
     found = share.of_run(Path(run_dir)).model_dump(mode="json", by_alias=True)
     if output is not None and os.path.lexists(output):
         raise InvalidInput(f"--output {output} is there already; name a new file")
-    print_json(found)
+    text = json_rows(found)
+    print(text)
     if output is None:
         say("nothing is written or sent; --output FILE writes exactly this, for you to attach (docs/calibration.md)")
         return 0
     try:
-        write_json(Path(output), found)
+        write_whole(Path(output), f"{text}\n".encode())
     except OSError as error:
         raise RunFailed(f"--output {output} can't be written: {error.strerror or error}") from None
     say(f"wrote {output}; nothing was sent")

@@ -33,13 +33,19 @@ def handling(handler: Handler, *, terminal: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hanging_up() -> Iterator[None]:
-    """A terminal that is closed ends this process at once, and not a training that it follows."""
+def hanging_up(let_go: Callable[[], None]) -> Iterator[None]:
+    """A terminal that is closed ends this process at once, and not a training that it follows: `let_go` tells that."""
     main = threading.current_thread() is threading.main_thread()
     if not main or SIGHUP is None or signal.getsignal(SIGHUP) is signal.SIG_IGN:
         yield
         return
-    before = signal.signal(SIGHUP, signal.SIG_DFL)
+
+    def hand(number: int, frame: FrameType | None) -> None:
+        let_go()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(SIGHUP, hand)
     try:
         yield
     finally:

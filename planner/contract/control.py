@@ -14,7 +14,7 @@ from planner.contract.errors import InvalidInput
 from planner.contract.record import Number, Record
 from planner.contract.run_folder import COMMANDS
 
-Word = Literal["pause", "resume", "stop", "evaluate", "checkpoint", "learning_rate", "logging_steps"]
+Word = Literal["pause", "resume", "stop", "evaluate", "checkpoint", "learning_rate", "logging_steps", "alone"]
 LONGEST = 400
 """Characters of a line; longer ones are none."""
 _HIGHEST_RATE, _MOST_STEPS = 1e3, 10**9
@@ -24,7 +24,8 @@ class Command(Record):
     """One thing to do after the step that is being made."""
 
     command: Word
-    """`pause`, `resume`, `stop`, `evaluate` and `checkpoint` now, or what is to be changed from here on."""
+    """`pause`, `resume`, `stop`, `evaluate` and `checkpoint` now, or what is to be changed from here on; `alone`:
+    the run goes on without the process that started it."""
     value: Annotated[float | None, Field(gt=0, allow_inf_nan=False, strict=True), Number] = None
     """The new learning rate at the schedule's top, or the steps between two points of the curves; of others none."""
 

@@ -18,6 +18,9 @@ PACKAGES = ("planner", "trainer", "hardware_profiles")
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """Folder that our packages stand in."""
 
+STARTER = "TUNEPLAN_STARTER"
+"""Environment variable: process id of who started a child that leads its own session and waits for it."""
+
 
 def command(module: str, *words: str) -> list[str]:
     """The command line that runs one of our modules (`trainer`, `trainer.trace`) in a process of its own."""

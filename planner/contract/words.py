@@ -59,6 +59,11 @@ def json_text(content: object, *, indent: int | None = None) -> str:
     return json_safe(json.dumps(content, ensure_ascii=False, indent=indent))
 
 
+def json_rows(content: dict[str, object]) -> str:
+    """The same with a line for each key, for what a person reads before it goes out."""
+    return "{\n" + ",\n".join(f" {json_text(key)}: {json_text(value)}" for key, value in content.items()) + "\n}"
+
+
 def json_safe(text: str) -> str:
     """The same for what is JSON already."""
 

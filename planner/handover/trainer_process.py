@@ -153,6 +153,12 @@ class Run:
             if self.exit_code is None:
                 self.process.send_signal(signal.SIGTERM)
 
+    def let_go(self) -> None:
+        """The run goes on without this process, also one started `with_parent`. Takes no lock: a signal may call it."""
+        with contextlib.suppress(OSError, ValueError):
+            if self.process.stdin is not None:
+                os.write(self.process.stdin.fileno(), b'{"command": "alone"}\n')
+
     def kill(self, grace_seconds: float = 0.0) -> None:
         """Ends the trainer and its own children at once, or after `grace_seconds` for a stop."""
         if grace_seconds > 0:
@@ -228,14 +234,18 @@ def start(
     resume: str | Path | None = None,
     device: str | None = None,
     adapter: str | Path | None = None,
+    with_parent: bool = False,
     extra: Sequence[str] = (),
 ) -> Run:
-    """Starts `python -m trainer run` on a plan file. `resume` is `auto` or a checkpoint or run folder."""
+    """Starts `python -m trainer run` on a plan file. `resume` is `auto` or a checkpoint or run folder; `with_parent`
+    the run stops with a checkpoint when this process is killed.
+    """
     command = process.command("trainer", "run", str(plan_path), "--control", "stdin")
     given = {"--data": data, "--output": output, "--resume": resume, "--device": device, "--adapter": adapter}
     for option, value in given.items():
         if value is not None:
             command += [option, str(value)]
+    command += ["--with-parent"] if with_parent else []
     command += extra
     try:
         child = subprocess.Popen(

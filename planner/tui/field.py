@@ -125,3 +125,19 @@ class Field:
             return None if self.none and direction < 0 else value
         found = min(beyond) if direction > 0 else max(beyond)
         return int(found) if self.kind == "whole" else found
+
+
+def next_divisor(entry: Field, now: int, direction: int, whole: int) -> int:
+    """The next value of a row that divides `whole`; `now` where there is none."""
+    new = now
+    while (further := int(entry.neighbour(new, direction))) != new:
+        new = further
+        if whole % new == 0:
+            return new
+    return now
+
+
+def next_layers(now: int | None, direction: int, layers: int) -> int | None:
+    """The next number of layers; all of them, which is None, stand above the last number."""
+    place = (layers if now is None else now) + direction
+    return None if place >= layers else max(0, place)

@@ -14,7 +14,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.spec import HardwareProfile, ModelSpec
-from planner.tui.field import Field
+from planner.tui.field import Field, next_divisor, next_layers
 from planner.tui.fields import BY_KEY, FIELDS
 
 if TYPE_CHECKING:
@@ -259,14 +259,14 @@ def change(state: WizardState, key: str, new: Any) -> WizardState:
             )
         steps = replace(state.choices, gradient_accumulation_steps=new // each)
         return replace(state, edited=edited | {"gradient_accumulation_steps"}, effective_target=None, choices=steps)
-    if key == "batch_size" and ("gradient_accumulation_steps" not in state.edited or BATCH in state.edited):
-        # The effective batch decides what is learnt, so the accumulation makes up for another micro-batch.
+    if key == "batch_size" and _accumulates(state):
         target = state.effective_target or state.choices.effective_batch_size
         steps = max(1, round(target / (new * state.choices.num_gpus)))
         choices = replace(state.choices, batch_size=new, gradient_accumulation_steps=steps)
         return replace(state, edited=edited, effective_target=target, choices=choices)
-    if key == "gradient_accumulation_steps":
+    if key in ("gradient_accumulation_steps", "num_gpus"):
         state = replace(state, effective_target=None)
+    if key == "gradient_accumulation_steps":
         edited -= {BATCH}
     if entry.where == "hyperparameters":
         return replace(state, edited=edited, hyperparameters=state.hyperparameters.model_copy(update={key: new}))
@@ -279,6 +279,11 @@ def change(state: WizardState, key: str, new: Any) -> WizardState:
     return replace(state, edited=edited, choices=replace(state.choices, **{key: new}))
 
 
+def _accumulates(state: WizardState) -> bool:
+    """Whether the accumulation makes up for another micro-batch: the effective batch decides what is learnt."""
+    return "gradient_accumulation_steps" not in state.edited or BATCH in state.edited
+
+
 def type_text(state: WizardState, key: str, text: str) -> WizardState:
     """One field as typed."""
     return change(state, key, BY_KEY[key].parse(text))
@@ -289,12 +294,15 @@ def step(state: WizardState, key: str, direction: int) -> WizardState:
     now = value(state, key)
     entry = BY_KEY[key]
     new = entry.neighbour(now, direction)
-    if key == "effective_batch_size":
+    if key == BATCH:
         new = _next_multiple(state, direction)
+    elif key == "batch_size" and _accumulates(state):
+        whole = state.effective_target or state.choices.effective_batch_size
+        new = next_divisor(entry, now, direction, whole // state.choices.num_gpus)
     elif key == "max_length" and state.model and state.model.max_positions:
         new = min(new, state.model.max_positions)
     elif key == "checkpoint_layers" and state.model:
-        new = _next_layers(now, direction, state.model.total_layers)
+        new = next_layers(now, direction, state.model.total_layers)
     return state if new == now else change(state, key, new)
 
 
@@ -302,12 +310,6 @@ def _next_multiple(state: WizardState, direction: int) -> int:
     ladder = BY_KEY["gradient_accumulation_steps"]
     steps = ladder.neighbour(state.choices.gradient_accumulation_steps, direction)
     return int(steps) * state.choices.batch_size * state.choices.num_gpus
-
-
-def _next_layers(now: int | None, direction: int, layers: int) -> int | None:
-    """All layers stand above the last number."""
-    place = (layers if now is None else now) + direction
-    return None if place >= layers else max(0, place)
 
 
 def take_settings(state: WizardState, choices: TrainingChoices) -> WizardState:

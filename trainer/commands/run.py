@@ -66,7 +66,7 @@ def main(request: Request, events: EventStream) -> int:
             if choices.num_gpus > 1 and environment.size() == 1:
                 return launch_all(request, plan, choices, events)
             if request.control_stdin and environment.rank() == 0:
-                control.listen()
+                control.listen(with_parent=request.with_parent)
             world = distributed.start(cpu=plan.gpu == "cpu" or request.device == "cpu")
             events.emit(PhaseEvent(name="load", detail="libraries"))
             # A device that the plan isn't for, or that isn't here, is refused before anything is written.

@@ -29,6 +29,11 @@ def launched() -> bool:
     return size() > 1 and LAUNCHER in os.environ
 
 
+def launcher() -> int | None:
+    """Process id of our launcher where there is one."""
+    return int(os.environ[LAUNCHER]) if launched() else None
+
+
 def check(num_gpus: int) -> None:
     """Refuses a number of processes that isn't the plan's, and settings of a launcher in place of the plan's."""
     for name in ("DEEPSPEED", "FSDP"):

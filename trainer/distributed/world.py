@@ -90,8 +90,8 @@ def start(*, cpu: bool) -> World:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from accelerate import PartialState
 
-    if environment.launched():
-        _end_with(int(os.environ[environment.LAUNCHER]))
+    if (launcher := environment.launcher()) is not None:
+        _end_with(launcher)
     PartialState(cpu=cpu, timeout=TIMEOUT)
     return World(environment.rank(), environment.size())
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from planner.contract.control import LONGEST, Command, read
 from planner.contract.files import open_plain
 from planner.contract.run_folder import COMMANDS
+from trainer.distributed import environment
 from trainer.wire.events import EventStream
 from trainer.wire.interrupts import let_in
 
@@ -42,6 +43,8 @@ class Control:
         """What is to be done once, or changed, after the step: evaluate, checkpoint, learning_rate, logging_steps."""
         self.stepping = False
         """True from the first step on: a stop then waits for the end of the step; before, it is raised at once."""
+        self.with_parent = False
+        """Whether the end of stdin stops the run."""
         self._closed = threading.Event()
         """Set once nobody obeys any more."""
         self._ending = False
@@ -73,19 +76,29 @@ class Control:
             self._ending = True
             raise StopRequested(signal.Signals(number).name)
 
-    def listen(self, stream: TextIO | None = None) -> None:
-        """Starts a daemon thread that obeys command lines from stdin; its end of file changes nothing.
+    def listen(self, stream: TextIO | None = None, *, with_parent: bool = False) -> None:
+        """Starts a daemon thread that obeys command lines from stdin. Its end of file changes nothing, or stops the run
+        `with_parent`: whoever held the other end was killed, without the word `alone` that lets the run go on.
 
         It reads without Python's buffer: a thread that waits in `sys.stdin` holds its lock, and a forked data-loader
         worker, which closes `sys.stdin` first of all, would wait for that lock for ever.
         """
         source: Iterable[str | bytes] = stream or open(os.dup(0), "rb", buffering=0)  # noqa: SIM115
+        self.with_parent = with_parent
         thread = threading.Thread(target=self._read, args=(source,), name="control", daemon=True)
         thread.start()
 
     def _read(self, stream: Iterable[str | bytes]) -> None:
         for line in stream:
             self._obey(line)
+        if self.with_parent:
+            self._orphaned()
+
+    def _orphaned(self) -> None:
+        """Ends as a stop does: the signal reaches a run that is still loading too, and every process of several."""
+        self.events.warn("orphaned", "the process that followed this run is gone", "the run ends with a checkpoint")
+        self.pause.clear()
+        os.kill(environment.launcher() or os.getpid(), signal.SIGTERM)
 
     def _obey(self, line: str | bytes) -> None:
         if not line.strip():
@@ -104,6 +117,8 @@ class Control:
         elif command.command == "stop":
             self.stop.set()
             self.pause.clear()
+        elif command.command == "alone":
+            self.with_parent = False
         else:
             self.wishes.append(command)
 

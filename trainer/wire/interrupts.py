@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
+from planner.contract import process
 from planner.contract.errors import Interrupted
+
+WATCH_SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -35,6 +40,22 @@ def as_one_line() -> Iterator[None]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous if previous is not None else signal.SIG_DFL)
+
+
+def end_with_starter() -> None:
+    """Takes the end of the process that waits for this one as a Ctrl-C, for all that this one started too: killed, it
+    can't pass one on.
+    """
+    starter = os.environ.get(process.STARTER)
+    if not starter or not hasattr(os, "killpg"):
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(starter):
+            time.sleep(WATCH_SECONDS)
+        os.killpg(0, signal.SIGINT)
+
+    threading.Thread(target=watch, name="starter", daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ class Request:
     resume: str | None = None
     """None starts anew; `auto` takes the newest good checkpoint of the run folder; else a checkpoint or run folder."""
     control_stdin: bool = False
+    with_parent: bool = False
+    """Stop when stdin ends, as it does with the process that holds its other end, unless that said `alone` before."""
     device: str = "auto"
     skip_invalid: bool = False
     """Leave invalid examples out, whatever the plan says."""
@@ -83,7 +85,7 @@ def run_arguments(request: Request, run_dir: Path) -> list[str]:
     if request.resume is not None:
         words += ["--resume", request.resume]
     if request.control_stdin:
-        words += ["--control", "stdin"]
+        words += ["--control", "stdin", *(["--with-parent"] if request.with_parent else [])]
     for name, value in request.overrides.items():
         flag = name.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]

@@ -78,9 +78,10 @@ def test_it_is_shown_and_only_then_written(tmp_path: Path, capsys: pytest.Captur
     assert main(["share", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert len(list(tmp_path.iterdir())) == 1
+    assert len(printed.splitlines()) == len(json.loads(printed)) + 2  # on one screen, whatever was measured
     target = tmp_path / "shared.json"
     assert main(["share", str(tmp_path / "run"), "--output", str(target)]) == 0
-    assert json.loads(target.read_text()) == json.loads(printed) == json.loads(capsys.readouterr().out)
+    assert target.read_text() == printed == capsys.readouterr().out
     assert main(["share", str(tmp_path / "run"), "--output", str(target)]) == 2
     assert main(["share", str(tmp_path)]) == 2
 

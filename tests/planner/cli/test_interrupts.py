@@ -166,6 +166,9 @@ class _Run:
     def kill(self) -> None:
         self.calls.append("kill")
 
+    def let_go(self) -> None:
+        self.calls.append("let go")
+
     def wait(self) -> int:
         return self.code
 
@@ -224,3 +227,37 @@ worker.kill()
     ) as child:
         assert child.stdout is not None
         assert child.stdout.read() == "0\n"
+
+
+@pytest.mark.parametrize(("lines", "with_parent", "ends"), [
+    ([], True, True),
+    ([b'{"command": "alone"}'], True, False),
+    ([b'{"command": "resume"}'], True, True),
+    ([], False, False),
+])  # fmt: skip
+def test_the_end_of_stdin_ends_a_run_with_its_parent(
+    lines: list[bytes], with_parent: bool, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN stdin that ends THEN a run that was started `with_parent` stops, unless `alone` had come before."""
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    control = Control(EventStream(io.StringIO()))
+    control.pause.set()
+    control.with_parent = with_parent
+    control._read(lines)
+    assert sent == ([(os.getpid(), signal.SIGTERM)] if ends else [])
+    assert control.pause.is_set() == ((not ends and not lines) or b"alone" in b"".join(lines))
+
+
+@pytest.mark.nightly
+def test_a_killed_command_takes_its_child_along(plan_file: Path, tmp_path: Path) -> None:
+    """GIVEN SIGKILL to a `plan` that waits for another command of the trainer THEN that one ends too."""
+    marked = {**os.environ, "TUNEPLAN_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "planner.cli", "find-lr", str(plan_file), "--steps", "100000"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=marked)
+    assert child.stderr is not None
+    next(line for line in child.stderr if line.startswith("step "))
+    child.kill()
+    out, err = child.communicate(timeout=60)  # comes to an end once nobody holds the other side of the pipes
+    assert "of 100000 steps; what they say is shown" in err
+    assert "|" in out

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,3 +140,43 @@ def test_stdout_carries_nothing_but_events_and_outlives_its_reader(assets: Path,
     assert child.wait(60) == 0
     kept = [Event.model_validate_json(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert kept[-1].kind == "finished"
+
+
+@pytest.mark.parametrize(
+    ("number", "stops"), [(signal.SIGKILL, True), pytest.param(signal.SIGHUP, False, marks=pytest.mark.nightly)]
+)
+def test_a_run_knows_why_its_follower_went(assets: Path, tmp_path: Path, number: int, stops: bool) -> None:
+    """GIVEN `plan train` WHEN it is killed THEN its trainer stops with a checkpoint, and WHEN its terminal is closed
+    THEN the training goes on."""
+    path, output = plan(assets, tmp_path / "plan.json", save_steps=100000), tmp_path / "run"
+    command = [sys.executable, "-m", "planner.cli", "train", str(path), "--output", str(output)]
+    follower = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = _told(output / "events.jsonl")
+    trainer = next(event for event in told if event.kind == "started").data["pid"]
+    next(event for event in told if event.kind == "step")
+    follower.send_signal(number)
+    follower.wait(30)
+    if not stops:
+        now = next(event for event in told if event.kind == "step").data["step"]
+        next(event for event in told if event.kind == "step" and event.data["step"] > now + 20)
+        os.kill(trainer, signal.SIGTERM)
+    rest = list(told)
+    warned = any(event.kind == "warning" and event.data["what"] == "orphaned" for event in rest)
+    end = rest[-1]
+    assert (end.kind, end.data["reason"], warned) == ("finished", "stopped", stops)
+    assert (output / f"checkpoint-{end.data['steps']}/manifest.json").exists()
+
+
+def _told(path: Path) -> Iterator[Event]:
+    """What a run writes into its folder, as it comes, to its end."""
+    read = 0
+    for _ in range(3000):
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        for line in whole[read:]:
+            event = Event.model_validate_json(line)
+            yield event
+            if event.kind in ("finished", "failed"):
+                return
+        read = len(whole)
+        time.sleep(0.05)

@@ -94,14 +94,20 @@ def test_effective_batch_changes_the_accumulation(start) -> None:
 
 
 def test_another_batch_keeps_the_effective_one(start) -> None:
-    """GIVEN an effective batch of 32 WHEN the batch is stepped up and down THEN the accumulation makes up for it."""
-    wizard = state.change(state.change(start, "batch_size", 8), "effective_batch_size", 32)
-    for _ in range(3):
-        wizard = state.step(wizard, "batch_size", 1)
-    assert (wizard.choices.batch_size, wizard.choices.gradient_accumulation_steps) == (24, 1)
-    for _ in range(5):
-        wizard = state.step(wizard, "batch_size", -1)
-    assert (wizard.choices.batch_size, wizard.choices.gradient_accumulation_steps) == (4, 8)
+    """GIVEN an effective batch of 24 WHEN the batch is stepped up and down THEN it goes through its divisors alone,
+    the accumulation makes up for it, and beyond the last one it stays."""
+    wizard = state.change(state.change(start, "batch_size", 8), "effective_batch_size", 24)
+    seen = []
+    for direction in (1, 1, 1, -1, -1, -1, -1, -1, -1, -1):
+        wizard = state.step(wizard, "batch_size", direction)
+        seen.append((wizard.choices.batch_size, wizard.choices.gradient_accumulation_steps))
+    assert seen == [(12, 2), (24, 1), (24, 1), (12, 2), (8, 3), (6, 4), (4, 6), (3, 8), (2, 12), (1, 24)]
+    wizard = state.change(wizard, "batch_size", 4)
+    pair = state.change(wizard, "num_gpus", 2)
+    assert pair.choices.effective_batch_size == 48
+    assert state.step(state.step(pair, "batch_size", 1), "batch_size", 1).choices.batch_size == 8
+    typed = state.change(wizard, "batch_size", 9)
+    assert state.step(typed, "batch_size", 1).choices.batch_size == 12
     fixed = state.change(wizard, "gradient_accumulation_steps", 3)
     assert state.change(fixed, "batch_size", 2).choices.effective_batch_size == 6
 
