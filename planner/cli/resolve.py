@@ -98,6 +98,11 @@ def _refuse_without_effect(given: Mapping[str, object], choices: TrainingChoices
             f"--checkpoint-layers {choices.checkpoint_layers} is for --stack builtin: the stock Trainer recomputes "
             "every layer or none (--no-gradient-checkpointing)"
         )
+    if choices.made_again != DEFAULTS.made_again and choices.stack == "peft":
+        raise InvalidInput(
+            "--made-again is for --stack builtin: the stock Trainer keeps all values of a layer, or none "
+            "(--gradient-checkpointing); leave it out"
+        )
     if "quantization" in given and choices.method != "qlora":
         raise InvalidInput(
             f"--quantization {choices.quantization} takes no effect with --method {choices.method}; "

@@ -29,6 +29,8 @@ FUSED_SINCE = (4, 54)
 """
 LIGER_KERNELS = ("rope", "rms_norm", "swiglu", "fused_linear_cross_entropy")
 """The kernels that `use_liger_kernel=True` switches on (liger_kernel/transformers/monkey_patch.py, 0.8.5)."""
+MADE_AGAIN = ("mlp", "norms")
+"""What stack `builtin` may make again in backward in place of keeping it (trainer/modeling/lean)."""
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}(\.[0-9A-Za-z.+-]{1,40})?")
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
@@ -79,6 +81,15 @@ class TrainingChoices:
         more="Keeps saved layer inputs in host memory.",
     )
     """Saved layer inputs live in host memory between forward and backward."""
+    made_again: tuple[str, ...] = choice(
+        MADE_AGAIN, "What backward makes again in place of keeping it (stack builtin): mlp, norms, none.",
+        allowed=MADE_AGAIN, none="none", label="Made again", group=SHAPE,
+        more="What backward makes again in place of keeping it: the MLP's activation, the norms. Less memory, a little "
+        "more time.",
+    )
+    """Pieces of a layer whose intermediate values stack `builtin` doesn't keep: an MLP's activation (else it runs as
+    transformers writes it, and keeps what autograd keeps), and an RMS norm's normed values.
+    """
     method: str = choice(
         "lora", "What is trained.", allowed=("full", "lora", "qlora"), label="Method", group=METHOD,
         more="lora: small adapters on a frozen model; qlora: over a 4-bit model; full: every weight.",
@@ -247,8 +258,9 @@ class TrainingChoices:
             raise InvalidInput(named(name), " is empty; name modules, or 'attention', or 'all-linear'")
         if len(names) > MOST_NAMES:
             raise InvalidInput(named(name), f" holds {len(names)} names, more than {MOST_NAMES}")
-        if name == "liger_kernels" and (unknown := sorted(set(names) - set(LIGER_KERNELS))):
-            raise InvalidInput(named(name), f" {shown(unknown[0])} is unknown; choose from {', '.join(LIGER_KERNELS)}")
+        known = {"liger_kernels": LIGER_KERNELS, "made_again": MADE_AGAIN}.get(name, names)
+        if unknown := sorted(set(names) - set(known)):
+            raise InvalidInput(named(name), f" {shown(unknown[0])} is unknown; choose from {', '.join(known)}")
         for item in names:
             if not _MODULE.fullmatch(item):
                 raise InvalidInput(named(name), f" {shown(item)} is no module's name (letters, digits, _ - and .)")
@@ -305,6 +317,10 @@ class TrainingChoices:
         """Whether Mixtral's experts are linear modules of their own: stack `peft` before transformers 5."""
         release = self.transformers_release
         return self.stack == "peft" and release is not None and release[0] == 4
+
+    def makes_again(self, piece: str) -> bool:
+        """Whether backward makes a piece of `MADE_AGAIN` again: where stack `builtin` runs and names it."""
+        return self.stack == "builtin" and piece in self.made_again
 
     def checkpointed_layers(self, num_layers: int) -> int:
         """How many of `num_layers` layers are checkpointed under these choices."""

@@ -53,6 +53,8 @@ def convert(name: str, value: object) -> Any:
     setting = BY_NAME[name]
     if value is None:
         return None
+    if setting.kind is tuple and isinstance(value, str) and setting.about.none == value.strip() != "":
+        return ()
     try:
         return _CONVERTERS[setting.kind](value)
     except (ValueError, TypeError, OverflowError):
@@ -156,7 +158,7 @@ def to_flags(choices: TrainingChoices, *, base: TrainingChoices = DEFAULTS) -> l
         if setting.kind is bool:
             words.append(setting.flag if value else "--no-" + setting.flag[2:])
         elif setting.kind is tuple:
-            words += [setting.flag, ",".join(value)]
+            words += [setting.flag, ",".join(value) or setting.about.none]
         else:
             words += [setting.flag, f"{value:g}" if isinstance(value, float) else str(value)]
     return words

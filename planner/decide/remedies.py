@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from planner.contract.choices import TrainingChoices
+from planner.contract.choices import MADE_AGAIN, TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.records import MemoryReport, Remedy, SpeedReport
 from planner.contract.settings import check_length
@@ -184,6 +184,8 @@ def _single_changes(hunt: _Hunt) -> Iterator[Change]:
     yield from _checkpoint_changes(hunt)
     if choices.stack == "builtin" and choices.loss == "full":
         yield {"loss": "chunked"}
+    if choices.stack == "builtin" and set(choices.made_again) != set(MADE_AGAIN):
+        yield {"made_again": MADE_AGAIN}
     if choices.stack == "peft" and not choices.keep_logits and choices.transformers_version is None:
         yield {"stack": "builtin", "loss": "chunked"}
     if choices.keep_logits:

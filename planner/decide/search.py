@@ -20,7 +20,7 @@ from planner.contract.records import Advice, CheckReport, Said
 from planner.contract.sentence import named, sentence
 from planner.contract.settings import check_length
 from planner.contract.units import counted, format_bytes
-from planner.decide import why
+from planner.decide import room, why
 from planner.decide.advice import adopt, advise
 from planner.decide.advice_case import advised_batch
 from planner.decide.candidates import Candidates, batch_is_fixed, batch_pairs, evaluate, rounded
@@ -114,9 +114,11 @@ def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None
     found = _search(replace(question, notes=()), scope, meanwhile or (lambda: None))
     goal = question.goal or question.preset.goal
     wanted = question.tier or GOALS[goal]
-    options, places = distinct(found.picked, wanted)
+    sparing, places = distinct(found.picked, wanted)
+    options = room.kept(replace(question, notes=()), sparing, meanwhile or (lambda: None))
     index, recommended = options[places[wanted]]
-    chosen = question.having(found.candidates.choices(index, question.model))
+    made_again = recommended.settings.made_again
+    chosen = question.having(replace(found.candidates.choices(index, question.model), made_again=made_again))
     changed = _changed(question, scope.asked, chosen.choices)
     advice = advise(chosen, step_seconds=None if recommended.speed is None else recommended.speed.step_seconds)
     return Recommendation(
@@ -130,7 +132,10 @@ def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None
             *(*question.notes, *_format_notes(scope, chosen.choices), *scope.batch_notes, *_length_notes(chosen)),
         ],
         changed=changed,
-        why=why.batch_lines(question, found.candidates, index, recommended),
+        why=[
+            *why.batch_lines(question, found.candidates, index, recommended),
+            *room.lines(sparing[places[wanted]][1], recommended),
+        ],
         front=_front(found.candidates, question.budget_bytes, chosen.choices.max_length),
         advice=advice,
         time=run_time(chosen, recommended, advice),
@@ -231,6 +236,7 @@ def _scope(question: Question) -> _Scope:
 TOLD = (
     *("method", "max_length", "precision", "stack", "optimizer", "checkpoint_offload", "attention", "adapter_dtype"),
     *("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers"),
+    "made_again",
 )
 """Choices whose change is told, in this order; open ones only as far as the result or the machine feels them."""
 SEARCHED = ("method", "precision", "optimizer", "checkpoint_offload")

@@ -26,6 +26,11 @@ Array = NDArray[np.float64]
 BYTES_PER_WEIGHT = {"nf4": 0.5, "nf4-double": 0.5, "int8": 1.0}
 """Storage of a quantized base weight, scales left out (they are below 4 %)."""
 
+KEPT = {"mlp": 1.0, "norms": 0.4}
+"""What stack `builtin` saves in backward where a piece isn't made again, in forward passes, by the bytes that its
+functions move: an MLP's activation and its product, 10 of 10 bytes per element; of a norm the fp32 copy and its
+product with 1/rms, 14 of 36 (trainer/modeling/lean)."""
+
 GELU_AS_MANY_OPS = ("gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu")
 """Activations that transformers writes as separate element-wise operations (transformers/activations.py)."""
 
@@ -298,12 +303,14 @@ def _elementwise(
     """Norms, residuals, rotation, activation and what an adapter adds: bytes per token, counted op by op for 16-bit."""
     scale = DTYPE_BYTES[stream_dtype(choices)] / 2
     layers = model.num_layers + model.num_decoder_layers
-    yield _vector("norms", choices, tokens, scale * _norm_bytes(model), 1, kernels=6.0 * 2 * layers)
+    lean = choices.stack == "builtin"
+    norms, mlp = (KEPT[piece] if lean and not choices.makes_again(piece) else 0.0 for piece in ("norms", "mlp"))
+    yield _vector("norms", choices, tokens, scale * _norm_bytes(model), 1, kernels=6.0 * 2 * layers, kept=norms)
     yield _vector("residuals", choices, tokens, scale * 12.0 * model.hidden_size, layers, kernels=2)
     if model.facts.positions == "rotary":
         rotated = (model.num_heads + model.num_kv_heads) * model.head_dim
         yield _vector("rotation", choices, tokens, scale * 20.0 * rotated, layers, kernels=10)
-    yield _vector("activation", choices, tokens, scale * _activation_bytes(model), layers, kernels=2)
+    yield _vector("activation", choices, tokens, scale * _activation_bytes(model), layers, kernels=2, kept=mlp)
     for module in adapted:
         yield _vector(
             f"{module.path} (adapter)", choices, tokens, _adapter_bytes(module, choices), module.copies, kernels=5
@@ -311,9 +318,17 @@ def _elementwise(
 
 
 def _vector(
-    name: str, choices: TrainingChoices, tokens: Array, bytes_per_token: float, copies: int, kernels: float
+    name: str,
+    choices: TrainingChoices,
+    tokens: Array,
+    bytes_per_token: float,
+    copies: int,
+    kernels: float,
+    *,
+    kept: float = 0.0,
 ) -> Operation:
-    """An element-wise operation; its backward moves about twice what its forward does (gradient, saved input, out)."""
+    """An element-wise operation; its backward moves about twice what its forward does (gradient, saved input, out),
+    less what it needn't make again (`kept`, in forward passes)."""
     moved = bytes_per_token * tokens
     return Operation(
         name=name,
@@ -321,7 +336,7 @@ def _vector(
         flops=np.zeros_like(moved),
         bytes=moved,
         copies=copies,
-        backward=2.0,
+        backward=2.0 - kept,
         in_layer=True,
         kernels=kernels,
         dtype="fp32",

@@ -223,6 +223,8 @@ def visible_fields(state: WizardState) -> tuple[Field, ...]:
     hidden |= {key for key, name in OF_SCHEDULER.items() if name != scheduler}
     if choices.stack != "peft":
         hidden |= {"transformers_version", "keep_logits", "keep_cache", "kbit_preparation", "liger"}
+    else:
+        hidden.add("made_again")
     if not choices.liger or choices.stack != "peft":
         hidden.add("liger_kernels")
     if choices.method != "qlora":

@@ -32,7 +32,8 @@ def norm(net: Net, path: str, x: Tensor, *, width: int | None = None, form: Norm
     if liger.runs(net.choices, "rms_norm"):
         return liger.rms_norm(net.tape, x, weight, size)
     if net.tape.rules.lean:
-        return lean.rms_norm(net.tape, x, weight, size, late=form != "cast_then_gain")
+        kept = not net.choices.makes_again("norms")
+        return lean.rms_norm(net.tape, x, weight, size, late=form != "cast_then_gain", kept=kept)
     return norms.rms_norm(net.tape, x, weight, size, form=form)
 
 

@@ -250,11 +250,12 @@ def _activation_forward(tape: Tape, piece: int, width: int, itemsize: int, name:
     return ops.to(tape, ops.activation(tape, view, name), itemsize)
 
 
-def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, late: bool) -> Tensor:
-    """Saves x and one fp32 number per token.
+def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, late: bool, kept: bool = False) -> Tensor:
+    """Saves x, or where they are `kept` the normed values, 4·n, and one fp32 number per token.
 
-    Forward: an fp32 copy of x where x is 16-bit (in which the normed values are made), its square, the output.
-    Backward: the normed values, an fp32 copy of the gradient, their product, dX; dW's product where the weight trains.
+    Forward: an fp32 copy of x where x is 16-bit (in which the normed values are made), its square, the output; kept
+    values are not written over. Backward: the normed values unless kept, an fp32 copy of the gradient, their product,
+    dX; dW's product where the weight trains.
     """
     rows = x.elements // width
     half = x.itemsize == HALF
@@ -262,18 +263,22 @@ def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, late: bool) -
     square = tape.like(x, FP32)
     inverse = tape.new(x.monomial, rows, FP32)
     del square
-    if half:
+    saved = x
+    if kept:
+        saved = wide if wide is not None else tape.like(x, FP32)
+        product = tape.like(x, FP32) if half and late else None
         out = tape.like(x)
-        del wide  # tidy
+        del product  # tidy
     else:
         out = tape.like(x)
+    del wide  # tidy
     trains = weight.parameter is not None
     needs_x, size, itemsize = x.requires_grad, (x.monomial, x.elements), x.itemsize
     count, weight_width = weight.tensor.elements, weight.tensor.itemsize
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        copy = tape.new(size[0], size[1], FP32) if half else None
-        normed = tape.new(size[0], size[1], FP32)
+        copy = tape.new(size[0], size[1], FP32) if half and not kept else None
+        normed = None if kept else tape.new(size[0], size[1], FP32)
         del copy
         grad = tape.new(size[0], size[1], FP32) if half else None
         grad_weight = None
@@ -291,7 +296,7 @@ def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, late: bool) -
         del normed, grad  # tidy
         return [result, grad_weight]
 
-    return tape.record(out, (x, weight.tensor), (x, inverse, weight.tensor), backward)
+    return tape.record(out, (x, weight.tensor), (saved, inverse, weight.tensor), backward)
 
 
 def seeded_dropout(tape: Tape, x: Tensor, probability: float, width: int) -> Tensor:

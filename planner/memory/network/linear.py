@@ -36,11 +36,11 @@ def linear(net: Net, path: str, x: Tensor) -> Tensor:
 
 
 def lean_mlp(net: Net, path: str) -> bool:
-    """Whether the MLP that ends at `path` runs as one function from its activation on: builtin, over a frozen
-    weight.
+    """Whether the MLP that ends at `path` runs as one function from its activation on, which it makes again: over a
+    frozen weight.
     """
     module, choices = net.by_path[path], net.choices
-    if not net.tape.rules.lean or choices.method == "full" or module.path in net.saved:
+    if not choices.makes_again("mlp") or choices.method == "full" or module.path in net.saved:
         return False
     return not (choices.lora_variant == "dora" and net.has_adapter(module))
 

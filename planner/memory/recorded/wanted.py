@@ -71,10 +71,8 @@ def _choices(case: Case) -> dict[str, object]:
         for field in fields(case.choices)
         if field.name not in WITHOUT_EFFECT
     }
-    choices["lora_targets"], choices["modules_to_save"] = (
-        list(choices["lora_targets"]),
-        list(choices["modules_to_save"]),
-    )
+    for name in ("lora_targets", "modules_to_save", "made_again"):
+        choices[name] = list(choices[name])
     choices["lora_dropout"] = 0.05 if choices["lora_dropout"] else 0.0
     if choices["method"] == "full":
         for name in ("lora_r", "lora_targets", "lora_dropout", "lora_variant", "modules_to_save", "adapter_dtype"):

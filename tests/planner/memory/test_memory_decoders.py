@@ -167,6 +167,17 @@ VARIED: dict[str, tuple[str, dict[str, Any], bool]] = {
         {"stack": "builtin", "precision": "bf16-mixed", "gradient_checkpointing": True},
         False,
     ),
+    "nothing made again": ("gemma2", {"stack": "builtin", "made_again": ()}, False),
+    "an MLP made again between norms that are kept": (
+        "llama-biased-tied",
+        {"stack": "builtin", "made_again": ("mlp",), "precision": "bf16-mixed"},
+        False,
+    ),
+    "nothing made again but what checkpoints do": (
+        "phi",
+        {"stack": "builtin", "made_again": (), "gradient_checkpointing": True, "lora_dropout": 0.05},
+        False,
+    ),
     "functional dropout": ("starcoder2", {"method": "full", "stack": "builtin"}, False),
 }
 

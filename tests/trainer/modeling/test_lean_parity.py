@@ -137,6 +137,31 @@ def test_each_piece_alone_and_all_together_are_plain_peft(name: str, pieces: tup
     assert_parity(plain(name, chosen), chosen, pieces)
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("made_again", [(), ("mlp",), ("norms",)], ids=lambda names: "+".join(names) or "none")
+def test_what_is_kept_in_place_of_made_again_is_plain_peft(name: str, made_again: tuple[str, ...]) -> None:
+    chosen = choices(made_again=made_again)
+    model = plain(name, chosen)
+    reference, expected = step(model, chosen)
+    apply_lean(model, chosen)
+    loss, found = step(model, chosen)
+    assert loss == pytest.approx(reference, rel=RELATIVE)
+    assert worst(found, expected) < RELATIVE
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "olmo2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_kept_norms_have_the_gradients_of_those_made_again_to_the_bit(name: str, precision: str) -> None:
+    found = []
+    for made_again in (("mlp",), ("mlp", "norms")):
+        chosen = choices(made_again=made_again, method="full", precision=precision)
+        model = apply_lean(plain(name, chosen), chosen)
+        found.append(step(model, chosen))
+    (first, kept), (second, made) = found
+    assert first == second
+    assert all(torch.equal(kept[key], made[key]) for key in made)
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2", "olmo2"])
 def test_norms_train_under_full_fine_tuning(name: str) -> None:
     chosen = choices(method="full")

@@ -40,8 +40,15 @@ _LINEARS = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt", "FalconLinear")
 """Linear layers by class name whose product is x·Wᵀ + b (Conv1D's weight is stored transposed)."""
 
 
-def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] = PIECES) -> Any:
-    """The model with its forwards replaced, for the pieces named; what has no lean form stays as it is."""
+def pieces_of(choices: TrainingChoices) -> tuple[str, ...]:
+    """The pieces that run in their lean form: all but an MLP that keeps its activation (`made_again`)."""
+    return tuple(piece for piece in PIECES if piece != "mlp" or "mlp" in choices.made_again)
+
+
+def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] | None = None) -> Any:
+    """The model with its forwards replaced, for the pieces named, or those of the choices; what has no lean form stays
+    as it is."""
+    pieces = pieces_of(choices) if pieces is None else pieces
     base = base_model(model)
     record = ARCHITECTURES.get(base.config.model_type)
     for module in list(base.modules()):
@@ -58,6 +65,7 @@ def apply_lean(model: Any, choices: TrainingChoices, *, pieces: Collection[str] 
             made = _NORMS[record.norm_form] if record else proof.norm_form(module)
             if made is not None:
                 module._lean_offset, module._lean_late = made
+                module._lean_kept = "norms" not in choices.made_again
                 _replace(module, _norm_forward)
         elif "dropout" in pieces and type(module) is torch.nn.Dropout:
             _replace(module, _dropout_forward)
@@ -211,7 +219,7 @@ def _plain_forward(self: Any, hidden_states: torch.Tensor, *args: object, **kwar
 
 def _norm_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     eps = getattr(self, "variance_epsilon", getattr(self, "eps", 1e-6))
-    return applied(RmsNorm, x, self.weight, eps, self._lean_offset, self._lean_late)
+    return applied(RmsNorm, x, self.weight, eps, self._lean_offset, self._lean_late, self._lean_kept)
 
 
 def _dropout_forward(self: Any, x: torch.Tensor) -> torch.Tensor:

@@ -178,14 +178,20 @@ def test_a_lean_mlp_is_what_the_trainer_runs(name: str) -> None:
     compare("mlp", 128, 128, llama.gated_mlp, slack=4 * RANKED, stack="builtin", **changes)
 
 
+@pytest.mark.parametrize("name", ["lora, dropout", "qlora"])
+def test_an_mlp_that_keeps_its_activation_is_what_the_trainer_runs(name: str) -> None:
+    compare("mlp", 128, 128, llama.gated_mlp, slack=4 * RANKED, stack="builtin", made_again=("norms",), **LEAN[name])
+
+
 @pytest.mark.parametrize("stack", ["peft", "builtin"])
 def test_an_mlp_is_what_the_stack_runs(stack: str) -> None:
     compare("mlp", 128, 128, llama.gated_mlp, slack=4 * RANKED, stack=stack, lora_dropout=0.05)
 
 
+@pytest.mark.parametrize("made_again", [("norms",), ()], ids=["made again", "kept"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_lean_norm_is_what_the_trainer_runs(method: str, precision: str) -> None:
+def test_a_lean_norm_is_what_the_trainer_runs(method: str, precision: str, made_again: tuple[str, ...]) -> None:
     compare(
         "input_layernorm",
         128,
@@ -195,6 +201,7 @@ def test_a_lean_norm_is_what_the_trainer_runs(method: str, precision: str) -> No
         stack="builtin",
         method=method,
         precision=precision,
+        made_again=made_again,
     )
 
 
