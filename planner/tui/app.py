@@ -21,7 +21,7 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_count
 from planner.contract.words import one_line
-from planner.tui import figures, messages, state
+from planner.tui import figures, kept, messages, state
 from planner.tui.asking import Asking
 from planner.tui.families import family_of, model_order
 from planner.tui.history import PastRun
@@ -90,7 +90,9 @@ class TuneplanApp(Asking):
         self._runs_said = False
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = THEMES[0].name
+        own = kept.kept_theme()
+        self.theme = own if own is not None and own in self.available_themes else THEMES[0].name
+        self.set_keymap(kept.own_keys(every_key()))
         self._shield = Shield()
         start = opened(Opening(**{name: value for name, value in given.items() if value is not None}))
         self.set_reactive(Asking.wizard, start)
@@ -101,6 +103,7 @@ class TuneplanApp(Asking):
         from planner.devices.profiles import all_profiles
 
         self.profiles = all_profiles()
+        self.theme_changed_signal.subscribe(self, lambda chosen: kept.keep_theme(chosen.name))
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.terminate)
         self.look_at_machine()
@@ -124,15 +127,18 @@ class TuneplanApp(Asking):
         """The catalogue by family, the newest first; a chosen model that is not in it stands first."""
         from planner.models import catalogue
 
-        sizes = {entry.name: entry.parameters for entry in catalogue.entries()}
+        published = {entry.name: entry for entry in catalogue.entries()}
         found = []
         for name, hub_id, spellings in catalogue.models():
             known = catalogue.look_up(hub_id)
-            count = sizes.get(known.name) if known else None
+            facts = published.get(known.name) if known else None
+            count = facts.parameters if facts else None
             mark, style = fit_mark(self.fits.get(name))
+            licence = "" if facts is None or facts.licence == catalogue.UNKNOWN else facts.licence
+            weights = f"{2 * count / 1e9:.1f} GB" if count else ""
             entry = ListEntry(
                 key=name,
-                row=figures.row(name, format_count(count) if count else "", 30),
+                row=f"{figures.row(name, format_count(count) if count else '', 30)}{weights:>10}  {licence}".rstrip(),
                 more=" ".join((hub_id, *spellings)),
                 names=(hub_id.lower(), *spellings),
                 group=family_of(name),
@@ -327,6 +333,19 @@ class TuneplanApp(Asking):
             self._exit_renderables.append(Text(f"plan: {line}"))
         self.bell()
         self._close_messages_no_wait()
+
+
+def every_key() -> dict[str, str]:
+    """By name everything that a key can do in the wizard, and its usual keys."""
+    found: dict[str, str] = {}
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("planner.tui."):
+            continue
+        for each in vars(module).values():
+            for binding in vars(each).get("BINDINGS", ()) if isinstance(each, type) else ():
+                if isinstance(binding, Binding) and binding.id:
+                    found.setdefault(binding.id, binding.key)
+    return found
 
 
 def run(plan_defaults: Mapping[str, Any] | None = None) -> int:

@@ -104,6 +104,15 @@ def is_path(text: str) -> bool:
     return text.startswith((".", "/", "~", "$")) or text.endswith(".json")
 
 
+def _licence_rows(name: str | None) -> list[tuple[str, str]]:
+    """Licence and gate of a model of the catalogue, as far as they are known."""
+    found = next((entry for entry in catalogue.entries() if entry.name == name), None)
+    if found is None or found.licence == catalogue.UNKNOWN:
+        return []
+    gate = ", gated: the hub hands it to accounts that were granted it" if found.gated == "yes" else ""
+    return [("licence", f"{found.licence}{gate}")]
+
+
 def details_text(model: ModelSpec) -> Content:
     """What a model is made of."""
     attention = f"{model.num_heads} heads of {model.head_dim}"
@@ -113,6 +122,8 @@ def details_text(model: ModelSpec) -> Content:
     rows = [
         *([("on the hub", found.hub_id)] if found is not None else []),
         ("parameters", f"{format_count(model.parameters)} ({model.parameters:,})"),
+        ("weights", f"{2 * model.parameters / 1e9:.1f} GB to fetch at 16 bits a number, as most are published"),
+        *_licence_rows(found.name if found is not None else None),
         ("architecture", f"{model.architecture}, {model.task}"),
         ("layers", f"{model.num_layers}" + (f" + {model.num_decoder_layers}" if model.num_decoder_layers else "")),
         ("positions", f"{model.max_positions:,}" if model.max_positions else "unlimited"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from textual.content import Content
@@ -73,8 +74,15 @@ def advice_text(found: WizardAnswer) -> Content:
         value = figures.word(advice.value)
         rule = figures.in_labels(advice.rule)
         parts += [(f"{advice.name.replace('_', ' ')} ", "bold"), (f"{value}\n", "bold $accent"), f"  {rule}\n"]
-        parts += [(f"  {advice.source}\n", "dim")]
-    return Content.assemble(*parts) if parts else Content.styled(found.error or "no advice yet", "dim")
+        parts += [(f"  {short_source(advice.source)}\n", "dim")]
+    if not parts:
+        return Content.styled(found.error or "no advice yet", "dim")
+    return Content.assemble(*parts, ("\nThe sources' addresses: plan … --advice, docs/advice.md", "dim"))
+
+
+def short_source(source: str) -> str:
+    """Who says it and when, without the addresses."""
+    return re.sub(r",?\s*\bhttps?://[^\s;,)]+", "", source).strip(" ,;")
 
 
 def lengths_text(data: DatasetProfile | None, max_length: int, width: int, bins: int = BINS) -> Content:
