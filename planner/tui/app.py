@@ -32,9 +32,10 @@ from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
 from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.live import LiveScreen
-from planner.tui.screens.modals import HelpScreen, QuitScreen, RunsScreen
+from planner.tui.screens.modals import HelpScreen, QuitScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
+from planner.tui.screens.runs import RunsScreen
 from planner.tui.shield import Shield
 from planner.tui.theme import THEMES, fit_mark
 
@@ -66,7 +67,7 @@ class TuneplanApp(Asking):
             for place in range(5)
         ),
         Binding("ctrl+o", "runs", "Runs", show=False, key_display="^o", id="app.runs",
-                tooltip="Runs that go on or ended early"),
+                tooltip="Runs: to open, to follow, to compare"),
     ]  # fmt: skip
 
     def __init__(
@@ -86,7 +87,7 @@ class TuneplanApp(Asking):
         self.start_folder = str(Path(start_folder).absolute())
         self.profiles: tuple[HardwareProfile, ...] = ()
         self.past_runs: tuple[PastRun, ...] = ()
-        """Runs in the output folder that go on without a wizard, or ended early and can be resumed."""
+        """Runs in the output folder."""
         self._runs_said = False
         for theme in THEMES:
             self.register_theme(theme)
@@ -196,7 +197,7 @@ class TuneplanApp(Asking):
     # ------------------------------------------------------------------------------------------------------ answers
 
     def on_runs_found(self, message: messages.RunsFound) -> None:
-        """Earlier runs that are not finished: said once, and kept behind a key."""
+        """Earlier runs: those that are not finished are said once, all are kept behind a key."""
         self.past_runs = message.runs
         if self.shown is not None:
             self.shown.refresh_bindings()
@@ -204,16 +205,20 @@ class TuneplanApp(Asking):
         first = next((run for run in message.runs if run.state in ("going on", "interrupted")), None)
         if first is not None and not said:
             does = "still goes on" if first.state == "going on" else "was interrupted"
-            self.say(f"{first.folder.name} {does}: ^o shows the runs that are not finished.")
+            self.say(f"{first.folder.name} {does}: ^o shows the runs.")
 
     def action_runs(self) -> None:
-        """Shows the runs that are not finished."""
+        """Shows the runs, to open one or compare several."""
         self.push_screen(RunsScreen(self.past_runs), self._run_chosen)
 
-    def _run_chosen(self, past: PastRun | None) -> None:
-        if past is not None:
-            self.say(f"reading {past.folder.name} …")
-            self.read_run(past)
+    def _run_chosen(self, chosen: tuple[PastRun, ...] | None) -> None:
+        if not chosen:
+            return
+        self.say(f"reading {chosen[0].folder.name if len(chosen) == 1 else f'{len(chosen)} runs'} …")
+        if len(chosen) == 1:
+            self.read_run(chosen[0])
+        else:
+            self.compare_runs(chosen)
 
     def on_fits_found(self, message: messages.FitsFound) -> None:
         """Some models more are known to fit the device, or not to."""
@@ -311,7 +316,7 @@ class TuneplanApp(Asking):
                     )
             if not self.running:
                 if self.past_runs:
-                    yield SystemCommand("Runs", "Opens a run that goes on or ended early", self.action_runs)
+                    yield SystemCommand("Runs", "Opens a run, or compares several", self.action_runs)
                 for name in ORDER:
                     yield SystemCommand(f"Go to {name}", f"Shows the step {name}", lambda name=name: self.go(name))
         yield from super().get_system_commands(screen)

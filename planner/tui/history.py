@@ -15,7 +15,7 @@ from typing import Literal
 from planner.contract import control, json_text
 from planner.contract.control import Command
 from planner.contract.errors import InvalidInput, TuneplanError
-from planner.contract.events import Event, FailedEvent, FinishedEvent, StartedEvent, StepEvent
+from planner.contract.events import EvalEvent, Event, FailedEvent, FinishedEvent, StartedEvent, StepEvent
 from planner.contract.files import open_plain, read_plain
 from planner.contract.records import parse_record
 from planner.contract.run_folder import EVENTS, PLAN, checkpoints, holder
@@ -30,12 +30,12 @@ STEPS_KEPT = 2000
 """Step events of a long run that are replayed; a curve shows fewer."""
 POLL_SECONDS = 0.3
 
-State = Literal["going on", "interrupted", "stopped", "failed"]
+State = Literal["going on", "interrupted", "stopped", "failed", "completed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastRun:
-    """A run in the output folder that has not come to its end."""
+    """A run in the output folder."""
 
     folder: Path
     state: State
@@ -43,16 +43,24 @@ class PastRun:
     total_steps: int
     changed: float
     """Time of its last event's writing, seconds since the epoch."""
+    loss: float | None = None
+    """Lowest loss in evaluation, as far as its last events tell."""
 
     @property
     def line(self) -> str:
         """Name, state and step in one line."""
         steps = f", step {self.step}" + (f" of {self.total_steps}" if self.total_steps else "")
-        return f"{self.folder.name}: {self.state}{steps if self.step else ''}"
+        loss = "" if self.loss is None else f", eval loss {self.loss:.4f}"
+        return f"{self.folder.name}: {self.state}{steps if self.step else ''}{loss}"
 
 
 def unfinished(output: Path) -> tuple[PastRun, ...]:
     """Runs that go on without a wizard, or ended early and left a checkpoint; the last written to first."""
+    return tuple(run for run in every(output) if run.state != "completed")
+
+
+def every(output: Path) -> tuple[PastRun, ...]:
+    """The newest runs: those that came to their end, go on, or ended early and left a checkpoint."""
     found = []
     for path in output.glob(f"*/{EVENTS}"):
         try:
@@ -65,7 +73,7 @@ def unfinished(output: Path) -> tuple[PastRun, ...]:
 
 
 def _look(folder: Path, changed: float) -> PastRun | None:
-    """One folder; None where nothing is left to do."""
+    """One folder; None where nothing came of it."""
     if not _is_plain(folder / PLAN):
         return None
     try:
@@ -73,21 +81,31 @@ def _look(folder: Path, changed: float) -> PastRun | None:
     except OSError:
         return None
     last = events[-1].told if events else None
-    told = (event.told for event in events)
-    steps = [step for step in told if isinstance(step, StepEvent) and step.step is not None]
+    stories = [event.told for event in events]
+    steps = [step for step in stories if isinstance(step, StepEvent) and step.step is not None]
     state: State
     if holder(folder) is not None:
         state = "going on"
+    elif isinstance(last, FinishedEvent) and last.reason != "stopped":
+        state = "completed"
     elif not checkpoints(folder):
         return None
     elif isinstance(last, FinishedEvent):
-        if last.reason != "stopped":
-            return None
         state = "stopped"
     else:
         state = "failed" if isinstance(last, FailedEvent) else "interrupted"
     now = steps[-1] if steps else StepEvent()
-    return PastRun(folder=folder, state=state, step=now.step or 0, total_steps=now.total_steps or 0, changed=changed)
+    found = [each.loss for each in stories if isinstance(each, EvalEvent) and each.loss is not None]
+    if isinstance(last, FinishedEvent) and last.eval_loss is not None:
+        found = [last.eval_loss]
+    return PastRun(
+        folder=folder,
+        state=state,
+        step=now.step or 0,
+        total_steps=now.total_steps or 0,
+        changed=changed,
+        loss=min(found, default=None),
+    )
 
 
 def _is_plain(path: Path) -> bool:

@@ -6,6 +6,7 @@ from textual.message import Message
 
 from planner.contract.events import Event
 from planner.tui.around import Surroundings
+from planner.tui.comparing import Compared
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
 from planner.tui.reading import DataFound, HardwareFound, ModelFound
@@ -97,10 +98,19 @@ class RunEnded(Message):
 
 
 class RunsFound(Message):
-    """The output folder was looked through for runs that go on or ended early."""
+    """The output folder was looked through for runs."""
 
     def __init__(self, runs: tuple[PastRun, ...]) -> None:
         self.runs = runs
+        super().__init__()
+
+
+class RunsCompared(Message):
+    """Several runs were read; or what stood in the way."""
+
+    def __init__(self, found: Compared | None, error: str | None = None) -> None:
+        self.found = found
+        self.error = error
         super().__init__()
 
 

@@ -17,11 +17,12 @@ from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.words import one_line
 from planner.handover.commands import plan_command, trainer_command
-from planner.tui import doubts, history, live, messages, run_texts
+from planner.tui import comparing, doubts, history, live, messages, run_texts
 from planner.tui import work as questions
 from planner.tui.doubts import Act, Doubt
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
+from planner.tui.screens.runs import CompareScreen
 from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ class RunControl(App[int]):
 
     @work(thread=True, group="past", exit_on_error=False)
     def look_for_runs(self) -> None:
-        """Asks which runs in the output folder go on, or ended early."""
-        self.post_message(messages.RunsFound(history.unfinished(self.output)))
+        """Asks which runs there are in the output folder."""
+        self.post_message(messages.RunsFound(history.every(self.output)))
 
     @work(thread=True, group="past", exit_on_error=False)
     def read_run(self, past: PastRun) -> None:
@@ -159,6 +160,21 @@ class RunControl(App[int]):
             self.post_message(messages.RunReopened(past, error=questions.error_line(error)))
             return
         self.post_message(messages.RunReopened(past, snapshot, trainer))
+
+    @work(thread=True, group="past", exit_on_error=False)
+    def compare_runs(self, runs: tuple[PastRun, ...]) -> None:
+        """Reads several runs' events."""
+        try:
+            self.post_message(messages.RunsCompared(comparing.compare(runs)))
+        except TuneplanError as error:
+            self.post_message(messages.RunsCompared(None, questions.error_line(error)))
+
+    def on_runs_compared(self, message: messages.RunsCompared) -> None:
+        """Several runs were read."""
+        if message.found is not None:
+            self.push_screen(CompareScreen(message.found))
+        else:
+            self.notify(message.error or "these runs can't be read", severity="error", markup=False)
 
     def on_run_reopened(self, message: messages.RunReopened) -> None:
         """An earlier run was read: one that goes on is followed, one that ended early may be resumed."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import textual.app
 import textual.pilot
+from textual._context import active_app
+from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
 from planner.tui.app import TuneplanApp
@@ -26,10 +28,21 @@ async def _all_handled(min_sleep: float = 0.0, max_sleep: float = 0.0) -> None:
     Textual waits instead until the whole process computes nothing, for a second at most and twice a key: while the
     wizard's threads answer a question that is a second each time, and how much is answered by then is the machine's.
     """
+    app = active_app.get(None)
     for _ in range(3):
         await asyncio.sleep(0.001)  # what threads and the driver hand over
         for _ in range(20):
             await asyncio.sleep(0)
+        for _ in range(500):  # a clock that ticks may never let them all be empty
+            if app is None or not any(pump.message_queue_size for pump in pumps(app)):
+                break
+            await asyncio.sleep(0)
+
+
+def pumps(app: textual.app.App[Any]) -> list[MessagePump]:
+    """Everything that handles messages: the app, its screens, and what stands on the one that is shown."""
+    shown = app.screen_stack[-1].walk_children() if app.screen_stack else []
+    return [app, *app.screen_stack, *shown]
 
 
 textual.app.wait_for_idle = textual.pilot.wait_for_idle = _all_handled
@@ -62,7 +75,11 @@ async def settle(app: TuneplanApp, pilot: Pilot[Any], seconds: float = 90) -> st
     """Waits until all questions are answered; returns the screen."""
     await pilot.pause()
     end = time.monotonic() + seconds
-    while not app.idle or any(w.is_running for w in app.workers if w.group in ("machine", "model", "data")):
+    while (
+        not app.idle
+        or app._measuring
+        or any(w.is_running for w in app.workers if w.group in ("machine", "model", "data"))
+    ):
         assert time.monotonic() < end, "the wizard did not come to rest"
         await asyncio.sleep(0.01)
         await pilot.pause()

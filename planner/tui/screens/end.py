@@ -28,6 +28,7 @@ class EndScreen(ChartKeys, WizardScreen):
         *DIGITS,
         Binding("r", "resume", "Resume", id="end.resume", tooltip="Go on from the last checkpoint"),
         Binding("n", "app.step_back", "New run", id="end.new", tooltip="Back to the plan"),
+        Binding("ctrl+o", "app.runs", "Runs", key_display="^o", id="end.runs", tooltip="To compare it with others"),
         Binding("escape", "app.step_back", "Plan", show=False, id="end.back", tooltip="Back to the plan"),
     ]
 

@@ -37,7 +37,7 @@ class HardwareScreen(ListScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Choose", key_display="⏎", id="hardware.choose", tooltip="Take this device"),
         Binding("ctrl+o", "app.runs", "Runs", key_display="^o", id="hardware.runs",
-                tooltip="Runs that go on or ended early"),
+                tooltip="Runs: to open, to follow, to compare"),
     ]  # fmt: skip
 
     def on_mount(self) -> None:

@@ -14,8 +14,6 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from planner.tui.history import PastRun
-
 WORDS = (
     ("token", "a piece of text, some four letters; models read and are trained by tokens"),
     ("step", "one change of the trained weights, after an effective batch of examples"),
@@ -77,39 +75,6 @@ class HelpScreen(ModalScreen[None]):
 
     def action_close(self) -> None:
         """Back to the wizard."""
-        self.dismiss(None)
-
-
-class RunsScreen(ModalScreen[PastRun]):
-    """Runs that go on without a wizard or ended early; returns the one that was chosen."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "answer", "Back", id="runs.back", tooltip="Back to the step"),
-    ]
-
-    def __init__(self, runs: tuple[PastRun, ...]) -> None:
-        super().__init__()
-        self.runs = runs
-
-    def compose(self) -> ComposeResult:
-        with Vertical(id="dialog") as dialog:
-            dialog.border_title = "Runs that are not finished"
-            dialog.border_subtitle = "↑ ↓ move · ⏎ opens · esc back"
-            yield Static("A run that goes on is followed; one that ended early can be resumed.", markup=False)
-            yield OptionList(
-                *(Option(run.line, id=str(place)) for place, run in enumerate(self.runs)), compact=True, markup=False
-            )
-
-    def on_mount(self) -> None:
-        self.set_focus(self.query_one(OptionList))
-
-    @on(OptionList.OptionSelected)
-    def _selected(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        self.dismiss(self.runs[event.option_index])
-
-    def action_answer(self) -> None:
-        """None was chosen."""
         self.dismiss(None)
 
 

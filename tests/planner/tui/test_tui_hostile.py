@@ -12,7 +12,7 @@ from planner.contract.errors import InvalidInput
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
-from planner.tui.screens.modals import RunsScreen
+from planner.tui.screens.runs import RunsScreen
 from planner.tui.shield import Shield
 from tests.support.trainer_support import make_plan
 from tests.support.tui_support import flat, screen_text, settle, type_text, until, write_pairs
@@ -31,10 +31,11 @@ def harmless(app: TuneplanApp) -> str:
 
 async def test_files_and_models_with_hostile_names(tmp_path: Path) -> None:
     """GIVEN markup and escape sequences in file, folder and column names THEN every step shows them as they are."""
-    (tmp_path / NAME.replace("/", "")).mkdir()
-    write_pairs(tmp_path / "x[bold]\x1b[2J.jsonl")
-    (tmp_path / "y[].jsonl").write_text(json.dumps({NAME: 1}) + "\n")
-    app = TuneplanApp(gpu="a10g", model="gpt2", start_folder=tmp_path)
+    folder = tmp_path / "data"  # beside the kept programs' folder, which may be there already or not yet
+    (folder / NAME.replace("/", "")).mkdir(parents=True)
+    write_pairs(folder / "x[bold]\x1b[2J.jsonl")
+    (folder / "y[].jsonl").write_text(json.dumps({NAME: 1}) + "\n")
+    app = TuneplanApp(gpu="a10g", model="gpt2", start_folder=folder)
     async with app.run_test(size=(120, 40)) as pilot:
         await settle(app, pilot)
         assert isinstance(app.screen, DataScreen)
