@@ -1,0 +1,10 @@
+"""What the wizard keeps lies outside a test's own folder: it would stand in the tree of files, sooner or later."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def home_elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path_factory.mktemp("home")))
