@@ -21,7 +21,7 @@ from typing import Any
 from planner.calibration import attach
 from planner.contract.architectures import ARCHITECTURES
 from planner.contract.choices import TrainingChoices
-from planner.contract.errors import NotModelled, TuneplanError
+from planner.contract.errors import NotModelled, RunFailed, TuneplanError
 from planner.contract.words import one_line
 from planner.decide.learning import Teacher
 from planner.memory.loads import case_of
@@ -71,6 +71,10 @@ def default_config(model_type: str, cls: str) -> dict[str, Any]:
     return config
 
 
+class _Late(Exception):
+    """A type takes too long: no TuneplanError, so that nothing goes on after it."""
+
+
 class _Tried:
     """One type after the other, in one child that traces as long as it answers."""
 
@@ -87,9 +91,11 @@ class _Tried:
         signal.alarm(MOST_SECONDS)
         try:
             return self._recorded(config, model_type)
-        except (TimeoutError, TuneplanError) as error:
+        except (_Late, RunFailed) as error:  # the child is still at it, or gone
             self.teacher.close()
             self.teacher = Teacher(lambda line: None)
+            return {"basis": "refused", "why": one_line(error)}
+        except TuneplanError as error:
             return {"basis": "refused", "why": one_line(error)}
         finally:
             signal.alarm(0)
@@ -107,6 +113,8 @@ class _Tried:
 
             try:
                 self._learned(work)
+            except RunFailed:
+                raise
             except TuneplanError as error:
                 reasons.append(one_line(error))
                 continue
@@ -122,7 +130,7 @@ class _Tried:
         raise NotModelled("asks for more and more recordings")
 
     def _late(self, *_: object) -> None:
-        raise TimeoutError(f"not done in {MOST_SECONDS} s")
+        raise _Late(f"not done in {MOST_SECONDS} s")
 
 
 def table(results: dict[str, dict[str, dict[str, str]]]) -> str:

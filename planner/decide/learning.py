@@ -1,13 +1,14 @@
 """Learning a model: what is traced so that a network without a written program gets a recorded one.
 
-Three shapes give every size as a polynomial, a fourth with further layers must come out to the byte. Only then is a
-program kept; what can't be recorded is kept as a refusal with its reason.
+Three shapes give every size as a polynomial, a fourth with further layers must come out to the byte. A program whose
+sizes the network's other programs gave already needs one shape, and the fourth allocation by allocation. Only then is
+it kept; what can't be recorded is kept as a refusal with its reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from planner.contract.choices import TrainingChoices
@@ -16,10 +17,11 @@ from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.handover.recorder import Recorder
 from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, RX, SS, SSP, TL, TR, B, C, K, R, S, T
-from planner.memory.recorded.cuts import Cut, cut, some_counts
+from planner.memory.recorded.cuts import Cut, by_modules, cut_of, some_counts, windowless_cut
 from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.fit import Irregular, Point, fitted
-from planner.memory.recorded.log import RELEASE, SCHEMA, Log, Part
+from planner.memory.recorded.known import KnownSizes, same_course
+from planner.memory.recorded.log import RELEASE, Log, Part
 from planner.memory.recorded.wanted import CHUNKS, PIECES, assumed, path_of, recurrent_piece
 from planner.models import recorded
 from planner.models.recorded import Unlearned
@@ -27,7 +29,7 @@ from planner.models.recorded import Unlearned
 Answer = TypeVar("Answer")
 WHOLE = 1 << 20
 """A piece or chunk that takes every token of a traced shape."""
-SHAPES = ((2, 240), (3, 368), (5, 224))
+SHAPES = ((5, 224), (2, 240), (3, 368))
 HELD_OUT = (4, 368)
 SINGLE = ((1, 240), (1, 368), (1, 480))
 SINGLE_HELD_OUT = (1, 608)
@@ -73,6 +75,10 @@ class Teacher:
         self.recorder = Recorder()
         self.opened: tuple[object, ...] | None = None
         self.answer: dict[str, Any] = {}
+        self.known: dict[str, KnownSizes] = {}
+        """By network, the sizes that its programs gave so far."""
+        self.distinct: set[str] = set()
+        """Networks whose layers with a window run otherwise than those without, however short the sequence."""
 
     def close(self) -> None:
         """Ends the child."""
@@ -82,8 +88,10 @@ class Teacher:
         """The model, or one of its programs."""
         if missing.wanted is None:
             self.model(missing.config)
-        else:
-            self.program(missing.config, missing.wanted)
+            return
+        # What covers most comes first: its sizes are found in the others.
+        for asked in sorted(missing.all_wanted(), key=lambda one: (bool(one["single"]), -int(str(one["regime"])))):
+            self.program(missing.config, asked)
 
     def model(self, config: Mapping[str, object]) -> None:
         """Describes a network and keeps what was found."""
@@ -93,9 +101,13 @@ class Teacher:
         except InvalidInput as error:
             recorded.refuse(path, str(error))
             return
+        kept = {"schema": recorded.SCHEMA, **found}
+        if not recorded.is_description(kept):
+            recorded.refuse(path, "its modules hold other parameters than are counted; 'plan trace' gives a figure")
+            return
         # Said only now: a type that transformers doesn't know is one line, its refusal.
         self.say(f"{config.get('model_type')} has no written program: it is traced once and kept")
-        recorded.write(path, {"schema": recorded.SCHEMA, **found})
+        recorded.write(path, kept)
 
     def program(self, config: Mapping[str, object], asked: Mapping[str, object]) -> None:
         """Records one program, or keeps why there is none."""
@@ -103,45 +115,55 @@ class Teacher:
         path = path_of(dict(config), dict(asked))
         self.say(f"recording {spec.architecture}: {_named(asked)} …")
         try:
-            log = self._known(spec, config, asked) or self._recorded(spec, config, asked)
+            log = self._recorded(spec, config, asked)
         except (InvalidInput, NotModelled) as error:
             recorded.refuse(path, str(error))
             return
         recorded.write(path, {**log.content(), "assumed": assumed(asked), "versions": recorded.versions()})
 
-    def _known(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, object]) -> Log | None:
-        """For a single sequence the program of several, where that gives two traces of one to the byte."""
-        if not asked["single"]:
-            return None
-        path = path_of(dict(config), {**asked, "single": False})
-        content = recorded.read(path) if path.is_file() else {}
-        if content.get("schema") != SCHEMA:
-            return None
-        log = Log.read(content, str(path))
-        kinds = spec.config["recorded"]["kinds"]
-        found = cut(kinds, _count(kinds, asked))
-        points, held_out = shapes(spec, asked)
-        self._open(config, asked, found.layers, len(kinds))
-        try:
-            for point in (points[0], held_out):
-                verify(log, self._run(point, found.checkpointed, asked), point)
-        except Irregular:
-            return None
-        return log
+    def _recorded(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
+        """The program, with as few layers as it takes: where no length reaches a window, layers with one may be as
+        those without."""
+        ways = [_plain_cuts(spec, asked)]
+        simpler = _windowless_cuts(spec, asked, ways[0].found)
+        if simpler is not None and recorded.identity(config) not in self.distinct:
+            ways.insert(0, simpler)
+        for way in ways[:-1]:
+            try:
+                return self._by(way, spec, config, asked)
+            except Irregular:
+                self.distinct.add(recorded.identity(config))
+        return self._by(ways[-1], spec, config, asked)
 
-    def _recorded(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, object]) -> Log:
-        kinds = spec.config["recorded"]["kinds"]
-        found = cut(kinds, _count(kinds, asked))
+    def _by(self, way: _CutPair, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
+        whole = len(spec.config["recorded"]["kinds"])
         points, held_out = shapes(spec, asked)
-        self._open(config, asked, found.layers, len(kinds))
-        alike(kinds, self.answer["kinds"])
-        weighed(spec, choices_of(asked), found.layers, self.answer)
-        logs = [self._run(point, found.checkpointed, asked) for point in points]
-        log = self._fitted(logs, points, terms(spec, asked), found)
-        more = _longer(found)
-        self._open(config, asked, more.layers, len(kinds))
-        verify(log, self._run(held_out, more.checkpointed, asked), held_out)
-        return log
+        windows, wanted_terms = way.found.windows, terms(spec, asked)
+        known = self.known.setdefault(recorded.identity(config), KnownSizes())
+
+        def held() -> dict[str, object]:
+            self._open(config, asked, way.longer.layers, whole)
+            return self._run(held_out, way.longer.checkpointed, asked)
+
+        self._open(config, asked, way.found.layers, whole)
+        alike(spec.config["recorded"]["kinds"], self.answer["kinds"])
+        weighed(spec, choices_of(asked), way.found.layers, self.answer)
+        logs = [self._run(points[0], way.found.checkpointed, asked)]
+        log: Log | None = None
+        if recurrent_piece(spec) < 2:
+            log = known.program(logs[0], points[0], wanted_terms, windows, single=asked["single"])
+        traced = None if log is None else held()
+        if log is None or traced is None or not same_course(way.told(log), traced, held_out):
+            self._open(config, asked, way.found.layers, whole)
+            logs += [self._run(point, way.found.checkpointed, asked) for point in points[1:]]
+            log = self._fitted(logs, points, wanted_terms, way.found)
+            traced = traced or held()
+            verify(way.told(log), traced, held_out)
+            if way.windowless and not same_course(way.told(log), traced, held_out):
+                raise Irregular("its layers with a window hold what those without don't")
+            if recurrent_piece(spec) < 2:
+                known.learn(logs[0], log, single=asked["single"])
+        return replace(log, windowless=way.windowless)
 
     def _fitted(self, logs: Sequence[dict[str, Any]], points: Sequence[Point], terms: Sequence[int], found: Cut) -> Log:
         """The program; where a loop runs more often at one shape than at another, with its turns told by a few."""
@@ -196,13 +218,49 @@ def _count(kinds: Sequence[str], asked: Mapping[str, object]) -> int:
     return len(kinds) if asked["checkpointed"] == "all" else some_counts(kinds).start
 
 
-def _longer(found: Cut) -> Cut:
-    """The same cut with one copy more of each stretch, where that is not the whole network."""
+@dataclass(frozen=True, slots=True)
+class _CutPair:
+    """How a network is cut: for the traces that are fitted, and with more layers for the one that is held out."""
+
+    found: Cut
+    longer: Cut
+    copies: int
+    """How often each window's stretch occurs in the longer one."""
+    windowless: bool = False
+
+    def told(self, log: Log) -> Log:
+        """The log as the longer cut has it."""
+        parts: tuple[Part, ...] = log.parts
+        for window in log.windows:
+            parts = expanded(parts, window, self.copies)
+        return replace(log, parts=parts)
+
+
+def _plain_cuts(spec: ModelSpec, asked: Mapping[str, Any]) -> _CutPair:
+    """With one copy more of each stretch held out, where that is not the whole network."""
+    found = cut_of(spec, _count(spec.config["recorded"]["kinds"], asked), windowless=False)
     if not found.windows or any(copies < 3 for copies in found.copies):
-        return found
+        return _CutPair(found, found, 2)
+    return _CutPair(found, _with_more(found, 1), 3)
+
+
+def _windowless_cuts(spec: ModelSpec, asked: Mapping[str, Any], plain: Cut) -> _CutPair | None:
+    """The cut where layers with and without a window are one kind, held out with both kinds among the further ones;
+    None where nothing is gained."""
+    kinds = spec.config["recorded"]["kinds"]
+    if asked["windowed"] or asked["checkpointed"] == "some" or not plain.windows:
+        return None
+    if windowless_cut(kinds, by_modules(spec)) is None:
+        return None
+    found, more = cut_of(spec, _count(kinds, asked), windowless=True), plain.windows[0].period
+    return _CutPair(found, _with_more(found, more), 2 + more, windowless=True)
+
+
+def _with_more(found: Cut, copies: int) -> Cut:
+    """The same cut with further copies of each stretch."""
     before = sum(window.period for window in found.windows if window.start + 2 * window.period <= found.checkpointed)
     more = sum(window.period for window in found.windows)
-    return replace(found, layers=found.layers + more, checkpointed=found.checkpointed + before)
+    return replace(found, layers=found.layers + copies * more, checkpointed=found.checkpointed + copies * before)
 
 
 def choices_of(asked: Mapping[str, Any]) -> TrainingChoices:
@@ -282,14 +340,10 @@ def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapp
 
 def verify(log: Log, traced: Mapping[str, Any], point: Point) -> None:
     """Refuses a program that does not give a held-out trace to the byte."""
-    parts: tuple[Part, ...] = log.parts
-    longer = sum(1 for part in traced["parts"] if part[1] is not None) > sum(1 for p in parts if p.layer is not None)
-    for window in log.windows:
-        parts = expanded(parts, window, 3 if longer else 2)
     values = point.values()
     sizes = [sum(coefficient * values[monomial] for monomial, coefficient in size) for size in log.sizes]
     ours = _peaks(
-        [(part.phase, [(key, code if code < 0 else sizes[code]) for key, code, _ in part.events]) for part in parts]
+        [(part.phase, [(key, code if code < 0 else sizes[code]) for key, code, _ in part.events]) for part in log.parts]
     )
     theirs = _peaks([(phase, [(event[0], event[1]) for event in events]) for phase, _, events in traced["parts"]])
     if ours != theirs:

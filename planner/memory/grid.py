@@ -26,6 +26,7 @@ from planner.memory.loads import (
 )
 from planner.memory.recorded.wanted import recurrent_piece, regimes
 from planner.memory.step.case import flattens
+from planner.models.recorded import Unlearned
 
 if TYPE_CHECKING:
     from planner.data.lengths import Lengths
@@ -77,6 +78,7 @@ def predict_grid(
     regime = regimes(model, choices, batches, lengths)
     key = np.where(covered, -1, layers) * 32 + regime * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
     padded = batches > 0
+    missing: list[Unlearned] = []
     for value in _distinct(key[padded]):
         chosen = (key == value) & padded
         number = int(value) // 32
@@ -84,7 +86,11 @@ def predict_grid(
         case = case_of(
             model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]), int(regime[chosen][0])
         )
-        found = envelope_of(case)
+        try:
+            found = envelope_of(case)
+        except Unlearned as one:  # all that is missing is asked for at once
+            missing.append(one)
+            continue
         per_chunk = rows_per_chunk(model, choices, batches[chosen] * lengths[chosen])
         values = multipliers(
             batches[chosen],
@@ -98,6 +104,9 @@ def predict_grid(
         allocated[chosen] = peak
         persistent[chosen] = persistent_bytes(found)
         binding[chosen] = np.array(found.instants)[rows]
+    if missing:
+        missing[0].also += [asked for one in missing[1:] for asked in one.all_wanted()]
+        raise missing[0]
     allocated += device.workspace_bytes(hardware)
     reserved = device.reserved(allocated, persistent)
     allocated, reserved, upper = device.corrected_peaks(hardware, allocated, reserved, persistent)

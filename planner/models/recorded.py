@@ -41,6 +41,13 @@ class Unlearned(TuneplanError):
         super().__init__(message)
         self.config = dict(config)
         self.wanted = None if wanted is None else dict(wanted)
+        self.also: list[dict[str, object]] = []
+        """Further programs that the same question asks for."""
+
+    def all_wanted(self) -> list[dict[str, object]]:
+        """Every program that is asked for, each once."""
+        found = [] if self.wanted is None else [self.wanted]
+        return [*found, *(one for number, one in enumerate(self.also) if one not in [*found, *self.also[:number]])]
 
 
 def identity(config: Mapping[str, object]) -> str:
@@ -74,6 +81,14 @@ def spec_of(config: Mapping[str, object], id: str) -> ModelSpec:
         return _spec(found, config, id)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InvalidInput(f"{path}: is no {SCHEMA}; delete it, it will be made again") from None
+
+
+def is_description(found: Mapping[str, object]) -> bool:
+    """Whether a network can be planned from this."""
+    try:
+        return _spec(found, {}, "").parameters > 0
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def plain(spec: ModelSpec) -> dict[str, object]:

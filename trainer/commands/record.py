@@ -24,6 +24,7 @@ def serve(stream: Any = None) -> int:
     from trainer.wire.events import EventStream
 
     out = EventStream()  # libraries' prints stay off stdout
+    _without_compiler()
     desk = _Desk()
     for line in stream or sys.stdin:
         if line.strip():
@@ -43,6 +44,19 @@ def _answer(desk: _Desk, line: str) -> dict[str, Any]:
         if "Unrecognized configuration class" in said:  # goes on with the names of all classes that there are
             said = "transformers has no class with a language model's head for this type"
         return {"error": one_line(said)[:MOST_WORDS] or text, "code": 2}
+
+
+def _without_compiler() -> None:
+    """Loads what asks for torch's compiler at import (bitsandbytes does, through PEFT) without it: nothing is computed
+    here, and it takes a third of the start."""
+    import torch
+
+    compiler = torch.compile
+    torch.compile = lambda model=None, **_: model if model is not None else (lambda function: function)  # type: ignore[assignment]
+    try:
+        import peft  # noqa: F401
+    finally:
+        torch.compile = compiler
 
 
 class _Desk:

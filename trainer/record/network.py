@@ -147,12 +147,16 @@ def modules(model: torch.nn.Module, layers: list[str]) -> list[dict[str, object]
         entries: list[tuple[object, ...]] = []
         if kind == "parameter":
             for key, value in own.items():
-                entries.append((f"{path}.{key}".removeprefix("."), kind, tuple(value.shape), False, None))
+                tied = owners.get(id(value))
+                entries.append((f"{path}.{key}".removeprefix("."), kind, tuple(value.shape), False, tied))
+                owners.setdefault(id(value), f"{path}.{key}")
         else:
             assert weight is not None
-            tied = owners.get(id(weight))
-            entries.append((path, kind, tuple(weight.shape), "bias" in own, tied))
+            tied, bias = owners.get(id(weight)), own.get("bias")
+            # A bias that another module holds too is counted there.
+            entries.append((path, kind, tuple(weight.shape), bias is not None and id(bias) not in owners, tied))
             owners.setdefault(id(weight), path)
+            owners.setdefault(id(bias), path)
         for entry in entries:
             if index is None:
                 found.setdefault(entry, None)

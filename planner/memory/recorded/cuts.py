@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.contract.errors import NotModelled
+from planner.contract.spec import ModelSpec
 from planner.memory.recorded.log import Window
 
 LONGEST_PERIOD, LONGEST_PREFIX = 16, 8
@@ -20,6 +21,46 @@ class Cut:
     windows: tuple[Window, ...]
     copies: tuple[int, ...]
     """How often each window's stretch occurs in the whole network."""
+
+
+def cut_of(spec: ModelSpec, checkpointed: int, *, windowless: bool) -> Cut:
+    """What is traced of a network; windowless: where no length of the program reaches a window (`windowless_cut`)."""
+    kinds: list[str] = spec.config["recorded"]["kinds"]
+    if not windowless:
+        return cut(kinds, checkpointed)
+    found = windowless_cut(kinds, by_modules(spec))
+    if found is None:
+        raise NotModelled("its layers with a window are others than those without")
+    return replace(found, checkpointed=found.layers if checkpointed else 0)
+
+
+def by_modules(spec: ModelSpec) -> list[str]:
+    """What each layer is by its modules alone, so that one with a window is none of its own."""
+    held: list[list[object]] = [[] for _ in range(spec.total_layers)]
+    for module in spec.modules:
+        for index in module.layers or ():
+            if index < len(held):
+                held[index].append((module.path, module.shape, module.bias))
+    return [str(found) for found in held]
+
+
+def windowless_cut(kinds: Sequence[str], plain: Sequence[str]) -> Cut | None:
+    """One layer after the other is told more often, whatever its window; None where that takes no fewer layers.
+
+    kinds: with windows told apart; plain: without. A first layer of each kind stands before the stretch and a last one
+    behind it: tables that are made for a kind live from the one to the other.
+    """
+    found = regular(kinds)
+    if found is None:
+        return None
+    prefix, period = found
+    start, count = prefix + period, len(kinds)
+    rest = next((n for n in range(2, 2 * period) if set(kinds[count - n :]) == set(kinds[prefix:])), 2 * period)
+    rest += (count - start - 2 - rest) % period
+    copies = count - start - rest
+    if start + 2 + rest >= cut(kinds, 0).layers or copies < 2 + period or len(set(plain[start : start + period])) > 1:
+        return None
+    return Cut(start + 2 + rest, 0, (Window(start, 1),), (copies,))
 
 
 def regular(kinds: Sequence[str]) -> tuple[int, int] | None:

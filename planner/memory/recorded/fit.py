@@ -7,7 +7,7 @@ at all points is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -70,11 +70,26 @@ def fitted(
     for log, point in zip(logs[1:], points[1:], strict=True):
         _same(first, log["parts"], point)
     values = [point.values() for point in points]
+    known: dict[tuple[tuple[int, ...], bool], Size] = {}
+
+    def size(number: int, place: int, event: Sequence[Any]) -> Size:
+        seen = tuple(log["parts"][number][2][place][1] for log in logs)
+        # Rows that a kernel of attention rounds up are none that a recurrence pads, and the other way round.
+        attends = "attention" in event[2].split("|")[0]
+        if (seen, attends) not in known:
+            kept = [t for t in terms if t not in ((K, KK) if attends else (TR,) if K in terms else ())]
+            known[seen, attends] = solve(seen, values, kept, event[2])
+        return known[seen, attends]
+
+    return program(first, size, windows)
+
+
+def program(traced: Sequence[Any], size: Callable[[int, int, Sequence[Any]], Size], windows: Sequence[Window]) -> Log:
+    """The log of a trace's parts; `size(part's number, event's place, event)` is the polynomial of an allocation."""
     sizes: dict[Size, int] = {}
     components: dict[str, int] = {}
-    known: dict[tuple[tuple[int, ...], bool], Size] = {}
     parts = []
-    for number, (phase, layer, events) in enumerate(first):
+    for number, (phase, layer, events) in enumerate(traced):
         if phase == "end":
             continue
         made: list[Event] = []
@@ -83,20 +98,9 @@ def fitted(
             if code in (RELEASE, HANDED_OVER):
                 made.append((key, code, 0))
                 continue
-            seen = tuple(log["parts"][number][2][place][1] for log in logs)
-            # Rows that a kernel of attention rounds up are none that a recurrence pads, and the other way round.
-            attends = "attention" in event[2].split("|")[0]
-            if (seen, attends) not in known:
-                kept = [t for t in terms if t not in ((K, KK) if attends else (TR,) if K in terms else ())]
-                known[seen, attends] = solve(seen, values, kept, event[2])
             component = event[2].rsplit("|", 1)[-1]
-            made.append(
-                (
-                    key,
-                    sizes.setdefault(known[seen, attends], len(sizes)),
-                    components.setdefault(component, len(components)),
-                )
-            )
+            polynomial = sizes.setdefault(size(number, place, event), len(sizes))
+            made.append((key, polynomial, components.setdefault(component, len(components))))
         parts.append(Part(phase, layer, tuple(made)))
     return Log(tuple(parts), tuple(sizes), tuple(components), tuple(windows))
 

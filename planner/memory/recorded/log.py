@@ -48,6 +48,8 @@ class Log:
     components: tuple[str, ...]
     windows: tuple[Window, ...]
     """The stretches that repeat in the whole network; from the first layer on."""
+    windowless: bool = False
+    """Whether layers with a window were taken for those without: no length of the program reaches it."""
 
     def content(self) -> dict[str, object]:
         """The log as JSON holds it."""
@@ -57,6 +59,7 @@ class Log:
             "sizes": [[list(term) for term in size] for size in self.sizes],
             "components": list(self.components),
             "windows": [[window.start, window.period] for window in self.windows],
+            **({"windowless": True} if self.windowless else {}),
         }
 
     @classmethod
@@ -92,7 +95,10 @@ class Log:
                 read.append((key, code, component))
             parts.append(Part(phase, layer, tuple(read)))
         windows = tuple(Window(_within(a, 1, 4096), _within(b, 1, 4096)) for a, b in content["windows"])
-        return cls(tuple(parts), sizes, components, windows)
+        windowless = content.get("windowless", False)
+        if type(windowless) is not bool:
+            raise ValueError
+        return cls(tuple(parts), sizes, components, windows, windowless)
 
 
 def _number(value: object) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from planner.memory.engine.ledger import Ledger
 from planner.memory.engine.monomials import ONE
-from planner.memory.recorded.cuts import cut
+from planner.memory.recorded.cuts import cut_of
 from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.log import HANDED_OVER, RELEASE, Log, Part
 from planner.memory.recorded.wanted import log_of
@@ -20,7 +20,7 @@ def play(ledger: Ledger, case: Case, *, accumulating: bool) -> None:
     """
     assert case.checkpointed is not None
     log = log_of(case)
-    found = cut(case.spec.config["recorded"]["kinds"], 0 if case.evaluating else case.checkpointed)
+    found = cut_of(case.spec, 0 if case.evaluating else case.checkpointed, windowless=log.windowless)
     parts = log.parts
     for window, copies in zip(found.windows, found.copies, strict=True):
         parts = expanded(parts, window, copies)
