@@ -18,7 +18,7 @@ from planner.decide.question import Question
 from planner.decide.tiers import SAME_SPEED, TIERS
 from planner.decide.verdict import TIGHT_SHARE
 
-WORDS = {"mlp": "the MLP's activation", "norms": "the norms"}
+WORDS = {"mlp": "MLP activations", "norms": "norms"}
 
 
 def kept(
@@ -96,7 +96,4 @@ def lines(before: CheckReport, after: CheckReport) -> list[str]:
         return []
     more = after.memory.device_peak_bytes - before.memory.device_peak_bytes
     pieces = " and ".join(WORDS[piece] for piece in MADE_AGAIN if piece in gone)
-    return [
-        f"There is room: {pieces} are kept in place of made again, {format_bytes(more)} more for "
-        f"{gain(before, after):+.1%} tokens/s."
-    ]
+    return [f"Room is used to keep {pieces}: {format_bytes(more)} for {gain(before, after):+.1%} tokens/s."]
