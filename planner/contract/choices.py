@@ -310,7 +310,17 @@ class TrainingChoices:
         """What the run turns into fp32 beside quantised weights: one of its allowed words."""
         if self.method != "qlora" or self.stack != "peft":
             return "none"
-        return self.kbit_preparation or ("none" if self.precision == "bf16-amp" else "stock")
+        # Divided 4-bit weights are stored as 16-bit numbers among others of that width: TRL turns nothing into fp32.
+        divided = self.num_gpus > 1 and self.strategy in ("fsdp", "zero3")
+        return self.kbit_preparation or ("none" if divided or self.precision == "bf16-amp" else "stock")
+
+    @property
+    def gathers_narrow(self) -> bool:
+        """Whether fp32 parts become whole as 16-bit copies: accelerate's FSDP under autocast hands `param_dtype` and
+        `reduce_dtype` to FSDP, which casts before it gathers; this trainer's own FSDP gathers what is stored.
+        """
+        several = self.num_gpus > 1 and self.strategy == "fsdp"
+        return several and self.stack == "peft" and self.precision.endswith(("-mixed", "-amp"))
 
     @property
     def separate_experts(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
@@ -53,6 +53,10 @@ class Net:
     norm_itemsize: int = HALF
     """Bytes per element of the norms' weights."""
     adapter_itemsize: int = FP32
+    kept_itemsize: int = HALF
+    """Bytes per element that a base weight has between its uses, and its optimizer state; FSDP's 16-bit copies have
+    fewer while a layer runs."""
+    kept_adapter_itemsize: int = FP32
     null: Tensor | None = None
     mask: Tensor | None = None
     window_mask: Tensor | None = None
@@ -97,6 +101,9 @@ class Net:
     ) -> Net:
         """The network of `spec` under `choices`, its adapters placed, on `tape` or one of its own."""
         tape = tape or Tape(Rules.of(choices))
+        kept = choices
+        if choices.gathers_narrow:  # layers run on 16-bit copies of whatever a rank keeps
+            choices = replace(choices, precision="bf16-amp", adapter_dtype="bf16")
         net = cls(tape=tape, spec=spec, choices=choices, padded=padded, windowed=windowed)
         # Where DDP trains everything, gradients are made in its buckets, which are there from step to step.
         in_buckets = choices.num_gpus > 1 and choices.strategy == "ddp" and choices.method == "full"
@@ -108,6 +115,11 @@ class Net:
         if choices.kbit_prepared == "stock":
             net.itemsize = FP32  # the stock k-bit preparation turns everything that is not 4-bit into fp32
         net.norm_itemsize = FP32 if choices.kbit_prepared == "norms" else net.itemsize
+        net.kept_itemsize, net.kept_adapter_itemsize = net.itemsize, net.adapter_itemsize
+        if kept.gathers_narrow:
+            # What trains is fp32 there, and frozen weights are as they were loaded.
+            net.kept_itemsize = FP32 if kept.method == "full" else WEIGHT_BYTES[kept.precision]
+            net.kept_adapter_itemsize = FP32
         facts = spec.facts
         net.separate_experts = choices.separate_experts and facts.experts is not None and facts.experts.were_modules
         net.check()

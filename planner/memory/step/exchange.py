@@ -21,10 +21,19 @@ from planner.memory.step.sharding import Units
 class Exchange:
     """Gathers and reduces on the tape; the trainer's grouping (`trainer.distributed.sharded`)."""
 
-    def __init__(self, tape: Tape, units: Units, *, ranks: int, accumulates: bool) -> None:
+    def __init__(
+        self, tape: Tape, units: Units, *, ranks: int, accumulates: bool, widened: int = 1, lingers: bool = False
+    ) -> None:
         self.tape = tape
         self.units = units
         self.ranks = ranks
+        self.widened = widened
+        """By how much wider a rank keeps a gradient than backward makes it (fp32 parts of 16-bit copies)."""
+        self.lingering: list[Tensor] | None = [] if lingers else None
+        """Inputs of the layers and their gradients, where they stay until backward is over: FSDP 1 over frozen weights
+        under re-entrant checkpoints. Its hook on a layer's detached input is a cycle of references (PyTorch 2.4
+        torch/distributed/fsdp/_runtime_utils.py, `_register_post_backward_reshard_only_hook`;
+        torch/autograd/graph.py, `register_multi_grad_hook`), as two published series show."""
         self.accumulates = accumulates
         """Whether reduced gradients are added to those of earlier micro-batches."""
         self.outside: list[Tensor] = []
@@ -56,9 +65,12 @@ class Exchange:
             self.whole.pop(index, None)
             self._reduce(self.unreduced)
             self.inside = False
+            if self.lingering is not None and incoming[0] is not None:
+                self.lingering += [saved[0].alias(), incoming[0].alias()]
             return [incoming[0]]
 
-        return self.tape.record(x.alias(), [x], (), after)
+        kept = () if self.lingering is None else (x.alias(),)
+        return self.tape.record(x.alias(), [x], kept, after)
 
     def leave(self, x: Tensor, index: int) -> Tensor:
         """A layer ends: its weights go. In backward this is its beginning."""
@@ -80,6 +92,8 @@ class Exchange:
         self._reduce(self.outer)
         self.sent = None
         self.outside.clear()
+        if self.lingering is not None:
+            self.lingering.clear()
 
     def receive(self, parameter: Parameter, value: Tensor) -> None:
         """A parameter's gradient stays whole until its unit is done."""
@@ -101,7 +115,7 @@ class Exchange:
             self.sent = self.tape.new(ONE, total, 1)
         gradients.clear()
         with self.tape.scope("gradients"):
-            part = self.tape.new(ONE, -(-total // self.ranks), 1)
+            part = self.tape.new(ONE, -(-total * self.widened // self.ranks), 1)
         if not self.accumulates:
             self.reduced.append(part)
 

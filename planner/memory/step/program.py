@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec, Module
@@ -140,14 +141,16 @@ def persistent(net: Net) -> list[Tensor]:
 def rank_shares(net: Net) -> Shares:
     """What one device holds of weights, adapters, state and gradients before the step begins."""
     spec, choices = net.spec, net.choices
-    tensors = trained_tensors(spec, choices, net.itemsize, net.adapter_itemsize)
+    tensors = trained_tensors(spec, choices, net.kept_itemsize, net.kept_adapter_itemsize)
     trained = sum(tensor.size for tensor in tensors)
+    made = trained_tensors(spec, choices, net.itemsize, net.adapter_itemsize)
     return per_rank(
         choices,
         weights=weight_bytes(net),
+        whole=scale_bytes(net),
         adapters=0 if choices.method == "full" else trained,
         optimizer_state=state_bytes(tensors, choices),
-        gradients=trained,
+        gradients=sum(tensor.size for tensor in made),
         elements=sum(tensor.elements * tensor.copies for tensor in tensors),
         itemsize=net.itemsize,
         accumulating=choices.gradient_accumulation_steps > 1,
@@ -194,8 +197,10 @@ def _several(net: Net) -> list[Tensor]:
             adapters[module.path] = (sum(tensor.size for tensor in tensors) // module.copies, module.layers)
         net.exchange = Exchange(
             tape,
-            units(net.spec, itemsize=net.itemsize, adapters=adapters),
+            units(net.spec, size=partial(gathered_size, net), adapters=adapters),
             ranks=choices.num_gpus,
+            widened=net.kept_adapter_itemsize // net.adapter_itemsize,
+            lingers=choices.stack == "peft" and choices.checkpoint_reentrant and choices.method != "full",
             accumulates=net.accumulating and choices.method == "full",
         )
         net.exchange.begin()
@@ -234,12 +239,26 @@ def weight_bytes(net: Net) -> int:
     """Bytes of the base model's weights: every module in the weights' dtype, or quantized where it is quantised."""
     total = buffer_bytes(net.spec)
     for module in net.spec.modules:
-        size = module.parameters * net.stored_itemsize(module)
+        size = module.parameters * max(net.stored_itemsize(module), net.kept_itemsize)
         if is_quantized(net, module):
             bias = module.out_features if module.bias else 0
             size = sum(stored(net.choices, module)) * matrices(module) + bias * bias_itemsize(net)
         total += size * module.copies
     return total
+
+
+def scale_bytes(net: Net) -> int:
+    """Bytes of the quantised weights' scales and tables, which are no parameters: every rank has all of them."""
+    found = [module for module in net.spec.modules if is_quantized(net, module)]
+    return sum(stored(net.choices, module)[1] * matrices(module) * module.copies for module in found)
+
+
+def gathered_size(net: Net, module: Module) -> int:
+    """Bytes of one copy of a module's parameters while they are whole; of a quantised one its packed values."""
+    if is_quantized(net, module):
+        bias = module.out_features * bias_itemsize(net) if module.bias else 0
+        return stored(net.choices, module)[0] * matrices(module) + bias
+    return module.parameters * net.itemsize
 
 
 def _forward(
@@ -348,7 +367,7 @@ def _layer(net: Net, architecture: Program, x: Tensor, index: int, checkpointed:
 def optimizer_step(net: Net) -> None:
     """Transient bytes of the update (planner.memory.step.optimizers)."""
     tape = net.tape
-    tensors = trained_tensors(net.spec, net.choices, net.itemsize, net.adapter_itemsize)
+    tensors = trained_tensors(net.spec, net.choices, net.kept_itemsize, net.kept_adapter_itemsize)
     if zero2(net.choices):
         if net.reduction is not None:
             net.reduction.update(kept=net.choices.gradient_accumulation_steps > 1)

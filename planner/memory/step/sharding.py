@@ -11,13 +11,14 @@ interval is widened.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.contract.choices import ZERO_BUCKET, TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.sentence import named
-from planner.contract.spec import ModelSpec
+from planner.contract.spec import ModelSpec, Module
 
 if TYPE_CHECKING:
     from planner.memory.step.optimizers import TrainedTensor
@@ -60,6 +61,7 @@ def per_rank(
     elements: int,
     itemsize: int,
     accumulating: bool,
+    whole: int = 0,
 ) -> Shares:
     """One rank's share of the bytes that a single device would hold; n is the number of devices.
 
@@ -67,7 +69,9 @@ def per_rank(
     are made in the buckets, which stay from step to step. fsdp: all / n; gradients of adapters are reduced once a step
     and whole until then. zero2: optimizer state and fp32 master weights / n; gradients of adapters as under fsdp, of
     everything / n, in fp32. zero3: all / n, a bucket, up to 10^9 elements gathered and a prefetch bucket.
-    `gradients`: bytes of all gradients once they exist; `elements`: trained elements; `itemsize`: bytes per weight.
+    `gradients`: bytes of all gradients once they exist; `elements`: trained elements; `itemsize`: bytes per weight;
+    `whole`: bytes of `weights` that are on every rank (scales of quantised ones). Stack `peft` leaves the gradients of
+    every micro-batch but the last unreduced under fsdp (transformers' Trainer under `no_sync`).
     """
     n = choices.num_gpus
     if n > MAXIMUM_DEVICES:
@@ -81,25 +85,39 @@ def per_rank(
         held = gradients if everything else kept
         return Shares(weights, adapters, optimizer_state, held, 0 if everything else gradients)
     if choices.strategy == "fsdp":
-        held = -(-kept // n) if everything else kept
-        return Shares(-(-weights // n), -(-adapters // n), -(-optimizer_state // n), held, 0)
+        held = -(-kept // n) if everything and choices.stack == "builtin" else kept
+        return Shares(whole + -(-(weights - whole) // n), -(-adapters // n), -(-optimizer_state // n), held, 0)
     # DeepSpeed's optimizer works on fp32 copies: its moments are fp32 whatever the weights are.
     state = max(optimizer_state, 2 * MASTER * elements if choices.optimizer == "adamw" else 0) + MASTER * elements
     if choices.strategy == "zero2":
         held = -(-MASTER * elements // n) if everything and accumulating else kept
         return Shares(weights, adapters, -(-state // n), held, 0)
     bucket = min(gradients, ZERO3_BUCKET * itemsize)
-    gathered = min(weights, ZERO_LIVE * itemsize) + min(weights, ZERO_PREFETCH * itemsize)
-    return Shares(-(-weights // n), -(-adapters // n), -(-state // n), -(-kept // n), bucket + gathered)
+    divided = weights - whole
+    gathered = min(divided, ZERO_LIVE * itemsize) + min(divided, ZERO_PREFETCH * itemsize)
+    return Shares(whole + -(-divided // n), -(-adapters // n), -(-state // n), -(-kept // n), bucket + gathered)
 
 
 def _refuse(choices: TrainingChoices) -> None:
     if choices.strategy == "ddp":
         return
-    if choices.method == "qlora":
+    if choices.method == "qlora" and choices.stack == "builtin":
         raise NotModelled(
             named("strategy"),
-            f" {choices.strategy} with quantised weights is not modelled; use ",
+            f" {choices.strategy} with quantised weights is not trained on ",
+            named("stack"),
+            " builtin; use ",
+            named("strategy"),
+            " ddp, or plan it for ",
+            named("stack"),
+            " peft",
+        )
+    if choices.method == "qlora" and choices.quantization == "int8" and choices.strategy != "zero2":
+        raise NotModelled(
+            named("strategy"),
+            f" {choices.strategy} can't divide ",
+            named("quantization"),
+            " int8: bitsandbytes keeps its scales with the weights; use nf4, or ",
             named("strategy"),
             " ddp",
         )
@@ -175,24 +193,28 @@ class Units:
     """All else: whole from the forward pass to the end of the backward pass."""
 
 
-def units(spec: ModelSpec, *, itemsize: int, adapters: dict[str, tuple[int, tuple[int, ...] | None]]) -> Units:
-    """The units of a model. `adapters`: by module path, bytes of one adapter and the layers that carry it."""
+def units(
+    spec: ModelSpec, *, size: Callable[[Module], int], adapters: dict[str, tuple[int, tuple[int, ...] | None]]
+) -> Units:
+    """The units of a model. `size`: bytes of one copy of a module while it is whole; `adapters`: by module path, bytes
+    of one adapter and the layers that carry it.
+    """
     layers = [0] * max(spec.total_layers, 1)
     embedding = root = 0
     tied = {module.tied_to for module in spec.modules}
     for module in spec.modules:
-        size = module.parameters * itemsize
+        bytes_ = size(module)
         for index in module.layers or ():
-            layers[_over_both(spec, module.path, index)] += size
+            layers[_over_both(spec, module.path, index)] += bytes_
         if module.layers is None:
             if module.kind == "embedding" and module.path not in tied and not embedding:
-                embedding = size
+                embedding = bytes_
             else:
-                root += size
-    for path, (size, where) in adapters.items():
+                root += bytes_
+    for path, (own, where) in adapters.items():
         for index in where or ():
-            layers[_over_both(spec, path, index)] += size
-        root += size if where is None else 0
+            layers[_over_both(spec, path, index)] += own
+        root += own if where is None else 0
     return Units(tuple(layers), embedding, root)
 
 

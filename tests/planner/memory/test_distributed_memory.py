@@ -108,6 +108,14 @@ def test_shares_of_a_rank() -> None:
     assert per_rank(lora, **{**given, "adapters": 2000}).buckets == 2000
     with pytest.raises(NotModelled, match="quantised weights"):
         per_rank(dataclasses.replace(base, strategy="fsdp", method="qlora"), **given)
+    quantised = dataclasses.replace(base, method="qlora", stack="peft")
+    for strategy, weights in (("fsdp", 400 + 1600 // 4), ("zero3", 400 + 1600 // 4), ("zero2", 2000)):  # scales whole
+        shares = per_rank(dataclasses.replace(quantised, strategy=strategy), **{**given, "whole": 400})
+        assert shares.weights == weights
+    with pytest.raises(NotModelled, match="int8"):
+        per_rank(dataclasses.replace(quantised, strategy="fsdp", quantization="int8"), **given)
+    stock = dataclasses.replace(base, stack="peft", strategy="fsdp")
+    assert per_rank(stock, **{**given, "accumulating": True}).gradients == 2000  # the Trainer's `no_sync`
     with pytest.raises(NotModelled, match="adafactor"):
         per_rank(dataclasses.replace(base, strategy="fsdp", optimizer="adafactor"), **given)
 
@@ -115,11 +123,15 @@ def test_shares_of_a_rank() -> None:
 def test_units_cover_the_model(folder: Path) -> None:
     """Layers, embeddings and the rest are all weights; adapters go with their layers."""
     spec = sources.load_model(str(folder / "model"))
-    found = units(spec, itemsize=4, adapters={})
+    found = units(spec, size=lambda module: 4 * module.parameters, adapters={})
     assert len(found.layers) == 4
     assert len(set(found.layers)) == 1
     assert sum(found.layers) + found.embedding + found.root == 4 * sum(m.parameters * m.copies for m in spec.modules)
-    carried = units(spec, itemsize=4, adapters={"model.layers.{}.self_attn.q_proj": (100, (0, 2))})
+    carried = units(
+        spec,
+        size=lambda module: 4 * module.parameters,
+        adapters={"model.layers.{}.self_attn.q_proj": (100, (0, 2))},
+    )
     assert [more - less for more, less in zip(carried.layers, found.layers, strict=True)] == [100, 0, 100, 0]
 
 
@@ -142,3 +154,50 @@ def test_modules_out_of_order_can_be_divided(name: str) -> None:
     chosen = TrainingChoices(num_gpus=2, strategy="fsdp", lora_targets=("attention",), max_length=64)
     report = memory.predict(sources.load_model(name), find("a100-80gb"), chosen)
     assert report.instants["backward"] > report.instants["load"] > 0
+
+
+STOCK = TrainingChoices(
+    stack="peft",
+    strategy="fsdp",
+    num_gpus=2,
+    batch_size=2,
+    max_length=1024,
+    gradient_accumulation_steps=1,
+    lora_targets=("q_proj", "v_proj"),
+    lora_dropout=0.0,
+)
+
+
+def _instants(**changes: Any) -> dict[str, int]:
+    chosen = dataclasses.replace(STOCK, **changes)
+    return memory.predict(sources.load_model("llama-3.2-1b"), find("a100-80gb"), chosen).instants
+
+
+def test_accelerate_gathers_16_bit_copies_of_fp32_parts() -> None:
+    """GIVEN fp32 weights under autocast THEN a rank keeps its fp32 part, and what runs is as wide as 16-bit weights."""
+    mixed, narrow = _instants(precision="bf16-mixed"), _instants(precision="bf16-amp")
+    frozen = 1_235_814_400  # parameters of the model
+    assert mixed["load"] - narrow["load"] == frozen * 2 // 2
+    assert mixed["backward"] - mixed["load"] == narrow["backward"] - narrow["load"]
+    builtin = _instants(precision="bf16-mixed", stack="builtin")  # gathers what is stored
+    assert builtin["forward"] - builtin["load"] > mixed["forward"] - mixed["load"] + 2 * 10**8
+
+
+def test_quantised_weights_are_divided_and_their_scales_are_not() -> None:
+    """GIVEN 4-bit weights in 16-bit storage THEN two ranks hold half of the values and of what isn't quantised each."""
+    two, four = (_instants(method="qlora", precision="bf16-amp", num_gpus=n)["load"] for n in (2, 4))
+    linear, rest = 16 * 60_817_408, 1_235_814_400 - 16 * 60_817_408
+    trained = 16 * 8 * ((2048 + 2048) + (2048 + 512)) * 12
+    quarter = (linear // 2 + 2 * rest + trained) / 4
+    assert two - four == pytest.approx(quarter, abs=200)
+
+
+def test_re_entrant_checkpoints_keep_the_inputs_gradients_under_fsdp_1() -> None:
+    """GIVEN frozen weights THEN the inputs of 16 layers and their gradients are there at the end of backward."""
+    shape = {"precision": "bf16-amp", "batch_size": 8, "max_length": 2048, "loss": "full"}
+    plain, kept = (_instants(**shape, checkpoint_reentrant=way)["backward"] for way in (False, True))
+    trained = _instants(**shape, method="full", checkpoint_reentrant=True)["backward"]
+    assert trained == _instants(**shape, method="full")["backward"]
+    assert kept >= plain
+    ends = _instants(**shape, checkpoint_reentrant=True)["load"] + 2 * 16 * 8 * 2048 * 2048 * 2
+    assert kept > ends
