@@ -56,16 +56,7 @@ def run(
     step (`reserved.loading`) is left out of the log. `every_layer`: no layer stands for others.
     Long because the references that live from its first line to its last are a step's lifetimes.
     """
-    rules = Rules.of(
-        case.choices,
-        target=case.target,
-        training=not case.evaluating,
-        flat=case.flat,
-        unaligned=case.unaligned,
-        flash=not case.pre_ampere,
-        gradient_share=kept_share(case.choices),
-    )
-    tape = Tape(rules, watch=watch, log_values=log_values)
+    tape = Tape(_rules(case), watch=watch, log_values=log_values)
     net = Net.build(case.spec, case.choices, tape=tape, padded=case.padded, windowed=case.windowed)
     net.flat = case.flat
     held = persistent(net) if log_values is None else []
@@ -108,6 +99,18 @@ def run(
     tape.ledger.closed = True
     del held, inputs, buckets
     return tape
+
+
+def _rules(case: Case) -> Rules:
+    return Rules.of(
+        case.choices,
+        target=case.target,
+        training=not case.evaluating,
+        flat=case.flat,
+        unaligned=case.unaligned,
+        flash=not case.pre_ampere,
+        gradient_share=kept_share(case.choices),
+    )
 
 
 def _update(net: Net) -> None:
