@@ -62,22 +62,22 @@ class TrainingChoices:
     )
     """Tokens per sequence after padding or packing."""
     gradient_checkpointing: bool = choice(
-        True, "Recompute activations in backward to save memory.", label="Checkpointing", group=SHAPE,
+        True, "Recompute activations in backward to save memory.", label="Recompute", group=SHAPE,
         more="Layers keep only their input and are computed again in backward: much less memory, about a third more "
         "time.",
     )
     checkpoint_layers: int | None = choice(
         None, "Checkpoint only the first N layers (stack builtin).", low=0, high=LARGEST_COUNT, none="all",
-        label="Checkpointed layers", group=SHAPE, steps=tuple(range(1, 129)),
-        more="How many layers are checkpointed, the first ones; `all` is the default.",
+        label="Recomputed layers", group=SHAPE, steps=tuple(range(1, 129)),
+        more="How many layers are recomputed, the first ones; `all` is the default.",
     )
     """How many layers (the first ones) are checkpointed; None means all of them when checkpointing is on."""
     checkpoint_reentrant: bool = choice(
-        False, "The re-entrant variant of checkpointing.", label="Re-entrant ckpts",
-        more="The older, re-entrant variant of checkpointing.",
+        False, "The re-entrant variant of recomputation.", label="Re-entrant",
+        more="The older, re-entrant variant of gradient checkpointing, which recomputes layers.",
     )
     checkpoint_offload: bool = choice(
-        False, "Keep saved layer inputs in host memory.", label="Offload ckpts",
+        False, "Keep saved layer inputs in host memory.", label="Offload inputs",
         more="Keeps saved layer inputs in host memory.",
     )
     """Saved layer inputs live in host memory between forward and backward."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from planner.contract.errors import TuneplanError
 from planner.contract.records import CheckReport
 from planner.contract.spec import HardwareProfile
+from planner.decide.given_up import Changed
 from planner.decide.prices import Price
 from planner.decide.question import Question
 from planner.decide.run_time import EXAMPLES
-from planner.decide.search import Changed, recommend
+from planner.decide.search import recommend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

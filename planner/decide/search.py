@@ -20,25 +20,16 @@ from planner.contract.records import Advice, CheckReport, Said
 from planner.contract.sentence import named, sentence
 from planner.contract.settings import check_length
 from planner.contract.units import counted, format_bytes
-from planner.decide import room, why
+from planner.decide import given_up, room, why
 from planner.decide.advice import adopt, advise
 from planner.decide.advice_case import advised_batch
 from planner.decide.candidates import Candidates, batch_is_fixed, batch_pairs, evaluate, rounded
 from planner.decide.check import check
+from planner.decide.given_up import Changed
 from planner.decide.question import GOALS, Question
 from planner.decide.run_time import RunTime, run_time
 from planner.decide.tiers import choose, distinct, inside
 from planner.decide.ways import Way, ways
-
-
-class Changed(Record):
-    """One named choice that had to be given up, or one open one that is not the usual."""
-
-    name: str
-    asked: object
-    taken: object
-    named: bool
-    """Whether the person had named it."""
 
 
 class FrontPoint(Record):
@@ -46,7 +37,7 @@ class FrontPoint(Record):
 
     batch_size: int
     gradient_accumulation_steps: int
-    checkpointed_layers: int
+    checkpoint_layers: int
     device_peak_bytes: int
     step_seconds: float
 
@@ -119,7 +110,7 @@ def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None
     index, recommended = options[places[wanted]]
     made_again = recommended.settings.made_again
     chosen = question.having(replace(found.candidates.choices(index, question.model), made_again=made_again))
-    changed = _changed(question, scope.asked, chosen.choices)
+    changed = given_up.changed(question, scope.asked, chosen.choices)
     advice = advise(chosen, step_seconds=None if recommended.speed is None else recommended.speed.step_seconds)
     return Recommendation(
         goal=goal,
@@ -128,7 +119,8 @@ def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None
         options=[report for _, report in options],
         tiers=places,
         notes=[
-            *changed_notes(changed),
+            *given_up.notes(changed),
+            *given_up.of_single_tiers(question, scope.asked, [report for _, report in options], changed),
             *(*question.notes, *_format_notes(scope, chosen.choices), *scope.batch_notes, *_length_notes(chosen)),
         ],
         changed=changed,
@@ -233,43 +225,8 @@ def _scope(question: Question) -> _Scope:
     )
 
 
-TOLD = (
-    *("method", "max_length", "precision", "stack", "optimizer", "checkpoint_offload", "attention", "adapter_dtype"),
-    *("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers"),
-    "made_again",
-)
-"""Choices whose change is told, in this order; open ones only as far as the result or the machine feels them."""
 SEARCHED = ("method", "precision", "optimizer", "checkpoint_offload")
 """Choices beside the shape that a search makes where nobody named them: asked again they start from their defaults."""
-USUAL_OPEN = ("method", "checkpoint_offload", "optimizer")
-"""Open choices that are told of where they are not the usual ones."""
-
-
-def _changed(question: Question, asked: TrainingChoices, taken: TrainingChoices) -> list[Changed]:
-    """What the answer gave up."""
-    found = []
-    for name in TOLD:
-        before, after, named = getattr(asked, name), getattr(taken, name), name in question.fixed
-        if before != after and (named or name in USUAL_OPEN):
-            found.append(Changed(name=name, asked=before, taken=after, named=named))
-    return found
-
-
-def changed_notes(changed: list[Changed]) -> list[str]:
-    """What was changed, in one sentence; nothing where nothing was."""
-    if not changed:
-        return []
-    texts = [
-        f"{item.name.replace('_', ' ')} {_word(item.taken)} instead of {_word(item.asked)}"
-        + (" as you asked" if item.named else "")
-        for item in changed
-    ]
-    opening = "Does not fit as asked" if any(item.named for item in changed) else "Fits only with"
-    return [f"{opening}{': ' if opening.startswith('Does') else ' '}{', '.join(texts)}."]
-
-
-def _word(value: object) -> str:
-    return "all layers" if value is None else ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def _format_notes(scope: _Scope, taken: TrainingChoices) -> list[str]:
@@ -296,7 +253,7 @@ def _front(candidates: Candidates, budget_bytes: int, length: int) -> list[Front
         FrontPoint(
             batch_size=int(candidates.batch_size[index]),
             gradient_accumulation_steps=int(candidates.accumulation[index]),
-            checkpointed_layers=int(candidates.checkpointed_layers[index]),
+            checkpoint_layers=int(candidates.checkpointed_layers[index]),
             device_peak_bytes=int(candidates.device[index]),
             step_seconds=float(candidates.seconds[index]),
         )

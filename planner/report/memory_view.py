@@ -86,7 +86,7 @@ def configuration_line(report: CheckReport) -> str:
     """The settings that matter, in one line."""
     settings = report.settings
     return (
-        f"{words.method_text(settings)}; {settings.precision}, {settings.optimizer}, checkpointing "
+        f"{words.method_text(settings)}; {settings.precision}, {settings.optimizer}, recompute "
         f"{words.checkpoint_text(settings)}, loss {settings.loss}, attention {settings.attention}, "
         f"stack {settings.stack}; {format_count(report.model.trainable_parameters)} of "
         f"{format_count(report.model.parameters)} parameters trained"

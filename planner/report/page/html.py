@@ -182,7 +182,7 @@ def _front(content: Content) -> str:
     )
     rows = [own_row]
     for point in content.front:
-        recomputed = counted(point.checkpointed_layers, "layer") if point.checkpointed_layers else "off"
+        recomputed = counted(point.checkpoint_layers, "layer") if point.checkpoint_layers else "off"
         batch = f"{point.batch_size}×{point.gradient_accumulation_steps}"
         row = (batch, recomputed, format_bytes(point.device_peak_bytes), format_duration(point.step_seconds))
         if row[:2] != (words.batch_text(own), own_row[1]):

@@ -20,7 +20,7 @@ WORDS = (
     ("epoch", "all examples once"),
     ("effective batch", "batch size × accumulation × devices: what a step learns from"),
     ("LoRA, adapter", "small matrices beside the frozen weights; only they are trained"),
-    ("checkpointing", "layers are computed twice instead of kept: less memory, more time"),
+    ("recompute", "layers are computed twice instead of kept (gradient checkpointing): less memory, more time"),
     ("tensors, allocated", "bytes of the run's own numbers at one moment"),
     ("reserved", "bytes that PyTorch's caching allocator holds: allocated and spare blocks"),
     ("device", "reserved + context and libraries: what the card's own tool shows"),

@@ -16,6 +16,7 @@ from planner.decide.candidates import Space, batch_pairs, evaluate, layer_counts
 from planner.decide.check import check
 from planner.decide.question import Question
 from planner.decide.tiers import inside
+from planner.decide.ways import YIELDING
 from planner.devices import hardware
 from planner.models import sources
 
@@ -80,8 +81,11 @@ def test_every_option_holds(card: str, model: str, with_data: bool, data: DataUs
 def assert_on_the_front(question: Question, answer: search.Recommendation) -> None:
     """No candidate of the whole space that fits is as fast as an option and smaller, or as small and faster."""
     base = answer.recommended.settings
-    pairs, _, _ = batch_pairs(base, (), answer.effective_batch_size)
-    layers = layer_counts(question.model, base, ())
+    given_up = {item.name for item in answer.changed if item.named}
+    last = max((place for place, names in enumerate(YIELDING) if given_up & set(names)), default=-1)
+    kept = question.fixed - {name for names in YIELDING[: last + 1] for name in names}
+    pairs, _, _ = batch_pairs(base, kept, answer.effective_batch_size)
+    layers = layer_counts(question.model, base, kept)
     space = Space(bases=(base,), pairs=pairs, lengths=[base.max_length], layers=layers)
     every = evaluate(question, space)
     fits = inside(every, question.budget_bytes)
