@@ -16,6 +16,7 @@ from planner.contract.control import Command, tell
 from planner.contract.errors import InvalidInput
 from planner.contract.run_folder import COMMANDS
 from planner.handover import plans
+from tests.support.clock import tries
 from tests.support.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 from trainer.wire import control
 from trainer.wire.control import Control
@@ -44,9 +45,9 @@ def test_a_command_reads_back(word: Any, value: float | None) -> None:
 
 
 def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
+    for _ in tries(30):
+        if true():
+            return
         time.sleep(0.005)
 
 
