@@ -67,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=42)
     generate.add_argument("--device", default="auto")
 
+    talk = commands.add_parser("talk", help="answer prompts on stdin with a finished run and with its base, as JSON")
+    talk.add_argument("run_dir", type=Path)
+    talk.add_argument("--device", default="auto")
+
     add_commands(commands)
 
     assets = commands.add_parser("demo-assets", help="make the embedded demonstration model and its data")
@@ -130,6 +134,10 @@ def _other(given: argparse.Namespace) -> int:
     """Every command but `run`."""
     if given.command == "generate":
         return _generate(given)
+    if given.command == "talk":
+        from trainer.commands import talk
+
+        return talk.serve(given.run_dir, given.device)
     if given.command == "probe":
         from trainer.commands.probe import command
 

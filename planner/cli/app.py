@@ -96,6 +96,7 @@ class Output:
     advice: bool = option("Every advised value with its rule, spread and source.", "--advice", default=False)
     memory: bool = option("The recommended tier's memory, part by part.", "--memory", default=False)
     explain: bool = option("Both, and every note.", "--explain", default=False)
+    train: bool = option("Train it at once, where it fits as it was asked.", "--train", default=False)
     ui: bool = option("Open the wizard with what was said.", "--ui", default=False)
     version: bool = option("Print the version.", "--version", default=False)
 
@@ -123,6 +124,11 @@ def recommend(
         return opening.run(target, source, aim)
     from planner.cli.learning import learned
     from planner.cli.recommend import run
+
+    if output.train:
+        from planner.cli import going_on
+
+        going_on.require(source.data, as_json=output.as_json)
     from planner.cli.resolve import resolve
     from planner.contract.settings import parse_duration
     from planner.report.plan_view import Shown
@@ -134,7 +140,7 @@ def recommend(
         memory=output.memory or output.explain,
         advice=output.advice or output.explain,
     )
-    return run(question, as_json=output.as_json, save=output.save, shown=shown, seconds=seconds)
+    return run(question, as_json=output.as_json, save=output.save, shown=shown, seconds=seconds, train=output.train)
 
 
 def _refuse_stray_options(context: typer.Context) -> None:

@@ -212,8 +212,17 @@ def ui(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[PLAN]", help="A plan file: the wizard opens with it."),
     ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="The same questions line by line, for screen readers.")
+    ] = False,
 ) -> int:
     """The wizard: hardware, model, data, plan and a live run, by keyboard; what is given is chosen already."""
+    if plain:
+        from planner.cli import plain as line_by_line
+
+        if plan is not None:
+            raise InvalidInput(f"--plain asks for what a plan file says; plan train {plan} trains it")
+        return line_by_line.run(target, source, aim)
     from planner.cli.opening import run
 
     return run(target, source, aim, plan)

@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 EXIT_FITS, EXIT_DOES_NOT_FIT = 0, 3
 
 
-def run(question: Question, *, as_json: bool, save: str | None, shown: Shown, seconds: float | None = None) -> int:
+def run(
+    question: Question,
+    *,
+    as_json: bool,
+    save: str | None,
+    shown: Shown,
+    seconds: float | None = None,
+    train: bool = False,
+) -> int:
     """Recommends; exit code 3 with the smallest candidate's judgement when nothing fits however it is changed.
 
-    `seconds`: the time that the whole run may take.
+    `seconds`: the time that the whole run may take; `train`: goes on with the training, whose exit code it is then.
     """
     from planner.decide import deadline, faster, search, spare
 
@@ -37,6 +45,10 @@ def run(question: Question, *, as_json: bool, save: str | None, shown: Shown, se
         say(error)
         _print_check(error.report, as_json)
         return EXIT_DOES_NOT_FIT
+    if train and save is None:
+        from planner.cli import going_on
+
+        save = going_on.plan_file(question.model_name)
     if save is not None:
         _save(question, answer.recommended, list(answer.advice), save)
     if as_json:
@@ -53,7 +65,11 @@ def run(question: Question, *, as_json: bool, save: str | None, shown: Shown, se
     if free is not None:
         answer = answer.model_copy(update={"why": [*answer.why, free]})
     data = None if question.data is None else question.data.settings.path
-    plan_view(make_console(), answer, _start_lines(save, data), shown=shown, faster=shorter)
+    plan_view(make_console(), answer, [] if train else _start_lines(save, data), shown=shown, faster=shorter)
+    if train and save is not None:
+        from planner.cli import going_on
+
+        return going_on.run(save, answer.changed)
     return EXIT_FITS
 
 

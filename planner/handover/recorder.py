@@ -1,4 +1,4 @@
-"""The child process that traces: requests and answers, one JSON line each (`python -m trainer record`)."""
+"""A child process that answers, one JSON line each: it traces (`python -m trainer record`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ def installed() -> bool:
 class Recorder:
     """Started at the first request; `close` ends it."""
 
+    NAME = "recorder"
+
     def __init__(self) -> None:
+        self.words: tuple[str, ...] = ("record",)
+        """The trainer's command that answers."""
         self._child: subprocess.Popen[str] | None = None
 
     def ask(self, **request: object) -> dict[str, Any]:
@@ -33,7 +37,7 @@ class Recorder:
             answer = json.loads(_line(child.stdout))
         except (OSError, ValueError):
             self.close()
-            raise RunFailed("the recorder ended without an answer") from None
+            raise RunFailed(f"the {self.NAME} ended without an answer") from None
         if "error" in answer:
             if answer.get("code") == 2:
                 raise InvalidInput(str(answer["error"]))
@@ -52,7 +56,7 @@ class Recorder:
         try:
             # In a session of its own: a Ctrl-C is answered here.
             self._child = subprocess.Popen(
-                process.command("trainer", "record"),
+                process.command("trainer", *self.words),
                 env=process.environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -63,7 +67,7 @@ class Recorder:
                 start_new_session=True,
             )
         except OSError as error:
-            raise RunFailed(f"the recorder could not be started: {error.strerror or error}") from None
+            raise RunFailed(f"the {self.NAME} could not be started: {error.strerror or error}") from None
         return self._child
 
 

@@ -358,7 +358,7 @@ def run(plan_defaults: Mapping[str, Any] | None = None) -> int:
     if os.environ.get("TERM") == "dumb":
         print(
             "plan: this terminal can't place text (TERM=dumb), so the wizard can't be shown; "
-            "plan --gpu auto --model NAME --data FILE prints the same plan",
+            "plan ui --plain asks line by line, plan --gpu auto --model NAME --data FILE prints the same plan",
             file=sys.stderr,
         )
         return InvalidInput.exit_code

@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from planner.tui import run_texts
 from planner.tui.screens.base import DIGITS, WizardScreen
+from planner.tui.screens.talk import TalkScreen
 from planner.tui.widgets.charts import ChartKeys, Curves
 
 
@@ -21,12 +22,14 @@ class EndScreen(ChartKeys, WizardScreen):
     PLACE = 4
     HELP_TEXT = (
         "The run has ended. The adapter is in PEFT's format and loads with plain PEFT. The observation holds predicted "
-        "and measured peaks; later plans on this machine learn from it. r resumes a run that stopped or failed from "
+        "and measured peaks; later plans on this machine learn from it. p talks to the model, "
+        "its base beside it, ^o compares runs. r resumes a run that stopped or failed from "
         "its last checkpoint, n goes back to the plan for another run."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         *DIGITS,
         Binding("r", "resume", "Resume", id="end.resume", tooltip="Go on from the last checkpoint"),
+        Binding("p", "talk", "Prompt", id="end.talk", tooltip="Talk to what was trained, its base beside it"),
         Binding("n", "app.step_back", "New run", id="end.new", tooltip="Back to the plan"),
         Binding("ctrl+o", "app.runs", "Runs", key_display="^o", id="end.runs", tooltip="To compare it with others"),
         Binding("escape", "app.step_back", "Plan", show=False, id="end.back", tooltip="Back to the plan"),
@@ -73,7 +76,14 @@ class EndScreen(ChartKeys, WizardScreen):
         """Resume is offered where there is something to resume."""
         if action == "resume":
             return self.wizard_app.may_resume
+        if action == "talk":
+            run = self.wizard_app.run_snapshot
+            return run is not None and run.result is not None and bool(run.result.adapter_path)
         return True
+
+    def action_talk(self) -> None:
+        """A line to talk to the model."""
+        self.app.push_screen(TalkScreen(self.wizard_app.run_folder))
 
     def action_resume(self) -> None:
         """Starts the trainer again from its last checkpoint."""

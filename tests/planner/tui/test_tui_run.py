@@ -24,8 +24,9 @@ from planner.tui.screens.live import LiveScreen
 from planner.tui.screens.modals import QuitScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
+from planner.tui.screens.talk import TalkScreen
 from planner.tui.widgets.field_list import FieldList
-from tests.support.tui_support import flat, settle, type_text, until
+from tests.support.tui_support import flat, screen_text, settle, type_text, until
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -134,10 +135,21 @@ async def test_from_the_first_screen_to_a_finished_adapter_by_keys(demo: Path, t
         adapter = Path(run.result.adapter_path)
         assert (adapter / "adapter_model.safetensors").is_file()
         assert (adapter.parent / "plan.yaml").is_file()
+        await pilot.press("p")
+        await until(app, pilot, lambda: isinstance(app.screen, TalkScreen), 10)
+        talk = app.screen
+        await pilot.press(*"sun", "enter")
+        await until(app, pilot, lambda: not talk.busy, 90)
+        shown = flat(screen_text(app))
+        assert "▸ sun" in shown
+        assert "trained" in shown
+        assert "base" in shown
+        assert generates_with_peft(demo / "model", adapter)
+        await pilot.press("escape")
+        await until(app, pilot, lambda: isinstance(app.screen, EndScreen), 10)
         await pilot.press("q")
         await pilot.pause()
     assert app.return_value == 0
-    assert generates_with_peft(demo / "model", adapter)
 
 
 async def test_pause_kill_resume_and_quitting_leaves_the_run_going(tmp_path: Path) -> None:
