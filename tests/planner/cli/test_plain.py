@@ -23,7 +23,8 @@ def test_wrong_answers_are_asked_again_and_the_plan_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("pairs.csv").write_text("topic,eins,zwei\n" + "sums,what is 1 + 1,two\n" * 40)
-    answers = "a11g\na10g\nno-such-model\ngpt2\nnowhere.csv\npairs.csv\nprompt=qq\nprompt=eins completion=zwei\nno\nplan.yaml\n"
+    wrong = "a11g\na10g\nno-such-model\ngpt2\nnowhere.csv\npairs.csv\nprompt=qq\n"
+    answers = f"{wrong}prompt=eins completion=zwei\nno\nplan.yaml\n"
     assert ask(answers) == 0
     said = capsys.readouterr()
     for words in ("a11g", "no-such-model", "nowhere.csv", "columns: topic, eins, zwei", "wrote plan.yaml"):

@@ -22,6 +22,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_keys_do_has_names(own_home: Path) -> None:
     known = every_key()
     assert {"plan.train", "live.stop", "chart.log", "app.help"} <= known.keys()
+    guide = (Path(__file__).parents[3] / "docs" / "wizard.md").read_text()
+    assert [name for name in known if f"`{name}`" not in guide] == [], "the guide names all"
     (own_home / kept.KEYS).write_text('plan.train = "f2"\n')
     assert kept.own_keys(known) == {"plan.train": "f2"}
 
