@@ -14,10 +14,10 @@ from planner.cli.children import require_train_extra, run_train
 from planner.cli.talk import say
 from planner.contract.errors import InvalidInput
 from planner.contract.run_folder import PLAN
-from planner.decide.search import changed_notes
+from planner.decide import given_up
 
 if TYPE_CHECKING:
-    from planner.decide.search import Changed
+    from planner.decide.given_up import Changed
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -41,7 +41,7 @@ def run(plan: str, changed: Sequence[Changed]) -> int:
     """Trains the plan; one that had to be changed against what was named is not begun unasked."""
     named = [change for change in changed if change.named]
     if named:
-        say(f"not started, since it differs from what was asked: {' '.join(changed_notes(named))}")
+        say(f"not started, since it differs from what was asked: {' '.join(given_up.notes(named))}")
         say(f"plan train {plan} trains it all the same")
         return EXIT_DOES_NOT_FIT
     sys.stdout.flush()

@@ -10,7 +10,7 @@ import pytest
 from planner.cli import going_on, plain
 from planner.cli.asked import Aim, Source, Target
 from planner.contract.errors import InvalidInput
-from planner.decide.search import Changed
+from planner.decide.given_up import Changed
 from planner.handover import plans
 
 
