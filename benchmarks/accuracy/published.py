@@ -63,6 +63,18 @@ class Case:
         return self.source == "fms" and self.tier == 1
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A published run that ended out of memory."""
+
+    id: str
+    source: str
+    url: str
+    spec: ModelSpec
+    device: HardwareProfile
+    choices: TrainingChoices
+
+
 def _framework(row: dict[str, Any], choices: TrainingChoices) -> tuple[TrainingChoices, list[str]]:
     """What a framework does beyond its row's settings, in the terms of the options."""
     changes = dict(_FRAMEWORKS.get(row["source"], _plain_modules)(row, choices))
@@ -133,6 +145,22 @@ def read(path: Path = CASES / "published_dev.json") -> list[Case]:
     configs = content.get("configs", {})
     rows = [{**row, "config": configs.get(str(row["config"]), row["config"])} for row in content["cases"]]
     return [_case(row) for row in rows]
+
+
+def read_verdicts(path: Path = COLLECTED) -> list[Verdict]:
+    """The runs of a file of cases that ended out of memory."""
+    content = json.loads(path.read_text())
+    found = []
+    for line in content["verdicts"]:
+        row = {**line, "config": content["configs"][line["config"]]}
+        settings = dict(row["settings"])
+        device = hardware.find(settings.pop("gpu"))
+        choices, _ = _framework(row, choices_from(settings))
+        if row["source"] in TRAINERS:
+            choices = choices.with_usual_implementation(device.kind)
+        spec = from_config(row["config"], row["model"])
+        found.append(Verdict(row["id"], row["source"], row["url"], spec, device, choices))
+    return found
 
 
 def _case(row: dict[str, Any]) -> Case:

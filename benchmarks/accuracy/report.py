@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.accuracy import coverage, evaluate, measured, metrics, observed, plot, published, throughput
+from benchmarks.accuracy import collection, coverage, evaluate, measured, metrics, observed, plot, published, throughput
 from benchmarks.accuracy.formulas import FORMULAS, GUIDES
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec
@@ -246,26 +246,6 @@ def _published_section(cases: list[published.Case], run_traces: bool) -> list[st
     return lines
 
 
-def _collected_section(cases: list[published.Case], run_traces: bool) -> list[str]:
-    lines = [
-        "",
-        "### Our own collection",
-        "",
-        "More published figures, looked up for this page (benchmarks/accuracy/collected.json has settings, dates and "
-        "sources): whatever was found with enough settings, good or bad. Tier 1: transformers code of a known release, "
-        "every setting known; 2: a part of that release differs and is not modelled, or other model code; 3: a setting "
-        "that moves the figure is not stated. Nothing was fitted to them.",
-        "",
-    ]
-    rows, exact = _published_rows(cases, run_traces)
-    lines += metrics.table(PUBLISHED_HEADER, rows)
-    lines += _distributions(
-        "collected rows of tier 1",
-        {"closed form": [pair[0] for pair in exact], "trace": [pair[1] for pair in exact]},
-    )
-    return lines
-
-
 PUBLISHED_HEADER = (
     "case",
     "tier",
@@ -381,7 +361,7 @@ def write(grid: Grid, *, run_traces: bool = True, docs: Path = DOCS) -> Path:
         *measured.section(),
         *_observed_section(runs, refused, cuda=True),
         *_published_section(cases, run_traces),
-        *_collected_section(collected, run_traces),
+        *collection.section(collected, published.read_verdicts()),
         *coverage.section([*cases, *collected], runs),
         *_formulas_section(grid, cases),
         "",

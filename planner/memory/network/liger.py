@@ -47,7 +47,7 @@ def check(spec: ModelSpec, choices: TrainingChoices) -> None:
         raise NotModelled(switch, f" for {spec.architecture} is not modelled; it is for {known}")
     if choices.precision.endswith("-mixed"):
         raise NotModelled(switch, " with ", named("precision"), f" {choices.precision} is not modelled: use bf16-amp")
-    if choices.num_gpus > 1 and choices.strategy == "fsdp":
+    if choices.num_gpus > 1 and choices.strategy == "fsdp" and choices.method == "full":
         raise NotModelled(switch, " with ", named("strategy"), " fsdp is not modelled")
     if "lm_head" in choices.lora_targets and fused:
         raise NotModelled(switch, " with adapters on the vocabulary head: its loss reads the head's weight alone")

@@ -93,7 +93,10 @@ def test_the_grid_and_one_prediction_agree() -> None:
         ({"stack": "builtin"}, "--stack peft"),
         ({"loss": "chunked"}, "--loss full"),
         ({"precision": "bf16-mixed"}, "bf16-mixed"),
-        ({"num_gpus": 2, "strategy": "fsdp", "checkpoint_reentrant": False, "precision": "bf16"}, "fsdp"),
+        (
+            {"num_gpus": 2, "strategy": "fsdp", "checkpoint_reentrant": False, "precision": "bf16", "method": "full"},
+            "fsdp",
+        ),
         ({"lora_targets": ("q_proj", "lm_head")}, "head"),
     ],
 )
