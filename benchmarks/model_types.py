@@ -41,7 +41,9 @@ CLASSES = {
 }
 MOST_SECONDS = 240
 """That one type may take."""
-CHOICES = TrainingChoices(batch_size=2, max_length=256, lora_targets=("all-linear",), lora_dropout=0.0)
+CHOICES = TrainingChoices(
+    batch_size=2, max_length=256, lora_targets=("all-linear",), lora_dropout=0.0, gradient_checkpointing=False
+)
 
 
 def types() -> dict[str, dict[str, str]]:

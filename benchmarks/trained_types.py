@@ -53,8 +53,6 @@ def prepare(folder: Path, model_type: str) -> Path:
     made.save_pretrained(folder / "model")
     config = small(model_type, vocab_size=len(made))
     modeling.build(config, dtype=torch.float32, seed=3).save_pretrained(folder / "model")
-    # As makers publish it: transformers itself writes Gemma 4's two widths of heads as a table of layers.
-    (folder / "model" / "config.json").write_text(json.dumps(config))
     rows = ({"prompt": f"say {'ab' * (n % 5 + 1)}", "completion": "ab" * (n % 3 + 1)} for n in range(80))
     lines = ({"text": f"{row['prompt']} {row['completion']}"} if masked else row for row in rows)
     (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

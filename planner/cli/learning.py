@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from planner.cli.talk import print_json, say
@@ -13,6 +14,7 @@ from planner.models.recorded import Unlearned
 
 if TYPE_CHECKING:
     from planner.cli.asked import Target
+    from planner.decide.learning import Teacher
 
 Answer = TypeVar("Answer")
 
@@ -26,7 +28,19 @@ def learned(work: Callable[[], Answer]) -> Answer:
             raise
     from planner.decide import learning
 
-    return learning.learned(work, say, allowed=installed)
+    return learning.learned(work, say, allowed=installed, teacher=_teacher)
+
+
+@cache
+def _teacher() -> Teacher:
+    """One for all questions of a command: its child takes long to start."""
+    import atexit
+
+    from planner.decide import learning
+
+    made = learning.Teacher(say)
+    atexit.register(made.close)
+    return made
 
 
 def run_learn(target: Target, *, as_json: bool) -> int:

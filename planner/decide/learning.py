@@ -7,44 +7,46 @@ it kept; what can't be recorded is kept as a refusal with its reason.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from planner.contract.choices import TrainingChoices
-from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.handover.recorder import Recorder
-from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, RX, SS, SSP, TL, TR, B, C, K, R, S, T
 from planner.memory.recorded.cuts import Cut, by_modules, cut_of, some_counts, windowless_cut
 from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.fit import Irregular, Point, fitted
 from planner.memory.recorded.known import KnownSizes, same_course
 from planner.memory.recorded.log import RELEASE, Log, Part
-from planner.memory.recorded.wanted import CHUNKS, PIECES, assumed, path_of, recurrent_piece
+from planner.memory.recorded.shapes import shapes, terms
+from planner.memory.recorded.wanted import assumed, path_of, recurrent_piece
 from planner.models import recorded
 from planner.models.recorded import Unlearned
 
 Answer = TypeVar("Answer")
-WHOLE = 1 << 20
-"""A piece or chunk that takes every token of a traced shape."""
-SHAPES = ((5, 224), (2, 240), (3, 368))
-HELD_OUT = (4, 368)
-SINGLE = ((1, 240), (1, 368), (1, 480))
-SINGLE_HELD_OUT = (1, 608)
-"""(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
-PIECEWISE = ((8, 16), (10, 48), (14, 32))
-PIECEWISE_HELD_OUT = (12, 16)
-"""(pieces that a recurrence takes, tokens that its last one lacks) in place of those lengths."""
+WORTH_A_CHILD = 3
+"""Programs that a second child is started for: it takes as long to start as two or three of them."""
 MOST_PROGRAMS = 64
 """That one question may ask for."""
 
 
-def learned(work: Callable[[], Answer], say: Callable[[str], None], *, allowed: Callable[[], bool]) -> Answer:
+def learned(
+    work: Callable[[], Answer],
+    say: Callable[[str], None],
+    *,
+    allowed: Callable[[], bool],
+    teacher: Callable[[], Teacher] | None = None,
+) -> Answer:
     """What `work` returns, once everything it asks for has been recorded.
 
     `allowed` says whether tracing is possible here (the train extra is installed); without it `Unlearned` stands.
+    `teacher` hands out one that is kept for later questions; without it one is made and closed.
     """
     try:
         return work()
@@ -52,37 +54,42 @@ def learned(work: Callable[[], Answer], say: Callable[[str], None], *, allowed: 
         if not allowed():
             raise
         first = missing
-    teacher = Teacher(say)
+    taught = Teacher(say) if teacher is None else teacher()
     try:
-        teacher.learn(first)
+        taught.learn(first)
         for _ in range(MOST_PROGRAMS):
             try:
                 return work()
             except Unlearned as missing:
-                teacher.learn(missing)
+                taught.learn(missing)
         raise NotModelled(
             "this question asks for more recordings than one should; name ", named("max_length"), " and a batch size"
         )
     finally:
-        teacher.close()
+        if teacher is None:
+            taught.close()
 
 
 class Teacher:
-    """Records what is missing, in one child process."""
+    """Records what is missing, in one child process, or two where much is."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.recorder = Recorder()
         self.opened: tuple[object, ...] | None = None
         self.answer: dict[str, Any] = {}
+        self.asking = threading.RLock()
+        self.beside: Teacher | None = None
         self.known: dict[str, KnownSizes] = {}
         """By network, the sizes that its programs gave so far."""
         self.distinct: set[str] = set()
         """Networks whose layers with a window run otherwise than those without, however short the sequence."""
 
     def close(self) -> None:
-        """Ends the child."""
+        """Ends the children."""
         self.recorder.close()
+        if self.beside is not None:
+            self.beside.close()
 
     def learn(self, missing: Unlearned) -> None:
         """The model, or one of its programs."""
@@ -90,12 +97,52 @@ class Teacher:
             self.model(missing.config)
             return
         # What covers most comes first: its sizes are found in the others.
-        for asked in sorted(missing.all_wanted(), key=lambda one: (bool(one["single"]), -int(str(one["regime"])))):
-            self.program(missing.config, asked)
+        wanted = sorted(missing.all_wanted(), key=lambda one: (bool(one["single"]), -int(str(one["regime"]))))
+        mine, others = shares(wanted)
+        if not others or (os.cpu_count() or 1) < 2:
+            self._programs(missing.config, wanted)
+            return
+        helper = self._helper()
+        failed: list[BaseException] = []
+
+        def help_out() -> None:
+            try:
+                helper._programs(missing.config, others)
+            except BaseException as error:
+                failed.append(error)
+
+        beside = threading.Thread(target=help_out, daemon=True)
+        beside.start()
+        try:
+            self._programs(missing.config, mine)
+        except BaseException:
+            helper.close()
+            raise
+        beside.join()
+        if failed:
+            raise failed[0]
+
+    def _helper(self) -> Teacher:
+        """A second teacher with a child of its own, which begins to load at once."""
+        if self.beside is None:
+            self.beside = Teacher(self.say)
+            threading.Thread(target=self.beside._load, daemon=True).start()
+        return self.beside
+
+    def _load(self) -> None:
+        with contextlib.suppress(TuneplanError), self.asking:
+            self.recorder.ask(do="load")
+
+    def _programs(self, config: Mapping[str, object], wanted: Sequence[Mapping[str, object]]) -> None:
+        with self.asking:
+            for asked in wanted:
+                self.program(config, asked)
 
     def model(self, config: Mapping[str, object]) -> None:
         """Describes a network and keeps what was found."""
         path = recorded.folder(config) / "spec.json"
+        if (os.cpu_count() or 1) > 1:
+            self._helper()
         try:
             found = self.recorder.ask(do="describe", config=dict(config))["spec"]
         except InvalidInput as error:
@@ -204,6 +251,19 @@ class Teacher:
         return found
 
 
+def shares(wanted: Sequence[dict[str, object]]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """The programs for one child and for a second one, by what they are opened for; few go to one."""
+    groups: dict[str, list[dict[str, object]]] = {}
+    for asked in wanted:
+        groups.setdefault(repr((asked["choices"], asked["target"], asked["padded"])), []).append(asked)
+    first: list[dict[str, object]] = []
+    second: list[dict[str, object]] = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        smaller = min(first, second, key=len)
+        smaller += group
+    return (first, second) if len(second) >= WORTH_A_CHILD else ([*wanted], [])
+
+
 def _named(asked: Mapping[str, Any]) -> str:
     """A program in words."""
     what = [str(asked["choices"][name]) for name in ("method", "precision", "attention")]
@@ -270,43 +330,6 @@ def choices_of(asked: Mapping[str, Any]) -> TrainingChoices:
         if name in given:
             given[name] = tuple(given[name])
     return TrainingChoices(**given)
-
-
-def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Point]:
-    """The shapes that are traced, and the one that is held out."""
-    whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
-    pieces, chunks = asked["regime"] & PIECES, asked["regime"] & CHUNKS
-    recurrent = recurrent_piece(spec)
-    points = []
-    for number, (batch, length) in enumerate(whole):
-        if recurrent > 1:
-            turns, missing = (*PIECEWISE, PIECEWISE_HELD_OUT)[number]
-            length = turns * recurrent - missing
-        if asked["windowed"]:
-            step = max(128, recurrent)
-            length += -(-(spec.sliding_window or 0) // step) * step
-        if asked["unaligned"]:
-            length += 5
-        tokens = batch * length
-        # Two pieces, two chunks: of other shares of the tokens at every shape, so that nothing stands in one ratio.
-        piece = tokens * (5 + number) // 9 if pieces else WHOLE
-        chunk = (tokens - batch) * (17 - 2 * number) // 20 if chunks else WHOLE
-        points.append(Point(batch=batch, length=length, piece=piece, chunk=chunk, recurrent_piece=recurrent))
-    return points[:-1], points[-1]
-
-
-def terms(spec: ModelSpec, asked: Mapping[str, Any]) -> list[int]:
-    """Monomials that sizes may hold in a program."""
-    found = [ONE, T, BSS, TR] if asked["single"] else [ONE, T, S, B, BSS, SS, TR, TL]
-    if asked["regime"] & PIECES:
-        found += [R, RX]
-    if asked["regime"] & CHUNKS:
-        found += [C, CX]
-    if asked["unaligned"]:
-        found += [BSSP] if asked["single"] else [SSP, BSSP]
-    if recurrent_piece(spec) > 1:
-        found += [K, KK]
-    return found
 
 
 def alike(whole: Sequence[str], cut_down: Sequence[str]) -> None:

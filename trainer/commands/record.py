@@ -1,6 +1,6 @@
 """`record`: answers requests on stdin, one JSON line each.
 
-Describe a network, open a session, run one step of it, tell the loops of the last steps shorter.
+Load what is needed, describe a network, open a session, run one step of it, tell the loops of the last steps shorter.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class _Desk:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """What one request asks for."""
+        if request["do"] == "load":
+            import trainer.record.network
+            import trainer.record.session  # noqa: F401
+
+            return {}
         if request["do"] == "describe":
             from trainer.record.network import describe
 

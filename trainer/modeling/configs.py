@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.contract.errors import InvalidInput, NotModelled
+from planner.contract.layer_table import as_published
 from planner.contract.shown import clause
 
 GENERIC = (
@@ -61,6 +62,7 @@ def as_config(config: Mapping[str, object], name: str = "the model") -> Any:
     model_type = config.get("model_type")
     if not model_type or not isinstance(model_type, str):
         raise InvalidInput(f"{name}'s config.json has no `model_type`; add it or choose another model")
+    config = as_published(config)
     refuse_quantized(config, name)
     try:
         cls = CONFIG_MAPPING[model_type]

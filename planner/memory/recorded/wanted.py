@@ -135,6 +135,16 @@ def path_of(config: dict[str, object], asked: dict[str, object]) -> Path:
     return recorded.folder(config) / f"{name}.json"
 
 
+def _of_other_dropout(config: dict[str, object], asked: dict[str, Any]) -> Path | None:
+    """An evaluation drops nothing out, so that one program stands for both."""
+    if not asked["evaluating"] or asked["choices"]["method"] == "full":
+        return None
+    choices = dict(asked["choices"])
+    if choices.pop("lora_dropout", None) is None:
+        choices["lora_dropout"] = 0.0
+    return recorded.found_at(path_of(config, {**asked, "choices": choices}))
+
+
 _LOGS: dict[str, Log] = {}
 
 
@@ -145,7 +155,7 @@ def log_of(case: Case) -> Log:
     known = _LOGS.get(str(path))
     if known is not None:
         return known
-    place = recorded.found_at(path)
+    place = recorded.found_at(path) or _of_other_dropout(config, asked)
     content = None if place is None else recorded.read(place)
     if place is None or content is None or recorded.outdated(content, place) or _stale(content, asked):
         raise recorded.Unlearned(

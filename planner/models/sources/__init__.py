@@ -14,6 +14,7 @@ from pathlib import Path
 from planner.contract import architectures, text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import expanded
+from planner.contract.layer_table import as_published
 from planner.contract.sentence import named
 from planner.contract.shown import clause, shown
 from planner.contract.spec import HeadTask, ModelSpec
@@ -140,7 +141,7 @@ def from_config(
         raise InvalidInput(f"{place}: key model_type is missing, so it is no transformers config.json")
     if not isinstance(config["model_type"], str):
         raise InvalidInput(f"{place}: model_type is {shown(config['model_type'])}, but must be a name")
-    raw = text_part(config)
+    raw = as_published(text_part(config))
     model_type = raw["model_type"]
     if not isinstance(model_type, str):
         raise InvalidInput(f"{place}: text_config.model_type is {shown(model_type)}, but must be a name")

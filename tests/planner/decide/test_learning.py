@@ -20,6 +20,7 @@ from planner.contract.spec import ModelSpec
 from planner.decide import learning
 from planner.memory import device
 from planner.memory.recorded.log import RELEASE, SCHEMA
+from planner.memory.recorded.shapes import shapes
 from planner.memory.recorded.wanted import SPELT, assumed, log_of, path_of, wanted
 from planner.memory.step.case import Case
 from planner.models import catalogue, recorded
@@ -211,7 +212,8 @@ def test_a_refusal_ends_with_the_versions_that_made_it(own_home: Path, monkeypat
 
 def _program(found: ModelSpec, choices: TrainingChoices, **more: Any) -> Case:
     """Writes an empty program for a case, as it would be recorded."""
-    case = Case(found, replace(choices, batch_size=2), 0)
+    evaluating = bool(more.pop("evaluating", False))
+    case = Case(found, replace(choices, batch_size=2), 0, evaluating=evaluating)
     asked = wanted(case)
     content = {"schema": SCHEMA, "parts": [], "sizes": [], "components": [], "windows": []}
     more = {"assumed": assumed(asked), "versions": recorded.versions(), **more}
@@ -261,11 +263,39 @@ def test_held_out_shapes_are_none_of_those_that_were_fitted(own_home: Path) -> N
     for single in (False, True):
         for regime in range(4):
             asked = {"single": single, "regime": regime, "windowed": False, "unaligned": False}
-            points, held_out = learning.shapes(found, asked)
+            points, held_out = shapes(found, asked)
             assert held_out not in points
             assert all(replace(point, piece=1, chunk=1).length % 16 == 0 for point in points)
             if regime & 2:
                 assert all(p.chunk < p.batch * (p.length - 1) <= 2 * p.chunk for p in [*points, held_out])
+
+
+def test_programs_are_shared_by_what_is_opened_for_them_and_few_go_to_one() -> None:
+    few: list[dict[str, Any]] = [{"choices": choices, "target": "cuda", "padded": False} for choices in "ab"]
+    assert learning.shares(few) == (few, [])
+    many = [{**one, "regime": regime} for regime in range(4) for one in few]
+    first, second = learning.shares(many)
+    assert [{one["choices"] for one in part} for part in (first, second)] == [{"a"}, {"b"}]
+    assert learning.shares([one for one in many if one["choices"] == "a"])[1] == []
+
+
+def test_an_evaluation_is_the_same_whatever_training_drops_out(own_home: Path) -> None:
+    _write_spec(own_home, SPEC)
+    found = from_config(CONFIG, "small")
+    kept = _program(found, TrainingChoices(lora_dropout=0.0), evaluating=True)
+    for dropout in (0.0, 0.05, 0.2):
+        assert log_of(replace(kept, choices=replace(kept.choices, lora_dropout=dropout))).parts == ()
+    with pytest.raises(Unlearned, match="no program is recorded"):
+        log_of(replace(kept, evaluating=False, choices=replace(kept.choices, lora_dropout=0.2)))
+
+
+def test_a_grid_asks_for_all_that_is_missing_at_once(own_home: Path) -> None:
+    _write_spec(own_home, SPEC)
+    found = from_config(CONFIG, "small")
+    with pytest.raises(Unlearned) as caught:
+        memory.predict_grid(found, CARD, TrainingChoices(), [1, 1, 4], [64, 64, 64], [0, 4, 4])
+    asked = [(one["single"], one["checkpointed"]) for one in caught.value.all_wanted()]
+    assert sorted(asked) == [(False, "all"), (True, "all"), (True, "none")]
 
 
 def test_a_cut_that_changes_the_layers_is_refused() -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.small_types import small
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
+from planner.contract.layer_table import as_published
 from tests.support.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 from trainer import modeling
 from trainer.loop import loading
@@ -584,3 +586,16 @@ def test_numbers_that_json_has_no_word_for_are_read_as_transformers_writes_them(
     saved = json.loads((tmp_path / "config.json").read_text())
     assert {"__float__": "Infinity"} in saved["time_step_limit"]
     assert tuple(modeling.as_config(saved).time_step_limit) == (0.0, float("inf"))
+
+
+def test_two_widths_of_heads_are_read_as_transformers_saves_them(tmp_path: Path) -> None:
+    """GIVEN a Gemma 4 as transformers saves it, a table of layers in its config, THEN it is built of the folder."""
+    published = small("gemma4_text", vocab_size=128, num_key_value_heads=2, num_global_key_value_heads=1)
+    published |= {"attention_k_eq_v": True, "vocab_size_per_layer_input": 128}
+    made = modeling.build(published, dtype=torch.float32)
+    made.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert "global_head_dim" not in saved
+    again = modeling.build(saved, dtype=torch.float32, weights=str(tmp_path))
+    assert {name: p.shape for name, p in again.named_parameters()} == {n: p.shape for n, p in made.named_parameters()}
+    assert as_published(saved)["num_global_key_value_heads"] == 1

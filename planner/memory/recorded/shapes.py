@@ -1,0 +1,59 @@
+"""At which shapes a step is traced for a program, and what its sizes may depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from planner.contract.spec import ModelSpec
+from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, RX, SS, SSP, TL, TR, B, C, K, R, S, T
+from planner.memory.recorded.fit import Point
+from planner.memory.recorded.wanted import CHUNKS, PIECES, recurrent_piece
+
+WHOLE = 1 << 20
+"""A piece or chunk that takes every token of a traced shape."""
+SHAPES = ((5, 224), (2, 240), (3, 368))
+HELD_OUT = (4, 368)
+SINGLE = ((1, 240), (1, 368), (1, 480))
+SINGLE_HELD_OUT = (1, 608)
+"""(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
+PIECEWISE = ((8, 16), (10, 48), (14, 32))
+PIECEWISE_HELD_OUT = (12, 16)
+"""(pieces that a recurrence takes, tokens that its last one lacks) in place of those lengths."""
+
+
+def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Point]:
+    """The shapes that are traced, and the one that is held out."""
+    whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
+    pieces, chunks = asked["regime"] & PIECES, asked["regime"] & CHUNKS
+    recurrent = recurrent_piece(spec)
+    points = []
+    for number, (batch, length) in enumerate(whole):
+        if recurrent > 1:
+            turns, missing = (*PIECEWISE, PIECEWISE_HELD_OUT)[number]
+            length = turns * recurrent - missing
+        if asked["windowed"]:
+            step = max(128, recurrent)
+            length += -(-(spec.sliding_window or 0) // step) * step
+        if asked["unaligned"]:
+            length += 5
+        tokens = batch * length
+        # Two pieces, two chunks: of other shares of the tokens at every shape, so that nothing stands in one ratio.
+        piece = tokens * (5 + number) // 9 if pieces else WHOLE
+        chunk = (tokens - batch) * (17 - 2 * number) // 20 if chunks else WHOLE
+        points.append(Point(batch=batch, length=length, piece=piece, chunk=chunk, recurrent_piece=recurrent))
+    return points[:-1], points[-1]
+
+
+def terms(spec: ModelSpec, asked: Mapping[str, Any]) -> list[int]:
+    """Monomials that sizes may hold in a program."""
+    found = [ONE, T, BSS, TR] if asked["single"] else [ONE, T, S, B, BSS, SS, TR, TL]
+    if asked["regime"] & PIECES:
+        found += [R, RX]
+    if asked["regime"] & CHUNKS:
+        found += [C, CX]
+    if asked["unaligned"]:
+        found += [BSSP] if asked["single"] else [SSP, BSSP]
+    if recurrent_piece(spec) > 1:
+        found += [K, KK]
+    return found
