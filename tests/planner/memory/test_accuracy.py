@@ -113,10 +113,11 @@ def test_rows_of_several_cards_are_met(every: int) -> None:
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.nightly)])
 def test_published_failures_are_said(every: int) -> None:
-    """GIVEN runs that ended out of memory THEN nine of ten are said not to fit."""
+    """GIVEN runs that ended out of memory THEN four of five are said not to fit, and none to fit with room."""
     said = {verdict.id: collection.said(verdict) for verdict in published.read_verdicts()[::every]}
     right = sum(word == "does_not_fit" for word in said.values())
-    assert right >= 0.9 * len(said), said
+    assert right >= 0.8 * len(said), said
+    assert set(said.values()) <= {"does_not_fit", "tight"}, said
 
 
 @pytest.mark.parametrize(
