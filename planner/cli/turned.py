@@ -38,6 +38,7 @@ def _limits(question: Question, what: str) -> list[Limit]:
 
     try:
         base = search.recommend(question).recommended.settings
+        base = replace(base, made_again=question.choices.made_again)  # what is kept for speed gives way
     except search.NothingFits:
         base = question.choices
     here = replace(question.having(base), notes=())

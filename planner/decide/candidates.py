@@ -33,6 +33,7 @@ MOST_COUNTS = 64
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,6 +50,8 @@ class Candidates:
     """Upper end of the device peak's interval, bytes."""
     seconds: FloatArray
     """Seconds of one optimizer step; 0 everywhere where no speed is modelled."""
+    keeps: BoolArray
+    """Which make nothing again in backward (`made_again`) where the base does."""
     base: TrainingChoices
     """The choices that do not vary along the arrays."""
 
@@ -65,6 +68,7 @@ class Candidates:
             max_length=int(self.length[index]),
             gradient_checkpointing=layers > 0,
             checkpoint_layers=layers if 0 < layers < model.total_layers else None,
+            made_again=() if self.keeps[index] else self.base.made_again,
         )
 
 
@@ -191,6 +195,18 @@ class Space:
     """The most wanted first."""
     layers: list[int]
     """How many layers are checkpointed."""
+    keeping: bool = False
+    """Whether that which makes nothing again is tried too, where no layer is recomputed."""
+
+
+def may_keep(question: Question, base: TrainingChoices) -> bool:
+    """Whether nobody named what is made again in backward, and keeping it in its place is worth a look.
+
+    It is the cheapest way to save bytes, so it is the last to go: only where no layer is recomputed. On a CPU nothing
+    is gained (measured: docs/lean.md, "Made again").
+    """
+    free = "made_again" not in question.fixed and base.stack == "builtin" and "recorded" not in question.model.config
+    return free and question.hardware.kind != "cpu"
 
 
 def evaluate(question: Question, space: Space) -> Candidates:
@@ -198,6 +214,27 @@ def evaluate(question: Question, space: Space) -> Candidates:
 
     With data memory takes the heaviest micro-batch of it; without, every row is full.
     """
+    found = _modelled(question, space)
+    if not space.keeping or 0 not in space.layers or not found.base.made_again:
+        return found
+    try:
+        kept = _evaluate(question, replace(space, layers=[0]), replace(found.base, made_again=()))
+    except NotModelled:
+        return found
+    return Candidates(
+        batch_size=np.concatenate([found.batch_size, kept.batch_size]),
+        accumulation=np.concatenate([found.accumulation, kept.accumulation]),
+        length=np.concatenate([found.length, kept.length]),
+        checkpointed_layers=np.concatenate([found.checkpointed_layers, kept.checkpointed_layers]),
+        device=np.concatenate([found.device, kept.device]),
+        upper=np.concatenate([found.upper, kept.upper]),
+        seconds=np.concatenate([found.seconds, kept.seconds]),
+        keeps=np.concatenate([found.keeps, ~kept.keeps]),
+        base=found.base,
+    )
+
+
+def _modelled(question: Question, space: Space) -> Candidates:
     for base in space.bases[:-1]:
         try:
             return _evaluate(question, space, base)
@@ -233,5 +270,6 @@ def _evaluate(question: Question, space: Space, base: TrainingChoices) -> Candid
         device=np.asarray(grid.device, dtype=np.int64),
         upper=np.asarray(grid.upper, dtype=np.int64),
         seconds=seconds,
+        keeps=np.zeros(len(batch), dtype=np.bool_),
         base=base,
     )

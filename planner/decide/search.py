@@ -20,7 +20,7 @@ from planner.contract.records import Advice, CheckReport, Said
 from planner.contract.sentence import named, sentence
 from planner.contract.settings import check_length
 from planner.contract.units import counted, format_bytes
-from planner.decide import given_up, room, why
+from planner.decide import given_up, why
 from planner.decide.advice import adopt, advise
 from planner.decide.advice_case import advised_batch
 from planner.decide.candidates import Candidates, batch_is_fixed, batch_pairs, evaluate, rounded
@@ -38,6 +38,7 @@ class FrontPoint(Record):
     batch_size: int
     gradient_accumulation_steps: int
     checkpoint_layers: int
+    made_again: tuple[str, ...] = ()
     device_peak_bytes: int
     step_seconds: float
 
@@ -105,11 +106,9 @@ def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None
     found = _search(replace(question, notes=()), scope, meanwhile or (lambda: None))
     goal = question.goal or question.preset.goal
     wanted = question.tier or GOALS[goal]
-    sparing, places = distinct(found.picked, wanted)
-    options = room.kept(replace(question, notes=()), sparing, meanwhile or (lambda: None))
+    options, places = distinct(found.picked, wanted)
     index, recommended = options[places[wanted]]
-    made_again = recommended.settings.made_again
-    chosen = question.having(replace(found.candidates.choices(index, question.model), made_again=made_again))
+    chosen = question.having(found.candidates.choices(index, question.model))
     changed = given_up.changed(question, scope.asked, chosen.choices)
     advice = advise(chosen, step_seconds=None if recommended.speed is None else recommended.speed.step_seconds)
     return Recommendation(
@@ -126,7 +125,7 @@ def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None
         changed=changed,
         why=[
             *why.batch_lines(question, found.candidates, index, recommended),
-            *room.lines(sparing[places[wanted]][1], recommended),
+            *why.kept_lines(found.candidates, index),
         ],
         front=_front(found.candidates, question.budget_bytes, chosen.choices.max_length),
         advice=advice,
@@ -254,6 +253,7 @@ def _front(candidates: Candidates, budget_bytes: int, length: int) -> list[Front
             batch_size=int(candidates.batch_size[index]),
             gradient_accumulation_steps=int(candidates.accumulation[index]),
             checkpoint_layers=int(candidates.checkpointed_layers[index]),
+            made_again=() if candidates.keeps[index] else candidates.base.made_again,
             device_peak_bytes=int(candidates.device[index]),
             step_seconds=float(candidates.seconds[index]),
         )

@@ -24,7 +24,9 @@ def line(question: Question, chosen: CheckReport) -> str | None:
     free = memory.budget_bytes - memory.device_peak_bytes
     if free < MUCH * memory.budget_bytes:
         return None
-    here = replace(question, notes=()).having(chosen.settings)
+    # What is kept for speed gives way to any of these uses.
+    settings = replace(chosen.settings, made_again=question.choices.made_again)
+    here = replace(question, notes=()).having(settings)
     uses = []
     try:
         found = limits.longest(here) if question.data is None else None  # the data has the length that it has

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import NotModelled, TuneplanError
 from planner.decide.advice import adopt
-from planner.decide.candidates import Space, batch_pairs, candidate_lengths, layer_counts, losses
+from planner.decide.candidates import Space, batch_pairs, candidate_lengths, layer_counts, losses, may_keep
 from planner.decide.question import Question
 
 SHORTEST_WANTED = 512
@@ -148,6 +148,12 @@ def _spaces(question: Question, base: TrainingChoices, effective: int, lengths: 
         return
     yield Way(
         question=offered,
-        space=Space(bases=losses(completed, question.fixed), pairs=pairs, lengths=lengths, layers=layers),
+        space=Space(
+            bases=losses(completed, question.fixed),
+            pairs=pairs,
+            lengths=lengths,
+            layers=layers,
+            keeping=may_keep(question, completed),
+        ),
         sparing=completed.checkpoint_offload and not question.choices.checkpoint_offload,
     )

@@ -15,6 +15,9 @@ WORTH = 0.03
 GUIDES_BATCH = 8
 """Micro-batch of guide 1's fastest tier; its guides recompute every layer."""
 
+WORDS = {"mlp": "MLP activations", "norms": "norms"}
+"""What is made again, as a person calls it."""
+
 
 def batch_lines(question: Question, candidates: Candidates, index: int, chosen: CheckReport) -> list[str]:
     """At most one line: what a larger micro-batch would bring, and what the guides' would take."""
@@ -43,6 +46,8 @@ def _larger(question: Question, candidates: Candidates, here: np.ndarray, index:
     best = int(fitting[np.argmin(candidates.seconds[fitting])])
     gain = candidates.seconds[index] / candidates.seconds[best] - 1
     steps = int(candidates.accumulation[best])
+    if gain < 0:
+        return f"{size} × {steps} leaves less room to keep what is made again, {-gain:.0%} slower"
     verdict = "not worth it" if gain < WORTH else sentence("take it with ", named("goal"), " fastest")
     return sentence(
         f"{size} × {steps} takes {format_bytes(int(candidates.device[best]))} for {gain:+.1%} tokens/s, ", verdict
@@ -59,3 +64,16 @@ def _guides(question: Question, candidates: Candidates, here: np.ndarray, index:
     slower = candidates.seconds[one] / candidates.seconds[index] - 1
     pace = f"{abs(slower):.0%} {'slower' if slower > 0 else 'faster'}" if abs(slower) >= 0.005 else "as fast"
     return f"the guides' {GUIDES_BATCH} with recomputation takes {format_bytes(int(candidates.device[one]))}, {pace}"
+
+
+def kept_lines(candidates: Candidates, index: int) -> list[str]:
+    """What is kept in place of made again in backward, and what that takes and brings; nothing where nothing is."""
+    if not candidates.keeps[index]:
+        return []
+    shape = (candidates.batch_size, candidates.length, candidates.checkpointed_layers)
+    alike = np.logical_and.reduce([values == values[index] for values in shape])
+    before = int(np.flatnonzero(alike & ~candidates.keeps)[0])
+    more = int(candidates.device[index] - candidates.device[before])
+    gain = candidates.seconds[before] / candidates.seconds[index] - 1
+    pieces = " and ".join(WORDS[piece] for piece in candidates.base.made_again)
+    return [f"Room is used to keep {pieces}: {format_bytes(more)} for {gain:+.1%} tokens/s."]

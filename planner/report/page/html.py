@@ -183,6 +183,8 @@ def _front(content: Content) -> str:
     rows = [own_row]
     for point in content.front:
         recomputed = counted(point.checkpoint_layers, "layer") if point.checkpoint_layers else "off"
+        if own.made_again and not point.made_again and own.stack == "builtin":
+            recomputed += ", all kept"
         batch = f"{point.batch_size}×{point.gradient_accumulation_steps}"
         row = (batch, recomputed, format_bytes(point.device_peak_bytes), format_duration(point.step_seconds))
         if row[:2] != (words.batch_text(own), own_row[1]):

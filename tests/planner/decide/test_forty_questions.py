@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from planner.contract.choices import DEFAULTS
 from planner.data import dataset
 from planner.data.use import DataUse
 from planner.decide import search
-from planner.decide.candidates import Space, batch_pairs, evaluate, layer_counts
+from planner.decide.candidates import Space, batch_pairs, evaluate, layer_counts, may_keep
 from planner.decide.check import check
 from planner.decide.question import Question
 from planner.decide.tiers import inside
@@ -86,13 +88,17 @@ def assert_on_the_front(question: Question, answer: search.Recommendation) -> No
     kept = question.fixed - {name for names in YIELDING[: last + 1] for name in names}
     pairs, _, _ = batch_pairs(base, kept, answer.effective_batch_size)
     layers = layer_counts(question.model, base, kept)
-    space = Space(bases=(base,), pairs=pairs, lengths=[base.max_length], layers=layers)
+    base = base if "made_again" in question.fixed else replace(base, made_again=DEFAULTS.made_again)
+    space = Space(
+        bases=(base,), pairs=pairs, lengths=[base.max_length], layers=layers, keeping=may_keep(question, base)
+    )
     every = evaluate(question, space)
     fits = inside(every, question.budget_bytes)
     for option in answer.options:
         settings = option.settings
         mine = np.flatnonzero(
             (every.batch_size == settings.batch_size)
+            & (every.keeps == (settings.made_again != base.made_again))
             & (every.checkpointed_layers == settings.checkpointed_layers(question.model.total_layers))
         )[0]
         smaller = fits & (every.device < (1 - TOLERANCE) * every.device[mine])
