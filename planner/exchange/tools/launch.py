@@ -25,11 +25,11 @@ _ACCELERATE_IDLE = frozenset(
             "enable_cpu_affinity",
             "fp8_config",
             "downcast_bf16",
-            "dynamo_config",
             "deepspeed_hostfile",
         ),
     )
 )
+COMPILED = "a compiled step keeps other tensors; switch it off to ask about the plain one"
 FSDP_IDLE = frozenset(
     (
         *("auto_wrap_policy", "transformer_layer_cls_to_wrap", "state_dict_type", "final_state_dict_type"),
@@ -65,8 +65,18 @@ def accelerate(document: Document, keys: Keys) -> str | None:
     below.finish(idle=below.content)
     mixed = (own.text("mixed_precision") or "no").lower()
     own.note("mixed_precision", "read", mixed)
+    _no_compiling(own)
     own.finish(_ACCELERATE_IDLE)
     return mixed if mixed in ("bf16", "fp16") else None
+
+
+def _no_compiling(own: Keys) -> None:
+    """Refuses torch.compile, which accelerate's `dynamo_config` (older: `dynamo_backend`) may switch on."""
+    below = own.sub("dynamo_config")
+    for keys, name in ((own, "dynamo_backend"), (below, "dynamo_backend"), (below, "backend")):
+        if str(keys.raw(name) or "no").lower() not in ("no", "none"):
+            raise keys.refuse(name, COMPILED)
+    below.finish(idle=below.content)
 
 
 def _accelerate_deepspeed(own: Keys) -> None:
@@ -175,6 +185,9 @@ def deepspeed(document: Document, keys: Keys, name: str) -> None:
     for part in ("tensor_parallel", "autotp"):
         if own.content.get(part):
             raise own.refuse(part, "tensors divided over devices")
+    compiled = own.sub("compile")
+    compiled.refuse_where_set({"deepcompile": COMPILED, "enabled": COMPILED})
+    compiled.finish(idle=compiled.content)
     own.finish(idle=own.content)
     keys.note(name, "read", f"DeepSpeed config, ZeRO stage {stage}")
 

@@ -310,6 +310,29 @@ def test_what_switches_compiling_on_is_refused(tmp_path: Path) -> None:
             read(tmp_path, TRL + f"{key}: {value}\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "key"),
+    [
+        ("a.yaml", "distributed_type: MULTI_GPU\ndynamo_config: {dynamo_backend: INDUCTOR}\n", "dynamo_backend"),
+        ("a.yaml", "distributed_type: 'NO'\ndynamo_backend: INDUCTOR\n", "dynamo_backend"),
+        ("a.json", '{"zero_optimization": {"stage": 3}, "compile": {"deepcompile": true}}', "deepcompile"),
+    ],
+)
+def test_a_launcher_that_compiles_is_refused(tmp_path: Path, name: str, text: str, key: str) -> None:
+    """GIVEN an accelerate or DeepSpeed config that compiles THEN it is refused, and one that says no is not."""
+    (tmp_path / "t.yaml").write_text(TRL)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(NotModelled, match=key):
+        recognise.read([tmp_path / name, tmp_path / "t.yaml"])
+    (tmp_path / name).write_text(text.replace("INDUCTOR", "'NO'").replace("true", "false"))
+    recognise.read([tmp_path / name, tmp_path / "t.yaml"])
+
+
+def test_axolotl_compiling_by_deepspeed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotModelled, match="deepcompile"):
+        read(tmp_path, AXOLOTL + "deepcompile: true\n")
+
+
 def test_a_model_that_liger_patches_otherwise_has_an_upper_bound(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
