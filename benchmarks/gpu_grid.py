@@ -1,4 +1,7 @@
-"""The points of gpu_observe: architectures, settings, shapes, and verdicts on emulated smaller cards."""
+"""The points of gpu_observe: facts of kernels, architectures, quantised bases, settings, shapes, and verdicts.
+
+A verdict's card is smaller than the one that is there: the allocator is told to stop.
+"""
 
 from __future__ import annotations
 
@@ -232,11 +235,63 @@ def interleaved(groups: Sequence[Iterator[Point]], weights: Sequence[int]) -> It
         running = alive
 
 
+QUANTIZED = (
+    *("llama-3.2-1b", "qwen2.5-0.5b", "phi-2", "smollm2-360m", "qwen3-0.6b", "mistral-7b-v0.1", "gemma-2-2b"),
+    *("smollm2-1.7b", "qwen2.5-1.5b", "llama-3.1-8b", "granite-3.1-2b", "phi-3-mini", "qwen2.5-7b", "olmo-2-1b"),
+)
+
+
+def quantized_points() -> Iterator[Point]:
+    """QLoRA on the stock step and on ours by turns, checkpointed and not."""
+    for name in QUANTIZED:
+        for stack, loss in (("builtin", "chunked"), ("peft", "full")):
+            changes = {"method": "qlora", "stack": stack, "loss": loss, "gradient_checkpointing": stack == "peft"}
+            yield point(name, changes, group="quantized", title=f"qlora {stack}")
+
+
+FACTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    # grouped heads
+    ("eager", "llama-3.2-1b", {"attention": "eager", "batch_size": 1, "max_length": 2048}),
+    ("eager", "smollm2-360m", {"attention": "eager", "max_length": 1024}),
+    ("eager kept", "llama-3.2-1b", {"attention": "eager", "max_length": 512, "gradient_checkpointing": False}),
+    ("eager fp32", "smollm2-360m", {"attention": "eager", "precision": "fp32", "max_length": 1024}),
+    ("math", "llama-3.2-1b", {"precision": "fp32", "batch_size": 1, "max_length": 2048}),
+    ("math", "smollm2-360m", {"precision": "fp32", "max_length": 1024}),
+    # full heads
+    ("eager", "smollm2-1.7b", {"attention": "eager", "batch_size": 1, "max_length": 2048}),
+    ("eager kept", "smollm2-1.7b", {"attention": "eager", "max_length": 512, "gradient_checkpointing": False}),
+    ("eager fp32", "smollm2-1.7b", {"attention": "eager", "precision": "fp32", "max_length": 1024}),
+    ("efficient", "smollm2-1.7b", {"precision": "fp32", "max_length": 1024}),
+    ("eager", "phi-2", {"attention": "eager", "batch_size": 1, "max_length": 1024}),
+    # no matrix of scores at all
+    ("flash", "llama-3.2-1b", {"batch_size": 1, "max_length": 2048}),
+)
+"""Which kernel runs, on which model: by dtype, mask and heads (planner.memory.network.layers)."""
+
+
+def fact_points() -> Iterator[Point]:
+    """Where attention's scores stand in memory while backward binds, and where they don't."""
+    for kernel, name, changes in FACTS:
+        yield point(name, {"lora_dropout": 0.0, **changes}, group="facts", title=kernel)
+
+
+def tiny_facts() -> Iterator[Point]:
+    """The same kinds at a size for a CPU."""
+    from cpu_observe import ARCHITECTURES
+
+    for kernel, name, changes in FACTS:
+        config = ARCHITECTURES["phi" if name == "phi-2" else "llama"]
+        full = {} if "num_key_value_heads" not in config or "1.7b" not in name else {"num_key_value_heads": 6}
+        small = {"batch_size": 2, "max_length": 128 if changes["max_length"] > 1024 else 64}
+        where = f"{name} tiny"
+        yield point(where, {"lora_dropout": 0.0, **changes, **small}, group="facts", title=kernel, config=config | full)
+
+
 def full_grid(hardware: HardwareProfile) -> Iterator[Point]:
-    """All points, some 150, in an order that is balanced at any length."""
-    return interleaved(
-        (architecture_points(), setting_points(), verdict_points(hardware), shape_points()), weights=(3, 2, 2, 1)
-    )
+    """All points, some 180, in an order that is balanced at any length: of the first 120 at least 25 run our step, and
+    25 stand on quantised weights."""
+    groups = (architecture_points(), quantized_points(), setting_points(), verdict_points(hardware), shape_points())
+    return interleaved(groups, weights=(2, 3, 2, 2, 1))
 
 
 TINY_CARDS = {"48 MiB": 48 << 20, "24 MiB": 24 << 20}

@@ -219,6 +219,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="cuda")
     parser.add_argument("--workers", type=int, default=1, help="probe processes side by side (step times suffer)")
+    parser.add_argument("--points", choices=("grid", "facts"), default="grid", help="facts: what kernels allocate")
     parser.add_argument("--only", help="only points whose label holds this text")
     parser.add_argument("--list", action="store_true", help="print the points and measure nothing")
     given = parser.parse_args()
@@ -231,7 +232,11 @@ def main() -> int:
     except TuneplanError as error:
         print(f"gpu_observe: {error}", file=sys.stderr)
         return 1
-    points = gpu_grid.tiny_grid(hardware) if given.device == "cpu" else gpu_grid.full_grid(hardware)
+    small = given.device == "cpu"
+    if given.points == "facts":
+        points = gpu_grid.tiny_facts() if small else gpu_grid.fact_points()
+    else:
+        points = gpu_grid.tiny_grid(hardware) if small else gpu_grid.full_grid(hardware)
     if given.only:
         points = (point for point in points if given.only in point.label)
     if given.list:

@@ -81,15 +81,6 @@ class TrainingChoices:
         more="Keeps saved layer inputs in host memory.",
     )
     """Saved layer inputs live in host memory between forward and backward."""
-    made_again: tuple[str, ...] = choice(
-        MADE_AGAIN, "What backward makes again in place of keeping it (stack builtin): mlp, norms, none.",
-        allowed=MADE_AGAIN, none="none", label="Made again", group=SHAPE,
-        more="What backward makes again in place of keeping it: the MLP's activation, the norms. Less memory, a little "
-        "more time.",
-    )
-    """Pieces of a layer whose intermediate values stack `builtin` doesn't keep: an MLP's activation (else it runs as
-    transformers writes it, and keeps what autograd keeps), and an RMS norm's normed values.
-    """
     method: str = choice(
         "lora", "What is trained.", allowed=("full", "lora", "qlora"), label="Method", group=METHOD,
         more="lora: small adapters on a frozen model; qlora: over a 4-bit model; full: every weight.",
@@ -174,6 +165,15 @@ class TrainingChoices:
         allowed=("builtin", "peft"), label="Stack", group=NUMERICS,
         more="Whose step is planned: builtin is the trainer that `t` starts; peft is plain transformers + PEFT.",
     )
+    made_again: tuple[str, ...] = choice(
+        MADE_AGAIN, "What backward makes again in place of keeping it (stack builtin): mlp, norms, none.",
+        allowed=MADE_AGAIN, none="none", label="Made again", group=NUMERICS,
+        more="What backward makes again in place of keeping it: the MLP's activation, the norms. Less memory, a little "
+        "more time.",
+    )
+    """Pieces of a layer whose intermediate values stack `builtin` doesn't keep: an MLP's activation (else it runs as
+    transformers writes it, and keeps what autograd keeps), and an RMS norm's normed values.
+    """
     transformers_version: str | None = choice(
         None, "Whose loss code and usual AdamW run on stack peft (X.Y); default today's.", none="today's",
         label="transformers", more="Stack peft: whose loss code and usual AdamW run, as X.Y.",

@@ -106,7 +106,12 @@ def test_the_grid_is_large_and_balanced() -> None:
     assert len({point.label for point in points}) == len(points)
     assert len({point.config["model_type"] for point in points}) >= 18
     first = list(itertools.islice(gpu_grid.full_grid(profiles.load("h200")), 10))
-    assert {point.group for point in first} == {"architecture", "settings", "shapes", "verdict"}
+    assert {point.group for point in first} == {"architecture", "quantized", "settings", "shapes", "verdict"}
+    many = list(itertools.islice(gpu_grid.full_grid(profiles.load("h100-80gb")), 120))
+    assert len(many) == 120
+    assert sum(point.choices.stack == "builtin" for point in many) >= 25
+    assert sum(point.choices.method == "qlora" for point in many) >= 25
+    assert len(list(gpu_grid.fact_points())) == len(list(gpu_grid.tiny_facts())) == 12
     limited = [point for point in first if point.memory_limit_bytes is not None]
     assert {point.expected for point in limited} == {"ran", "out_of_memory"}
 
