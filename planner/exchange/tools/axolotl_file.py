@@ -12,6 +12,14 @@ WRITTEN_LIGER = {
     "swiglu": "liger_glu_activation",
     "fused_linear_cross_entropy": "liger_fused_linear_cross_entropy",
 }
+RENAMED = {
+    "per_device_train_batch_size": "micro_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "optim": "optimizer",
+    "lr_scheduler_type": "lr_scheduler",
+    "num_train_epochs": "num_epochs",
+}
+"""transformers' `TrainingArguments` that have another name there."""
 _DATA: dict[str, dict[str, object]] = {
     "messages": {"type": "chat_template", "field_messages": "messages"},
     "sharegpt": {
@@ -47,27 +55,10 @@ def write(run: WrittenRun) -> Written:
         "sequence_len": choices.max_length,
         "sample_packing": choices.padding == "packed",
         "pad_to_sequence_len": choices.padding == "max",
-        "micro_batch_size": choices.batch_size,
-        "eval_batch_size": choices.eval_batch_size or choices.batch_size,
-        "gradient_accumulation_steps": choices.gradient_accumulation_steps,
-        "optimizer": found["optim"],
-        "learning_rate": h.learning_rate,
-        "lr_scheduler": found["lr_scheduler_type"],
-        "num_epochs": h.epochs,
-        "weight_decay": h.weight_decay,
-        "adam_beta1": h.beta1,
-        "adam_beta2": h.beta2,
-        "adam_epsilon": h.epsilon,
-        "max_grad_norm": choices.max_grad_norm,
-        "seed": h.seed,
-        "logging_steps": h.logging_steps,
+        **{RENAMED.get(name, name): value for name, value in found.items()},
         "group_by_length": h.group_by_length and choices.padding != "packed",
-        "gradient_checkpointing": choices.gradient_checkpointing,
         "attn_implementation": {"flash": "flash_attention_2"}.get(choices.attention, choices.attention),
     }
-    for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "max_steps", "warmup_steps", "warmup_ratio"):
-        if name in found:
-            content[name] = found[name]
     if choices.checkpoint_offload and choices.gradient_checkpointing:
         content["gradient_checkpointing"] = "offload"
         content.pop("gradient_checkpointing_kwargs", None)

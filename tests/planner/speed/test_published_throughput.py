@@ -39,6 +39,13 @@ def test_by_device(gpu: str, limit: float) -> None:
     assert mean_error([row for row in rows() if row.exact and row.gpu == gpu]) <= limit
 
 
+@pytest.mark.parametrize(("gpu", "limit"), [("a100-80gb", 0.08), ("l40", 0.08)])
+def test_by_device_after_runs_of_ones_own(gpu: str, limit: float) -> None:
+    """GIVEN the other rows of a device as its own runs THEN each row is less than 8 % off on average."""
+    found = throughput.with_own_runs([row for row in rows() if row.exact and row.gpu == gpu])
+    assert mean_error(found) <= limit
+
+
 def test_every_row_has_a_source_with_its_commit_and_none_stands_twice() -> None:
     content = json.loads(throughput.ROWS.read_text())
     assert all(" at " in row["source"] and row["tokens_per_second"] > 0 for row in content["rows"])
