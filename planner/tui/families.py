@@ -9,9 +9,9 @@ from planner.contract.spec import HardwareProfile
 
 FAMILIES: tuple[tuple[str, str], ...] = (
     ("Llama", r"(meta-)?llama"),
-    ("Qwen", r"qwen"),
-    ("Gemma", r"gemma-?"),
-    ("Mistral", r"mistral|ministral|mixtral"),
+    ("Qwen", r"qwen|qwq"),
+    ("Gemma", r"gemma-?|codegemma"),
+    ("Mistral", r"mistral|ministral|mixtral|mathstral|devstral"),
     ("Phi", r"phi-"),
     ("DeepSeek", r"deepseek"),
     ("gpt-oss", r"gpt-oss"),
@@ -22,10 +22,25 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     ("Falcon", r"falcon-?"),
     ("LFM", r"lfm"),
     ("MiniCPM, MiniMax, Hunyuan", r"minicpm|minimax|hunyuan"),
-    ("Code", r"codellama|starcoder|santacoder|gpt_bigcode"),
-    ("Small and older", r"gpt2|gpt|distilgpt|pythia|tinyllama|stablelm|vicuna|zephyr|yi|c4ai|command"),
+    ("EXAONE, ERNIE, Kimi, Apertus", r"exaone|ernie|kimi|apertus|internlm|jamba|jais|youtu|salamandra|megrez|cwm"),
+    ("Cohere", r"aya|c4ai|command"),
+    ("Code", r"codellama|starcoder|santacoder|gpt_bigcode|stable-code|mellum|iquest|sqlcoder|swe-agent"),
+    (
+        "Tuned by others",
+        r"hermes|nous-|dolphin|xlam|jan-|lynx|wizardlm|harmbench|neuralmonarch|prometheus|kunoichi|sauerkraut"
+        r"|openreasoning|baichuan|vicuna|zephyr",
+    ),
+    (
+        "Small and older",
+        r"gpt2|gpt|distilgpt|pythia|tinyllama|stablelm|yi|open-llama|amber|opt-|xglm|redpajama|persimmon|biogpt",
+    ),
+    (
+        "Sentence encoders",
+        r"bge|gte|e5|multilingual-e5|all-|multi-qa|paraphrase|labse|snowflake|mxbai|uae|gist|stella|denseon"
+        r"|modernbert-embed",
+    ),
     ("Encoders: classification, masked words", r"bert|roberta|distil|modernbert|xlm"),
-    ("Encoder and decoder", r"t5|flan"),
+    ("Encoder and decoder", r"t5|flan|mt5|m2m100"),
 )
 """Family and how its names begin; the most used first."""
 OTHERS = "Others"
