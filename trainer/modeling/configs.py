@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from planner.contract import quantised
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.layer_table import as_published
 from planner.contract.shown import clause
@@ -32,25 +33,19 @@ CHOOSES_CODE = (
     *("distributed_config", "tp_plan", "base_model_tp_plan", "base_model_pp_plan", "base_model_fsdp_plan"),
     *("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
     *("output_attentions", "output_hidden_states", "return_dict", "use_cache", "per_layer_config"),
-    *("quantization_config", "quantization", "compression_config", "sparsity_config"),
+    *quantised.KEYS,
 )
 """Left out even where a class has such a field. Of those that say how weights are stored, `refuse_quantized` speaks."""
-STORED_OTHERWISE = ("quantization_config", "quantization", "compression_config", "sparsity_config")
 DEEPEST = 4
 UNWRITTEN = ("Infinity", "-Infinity", "NaN")
 
 
 def refuse_quantized(config: Mapping[str, object], name: str) -> None:
     """Refuses weights that aren't stored as plain numbers: reading them would take further code."""
-    parts = [config, *(value for value in config.values() if isinstance(value, Mapping))]
-    for part in parts:
-        for key in STORED_OTHERWISE:
-            if part.get(key):
-                method = part[key].get("quant_method") if isinstance(part[key], Mapping) else None
-                raise NotModelled(
-                    f"{name}: weights already quantized ({str(method or key)[:40]}) aren't trained; give the "
-                    "unquantized model, and --method qlora to quantize it for training"
-                )
+    stored = quantised.found_in(config)
+    if stored is not None:
+        raise NotModelled(f"{name}: ", quantised.refusal(stored))
+    for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
         if part.get("per_layer_config"):
             raise NotModelled(f"{name}: layers of different shapes (per_layer_config) aren't trained")
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from planner.contract import architectures, text_file
+from planner.contract import architectures, quantised, text_file
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import expanded
 from planner.contract.layer_table import as_published
@@ -145,14 +145,11 @@ def from_config(
     model_type = raw["model_type"]
     if not isinstance(model_type, str):
         raise InvalidInput(f"{place}: text_config.model_type is {shown(model_type)}, but must be a name")
-    quantized = raw.get("quantization_config")
-    if isinstance(quantized, Mapping):
-        method = quantized.get("quant_method", "unnamed method")
-        raise NotModelled(
-            f"{place}: weights already quantized ({shown(method)}) are not modelled; give the unquantized model, and ",
-            named("method"),
-            " qlora to quantize it for training",
-        )
+    stored = quantised.found_in(raw)
+    if stored is not None and isinstance(
+        raw.get("quantization_config", {}), Mapping
+    ):  # else the schema names the value
+        raise NotModelled(f"{place}: ", quantised.refusal(stored, _unquantised(id, config)))
     if model_type not in architectures.supported():
         return _recorded(raw, id, task, place)
     build, facts = builder(model_type, place), architectures.of(model_type)
@@ -181,6 +178,12 @@ def from_config(
         raise type(error)(f"{place}: ", error.sentence) from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(f"{place}: malformed config ({error.__class__.__name__}: {clause(error)})") from error
+
+
+def _unquantised(id: str, config: Mapping[str, object]) -> str | None:
+    """The model of the catalogue that a quantised copy was made of, where its name or its file says so."""
+    known = (catalogue.look_up(name) for name in quantised.originals(id, config))
+    return next((found.hub_id for found in known if found is not None), None)
 
 
 def _recorded(raw: Mapping[str, object], id: str, task: str | None, place: str) -> ModelSpec:

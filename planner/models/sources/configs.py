@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from planner.contract import architectures
+from planner.contract import architectures, quantised
 from planner.contract.architecture import Architecture
 from planner.contract.shown import shown
 from planner.models.sources import schema
@@ -53,7 +53,7 @@ def text_part(raw: Mapping[str, object]) -> Config:
         return _nested(raw, inner)
     part: Config = {"model_type": whole[0].name, **inner}
     part["architectures"] = [whole[0].text_of[1]]
-    for key in ("tie_word_embeddings", "torch_dtype", "dtype"):
+    for key in ("tie_word_embeddings", "torch_dtype", "dtype", *quantised.KEYS):
         if key in raw:
             part.setdefault(key, raw[key])
     return part
@@ -65,7 +65,7 @@ def _nested(raw: Mapping[str, object], inner: Mapping[str, object]) -> Config:
     if not isinstance(model_type, str) or not model_type or architectures.of(model_type).task == "seq2seq":
         return dict(raw)
     part = {key: value for key, value in inner.items() if key != "architectures"}
-    for key in ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_config"):
+    for key in ("tie_word_embeddings", "torch_dtype", "dtype", *quantised.KEYS):
         if key in raw:
             part.setdefault(key, raw[key])
     return part

@@ -54,7 +54,7 @@ def check_plain(value: float) -> None:
 def test_every_model_and_device_reads_plainly() -> None:
     for entry in catalogue.entries():
         text = format_count(load_model(entry.name).parameters)
-        assert re.fullmatch(r"\d{1,3}(\.\d{1,2})? [MB]", text), (entry.name, text)
+        assert re.fullmatch(r"\d{1,3}(\.\d{1,2})? [MBT]", text), (entry.name, text)
     for profile in all_profiles():
         for name, fact in profile.facts.items():
             text = format_quantity(fact.value, fact.unit)

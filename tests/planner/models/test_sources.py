@@ -291,6 +291,73 @@ def test_what_is_not_modelled_is_refused_by_name(raw: dict[str, Any], text: str)
         from_config(raw, "x")
 
 
+@pytest.mark.parametrize(
+    ("stored", "name", "says"),
+    [
+        (
+            {"quant_method": "gptq", "bits": 4},
+            "Qwen/Qwen3-8B-GPTQ-Int4",
+            "(gptq, 4 bits) … give Qwen/Qwen3-8B",
+        ),
+        (
+            {"quant_method": "awq", "bits": 4},
+            "someone/Qwen3-8B-AWQ",
+            "(awq, 4 bits) … give Qwen/Qwen3-8B",
+        ),
+        ({"quant_method": "fp8"}, "Qwen/Qwen3-8B-FP8", "(fp8) aren't trained; give Qwen/Qwen3-8B and --method qlora"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+            "unsloth/llama-3-8b-unsloth-bnb-4bit",
+            "(bitsandbytes, 4 bits) aren't trained; give meta-llama/Meta-Llama-3-8B and --method qlora, which",
+        ),
+        (
+            {"quant_method": "bitsandbytes", "load_in_8bit": True},
+            "x/gemma-2-2b-it-bnb-8bit",
+            "give google/gemma-2-2b-it and --method qlora, --quantization int8, which quantizes it while loading",
+        ),
+        (
+            {"quant_method": "compressed-tensors"},
+            "RedHatAI/Llama-3.2-1B-Instruct-FP8-dynamic",
+            "give meta-llama/Llama-3.2-1B-Instruct",
+        ),
+        (
+            {"quant_method": "mxfp4"},
+            "some/thing",
+            "(mxfp4) … give the model that they were made of with 16",
+        ),
+        (
+            {"group_size": 64, "bits": 4},
+            "mlx-community/Qwen3-8B-4bit",
+            "(mlx, 4 bits) … give Qwen/Qwen3-8B",
+        ),
+        (
+            {"quant_method": "hqq"},
+            "some/thing",
+            "(hqq) … give the model that they were made of and --method",
+        ),
+    ],
+)
+def test_a_quantised_copy_is_refused_with_what_to_load_instead(stored: dict[str, Any], name: str, says: str) -> None:
+    with pytest.raises(NotModelled) as refused:
+        from_config(LLAMA | {"quantization_config": stored}, name)
+    assert says.replace("…", "aren't trained;") in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "quantization", "compression_config"])
+def test_quantised_weights_are_seen_wherever_a_file_says_so(key: str) -> None:
+    """GIVEN a multimodal file that says it beside or inside its text part THEN it isn't planned as plain."""
+    whole, text = dict(catalogue.entry("gemma-3-4b").config), {"quant_method": "awq", "bits": 4}
+    inner = whole["text_config"]
+    assert isinstance(inner, dict)
+    for config in (whole | {key: text}, whole | {"text_config": inner | {key: text}}, LLAMA | {key: text}):
+        with pytest.raises(NotModelled, match="already quantized"):
+            from_config(config, "x")
+    named = LLAMA | {key: text, "_name_or_path": "Qwen/Qwen3-8B"}
+    with pytest.raises(NotModelled, match="give Qwen/Qwen3-8B and"):
+        from_config(named, "some/thing")
+
+
 def test_a_task_that_the_family_has_not() -> None:
     with pytest.raises(NotModelled, match="'masked' is not modelled for llama"):
         from_config(LLAMA, "x", task="masked")
