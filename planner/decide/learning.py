@@ -345,6 +345,8 @@ def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapp
     from planner.memory.step.program import rank_shares
     from planner.models.lora import trainable_parameters
 
+    if choices.method == "full" and spec.config["recorded"]["fp32"]:
+        raise Irregular("some of its weights stay fp32 among others, which full fine-tuning is not known with")
     kept = []
     for module in spec.modules:
         if module.layers is None:

@@ -65,6 +65,7 @@ def describe(config: dict[str, object]) -> dict[str, object]:
         "recurrent_piece": recurrent_piece(model, text),
         "left_out": sorted(adapters.refused_leaves(model)),
         "experts": expert_tensors(model),
+        "fp32": fp32_modules(model, layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -168,6 +169,17 @@ def modules(model: torch.nn.Module, layers: list[str]) -> list[dict[str, object]
         {"path": path, "kind": kind, "shape": list(shape), "bias": bias, "tied_to": tied, "layers": places}
         for (path, kind, shape, bias, tied), places in found.items()
     ]
+
+
+def fp32_modules(model: torch.nn.Module, layers: list[str]) -> list[str]:
+    """Paths of what stays fp32 in a network of bf16 weights, as the network's own code makes it (some routers)."""
+    stems = {path: index for index, path in enumerate(layers)}
+    found: dict[str, None] = {}
+    for name, module in model.named_modules():
+        path, _ = _pattern(name, stems)
+        wide = [key for key, value in module._parameters.items() if value is not None and value.dtype == torch.float32]
+        found.update(dict.fromkeys([path, *(f"{path}.{key}".removeprefix(".") for key in wide)] if wide else []))
+    return list(found)
 
 
 def _pattern(name: str, stems: dict[str, int]) -> tuple[str, int | None]:

@@ -18,6 +18,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from trainer import modeling
 from trainer.modeling import chunked
+from trainer.modeling.build import is_causal
 from trainer.modeling.checkpointing import base_model, checkpointable_layers
 from trainer.modeling.lean import rows
 from trainer.record import network
@@ -35,14 +36,16 @@ MOST_KEPT = 3
 def cut(config: dict[str, object], layers: int) -> dict[str, object]:
     """The config with its first `layers` layers: their number, and every list that has an entry for each of them."""
     made = modeling.as_config(config)
-    whole = getattr(made, "num_hidden_layers", None)
+    names = getattr(type(made), "attribute_map", {})
+    key = names.get("num_hidden_layers", "num_hidden_layers")
+    if key == "encoder_layers" and is_causal(config):  # the decoder alone of an encoder-decoder
+        key = "decoder_layers"
+    whole = getattr(made, key, None)
     if not isinstance(whole, int) or whole < layers:
         raise NotModelled(f"{made.model_type}: its config doesn't count its layers as num_hidden_layers")
-    names = getattr(type(made), "attribute_map", {})
     fewer = copy.deepcopy(config)
-    for key in {"num_hidden_layers", names.get("num_hidden_layers", "num_hidden_layers")}:
-        fewer.pop(key, None)
-    fewer[names.get("num_hidden_layers", "num_hidden_layers")] = layers
+    fewer.pop("num_hidden_layers", None)
+    fewer[key] = layers
     for key, value in vars(made).items():
         if isinstance(value, list) and len(value) == whole and not key.startswith("_"):
             fewer[names.get(key, key)] = copy.deepcopy(value[:layers])

@@ -3,12 +3,11 @@
 Monomials (`BASIS`): 1, S (length), T = B·S (tokens), SS = S², BSS = B·S², C (tokens of one loss chunk, at most
 B·(S-1)), B, TR = B·(S rounded up to 128), TL = B·(S-1) (tokens that have a successor), R (tokens of one piece of a lean
 function, at most T), TX (T where a batch takes several pieces, else 0), RX (tokens of the second piece), CX (tokens of
-the second loss chunk), SSP and BSSP
-(SS and BSS with the rows rounded up to 16), K and KK (B times the pieces that a recurrence takes of a sequence, and B
-times their square; 0 where there is none). Of a flat row of sequences (network/flat.py) S and T are its tokens,
-BSS the sum of squared lengths, SS, SSP and TR of one sequence, L its length, TP and QP the sums of lengths and of
-squares up to it. Every coefficient is split in a part that is constant and a part that is multiplied by N, the number
-of checkpointed layers, so that one run covers every N.
+the second loss chunk), SSP and BSSP (SS and BSS with the rows rounded up to 16), K and KK (B times the pieces that a
+recurrence takes of a sequence, and B times their square; P and PP those without B; 0 where there is none). Of a flat
+row of sequences (network/flat.py) S and T are its tokens, BSS the sum of squared lengths, SS, SSP and TR of one
+sequence, L its length, TP and QP the sums of lengths and of squares up to it. Every coefficient is split in a part that
+is constant and a part that is multiplied by N, the number of checkpointed layers, so that one run covers every N.
 """
 
 from __future__ import annotations
@@ -36,8 +35,10 @@ BASIS = (
     "CX",
     "K",
     "KK",
+    "P",
+    "PP",
 )
-ONE, S, T, SS, BSS, C, B, TR, TL, R, TX, SSP, BSSP, L, TP, QP, RX, CX, K, KK = range(len(BASIS))
+ONE, S, T, SS, BSS, C, B, TR, TL, R, TX, SSP, BSSP, L, TP, QP, RX, CX, K, KK, P, PP = range(len(BASIS))
 WIDTH = len(BASIS)
 
 FP32, HALF, BYTE, INT64 = 4, 2, 1, 8

@@ -71,6 +71,8 @@ def multipliers(
             np.clip(labelled - chunk_rows, 0, chunk_rows),
             b * k,
             b * k * k,
+            k,
+            k * k,
         ],
         axis=-1,
     )

@@ -52,6 +52,8 @@ class Net:
     """Whether a mixture's experts are linear modules of their own."""
     norm_itemsize: int = HALF
     """Bytes per element of the norms' weights."""
+    fp32_paths: frozenset[str] = frozenset()
+    """Paths of what a recorded network makes in fp32 whatever its weights are."""
     adapter_itemsize: int = FP32
     kept_itemsize: int = HALF
     """Bytes per element that a base weight has between its uses, and its optimizer state; FSDP's 16-bit copies have
@@ -115,6 +117,7 @@ class Net:
         if choices.kbit_prepared == "stock":
             net.itemsize = FP32  # the stock k-bit preparation turns everything that is not 4-bit into fp32
         net.norm_itemsize = FP32 if choices.kbit_prepared == "norms" else net.itemsize
+        net.fp32_paths = frozenset(spec.config.get("recorded", {}).get("fp32", ()))
         net.kept_itemsize, net.kept_adapter_itemsize = net.itemsize, net.adapter_itemsize
         if kept.gathers_narrow:
             # What trains is fp32 there, and frozen weights are as they were loaded.
@@ -166,6 +169,8 @@ class Net:
 
     def stored_itemsize(self, module: Module) -> int:
         """Bytes per element of an unquantised module's weights."""
+        if module.path in self.fp32_paths:
+            return FP32
         return self.norm_itemsize if module.kind == "norm" else self.itemsize
 
     def frozen(self, tensor: Tensor) -> Weight:

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 from planner.contract.errors import NotModelled
-from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, RX, SS, SSP, TL, TR, B, C, K, R, S, T
+from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, PP, RX, SS, SSP, TL, TR, B, C, K, P, R, S, T
 from planner.memory.engine.values import turns
 from planner.memory.recorded.log import HANDED_OVER, RELEASE, Event, Log, Part, Size, Window
 
@@ -56,6 +56,8 @@ class Point:
             BSSP: tokens * aligned,
             K: b * k,
             KK: b * k * k,
+            P: k,
+            PP: k * k,
         }
 
 
@@ -77,7 +79,7 @@ def fitted(
         # Rows that a kernel of attention rounds up are none that a recurrence pads, and the other way round.
         attends = "attention" in event[2].split("|")[0]
         if (seen, attends) not in known:
-            kept = [t for t in terms if t not in ((K, KK) if attends else (TR,) if K in terms else ())]
+            kept = [t for t in terms if t not in ((K, KK, P, PP) if attends else (TR,) if K in terms else ())]
             known[seen, attends] = solve(seen, values, kept, event[2])
         return known[seen, attends]
 

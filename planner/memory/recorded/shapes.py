@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.contract.spec import ModelSpec
-from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, RX, SS, SSP, TL, TR, B, C, K, R, S, T
+from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, PP, RX, SS, SSP, TL, TR, B, C, K, P, R, S, T
 from planner.memory.recorded.fit import Point
 from planner.memory.recorded.wanted import CHUNKS, PIECES, recurrent_piece
 
@@ -55,5 +55,5 @@ def terms(spec: ModelSpec, asked: Mapping[str, Any]) -> list[int]:
     if asked["unaligned"]:
         found += [BSSP] if asked["single"] else [SSP, BSSP]
     if recurrent_piece(spec) > 1:
-        found += [K, KK]
+        found += [K, KK] if asked["single"] else [K, KK, P, PP]
     return found

@@ -497,9 +497,9 @@ def test_the_envelope_is_the_largest_event_everywhere() -> None:
 def test_the_monomials_at_a_batch_and_a_length() -> None:
     values = multipliers(np.array([3]), np.array([130]), np.array([5]), 64, 64)[0]
     # 1, S, T, S², B·S², C = min(T - B, 64), B, B·256, T - B, R = min(T, 2048), TX, S·144, B·S·144, S, T, B·S², RX, CX,
-    # K and KK: a recurrence takes 3 pieces of each sequence
+    # K and KK, P and PP: a recurrence takes 3 pieces of each sequence
     constant: Sequence[float] = [1, 130, 390, 16900, 50700, 64, 3, 768, 387, 390, 0, 18720, 56160]
-    constant = [*constant, 130, 390, 50700, 0, 64, 9, 27]
+    constant = [*constant, 130, 390, 50700, 0, 64, 9, 27, 3, 9]
     assert values.tolist() == [*constant, *(5 * value for value in constant)]
 
 

@@ -10,7 +10,8 @@ import pytest
 from planner.contract.choices import TrainingChoices
 from planner.devices.hardware import find
 from planner.memory import predict
-from planner.memory.explain import explain, lines
+from planner.memory.engine.monomials import BASIS
+from planner.memory.explain import MEANING, explain, lines
 from planner.models.sources import load_model
 
 CASES: dict[str, dict[str, Any]] = {
@@ -75,3 +76,8 @@ def test_the_table_names_its_monomials() -> None:
     text = lines(found)
     assert text[0].startswith(f"{found[0].instant} (binding): {found[0].bytes:,} bytes")
     assert "T = tokens of a micro-batch, B·S" in text[-1]
+
+
+def test_every_monomial_has_a_meaning() -> None:
+    """A name without one would end `--explain` of whatever model holds it."""
+    assert set(MEANING) == set(BASIS)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from planner.contract.errors import InvalidInput, NotModelled
-from planner.memory.engine.monomials import BSS, CX, ONE, RX, TL, B, C, R, S, T
+from planner.memory.engine.monomials import BSS, CX, KK, ONE, PP, RX, TL, B, C, K, P, R, S, T
 from planner.memory.recorded.cuts import counts, cut, regular
 from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.fit import Irregular, Point, fitted, solve
@@ -41,6 +41,15 @@ def test_targets_and_chunks_are_told_apart():
     for monomial in (TL, C, CX):
         found = solve(tuple(20 * value[monomial] for value in values), values, (ONE, T, S, B, TL, C, CX), "op")
         assert found == ((monomial, 20),)
+
+
+def test_a_table_of_pieces_and_one_more_is_a_polynomial_of_their_number():
+    points = [
+        Point(batch=b, length=16 * n - 5, piece=1, chunk=1, recurrent_piece=16) for b, n in ((5, 8), (2, 10), (3, 14))
+    ]
+    values = [point.values() for point in points]
+    found = solve((81, 121, 225), values, (ONE, T, S, B, K, KK, P, PP), "ones")
+    assert sorted(found) == sorted(((ONE, 1), (P, 2), (PP, 1)))
 
 
 def test_a_size_that_is_no_polynomial_is_refused():
