@@ -15,7 +15,7 @@ EQUAL_LOSS = {"fp32": 1e-4, "bf16": 1e-2}
 """Largest relative distance of the mean loss per token, at which two contenders did the same work."""
 GOALS: dict[str, dict[str, dict[str, float]]] = {
     "cpu": {
-        RAGGED: {"transformers-grouped": 1.3, "transformers": 2.0, "trl": 2.0, "trl-packed": 2.0},
+        RAGGED: {"transformers-grouped": 1.6, "transformers": 2.0, "trl": 2.0, "trl-packed": 2.0},
         FIXED: dict.fromkeys(("transformers", "transformers-grouped", "trl", "trl-packed"), 1.2),
     },
     "cuda": {RAGGED: {"transformers": 1.4, "transformers-grouped": 1.4, "trl-packed": 1.1}, FIXED: {}},

@@ -31,6 +31,15 @@ def start() -> WizardState:
     return state.with_model(wizard, load_model("phi-2"), "phi-2")
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_what_an_earlier_answer_kept_is_open_again_unless_it_was_set(start: WizardState, edited: bool) -> None:
+    kept = replace(start, choices=replace(start.choices, made_again=()))
+    asked = work.asked(state.change(kept, "made_again", ()) if edited else kept)
+    assert asked is not None
+    assert asked.question.choices.made_again == (() if edited else TrainingChoices().made_again)
+    assert ("made_again" in asked.question.fixed) is edited
+
+
 def test_ui_free_modules_import_no_textual() -> None:
     names = [
         "state",
