@@ -78,6 +78,8 @@ class Run:
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self._backlog = Backlog()
         self._writing = threading.Lock()
+        self.resumes = False
+        """Whether it was started to go on from a checkpoint."""
         self._killed = False
         """Whether it was this process that ended it at once."""
         assert process.stdout is not None
@@ -206,6 +208,8 @@ class Run:
         """What `--resume` finds, as far as the events tell."""
         started = self._last.get("started")
         resumed = started is not None and isinstance(started.told, StartedEvent) and started.told.resumed_from
+        if started is None and self.resumes:
+            return "--resume goes on from the checkpoint that it was to go on from"
         if "checkpoint" in self._last or resumed:
             return "--resume goes on from its last checkpoint"
         return "it had written no checkpoint yet"
@@ -262,4 +266,6 @@ def start(
         )
     except OSError as error:
         raise RunFailed(f"the trainer could not be started: {error.strerror or error}") from None
-    return Run(child)
+    run = Run(child)
+    run.resumes = resume is not None
+    return run

@@ -251,6 +251,8 @@ def _step(run: RunSnapshot, told: StepEvent) -> RunSnapshot:
     measured = [value for value in (run.measured_bytes, told.allocated_peak_bytes) if value]
     device = [value for value in (run.device_bytes, told.device_bytes) if value]
     phase: Phase = run.phase if run.phase in ("stopping", "paused") else "running"
+    if phase == "paused" and step > run.step:
+        phase = "running"  # it has made another step
     return replace(
         run,
         phase=phase,

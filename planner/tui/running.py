@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual import work
-from textual.app import App
 from textual.reactive import reactive
 
 from planner.contract import process
@@ -21,6 +20,7 @@ from planner.tui import comparing, doubts, history, live, messages, run_texts
 from planner.tui import work as questions
 from planner.tui.doubts import Act, Doubt
 from planner.tui.history import FollowedRun, PastRun
+from planner.tui.in_order import InOrder
 from planner.tui.live import RunSnapshot
 from planner.tui.screens.runs import CompareScreen
 from planner.tui.state import WizardState
@@ -36,7 +36,7 @@ LONG = 60
 """Seconds from which on a run's end is rung."""
 
 
-class RunControl(App[int]):
+class RunControl(InOrder):
     """One run at a time. The trainer outlives the wizard where the person wants that."""
 
     run_snapshot: reactive[RunSnapshot | None] = reactive(None, init=False)

@@ -17,6 +17,7 @@ from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
 from planner.tui.app import TuneplanApp
+from planner.tui.in_order import InOrder
 from planner.tui.screens.end import EndScreen
 
 SIZES = [(80, 24), (120, 40)]
@@ -34,7 +35,8 @@ async def _all_handled(min_sleep: float = 0.0, max_sleep: float = 0.0) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         for _ in range(500):  # a clock that ticks may never let them all be empty
-            if app is None or not any(pump.message_queue_size for pump in pumps(app)):
+            typing = isinstance(app, InOrder) and app.typing
+            if app is None or not (typing or any(pump.message_queue_size for pump in pumps(app))):
                 break
             await asyncio.sleep(0)
 

@@ -41,6 +41,8 @@ class Reporter(TrainerCallback):
         self.reason = "completed"
         self.eval_loss_before: float | None = None
         self.eval_loss: float | None = None
+        self._paused = False
+        """Whether a pause was told whose end was not."""
         self._since_log = (0.0, 0)
         """Seconds and tokens spent in steps since the last `step` event."""
         self._tokens_seen = 0
@@ -128,6 +130,7 @@ class Reporter(TrainerCallback):
             self._stop_where_asked(state, control)
             if control.should_evaluate or control.should_save:
                 return True
+        self._goes_on(state)
         return False
 
     def _wait_while_paused(self, state: TrainerState) -> None:
@@ -135,13 +138,21 @@ class Reporter(TrainerCallback):
             self._wait_together(state)
             return
         if not self.flags.pause.is_set() or self.flags.stop.is_set():
+            self._goes_on(state)
             return
         self.events.emit(PausedEvent(step=state.global_step))
+        self._paused = True
         while self.flags.pause.is_set() and not self.flags.stop.is_set() and not self.flags.wishes:
             time.sleep(0.05)
         if self.flags.pause.is_set() and not self.flags.stop.is_set():
             return  # it does what was wanted, and waits again
-        self.events.emit(ResumedEvent(step=state.global_step))
+        self._goes_on(state)
+
+    def _goes_on(self, state: TrainerState) -> None:
+        """Says so where a pause was told; it may have ended while the run did what was wanted."""
+        if self._paused:
+            self._paused = False
+            self.events.emit(ResumedEvent(step=state.global_step))
 
     def _wait_together(self, state: TrainerState) -> None:
         """All processes wait while one is told to pause: they ask each other, so that none waits for a lost one."""

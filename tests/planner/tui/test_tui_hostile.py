@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -100,7 +101,7 @@ async def test_events_of_a_foreign_run(tmp_path: Path) -> None:
 
 
 async def test_a_bug_in_the_wizard_is_a_line_and_a_file(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = TuneplanApp(gpu="a10g")
 
@@ -114,7 +115,7 @@ async def test_a_bug_in_the_wizard_is_a_line_and_a_file(
             await pilot.press("f1")
             await pilot.pause()
     assert app.return_code == 4
-    (file,) = (home / "errors").iterdir()
+    (file,) = (Path(os.environ["TUNEPLAN_HOME"]) / "errors").iterdir()
     assert "KeyError" in file.read_text()
     said = "".join(str(piece) for piece in app._exit_renderables) + capsys.readouterr().err
     assert "\x1b[2J" not in said

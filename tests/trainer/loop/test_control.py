@@ -113,6 +113,7 @@ def test_a_paused_run_evaluates_saves_and_changes_and_goes_on(tmp_path: Path, mo
     monkeypatch.setattr(Reporter, "_wait_while_paused", scripted)
     events, failure = train(plan, tmp_path / "run")
     assert failure is None
+    assert [entry["step"] for entry in of_kind(events, "resumed")] == [2], "what was paused is told to go on, once"
     assert [entry["step"] for entry in of_kind(events, "eval")].count(2) == 2
     assert 2 in [entry["step"] for entry in of_kind(events, "checkpoint")]
     changed = {entry["name"]: (entry["step"], entry["after"]) for entry in of_kind(events, "changed")}
@@ -123,3 +124,32 @@ def test_a_paused_run_evaluates_saves_and_changes_and_goes_on(tmp_path: Path, mo
     assert sorted(rates) == [1, 2, 3, 5], "after the change only every third step is told, and the last"
     assert plans.load(tmp_path / "run/plan.yaml").hyperparameters.learning_rate == 0.5e-4
     assert json.loads((tmp_path / "run/events.jsonl").read_text().splitlines()[-1])["kind"] == "finished"
+
+
+def test_a_pause_that_ends_while_the_run_evaluates_is_told_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a paused run that evaluates WHEN it is resumed meanwhile THEN whoever watches hears that it goes on."""
+    from trainer.loop.callbacks import Reporter
+
+    plan = make_plan(
+        tmp_path / "plan.json", make_model(tmp_path / "model"), write_pairs(tmp_path / "data.jsonl"), max_steps=3
+    )
+    waiting, evaluated = Reporter._wait_while_paused, Reporter.on_evaluate
+
+    def paused(self: Any, state: Any) -> None:
+        if state.global_step == 1:
+            self.flags.pause.set()
+            self.flags.wishes.append(Command(command="evaluate"))
+        waiting(self, state)
+
+    def resumed(self: Any, args: Any, state: Any, control: Any, **rest: Any) -> Any:
+        if state.global_step == 1:
+            self.flags.pause.clear()
+        return evaluated(self, args, state, control, **rest)
+
+    monkeypatch.setattr(Reporter, "_wait_while_paused", paused)
+    monkeypatch.setattr(Reporter, "on_evaluate", resumed)
+    events, failure = train(plan, tmp_path / "run")
+    assert failure is None
+    assert [event.kind for event in events if event.kind in ("paused", "resumed")] == ["paused", "resumed"]
