@@ -26,6 +26,7 @@ from planner.tui.widgets.panels.verdict import VerdictPanel
 from planner.tui.work import Evaluation, WizardAnswer, error_line
 
 UNDO_DEPTH = 100
+WHOLE_BATCH = "The batch is the whole effective batch: raise the effective batch first, or type a number."
 KEYS: dict[Act, str] = {"train": "t", "save": "s"}
 JUMPS = {
     "settings": "e",
@@ -224,7 +225,10 @@ class PlanScreen(WizardScreen):
 
     @on(FieldList.Stepped)
     def _stepped(self, event: FieldList.Stepped) -> None:
+        before = self.wizard_app.wizard
         self._try(lambda state: states.step(state, event.key, event.direction))
+        if event.key == "batch_size" and event.direction > 0 and self.wizard_app.wizard.choices == before.choices:
+            self.say(WHOLE_BATCH)
 
     @on(FieldList.EditBegun)
     def _begun(self) -> None:

@@ -119,13 +119,15 @@ async def test_arrows_change_and_the_old_value_is_marked(pairs: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
         before = app.wizard.choices.batch_size
-        await pilot.press("right")
-        shown = await settle(app, pilot)
-        assert app.wizard.choices.batch_size > before
-        assert "•Batch size" in shown
         await pilot.press("left")
+        shown = await settle(app, pilot)
+        assert app.wizard.choices.batch_size < before
+        assert "•Batch size" in shown
+        await pilot.press("right")
         await settle(app, pilot)
         assert app.wizard.choices.batch_size == before
+        await pilot.press("right")
+        assert "raise the effective batch first" in flat(await settle(app, pilot))
         await pilot.press("r")
         assert "•" not in await settle(app, pilot)
 
@@ -463,7 +465,7 @@ async def test_a_tiny_terminal_says_so_and_comes_back(pairs: Path) -> None:
     app = planned(pairs)
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
-        await pilot.press("right")
+        await pilot.press("left")
         chosen = app.wizard.choices
         await pilot.resize_terminal(40, 10)
         shown = flat(await settle(app, pilot))
@@ -474,7 +476,7 @@ async def test_a_tiny_terminal_says_so_and_comes_back(pairs: Path) -> None:
         assert "too small" not in shown
         assert "Batch size" in shown
         assert app.wizard.choices == chosen
-        await pilot.press("right")
+        await pilot.press("left")
         assert app.wizard.choices != chosen, "the focus is where it was"
 
 
