@@ -87,7 +87,10 @@ class _Tried:
 
     def tried(self, model_type: str, cls: str) -> dict[str, str]:
         """`basis` of a figure (written, recorded, traced, refused), and why it is no better."""
-        config = default_config(model_type, cls)
+        try:
+            config = default_config(model_type, cls)
+        except Exception as error:  # a class whose own defaults it refuses
+            return {"basis": "refused", "why": f"its default config can't be made: {one_line(error)}"}
         if config.get("text_config", config)["model_type"] in ARCHITECTURES:
             return {"basis": "written"}
         signal.alarm(MOST_SECONDS)

@@ -29,7 +29,7 @@ from trainer.trace import run as tracing
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
 
-MOST_KEPT = 3
+MOST_KEPT = 4
 """Runs whose events are kept, should a program need their loops told shorter."""
 
 

@@ -17,16 +17,20 @@ HELD_OUT = (4, 368)
 SINGLE = ((1, 240), (1, 368), (1, 480))
 SINGLE_HELD_OUT = (1, 608)
 """(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
-PIECEWISE = ((8, 16), (10, 48), (14, 32))
+FURTHER = 7
+"""Sequences of a fourth shape for recurrences, whose sizes may hold more terms."""
+PIECEWISE = ((8, 16), (10, 48), (14, 32), (11, 0))
 PIECEWISE_HELD_OUT = (12, 16)
 """(pieces that a recurrence takes, tokens that its last one lacks) in place of those lengths."""
 
 
 def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Point]:
     """The shapes that are traced, and the one that is held out."""
-    whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
-    pieces, chunks = asked["regime"] & PIECES, asked["regime"] & CHUNKS
     recurrent = recurrent_piece(spec)
+    whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
+    if recurrent > 1:
+        whole.insert(-1, (1 if asked["single"] else FURTHER, 0))
+    pieces, chunks = asked["regime"] & PIECES, asked["regime"] & CHUNKS
     points = []
     for number, (batch, length) in enumerate(whole):
         if recurrent > 1:
@@ -39,8 +43,8 @@ def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Poin
             length += 5
         tokens = batch * length
         # Two pieces, two chunks: of other shares of the tokens at every shape, so that nothing stands in one ratio.
-        piece = tokens * (5 + number) // 9 if pieces else WHOLE
-        chunk = (tokens - batch) * (17 - 2 * number) // 20 if chunks else WHOLE
+        piece = tokens * (6 + number) // 11 if pieces else WHOLE
+        chunk = (tokens - batch) * (19 - 2 * number) // 20 if chunks else WHOLE
         points.append(Point(batch=batch, length=length, piece=piece, chunk=chunk, recurrent_piece=recurrent))
     return points[:-1], points[-1]
 

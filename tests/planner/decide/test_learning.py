@@ -298,6 +298,19 @@ def test_a_grid_asks_for_all_that_is_missing_at_once(own_home: Path) -> None:
     assert sorted(asked) == [(False, "all"), (True, "all"), (True, "none")]
 
 
+def test_a_recurrence_is_traced_at_a_shape_more_and_pieces_stay_two(own_home: Path) -> None:
+    _write_spec(own_home, {**SPEC, "recurrent_piece": 64})
+    found = from_config(CONFIG, "small")
+    for single in (False, True):
+        asked = {"single": single, "regime": 3, "windowed": False, "unaligned": False}
+        points, held_out = shapes(found, asked)
+        assert len({point.length for point in [*points, held_out]}) == 5
+        for point in [*points, held_out]:
+            tokens = point.batch * point.length
+            assert tokens / 2 < point.piece < tokens
+            assert (tokens - point.batch) / 2 < point.chunk < tokens - point.batch
+
+
 def test_a_cut_that_changes_the_layers_is_refused() -> None:
     learning.alike("aabaab", "xxyxx")
     for other in ("xxyxy", "xxxxx", "xzyxz"):
