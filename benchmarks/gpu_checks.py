@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import sys
 import tempfile
@@ -243,6 +244,9 @@ def _run(folder: Path, name: str, device: str, limit: int | None) -> tuple[list[
     from trainer.wire.request import Request
 
     plan, said = _plan(folder, name, device), io.StringIO()
+    gc.collect()  # what an earlier run or check held counts against the limit
+    if device == "cuda":
+        torch.cuda.empty_cache()
     limits.limit_device(torch.device(device), limit)
     meter = limits.LimitedStorageMeter(limit or 1 << 60) if device == "cpu" else None
     try:
