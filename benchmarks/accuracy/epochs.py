@@ -4,7 +4,8 @@ A plan replays its heaviest micro-batch; a run has as many shapes as micro-batch
 the next larger one can't use. Here the allocator's model plays whole epochs, micro-batch by micro-batch, in the order
 of our trainer (the heaviest second) with the cache given back before a larger one (`trainer.loop.heaviest.Growing`) and
 without, and in an order by chance as other trainers have it, with and without expandable segments. Lengths: log-normal
-with a median of 330 tokens, cut at 2048, as instruction data has them.
+with a median of 330 tokens, cut at 2048, as instruction data has them. Each micro-batch is a step of its own here, so
+that the plans are those without accumulation, which keeps gradients that are not played.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ def rows(steps: int, batch_sizes: tuple[int, ...]) -> list[list[str]]:
     lengths = tuple(min(2048, max(16, int(drawn.lognormvariate(5.8, 0.8)))) for _ in range(600))
     for name, changes in CASES:
         for size in batch_sizes:
-            choices = replace(TrainingChoices(), batch_size=size, max_length=2048, padding="longest", **changes)  # type: ignore[arg-type]
+            plain = TrainingChoices(batch_size=size, gradient_accumulation_steps=1, max_length=2048, padding="longest")
+            choices = replace(plain, **changes)  # type: ignore[arg-type]
             epoch = Epoch(load_model(name), profiles.load("a10g"), choices, lengths)
             grown = replace(epoch, choices=replace(choices, expandable_segments=True))
             planned, ours = epoch.planned(), epoch.ours(steps)

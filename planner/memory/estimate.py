@@ -18,7 +18,7 @@ from planner.memory.loads import Load, envelope_of, largest, loads, persistent_b
 from planner.memory.reserved.replay import Asked, Replay, largest_tensor, numbers, replayed
 from planner.memory.step.case import Case
 from planner.memory.step.kept import recall
-from planner.memory.step.sharding import UNMEASURED_SHARE, exchanges, fsdp_held, zero2
+from planner.memory.step.sharding import UNMEASURED_SHARE, exchanges, may_hold, zero2
 
 if TYPE_CHECKING:
     from planner.data.lengths import Lengths
@@ -56,7 +56,7 @@ def predict(
     lower, upper = _interval(hardware, step, held)
     if choices.num_gpus > 1:
         margin = int(UNMEASURED_SHARE * total)
-        lower, upper = lower - margin, upper + margin + fsdp_held(choices, step.allocated - step.persistent)
+        lower, upper = lower - margin, upper + margin + may_hold(choices, total, step.allocated - step.persistent)
     report = MemoryReport(
         allocated_peak_bytes=held.allocated,
         tensors_peak_bytes=step.allocated,
