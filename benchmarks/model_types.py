@@ -140,13 +140,18 @@ class _Tried:
 
 def table(results: dict[str, dict[str, dict[str, str]]]) -> str:
     """The results as Markdown."""
-    lines = []
+    lines: list[str] = []
+    known = types()
     for head, found in results.items():
         counts: dict[str, list[str]] = {}
         for name in sorted(found):
             counts.setdefault(found[name]["basis"], []).append(name)
-        total = len(found)
-        lines += [f"**{head}** ({total} types tried)", "", "| basis | types |", "|---|---|"]
+        lines += [
+            f"**{head}** ({len(found)} of {len(known[head])} types tried so far)",
+            "",
+            "| basis | types |",
+            "|---|---|",
+        ]
         for basis, names in sorted(counts.items()):
             lines.append(f"| {basis} ({len(names)}) | {' '.join(f'`{name}`' for name in names)} |")
         why = [
