@@ -125,7 +125,7 @@ def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None
         changed=changed,
         why=[
             *why.batch_lines(question, found.candidates, index, recommended),
-            *why.kept_lines(found.candidates, index),
+            *why.kept_lines(found.candidates, index, options),
         ],
         front=_front(found.candidates, question.budget_bytes, chosen.choices.max_length),
         advice=advice,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from planner.contract.records import CheckReport
@@ -66,14 +68,22 @@ def _guides(question: Question, candidates: Candidates, here: np.ndarray, index:
     return f"the guides' {GUIDES_BATCH} with recomputation takes {format_bytes(int(candidates.device[one]))}, {pace}"
 
 
-def kept_lines(candidates: Candidates, index: int) -> list[str]:
-    """What is kept in place of made again in backward, and what that takes and brings; nothing where nothing is."""
+def kept_lines(candidates: Candidates, index: int, options: Sequence[tuple[int, CheckReport]]) -> list[str]:
+    """What is kept in place of made again in backward, and what that takes and brings; nothing where nothing is.
+
+    Against the tier that makes it again, where there is one, so that its row and this line say the same.
+    """
     if not candidates.keeps[index]:
         return []
     shape = (candidates.batch_size, candidates.length, candidates.checkpointed_layers)
     alike = np.logical_and.reduce([values == values[index] for values in shape])
     before = int(np.flatnonzero(alike & ~candidates.keeps)[0])
-    more = int(candidates.device[index] - candidates.device[before])
+    tiers = dict(options)
+    if before in tiers:
+        peaks = {place: tiers[place].memory.device_peak_bytes for place in (before, index)}
+    else:
+        peaks = {place: int(candidates.device[place]) for place in (before, index)}
     gain = candidates.seconds[before] / candidates.seconds[index] - 1
     pieces = " and ".join(WORDS[piece] for piece in candidates.base.made_again)
-    return [f"Room is used to keep {pieces}: {format_bytes(more)} for {gain:+.1%} tokens/s."]
+    more = format_bytes(peaks[index] - peaks[before])
+    return [f"Room is used to keep {pieces}: {more} for {gain:+.1%} tokens/s."]

@@ -84,10 +84,14 @@ def batch_text(settings: TrainingChoices) -> str:
     return text if settings.num_gpus == 1 else f"{text}×{settings.num_gpus}"
 
 
+PIECES = {"mlp": "MLP", "norms": "norms"}
+"""What stack `builtin` makes again without checkpointing, in a table's few columns."""
+
+
 def checkpoint_text(settings: TrainingChoices) -> str:
-    """How many layers are recomputed: all, a number, or none."""
+    """What is recomputed in backward: all layers, a number of them, an MLP's and the norms' values only, or nothing."""
     if not settings.gradient_checkpointing:
-        return "off"
+        return " ".join(word for piece, word in PIECES.items() if settings.makes_again(piece)) or "off"
     layers = settings.checkpoint_layers
     return "all" if layers is None else f"{layers} lay."
 
