@@ -242,8 +242,6 @@ def build(accounts: Accounts, material: Material, resumed: Path | None) -> Built
         callbacks=[reporter],
     )
     reporter.trainer = loop
-    if begun.world.main:
-        reporter.replan = lambda new: write_plan(replan(begun.plan, new), begun.run_dir)
     state: TrainerState | None = None
     if resumed is not None:
         loop.recovery.restore(checkpoints.recovery_state(resumed))
@@ -296,7 +294,9 @@ def tell_started(accounts: Accounts, built: Built) -> None:
 
 def train(accounts: Accounts, built: Built) -> None:
     """The steps that are left."""
-    loop, resumed = built.loop, built.resumed
+    loop, resumed, begun = built.loop, built.resumed, accounts.start
+    if accounts.reporter is not None and begun.world.main:
+        accounts.reporter.replan = lambda new: write_plan(replan(begun.plan, new), begun.run_dir)
     accounts.enter("train", f"{built.total_steps} steps")
     accounts.start.control.stepping = True
     loop.args.eval_on_start = loop.validates and resumed is None

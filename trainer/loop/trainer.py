@@ -39,6 +39,9 @@ class LoopTrainer(Evaluating, Saving):
     # compute_loss divides by the targets of the whole effective batch, so no further division is due.
     loss_is_scaled_for_ga = True
 
+    wishes: Sequence[float] = NOTHING
+    """What the processes agreed that is to be done after the step, by `wishes.COLUMNS`."""
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -66,8 +69,6 @@ class LoopTrainer(Evaluating, Saving):
         self.last_grad_norm: float | None = None
         self.stops = self.pauses = False
         """Whether any process was told to, as they agreed at the end of the step."""
-        self.wishes: Sequence[float] = NOTHING
-        """What they agreed that is to be done after the step, by `wishes.COLUMNS`."""
         self._untold: list[OomEvent] = []
         """Overflows of this process that rank 0 has yet to tell."""
         self._rows_before = (0, 0)
