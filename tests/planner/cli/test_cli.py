@@ -92,7 +92,7 @@ def test_plan_json_has_recommended_and_options(capsys: pytest.CaptureFixture[str
     found = run_json(capsys, "--gpu", "a10g", "--max-length", "2048")
     assert list(found["tiers"]) == ["high", "balanced", "low", "safe"]
     assert found["options"][found["tiers"]["balanced"]] == found["recommended"]
-    assert [option["tier"] for option in found["options"]] == ["balanced", "safe"]
+    assert [option["tier"] for option in found["options"]] == ["balanced", "low", "safe"]
     assert found["recommended"] in found["options"]
     batches = {
         option["settings"]["batch_size"] * option["settings"]["gradient_accumulation_steps"]
