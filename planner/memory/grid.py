@@ -72,6 +72,28 @@ def predict_grid(
         batches, lengths, loads = _heaviest(model, choices, batches, lengths, data)
         for places, own in loads:
             _fill(model, hardware, choices, own, places, layers, covered, (allocated, persistent, binding))
+    _fill_padded(model, hardware, choices, batches, lengths, layers, covered, (allocated, persistent, binding))
+    allocated += device.workspace_bytes(hardware)
+    reserved = device.reserved(allocated, persistent)
+    allocated, reserved, upper = device.corrected_peaks(hardware, allocated, reserved, persistent)
+    return Grid(allocated, reserved, reserved + hardware.context_bytes, upper, binding)
+
+
+def _fill_padded(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    choices: TrainingChoices,
+    batches: Array,
+    lengths: Array,
+    layers: Array,
+    covered: npt.NDArray[np.bool_],
+    into: tuple[Array, Array, npt.NDArray[np.str_]],
+) -> None:
+    """Peaks, persistent bytes and binding instants of padded micro-batches; those of 0 rows are left alone.
+
+    Raises `Unlearned`, which names all programs that are missing at once.
+    """
+    allocated, persistent, binding = into
     edge = model.sliding_window if model.sliding_layers and model.sliding_window else np.iinfo(np.int64).max
     kinds = batch_kind(model, hardware, choices, batches)
     unaligned = (lengths % MASK_ROW != 0) & pads_masks(model, hardware, choices)
@@ -107,10 +129,6 @@ def predict_grid(
     if missing:
         missing[0].also += [asked for one in missing[1:] for asked in one.all_wanted()]
         raise missing[0]
-    allocated += device.workspace_bytes(hardware)
-    reserved = device.reserved(allocated, persistent)
-    allocated, reserved, upper = device.corrected_peaks(hardware, allocated, reserved, persistent)
-    return Grid(allocated, reserved, reserved + hardware.context_bytes, upper, binding)
 
 
 def _distinct(numbers: Array) -> Array:
