@@ -148,12 +148,20 @@ def make_ready(accounts: Accounts) -> None:
     quiet_transformers(logging.WARNING)
     transformers.logging.enable_propagation()
     transformers.logging.disable_default_handler()
+    from trainer.loop.arguments import data_workers
     from trainer.recovery import room
 
     for name in begun.plan.hyperparameters.report_to:
         require_reporter(name)
     if elsewhere := prepare.device_warning(begun.plan, begun.device):
         begun.events.warn("another device", elsewhere, "peak and speed of the plan don't hold here")
+    asked, workers = begun.plan.hyperparameters.dataloader_workers, data_workers(begun.plan.hyperparameters)
+    if workers < asked:
+        begun.events.warn(
+            "data workers",
+            f"{asked} data workers were asked for; {workers} start, one for each processor",
+            "more would wait for each other",
+        )
     if begun.device.type == "cpu":
         room.make_ready()
         # What a memory cgroup would answer with SIGKILL becomes an exception.

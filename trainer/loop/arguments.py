@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import transformers
 
+from planner.contract.run_settings import Hyperparameters
 from trainer.loop.inputs import Job
+
+
+def data_workers(h: Hyperparameters) -> int:
+    """Processes that prepare batches: those asked for, at most one for each processor that this process may use.
+
+    Which batches come, and in which order, doesn't depend on their number.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(h.dataloader_workers, processors)
 
 
 def training_arguments(
@@ -46,7 +58,7 @@ def training_arguments(
         report_to=list(h.report_to) or "none",
         disable_tqdm=True,
         use_cpu=device.type == "cpu",
-        dataloader_num_workers=h.dataloader_workers,
+        dataloader_num_workers=data_workers(h),
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],

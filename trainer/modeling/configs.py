@@ -74,7 +74,7 @@ def described(config: Mapping[str, object], cls: object, depth: int = 0) -> dict
     """The keys of a config that describe the network of this config class."""
     if depth > DEEPEST:
         raise InvalidInput("config.json: parts within parts within parts; no model is made like that")
-    fields = _fields(cls)
+    fields, beside = _fields(cls), _read_beside(cls)
     kept: dict[str, object] = {}
     for key, value in config.items():
         if key in CHOOSES_CODE or key.startswith("_") or key == "model_type":
@@ -84,7 +84,16 @@ def described(config: Mapping[str, object], cls: object, depth: int = 0) -> dict
             kept[key] = _part(value, part, depth)
         elif key in fields or key in GENERIC or (_is_number(value) and not hasattr(cls, key)):
             kept[key] = _numbers(copy.deepcopy(value))
+        elif key in beside:
+            kept[key] = _numbers(copy.deepcopy(_without_code(value)))
     return kept
+
+
+def _without_code(value: object) -> object:
+    """A value that no field of the class checks, less what would choose code."""
+    if isinstance(value, Mapping):
+        return {key: _without_code(item) for key, item in value.items() if key not in CHOOSES_CODE and key[:1] != "_"}
+    return [_without_code(item) for item in value] if isinstance(value, list) else value
 
 
 def _numbers(value: object) -> object:
@@ -118,6 +127,23 @@ def _fields(cls: Any) -> set[str]:
     else:
         names = set(inspect.signature(cls.__init__).parameters)
     return names | set(getattr(cls, "attribute_map", {}))
+
+
+def _read_beside(cls: Any) -> set[str]:
+    """Words in a config class's own methods that are handed `**kwargs`: older or published keys that they read there.
+
+    Nemotron-H's layers are given by such a one alone (`hybrid_override_pattern`); without it another network is made.
+    """
+    from transformers import PreTrainedConfig
+
+    found: set[str] = set()
+    for one in cls.__mro__:
+        if one is not PreTrainedConfig and issubclass(one, PreTrainedConfig):
+            codes = (getattr(method, "__code__", None) for method in vars(one).values())
+            for code in codes:
+                if code is not None and "kwargs" in code.co_varnames:
+                    found |= {word for word in code.co_consts if isinstance(word, str)}
+    return found
 
 
 def _is_number(value: object) -> bool:

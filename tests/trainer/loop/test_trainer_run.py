@@ -440,3 +440,15 @@ def test_one_run_per_folder(finished: tuple[Path, list[Event]], tmp_path: Path) 
     (tmp_path / "file").write_text("")
     _, failure = train(folder / "plan.json", tmp_path / "file")
     assert "is no folder" in str(failure)
+
+
+def test_more_data_workers_than_processors_are_not_started(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN 300 data workers and one processor WHEN the run starts THEN one is, and a warning says so."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    plan = make_plan(tmp_path / "plan.json", model, data, max_steps=1, dataloader_workers=300)
+    events, failure = train(plan, tmp_path / "run")
+    assert failure is None
+    (told,) = (warning for warning in of_kind(events, "warning") if warning["what"] == "data workers")
+    assert told["message"] == "300 data workers were asked for; 1 start, one for each processor"
