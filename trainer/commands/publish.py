@@ -62,7 +62,6 @@ def publish(
 
 
 def _gguf(run_dir: Path, made: Path, *, name: str, merged: bool, kind: str) -> dict[str, object]:
-    from planner.contract import json_text
     from trainer.publish import gguf
     from trainer.weights import adapter_files
 
@@ -77,9 +76,7 @@ def _gguf(run_dir: Path, made: Path, *, name: str, merged: bool, kind: str) -> d
         from trainer.loop.loading import read_config
 
         source = trained_folder(run_dir)
-        base = adapter_files.base_of(source)
-        here = Path(base) / "config.json"
-        config = json_text.read_object(here) if here.is_file() else read_config(base)
+        config = read_config(adapter_files.base_of(source))
         path = made / "adapter-f16.gguf"
         count = gguf.write_adapter(source, path, base_config=config)
     return {"gguf": path.name, "tensors": count}

@@ -10,6 +10,7 @@ from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.files import expanded
 from planner.contract.records import Plan
 from planner.contract.shown import clause
+from planner.contract.towers import text_part
 from trainer.weights import model_files
 
 DIMENSIONS = (
@@ -44,6 +45,11 @@ def local_folder(model: str) -> Path | None:
 
 
 def read_config(model: str) -> dict[str, object]:
+    """Content of the model's config.json; of a multimodal model its text tower's part."""
+    return text_part(whole_config(model))
+
+
+def whole_config(model: str) -> dict[str, object]:
     """Content of the model's config.json."""
     folder = local_folder(model)
     file = folder / "config.json" if folder is not None else model_files.fetch(model, "config.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from planner.contract import architectures
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.shown import clause
+from planner.contract.towers import FROM_WHOLE
 from trainer.modeling import configs
 from trainer.weights import model_files, tensors
 from trainer.weights.model_files import ModelFiles
@@ -145,6 +147,7 @@ def from_files(cls: Any, config: object, files: ModelFiles, **options: object) -
             local_files_only=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
+            key_mapping=FROM_WHOLE if _holds_a_tower(files) else None,
             **options,
         )
     for name, was, wanted in sorted(found["mismatched_keys"]):
@@ -157,6 +160,11 @@ def from_files(cls: Any, config: object, files: ModelFiles, **options: object) -
         )
     model.config._name_or_path = model.name_or_path = files.name
     return model, missing
+
+
+def _holds_a_tower(files: ModelFiles) -> bool:
+    """Whether some of the tensors have names that the text tower of a larger model has in it."""
+    return any(re.match(pattern, name) for name in files.entries() for pattern in FROM_WHOLE)
 
 
 def _generation_config(config: Any, files: ModelFiles) -> object:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.errors import InvalidInput
+from planner.contract.towers import NOT_TEXT, is_multimodal, name_in_whole
 from trainer.publish import card, facts
 
 KEPT = (
@@ -21,6 +22,7 @@ def publish(run_dir: Path, target: Path, *, merged: bool, dtype: str = "auto") -
     """Writes the files into `target`, an existing empty folder; returns what it is."""
     from trainer.commands.generate import trained_folder
     from trainer.commands.merge import merge
+    from trainer.loop import loading
     from trainer.weights import adapter_files
 
     found = facts.read(run_dir)
@@ -43,8 +45,11 @@ def publish(run_dir: Path, target: Path, *, merged: bool, dtype: str = "auto") -
     _generation_config(base, target)
     _without_paths(target / "adapter_config.json", found.base)
     whole_model = merged or not adapter
+    multimodal = not whole_model and is_multimodal(loading.whole_config(base))
+    if multimodal:
+        _for_the_whole(target, base)
     licence = facts.licence(found.plan.model)
-    text = card.card(found, merged=whole_model, licence=licence, loads=_loads(found.base, whole=whole_model))
+    text = card.card(found, merged=whole_model, licence=licence, loads=_loads(found.base, whole_model, multimodal))
     (target / "README.md").write_text(text, encoding="utf-8")
     return {"base": found.base, "merged": whole_model, "licence": licence}
 
@@ -77,12 +82,27 @@ def _without_paths(config: Path, base: str) -> None:
         config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _loads(base: str, *, whole: bool) -> str:
+def _for_the_whole(target: Path, base: str) -> None:
+    """Names the adapter's tensors as they are called in the multimodal model whose text tower was trained."""
+    import json
+
+    from planner.contract import json_text
+    from trainer.weights import model_files, tensors
+
+    weights, config = target / "adapter_model.safetensors", target / "adapter_config.json"
+    names = model_files.find(base).entries()
+    tensors.write(weights, {name_in_whole(name, names): tensor for name, tensor in tensors.read(weights).items()})
+    content = json_text.read_object(config) | {"exclude_modules": NOT_TEXT, "task_type": None, "auto_mapping": None}
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _loads(base: str, whole: bool, multimodal: bool) -> str:
     if whole:
         return 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("THIS")'
+    auto = "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
     return (
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "THIS")'
+        f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
+        f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "THIS")'
     )
 
 

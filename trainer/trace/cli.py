@@ -13,6 +13,7 @@ from planner.contract import edge, json_text, text_file
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.settings import convert
+from planner.contract.towers import text_part
 from planner.contract.words import one_line
 
 
@@ -59,7 +60,7 @@ def read_lengths(text: str) -> list[tuple[int, ...]]:
 
 
 def read_config(where: str) -> dict[str, object]:
-    """The content of a config.json (or of a catalogue entry that holds one under `config`)."""
+    """A config.json (or a catalogue entry's, which stands under `config`); of a multimodal model its text part."""
     name = f"--config {where}"
     if where == "-":
         text = sys.stdin.read()
@@ -71,7 +72,7 @@ def read_config(where: str) -> dict[str, object]:
         content = content["config"]
     if not isinstance(content, dict):
         raise InvalidInput(f"--config {where}: a JSON object is expected")
-    return content
+    return text_part(content)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.run_folder import PLAN
 from planner.contract.shown import clause
+from planner.contract.towers import name_in_tower
 from trainer.loop.loading import local_folder
 from trainer.weights import model_files, tensors
 from trainer.weights.model_files import ADAPTER
@@ -101,7 +102,10 @@ def base_of(folder: Path) -> str:
 
 
 def read_weights(folder: Path, what: str = "") -> dict[str, Any]:
-    """The adapter's tensors. Raises InvalidInput for a damaged file, and for one that may be a pickle."""
+    """The adapter's tensors, under their names over a text tower where it was saved for the whole model.
+
+    Raises InvalidInput for a damaged file, and for one that may be a pickle.
+    """
     file = folder / ADAPTER
     if not (file.is_file() or file.is_symlink()):
         pickled = model_files.refused(folder)
@@ -110,7 +114,7 @@ def read_weights(folder: Path, what: str = "") -> dict[str, Any]:
                 f"{what}{pickled}: may be a pickle, which can run code, and is never loaded; save it as {ADAPTER}"
             )
         raise InvalidInput(f"{what}{folder}: no {ADAPTER} in it")
-    return tensors.read(file)
+    return {name_in_tower(name): tensor for name, tensor in tensors.read(file).items()}
 
 
 def attach(model: Any, folder: Path) -> Any:

@@ -18,9 +18,10 @@ from planner.contract.layer_table import as_published
 from planner.contract.sentence import named
 from planner.contract.shown import clause, shown
 from planner.contract.spec import HeadTask, ModelSpec
+from planner.contract.towers import text_part
 from planner.models import catalogue, recorded
 from planner.models.sources import hub
-from planner.models.sources.configs import complete, text_part
+from planner.models.sources.configs import complete
 from planner.models.sources.families.registry import builder
 from planner.models.sources.layout import parameter_shapes
 from planner.models.sources.reading import ConfigReading

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from planner.contract import architectures, quantised
+from planner.contract import architectures
 from planner.contract.architecture import Architecture
 from planner.contract.shown import shown
 from planner.models.sources import schema
@@ -41,34 +41,6 @@ def defaults(model_type: str) -> Defaults:
     """The defaults of one model type that can be planned."""
     data = json.loads((DEFAULTS_FOLDER / f"{model_type}.json").read_text(encoding="utf-8"))
     return Defaults(data["fields"], data["aliases"], data["rope_theta"])
-
-
-def text_part(raw: Mapping[str, object]) -> Config:
-    """The language model's part of a multimodal config; any other config as it is."""
-    inner = raw.get("text_config")
-    whole = [record for record in architectures.ARCHITECTURES.values() if record.text_of[0] == raw.get("model_type")]
-    if not isinstance(inner, Mapping):
-        return dict(raw)
-    if not whole:
-        return _nested(raw, inner)
-    part: Config = {"model_type": whole[0].name, **inner}
-    part["architectures"] = [whole[0].text_of[1]]
-    for key in ("tie_word_embeddings", "torch_dtype", "dtype", *quantised.KEYS):
-        if key in raw:
-            part.setdefault(key, raw[key])
-    return part
-
-
-def _nested(raw: Mapping[str, object], inner: Mapping[str, object]) -> Config:
-    """The text tower of any other multimodal model, where it says of what decoder's type it is."""
-    model_type = inner.get("model_type")
-    if not isinstance(model_type, str) or not model_type or architectures.of(model_type).task == "seq2seq":
-        return dict(raw)
-    part = {key: value for key, value in inner.items() if key != "architectures"}
-    for key in ("tie_word_embeddings", "torch_dtype", "dtype", *quantised.KEYS):
-        if key in raw:
-            part.setdefault(key, raw[key])
-    return part
 
 
 def complete(raw: Mapping[str, object]) -> Config:
