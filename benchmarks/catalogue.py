@@ -18,10 +18,10 @@ from typing import Any
 
 from planner.contract.architectures import ARCHITECTURES
 from planner.contract.errors import TuneplanError
+from planner.contract.towers import text_part
 from planner.handover.recorder import Recorder
 from planner.models import catalogue, recorded
 from planner.models.sources import from_config
-from planner.models.sources.configs import text_part
 
 NOISE = (
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "quantization_config"),

@@ -22,12 +22,12 @@ from planner.calibration import attach
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import ModelSpec
+from planner.contract.towers import text_part
 from planner.contract.words import one_line
 from planner.decide.learning import Teacher
 from planner.memory import device
 from planner.models.recorded import Unlearned
 from planner.models.sources import from_config
-from planner.models.sources.configs import text_part
 
 CARD = attach.find("a100-80gb")
 INSTANTS = ("forward", "loss", "backward", "eval")

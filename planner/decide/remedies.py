@@ -29,6 +29,8 @@ RESULT_CLASS = {"adapter_dtype": 1, "optimizer": 1, "precision": 1, "method": 2,
 WORTH_NAMING = 0.01
 """Share of the peak under which a change that does not make it fit is not worth a line."""
 
+MUCH_SLOWER = 0.5
+"""Share of a step's time by which another device may be slower and still be worth a line."""
 OTHER_DEVICES = 3
 """How many other devices are named: the smallest ones on which the configuration fits as it is."""
 
@@ -311,12 +313,16 @@ def _largest_batch(hunt: _Hunt, total: Change, single: MemoryReport) -> tuple[Ch
 
 
 def _other_devices(hunt: _Hunt) -> list[Remedy]:
-    """The smallest other devices of the same make on which the configuration fits unchanged."""
+    """The smallest other devices of the same make on which the configuration fits unchanged.
+
+    One that takes much longer for a step is named only where there is no other.
+    """
     from planner.devices.profiles import all_profiles
 
     hardware, memory = hunt.question.hardware, hunt.judged.memory
     kinds = {hardware.kind} if hardware.kind in ("mps", "rocm") else {"cuda"}
     remedies: list[Remedy] = []
+    slow: list[Remedy] = []
     larger = [p for p in all_profiles() if p.kind in kinds and p.name != hardware.name]
     larger.sort(key=lambda profile: (profile.budget_bytes, -profile.bandwidth_bytes_per_second))
     for profile in larger:
@@ -327,10 +333,12 @@ def _other_devices(hunt: _Hunt) -> list[Remedy]:
             continue
         remedy = _moved(hunt, replace(hunt.question, hardware=profile, budget=budget))
         if remedy is not None:
-            remedies.append(remedy)
+            longer, speed = remedy.costs_seconds_per_step, hunt.judged.speed
+            is_slow = longer is not None and speed is not None and longer > MUCH_SLOWER * speed.step_seconds
+            (slow if is_slow else remedies).append(remedy)
         if len(remedies) == OTHER_DEVICES:
             break
-    return remedies
+    return remedies or slow[:OTHER_DEVICES]
 
 
 def _moved(hunt: _Hunt, there: Question) -> Remedy | None:

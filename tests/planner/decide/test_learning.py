@@ -17,6 +17,7 @@ from planner.cli import main
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import ModelSpec
+from planner.contract.towers import text_part
 from planner.decide import learning
 from planner.memory import device
 from planner.memory.recorded.log import RELEASE, SCHEMA
@@ -26,7 +27,6 @@ from planner.memory.step.case import Case
 from planner.models import catalogue, recorded
 from planner.models.recorded import Unlearned
 from planner.models.sources import from_config
-from planner.models.sources.configs import text_part
 
 CONFIG: dict[str, Any] = {
     "model_type": "arcee",

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from planner.contract.architectures import supported
+from planner.contract.towers import text_part
 from planner.models import catalogue, recorded
 from planner.models.sources import load_model, parameter_shapes
-from planner.models.sources.configs import text_part
 from tests.planner.models.test_sources_parity import assert_same_parameters
 from tests.support.sources_cases import build_on_meta, case_task
 

@@ -188,15 +188,16 @@ def test_one_process_serves_every_reading(monkeypatch: pytest.MonkeyPatch) -> No
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     code = (
         "from planner.contract.data.rendering import Rendering\n"
-        "from planner.contract.data import render_process\n"
         "from tests.planner.contract.data.test_data_rendering import HOSTILE, chat, template\n"
-        "import os, signal, threading, time\n"
+        "import os, signal, subprocess, threading, time\n"
+        "found, start = [], subprocess.Popen\n"
+        "def started(*words, **more):\n"
+        "    found.append(start(*words, **more))\n"
+        "    return found[-1]\n"
+        "subprocess.Popen = started\n"
         "def stop():\n"
-        # What is kept is taken out for a moment whenever it is used, so it is looked at more than once.
-        "    found = []\n"
         "    while not found:\n"
         "        time.sleep(.05)\n"
-        "        found = [each._process for each in list(render_process._kept.values()) if each._process]\n"
         "    time.sleep(.5)\n"
         "    print(found[0].pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
