@@ -91,6 +91,18 @@ class Encoder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tower:
+    """The text part of a multimodal model that transformers has no head of its own for."""
+
+    name: str
+    """Its `model_type`."""
+    defaults: tuple[tuple[str, object], ...] = ()
+    """What its config class takes where a config is silent, and that of the type that computes the same doesn't."""
+    flat_in: str = ""
+    """The multimodal type whose published configs hold its keys at their top; empty where they have a `text_config`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
     """One `model_type` of transformers."""
 
@@ -102,6 +114,9 @@ class Architecture:
     """Whether transformers has a sequence classification for it."""
     text_of: tuple[str, str] = ("", "")
     """A multimodal model type whose `text_config` this is, and the class of its language model."""
+
+    towers: tuple[Tower, ...] = ()
+    """Text parts of multimodal models that compute what this type does, of text alone to the last bit."""
 
     # ---- a config.json becomes a list of modules (planner.models.sources)
     decoder: Decoder | None = None

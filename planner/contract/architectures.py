@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.contract.architecture import Architecture, Decoder, Encoder, Experts, Task
+from planner.contract.architecture import Architecture, Decoder, Encoder, Experts, Task, Tower
 
 _BIASED = Decoder(qkv_bias="attention_bias", o_bias="attention_bias")
 _QWEN2 = Decoder(qkv_bias=True)
+_QWEN2_VL = (("rms_norm_eps", 1e-5), ("rope_theta", 1e6))
+_QWEN3_VL = (("rope_theta", 5e5),)
+"""Defaults of models/qwen*_vl*/configuration_*.py, transformers 5.23. The rotary positions of these towers have three
+parts (time, height, width), which are equal for text: then the rotation is the plain one."""
 _QWEN3 = replace(_BIASED, qk_norm="head")
 _GEMMA2 = replace(_BIASED, norms="around", activation_key="hidden_activation")
 _BERT = Encoder(
@@ -76,8 +80,25 @@ _ALL = (
         derives_head_dim=True,
         drops_residuals=True,
     ),
-    Architecture(name="qwen2", liger=True, decoder=_QWEN2, window_switch="none", window_layers="late"),
-    Architecture(name="qwen3", liger=True, decoder=_QWEN3, window_switch="none", window_layers="late"),
+    Architecture(
+        name="qwen2",
+        towers=(
+            Tower(name="qwen2_vl_text", defaults=_QWEN2_VL, flat_in="qwen2_vl"),
+            Tower(name="qwen2_5_vl_text", defaults=_QWEN2_VL, flat_in="qwen2_5_vl"),
+        ),
+        liger=True,
+        decoder=_QWEN2,
+        window_switch="none",
+        window_layers="late",
+    ),
+    Architecture(
+        name="qwen3",
+        towers=(Tower(name="qwen3_vl_text", defaults=_QWEN3_VL),),
+        liger=True,
+        decoder=_QWEN3,
+        window_switch="none",
+        window_layers="late",
+    ),
     Architecture(
         name="granite",
         tokenizer_from_file=True,
@@ -196,6 +217,7 @@ _ALL = (
     ),
     Architecture(
         name="qwen3_moe",
+        towers=(Tower(name="qwen3_vl_moe_text", defaults=(*_QWEN3_VL, ("norm_topk_prob", True))),),
         decoder=replace(
             _QWEN3,
             experts=Experts(

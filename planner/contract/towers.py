@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from planner.contract import architectures, quantised
@@ -15,29 +14,8 @@ from planner.contract import architectures, quantised
 Config = dict[str, Any]
 SAID_ABOVE = ("tie_word_embeddings", "torch_dtype", "dtype", *quantised.KEYS)
 """Keys that a multimodal config may hold beside its `text_config` in place of within it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Same:
-    """A tower that transformers has no head of its own for, and that computes what another type does."""
-
-    model_type: str
-    defaults: Mapping[str, object] = field(default_factory=dict)
-    """What its config class takes where a config is silent, and the other type's class takes otherwise."""
-
-
-_QWEN2 = Same(model_type="qwen2", defaults={"rms_norm_eps": 1e-5, "rope_theta": 1e6})
-SAME: dict[str, Same] = {
-    "qwen2_vl_text": _QWEN2,
-    "qwen2_5_vl_text": _QWEN2,
-    "qwen3_vl_text": Same(model_type="qwen3", defaults={"rope_theta": 5e5}),
-    "qwen3_vl_moe_text": Same(model_type="qwen3_moe", defaults={"rope_theta": 5e5, "norm_topk_prob": True}),
-}
-"""By `model_type` of the text part (transformers 5.23, models/qwen*_vl*/modeling_*.py, 2026-11-27). Their rotary
-positions have three parts (time, height, width), equal for text: then the rotation is the plain one, to the last bit.
-"""
-FLAT = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
-"""Multimodal types whose published configs hold the text part's keys at their top."""
+_SAME = {tower.name: (record.name, tower) for record in architectures.ARCHITECTURES.values() for tower in record.towers}
+_FLAT = {tower.flat_in: tower.name for _, tower in _SAME.values() if tower.flat_in}
 _OF_IMAGES = ("vision_config", "audio_config", "architectures")
 
 
@@ -45,7 +23,7 @@ def text_part(raw: Mapping[str, object]) -> Config:
     """The language model's part of a multimodal config; any other config as it is."""
     inner = raw.get("text_config")
     if not isinstance(inner, Mapping):
-        flat = FLAT.get(str(raw.get("model_type")))
+        flat = _FLAT.get(str(raw.get("model_type")))
         return dict(raw) if flat is None else _as_plain({**raw, "model_type": flat})
     for record in architectures.ARCHITECTURES.values():
         multimodal, head = record.text_of
@@ -63,15 +41,14 @@ def _with_above(raw: Mapping[str, object], part: Config) -> Config:
 
 def _as_plain(part: Config) -> Config:
     """A text part in the words of the type that computes the same; any other as it is."""
-    same = SAME.get(part["model_type"])
-    if same is None:
+    if part["model_type"] not in _SAME:
         return part
+    plain, tower = _SAME[part["model_type"]]
     rotary = [key for key in ("rope_parameters", "rope_scaling") if isinstance(part.get(key), Mapping)]
     made = {key: value for key, value in part.items() if key not in _OF_IMAGES}
     made.update({key: _plain_rotation(part[key]) for key in rotary})
-    made["model_type"] = same.model_type
     inside = {name for key in rotary for name in part[key]}
-    return {**{key: value for key, value in same.defaults.items() if key not in inside}, **made}
+    return {**{key: value for key, value in tower.defaults if key not in inside}, **made, "model_type": plain}
 
 
 def _plain_rotation(said: Mapping[str, object]) -> dict[str, object]:
