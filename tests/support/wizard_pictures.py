@@ -28,9 +28,13 @@ Shot = Callable[[TuneplanApp, str], None]
 
 
 def keep_svg(app: TuneplanApp, name: str) -> None:
-    """One picture as the docs have it."""
+    """Writes the screen, unless it shows where things lie on this machine."""
+    text = svg(app)
+    if any(place in text for place in (sys.prefix, str(Path.home()), str(FOLDER.parents[1]))):
+        print(f"wizard-{name}: shows a path of this machine, left out")
+        return
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"wizard-{name}.svg").write_text(svg(app), encoding="utf-8")
+    (FOLDER / f"wizard-{name}.svg").write_text(text, encoding="utf-8")
 
 
 async def steps(shot: Shot, size: tuple[int, int], folder: Path) -> None:

@@ -26,9 +26,9 @@ COLLECTED = {case.id: case for case in published.read(published.COLLECTED)}
 
 
 def test_random_configurations_agree_with_the_trace() -> None:
-    """GIVEN random configurations, one per architecture WHEN closed form and trace answer THEN they are within 3 %."""
+    """GIVEN a dozen random configurations of few layers WHEN closed form and trace answer THEN they are within 3 %."""
     errors: dict[str, float] = {}
-    for configuration in itertools.islice(grid.configurations(3), 0, 54, 2):
+    for configuration in itertools.islice(grid.configurations(3), 0, None, 2):
         if len(errors) == 12:
             break
         spec, chosen = configuration.spec, configuration.choices

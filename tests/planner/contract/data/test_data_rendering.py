@@ -190,6 +190,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
         "from planner.contract.data.rendering import Rendering\n"
         "from tests.planner.contract.data.test_data_rendering import HOSTILE, chat, template\n"
         "import os, signal, subprocess, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job begins without it
         "found, start = [], subprocess.Popen\n"
         "def started(*words, **more):\n"
         "    found.append(start(*words, **more))\n"
