@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from planner.contract.errors import TuneplanError
 from planner.contract.files import user_data_dir, write_json
 from planner.contract.spec import Calibration, HardwareProfile
+from planner.contract.words import one_line
 
 if TYPE_CHECKING:
     from planner.contract.records import Observation
@@ -93,7 +94,7 @@ def load_fit(profile: str) -> Calibration | None:
         if _minor(item.versions.get("torch", "")) == _minor(installed):
             return item
     newest = found[0]
-    was = newest.versions.get("torch", "an unknown version")
+    was = one_line(newest.versions.get("torch", "an unknown version"))  # the file may be anybody's
     return Calibration(
         applied=False,
         reason=f"calibrated with torch {was}, installed is {installed}: run plan calibrate again",

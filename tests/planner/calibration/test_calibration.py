@@ -342,3 +342,16 @@ def test_bad_requests_are_refused() -> None:
     with pytest.raises(RunFailed, match="nothing was measured"):
         calibration_run.calibrate("cpu", measure=False)
     assert main(["calibrate", "--device", "cpu", "--minutes", "0"]) == 2
+
+
+def test_a_calibration_of_a_strange_version_is_one_plain_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN a fit whose file names a version with control characters WHEN it is set aside THEN the reason has none."""
+    from planner.calibration import store
+    from planner.contract.spec import Calibration
+
+    fit = Calibration(applied=True, versions={"torch": "\x1b[31mred\n1"})
+    monkeypatch.setattr(store, "_revived", lambda path: [fit])
+    monkeypatch.setattr(store, "_installed", lambda package: "2.13.0")
+    found = store.load_fit("cpu")
+    assert found is not None
+    assert found.reason.isprintable()
