@@ -1,4 +1,4 @@
-"""Random training configurations over the catalogue's models, the same for the same seed.
+"""Random training configurations over models of the catalogue (drawn_from.json), the same for the same seed.
 
 Widths are the models' own, since a trace on fake tensors costs by operators and not by bytes; depth is cut to a few
 layers (encoder-decoders: of both stacks), except for a small share at full size.
@@ -6,12 +6,12 @@ layers (encoder-decoders: of both stacks), except for a small share at full size
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import json
 import random
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from planner.contract.choices import TrainingChoices
@@ -19,12 +19,12 @@ from planner.contract.errors import TuneplanError
 from planner.contract.spec import ModelSpec
 from planner.data.lengths import Batch
 from planner.memory.step.case import flattens
-from planner.models import catalogue
 from planner.models.lora import resolve_targets, trainable_parameters
-from planner.models.recorded import Unlearned
 from planner.models.sources import from_config, load_model
 
 HARDWARE = "a100-80gb"
+DRAWN_FROM = Path(__file__).parent / "drawn_from.json"
+"""The models of the draws, with the date of the list."""
 FULL_SIZE_SHARE = 0.02
 FULL_SIZE_LAYERS = 32
 """Deeper models, and mixtures of experts, are not drawn at full size: their traces take minutes."""
@@ -75,14 +75,8 @@ def reduced(config: dict[str, Any], layers: int) -> dict[str, Any]:
 
 
 def by_architecture() -> dict[str, list[str]]:
-    """Catalogue names by architecture, of those with a written program."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in catalogue.names():
-        with contextlib.suppress(Unlearned):
-            spec = load_model(name)
-            if "recorded" not in spec.config:
-                found[spec.architecture].append(name)
-    return dict(sorted(found.items()))
+    """The models that are drawn from, by architecture: a kept list, so that a larger catalogue moves no draws."""
+    return dict(json.loads(DRAWN_FROM.read_text())["models"])
 
 
 def _pick(draw: random.Random, weights: dict[Any, float]) -> Any:

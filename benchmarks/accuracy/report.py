@@ -85,7 +85,7 @@ class Grid:
     trace_refused: Counter[str] = field(default_factory=Counter)
     trace_failed: list[str] = field(default_factory=list)
     older: int = 0
-    """Traces made by an earlier state of the trace's code."""
+    """Traces of any seed that an earlier state of the trace's code made."""
     others: dict[int, list[Point]] = field(default_factory=dict)
     """Points of other seeds whose traces are kept."""
 
@@ -189,7 +189,7 @@ def _grid_section(grid: Grid) -> list[str]:
     if grid.older:
         lines += [
             "",
-            f"{grid.older} of the traces were made by an earlier state of the trace's code (`--fresh` repeats them).",
+            f"{grid.older} of the traces were made by an earlier state of the trace's code; the next run repeats them.",
         ]
     return lines
 

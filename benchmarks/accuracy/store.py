@@ -31,12 +31,10 @@ class Store:
                 line = json.loads(text)
                 self.lines[line["key"]] = line
 
-    def find(self, configuration: Configuration, *, any_code: bool = False) -> dict[str, Any] | None:
-        """The finished trace of a configuration, by today's trace code unless `any_code`."""
+    def find(self, configuration: Configuration) -> dict[str, Any] | None:
+        """The finished trace of a configuration, by whatever state of the trace's code."""
         line = self.lines.get(key(configuration.spec, configuration.choices, configuration.rows))
-        if line is None or not (any_code or line["code"] == trace_code()):
-            return None
-        return None if "planner_refused" in line or "trace_failed" in line else line
+        return None if line is None or "planner_refused" in line or "trace_failed" in line else line
 
     def configurations(self) -> Iterator[tuple[Configuration, dict[str, Any]]]:
         """What was traced, made again from the lines themselves, whatever the grid would draw today.

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import collection, evaluate, grid, metrics, published
+from benchmarks.accuracy import collection, evaluate, fingerprint, grid, metrics, published, store
 from planner import memory
 from planner.contract.errors import NotModelled
 from planner.contract.settings import to_flags
 from planner.devices.profiles import load
-from planner.models.sources import from_config
+from planner.models import catalogue
+from planner.models.sources import from_config, load_model
 from tests.support.trace_support import TINY, choices, measure
 
 CASES = {case.id: case for case in published.read()}
@@ -169,6 +170,52 @@ def test_the_grid_is_the_same_for_the_same_seed() -> None:
     first, second = (list(itertools.islice(grid.configurations(5), 40)) for _ in range(2))
     assert [c.choices for c in first] == [c.choices for c in second]
     assert len({c.architecture for c in first}) >= 20
+
+
+def test_the_models_of_the_draws_are_a_kept_list() -> None:
+    """GIVEN the list of models that seeds draw from THEN each is in the catalogue under the architecture it says."""
+    models = grid.by_architecture()
+    assert len(models) >= 25
+    for architecture, names in models.items():
+        assert load_model(names[-1]).architecture == architecture
+        assert set(names) <= set(catalogue.names())
+
+
+def test_kept_traces_are_read_whatever_settings_came_later() -> None:
+    """GIVEN the traces kept of a seed THEN each is still found, and every setting is known to their names."""
+    assert set(evaluate.DEFAULTS) == {*evaluate.FIRST, *evaluate.ADDED}
+    kept = store.Store(5)
+    lines = [line for line in kept.lines.values() if "instants" in line]
+    assert len(lines) >= 50
+    assert len(list(kept.configurations())) >= 0.95 * len(lines)  # some name a config that was put right since
+
+
+CODE = {
+    "trainer/trace/run.py": "from trainer.modeling import loss\n\ndef trace(): return loss.compute()\n",
+    "trainer/modeling/__init__.py": "",
+    "trainer/modeling/loss.py": "def compute(): return scale()\n\ndef scale(): return 2\n\ndef save(): return 3\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("def save(): return 3", "def save(): return 4", True),  # what no trace runs
+        ("def scale(): return 2", 'def scale():\n    """Twice."""\n    return 2  # two', True),
+        ("def scale(): return 2", "def scale(): return 3", False),
+        ("def compute(): return scale()", "def compute(): return 2 * scale()", False),
+        ("def save(): return 3", "def save(): return 3\n\nsave()", False),  # run at import
+    ],
+)
+def test_a_fingerprint_is_that_of_what_a_trace_runs(old: str, new: str, same: bool, tmp_path: Path) -> None:
+    """GIVEN code of a trace WHEN a line of it changes THEN its fingerprint does so only if a trace runs it."""
+    found = []
+    for source in (CODE, {name: text.replace(old, new) for name, text in CODE.items()}):
+        for name, text in source.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        found.append(fingerprint.fingerprint(tmp_path))
+    assert (found[0] == found[1]) is same
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.nightly)])
