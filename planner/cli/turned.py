@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from planner.cli.recommend import EXIT_DOES_NOT_FIT, EXIT_FITS
@@ -34,6 +36,7 @@ def run_max(question: Question, *, what: str, as_json: bool) -> int:
 
 
 def _limits(question: Question, what: str) -> list[Limit]:
+    """The limit of the method that is advised, and of quantised weights beside it where no method was asked for."""
     from planner.decide import limits, search
 
     try:
@@ -41,14 +44,22 @@ def _limits(question: Question, what: str) -> list[Limit]:
         base = replace(base, made_again=question.choices.made_again)  # what is kept for speed gives way
     except search.NothingFits:
         base = question.choices
-    here = replace(question.having(base), notes=())
-    if what == "model":
-        return list(limits.largest_models(here))
-    if what == "length":
-        longest = limits.longest(here, exactly=True)
-        return [] if longest is None else [longest]
-    found = {"batch": limits.largest_batch, "rank": limits.largest_rank}[what](here)
-    return [] if found is None else [found]
+    bases = [base]
+    if base.method == "lora" and "method" not in question.fixed and question.hardware.kind == "cuda":
+        bases.append(replace(base, method="qlora"))
+    find: dict[str, Callable[[Question], Limit | None]] = {
+        "length": partial(limits.longest, exactly=True),
+        "batch": limits.largest_batch,
+        "rank": limits.largest_rank,
+    }
+    found: list[Limit] = []
+    for one in bases:
+        here = replace(question.having(one), notes=())
+        if what == "model":
+            found += limits.largest_models(here)
+        elif (limit := find[what](here)) is not None:
+            found.append(limit)
+    return found
 
 
 def _limit_record(limit: Limit) -> dict[str, object]:

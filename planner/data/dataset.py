@@ -264,7 +264,8 @@ def _measured(
     counted = counter.count(training.picked, training.task) if counter is not None else None
     exact = False
     if counter is not None and counted is not None:
-        ratio = training.picked_bytes() / max(1, sum(counted.lengths))
+        # Text without a character has marks as its tokens and no bytes: of others it says nothing.
+        ratio = training.picked_bytes() / max(1, sum(counted.lengths)) or BYTES_PER_TOKEN[0]
         exact = len(training.picked) == len(training)
         interval = (ratio, ratio) if exact else (ratio * 0.95, ratio * 1.05)
         basis = f"counted with {counter.name}"

@@ -5,8 +5,10 @@ Each limit is searched on the grid and then held by the exact check: what is ret
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from planner.decide.candidates import Candidates, Space, evaluate, layer_counts
 from planner.decide.check import check
 from planner.decide.question import Question
 
+if TYPE_CHECKING:
+    from planner.models.catalogue import CatalogueEntry
+
 LONGEST_TRIED = 2**20
 """Tokens; where a model names no last position."""
 LENGTH_STEP = 64
@@ -25,6 +30,8 @@ REACH, FINE = 1.6, 0.03
 """How far beyond the grid's length the exact check looks, and how finely."""
 LARGEST_BATCH = 1024
 RANKS = (1024, 512, 256, 128, 64, 32, 16)
+ALIKE = 3
+"""Models of one size that are tried: where three are too large, a fourth hardly fits."""
 WEIGHT_BYTES = {"lora": 2.0, "full": 8.0, "qlora": 0.55}
 """Bytes of a parameter at the least, to leave out models that can't fit before one looks at them."""
 
@@ -134,35 +141,42 @@ def largest_models(
 ) -> Iterator[Limit]:
     """The largest models of the catalogue that fit, one of each size, at the question's length and settings.
 
+    Of one size the most used family comes first, and in it the newest version.
+
     Those of more than `room` parameters (what the weights alone leave possible) or of no more than `above` are not
     looked at, and no more than `tries` of the others.
     """
     from planner.models import catalogue, sources
+    from planner.models.order import model_order
 
     base = question.completed()
     steps = _steps(question)
     most_parameters = room or question.budget_bytes / WEIGHT_BYTES[base.method]
     known = [entry for entry in catalogue.entries() if above < entry.parameters <= most_parameters]
-    known.sort(key=lambda entry: (-entry.parameters, entry.name))
-    sizes: set[str] = set()
-    found = tried = 0
+    known.sort(key=lambda entry: (-float(_size(entry)), model_order(entry.name, entry.parameters)))
+    tried: Counter[str] = Counter()
+    shown: set[str] = set()
     for entry in known:
-        size = f"{entry.parameters:.1e}"
-        if size in sizes or found == most or tried == tries:
+        size = _size(entry)
+        if size in shown or tried[size] == ALIKE or len(shown) == most or tried.total() == tries:
             continue
         try:
             model = sources.load_model(entry.name)
             if model.task != question.model.task or (model.max_positions or base.max_length) < base.max_length:
                 continue
-            tried += 1
+            tried[size] += 1
             there = replace(question, model=model, model_name=entry.hub_id)
             report = _held(there, replace(base, batch_size=1, gradient_accumulation_steps=steps))
         except TuneplanError:
             continue
         if report is not None:
-            sizes.add(size)
-            found += 1
+            shown.add(size)
             yield Limit(what="model", value=entry.name, report=report)
+
+
+def _size(entry: CatalogueEntry) -> str:
+    """Parameters in two digits: models of one size are alternatives, of which the most used is shown."""
+    return f"{entry.parameters:.1e}"
 
 
 def _steps(question: Question) -> int:

@@ -21,9 +21,9 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_count
 from planner.contract.words import one_line
+from planner.models.order import family_of, model_order
 from planner.tui import figures, kept, messages, state
 from planner.tui.asking import Asking
-from planner.tui.families import family_of, model_order
 from planner.tui.history import PastRun
 from planner.tui.opening import Opening, opened
 from planner.tui.ranking import ListEntry

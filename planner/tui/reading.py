@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from planner.contract.run_settings import DataSettings
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.handover.places import expand, loadable, tokenizer_folder
-from planner.tui.families import model_order
+from planner.models.order import model_order
 from planner.tui.samples import SampleText, first_samples
 from planner.tui.state import WizardState
 from planner.tui.work import error_line, learned

@@ -84,12 +84,36 @@ def test_the_largest_rank_is_the_last_of_its_kind_that_fits() -> None:
     assert all(not fits(question, lora_r=rank) for rank in above[-1:])
 
 
+@pytest.mark.parametrize(
+    "what", ["rank", *(pytest.param(what, marks=pytest.mark.nightly) for what in ("length", "batch"))]
+)
+def test_quantised_weights_stand_beside_where_no_method_is_asked_for(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GIVEN no method THEN the largest with LoRA and the larger one with QLoRA; GIVEN one, or a Mac, THEN one line."""
+    words = ("max", "--what", what, "--model", "llama-3.2-1b", "--max-length", "1024")
+    both = run(capsys, *words, "--gpu", "rtx3060")["limits"]
+    assert [limit["report"]["settings"]["method"] for limit in both] == ["lora", "qlora"]
+    assert both[1]["value"] >= both[0]["value"]
+    for more in (("--gpu", "rtx3060", "--method", "lora"), ("--gpu", "m3-16gb")):
+        (one,) = run(capsys, *words, *more)["limits"]
+        assert one["report"]["settings"]["method"] == "lora"
+
+
+def test_of_models_of_one_size_the_most_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN many networks of 8.2e9 parameters THEN the family's newest stands for them, no model tuned from it."""
+    found = run(capsys, "max", "--what", "model", "--gpu", "rtx3090", "--method", "lora")["limits"]
+    assert "qwen3-8b" in [limit["value"] for limit in found]
+
+
 @pytest.mark.nightly
 def test_largest_models_fit_and_stand_from_large_to_small(capsys: pytest.CaptureFixture[str]) -> None:
     found = run(capsys, "max", "--what", "model", "--gpu", "t4", "--max-length", "512", "--precision", "fp16")
-    sizes = [limit["report"]["model"]["parameters"] for limit in found["limits"]]
-    assert sizes
-    assert sizes == sorted(sizes, reverse=True)
+    for method in ("lora", "qlora"):
+        of_it = [limit for limit in found["limits"] if limit["report"]["settings"]["method"] == method]
+        sizes = [limit["report"]["model"]["parameters"] for limit in of_it]
+        assert sizes
+        assert sizes == sorted(sizes, reverse=True)
     for limit in found["limits"][:2]:
         question = asked("t4", limit["value"])
         given = {name: value for name, value in limit["report"]["settings"].items() if value is not None}

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from planner.contract.errors import InvalidInput
 from planner.data import dataset
+from planner.data.lengths import lengths_of
+from tests.support import small_tokenizers
 
 SHAPES = {
     "prompt-completion": {"prompt": "2 + 2 =", "completion": " 4"},
@@ -132,6 +134,20 @@ def test_tokenizer_counts_exactly(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InvalidInput, match="not a readable tokenizer"):
         dataset.profile(path, tokenizer=tmp_path)
+
+
+@pytest.mark.parametrize("blank", [" ", "\u00a0", "\n"])
+def test_examples_without_a_character_have_a_length_all_the_same(tmp_path: Path, blank: str) -> None:
+    """GIVEN texts of white space alone, whose tokens are marks THEN every figure is a number."""
+    pytest.importorskip("tokenizers")
+    small_tokenizers.write(tmp_path, "wordpiece", None, mask_token="<unk>")
+    (tmp_path / "config.json").write_text("{}")
+    turns = [{"from": "gpt", "value": blank}]
+    path = write(tmp_path / "a.jsonl", [{"conversations": turns}, {"conversations": turns}])
+    found = dataset.profile(path, tokenizer=tmp_path, task="masked")
+    assert found.exact
+    assert found.summary()["interval_tokens"] == [found.tokens, found.tokens]
+    assert lengths_of(found, validation_split=0.0).training.tolist() == found.lengths.tolist()
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,9 +7,9 @@ import pytest
 from planner.calibration import attach
 from planner.decide.fits import fit_of
 from planner.devices.profiles import all_profiles
-from planner.models import catalogue
+from planner.models import catalogue, order
 from planner.models.sources import load_model
-from planner.tui import families, ranking
+from planner.tui import makers, ranking
 from planner.tui.app import TuneplanApp
 from planner.tui.ranking import ListEntry
 from planner.tui.screens.hardware import HardwareScreen
@@ -49,13 +49,13 @@ def test_nothing_typed_is_every_family_once_and_the_newest_first(models: list[Li
     runs = [group for place, group in enumerate(groups) if not place or groups[place - 1] != group]
     assert len(runs) == len(set(runs)), "a family stands in one place"
     assert {entry.key for entry in models} == {name for name, *_ in catalogue.models()}
-    llamas = [families.version_of(entry.key) for entry in models if entry.group == "Llama" and "B" in entry.row]
+    llamas = [order.version_of(entry.key) for entry in models if entry.group == "Llama" and "B" in entry.row]
     assert llamas == sorted(llamas, reverse=True)
-    assert families.OTHERS not in groups, "every model of the catalogue has a family"
+    assert order.OTHERS not in groups, "every model of the catalogue has a family"
 
 
 def test_every_device_has_a_heading() -> None:
-    assert {families.maker_of(profile) for profile in all_profiles()} <= set(families.MAKERS)
+    assert {makers.maker_of(profile) for profile in all_profiles()} <= set(makers.MAKERS)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
-"""The order of the lists: models by family, the newest first; devices by maker and kind. UI-free."""
+"""The order in which models are shown: by family, the most used first, in each the newest version first."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-
-from planner.contract.spec import HardwareProfile
 
 FAMILIES: tuple[tuple[str, str], ...] = (
     ("Llama", r"(meta-)?llama"),
-    ("Qwen", r"qwen|qwq"),
+    ("Qwen", r"qwen(?!\d-embedding)|qwq"),
     ("Gemma", r"gemma-?|codegemma"),
     ("Mistral", r"mistral|ministral|mixtral|mathstral|devstral"),
     ("Phi", r"phi-"),
@@ -36,7 +33,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     ),
     (
         "Sentence encoders",
-        r"bge|gte|e5|multilingual-e5|all-|multi-qa|paraphrase|labse|snowflake|mxbai|uae|gist|stella|denseon"
+        r"qwen\d-embedding|bge|gte|e5|multilingual-e5|all-|multi-qa|paraphrase|labse|snowflake|mxbai|uae|gist|stella|denseon"
         r"|modernbert-embed",
     ),
     ("Encoders: classification, masked words", r"bert|roberta|distil|modernbert|xlm"),
@@ -67,44 +64,3 @@ def version_of(name: str) -> tuple[float, ...]:
         if not re.fullmatch(r"[bm](?:it)?|x\d.*", unit):
             return (float(number),)
     return (0.0,)
-
-
-def maker_of(profile: HardwareProfile) -> str:
-    """The heading under which a device stands."""
-    name = profile.name
-    if profile.kind == "cpu":
-        return "Processor"
-    if profile.kind == "mps":
-        return f"Apple {name.split('-')[0].upper()}"
-    if profile.kind == "rocm":
-        return "AMD"
-    if name.startswith("rtx-a") or name.endswith("-ada") or "pro-" in name:
-        return "NVIDIA workstation"
-    if name.startswith("rtx"):
-        return f"NVIDIA GeForce {name.split('-')[1][:2]} series"
-    return "NVIDIA GeForce GTX" if name.startswith("gtx") else "NVIDIA data centre"
-
-
-MAKERS = (
-    "NVIDIA data centre",
-    *(f"NVIDIA GeForce {number} series" for number in (50, 40, 30, 20)),
-    "NVIDIA workstation",
-    *(f"Apple M{number}" for number in (4, 3, 2, 1)),
-    "AMD",
-    "NVIDIA GeForce GTX",
-    "Processor",
-)
-"""The headings in their order."""
-
-
-def device_order(profile: HardwareProfile) -> tuple[int, float, str]:
-    """Makers in their order, in each the fastest first."""
-    maker = maker_of(profile)
-    place = MAKERS.index(maker) if maker in MAKERS else len(MAKERS)
-    return place, -max(profile.flops_per_second.values(), default=0.0), profile.name
-
-
-def same_but_memory(name: str, names: Iterable[str]) -> list[str]:
-    """The devices that differ from this one in their memory alone, itself among them: `m3-8gb`, `m3-16gb`."""
-    stem = re.sub(r"-\d+gb$", "", name)
-    return [other for other in names if other == name or re.fullmatch(rf"{re.escape(stem)}-\d+gb", other)]
