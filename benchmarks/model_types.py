@@ -8,6 +8,7 @@ the table of docs/models.md from them.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -39,8 +40,67 @@ CLASSES = {
     "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "image-text-to-text": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
 }
-MOST_SECONDS = 240
+MOST_SECONDS = 420
 """That one type may take."""
+FEW_LAYERS = 8
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # rednote-hilab/dots.llm1.inst, read 2026-11-27
+    "dots1": {
+        "hidden_size": 4096,
+        "intermediate_size": 10944,
+        "moe_intermediate_size": 1408,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "n_routed_experts": 128,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1,
+        "norm_topk_prob": True,
+        "vocab_size": 152064,
+        "max_position_embeddings": 32768,
+    },
+    # databricks/dbrx-instruct, read 2026-11-27
+    "dbrx": {
+        "d_model": 6144,
+        "n_heads": 48,
+        "n_layers": 40,
+        "vocab_size": 100352,
+        "max_seq_len": 32768,
+        "attn_config": {"clip_qkv": 8, "kv_n_heads": 8, "rope_theta": 500000},
+        "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+    },
+    # deepseek-ai/DeepSeek-V2-Lite, read 2026-11-27
+    "deepseek_v2": {
+        "hidden_size": 2048,
+        "intermediate_size": 10944,
+        "moe_intermediate_size": 1408,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "q_lora_rank": None,
+        "n_routed_experts": 64,
+        "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1,
+        "num_hidden_layers": 27,
+    },
+    # tencent/Hunyuan-7B-Instruct and Hunyuan-A13B-Instruct, read 2026-11-27
+    "hunyuan_v1_dense": {"head_dim": 128, "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128167},
+    "hunyuan_v1_moe": {
+        "head_dim": 128,
+        "num_key_value_heads": 8,
+        "intermediate_size": 3072,
+        "vocab_size": 128167,
+        "num_experts": 64,
+        "moe_topk": 8,
+    },
+    # LiquidAI/LFM2-8B-A1B, as in the catalogue
+    "lfm2_moe": {
+        "num_hidden_layers": 24,
+        "layer_types": ["full_attention" if index in (2, 6, 10, 14, 18, 21) else "conv" for index in range(24)],
+    },
+    # Its rotary settings stand by kind of layer, of which the defaults have none.
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+}
+"""What a type's own defaults lack for a network, as published checkpoints have it."""
 CHOICES = TrainingChoices(
     batch_size=2, max_length=256, lora_targets=("all-linear",), lora_dropout=0.0, gradient_checkpointing=False
 )
@@ -58,18 +118,23 @@ def types() -> dict[str, dict[str, str]]:
 
 
 def default_config(model_type: str, cls: str) -> dict[str, Any]:
-    """The type's default config with few layers."""
+    """The type's default config with few layers, or a published one where its defaults make no network."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    made = CONFIG_MAPPING[model_type]()
+    own = PUBLISHED.get(model_type, {})
+    made = CONFIG_MAPPING[model_type](**copy.deepcopy(own))
     names = getattr(type(made), "attribute_map", {})
     layers = names.get("num_hidden_layers", "num_hidden_layers")
-    config: dict[str, Any] = {"model_type": model_type, "architectures": [cls]}
-    if isinstance(getattr(made, layers, None), int) and getattr(made, layers) > 8 and not hasattr(made, "layer_types"):
-        config[layers] = 8
+    if isinstance(getattr(type(made), layers, None), property):
+        layers = "num_layers"
+    count = getattr(made, layers, None)
+    config: dict[str, Any] = {"model_type": model_type, "architectures": [cls], **copy.deepcopy(own)}
+    each = any(isinstance(value, (list, tuple)) and len(value) == count for value in vars(made).values())
+    if isinstance(count, int) and count > FEW_LAYERS and not each:
+        config[layers] = FEW_LAYERS
     text = getattr(made, "text_config", None)
     if text is not None:
-        config["text_config"] = {"model_type": text.model_type}
+        config["text_config"] = {"model_type": text.model_type, **copy.deepcopy(PUBLISHED.get(text.model_type, {}))}
     return config
 
 

@@ -8,6 +8,7 @@ it kept; what can't be recorded is kept as a refusal with its reason.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from planner.contract.spec import ModelSpec
 from planner.handover.recorder import Recorder
 from planner.memory.recorded.cuts import Cut, by_modules, cut_of, some_counts, windowless_cut
 from planner.memory.recorded.expand import expanded
-from planner.memory.recorded.fit import Irregular, Point, fitted
+from planner.memory.recorded.fit import Irregular, Point, Uncuttable, fitted
 from planner.memory.recorded.known import KnownSizes, same_course
 from planner.memory.recorded.log import RELEASE, Log, Part
 from planner.memory.recorded.shapes import shapes, terms
@@ -34,6 +35,8 @@ WORTH_A_CHILD = 3
 """Programs that a second child is started for: it takes as long to start as two or three of them."""
 MOST_PROGRAMS = 64
 """That one question may ask for."""
+MOST_WHOLE_LAYERS = 64
+"""Of a network that is traced whole, where one with fewer layers is another."""
 
 
 def learned(
@@ -170,16 +173,23 @@ class Teacher:
 
     def _recorded(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
         """The program, with as few layers as it takes: where no length reaches a window, layers with one may be as
-        those without."""
+        those without; where fewer layers are another network, all are traced."""
         ways = [_plain_cuts(spec, asked)]
         simpler = _windowless_cuts(spec, asked, ways[0].found)
         if simpler is not None and recorded.identity(config) not in self.distinct:
             ways.insert(0, simpler)
-        for way in ways[:-1]:
+        whole = spec.total_layers
+        if ways[-1].found.windows and asked["checkpointed"] != "some" and whole <= MOST_WHOLE_LAYERS:
+            cut = Cut(whole, whole if ways[-1].found.checkpointed else 0, (), ())
+            ways.append(_CutPair(cut, cut, 2))
+        for way, further in itertools.pairwise(ways):
             try:
                 return self._by(way, spec, config, asked)
-            except Irregular:
-                self.distinct.add(recorded.identity(config))
+            except (Irregular, InvalidInput) as error:
+                if not further.found.windows and not isinstance(error, (Uncuttable, InvalidInput)):
+                    raise
+                if way.windowless:
+                    self.distinct.add(recorded.identity(config))
         return self._by(ways[-1], spec, config, asked)
 
     def _by(self, way: _CutPair, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
@@ -336,7 +346,7 @@ def alike(whole: Sequence[str], cut_down: Sequence[str]) -> None:
     """Refuses a cut-down network whose layers differ from one another otherwise than the first ones of the whole."""
     first = whole[: len(cut_down)]
     if len(set(zip(first, cut_down, strict=True))) != len(set(first)) or len(set(cut_down)) != len(set(first)):
-        raise Irregular("with fewer layers its layers are others")
+        raise Uncuttable("with fewer layers its layers are others")
 
 
 def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapping[str, Any]) -> None:
@@ -345,8 +355,6 @@ def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapp
     from planner.memory.step.program import rank_shares
     from planner.models.lora import trainable_parameters
 
-    if choices.method == "full" and spec.config["recorded"]["fp32"]:
-        raise Irregular("some of its weights stay fp32 among others, which full fine-tuning is not known with")
     kept = []
     for module in spec.modules:
         if module.layers is None:
@@ -360,7 +368,8 @@ def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapp
     if choices.method == "full":
         ours["adapters"] = theirs["adapters"]
     if ours != theirs or trainable_parameters(part, choices) != answer["trainable"]:
-        raise Irregular(f"its weights or adapters are stored in a way that is not known here ({theirs}, not {ours})")
+        cause = Uncuttable if layers < spec.total_layers else Irregular
+        raise cause(f"its weights or adapters are stored in a way that is not known here ({theirs}, not {ours})")
 
 
 def verify(log: Log, traced: Mapping[str, Any], point: Point) -> None:

@@ -98,12 +98,12 @@ def _fill_padded(
     kinds = batch_kind(model, hardware, choices, batches)
     unaligned = (lengths % MASK_ROW != 0) & pads_masks(model, hardware, choices)
     regime = regimes(model, choices, batches, lengths)
-    key = np.where(covered, -1, layers) * 32 + regime * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
+    key = np.where(covered, -1, layers) * 64 + regime * 8 + unaligned * 4 + (lengths >= edge) * 2 + (kinds == 1)
     padded = batches > 0
     missing: list[Unlearned] = []
     for value in _distinct(key[padded]):
         chosen = (key == value) & padded
-        number = int(value) // 32
+        number = int(value) // 64
         kind = replace(choices, batch_size=int(kinds[chosen][0]))
         case = case_of(
             model, hardware, kind, None if number < 0 else number, int(lengths[chosen][0]), int(regime[chosen][0])

@@ -153,7 +153,7 @@ def _match(model: ModelSpec, target: str) -> dict[int, set[int]]:
             fits = _in_all_linear(model, module, experts)
         elif (name := target.rsplit(".", 1)[-1]) in experts:
             # These names mean the fused tensors wherever they stand; dense layers of the same name stay untouched.
-            fits = module.kind == "parameter" and module.path.endswith(f".{experts[name]}")
+            fits = _holds(module, experts[name])
         elif module.kind == "parameter":
             fits = False
         elif any(part.isdigit() for part in target.split(".")):
@@ -191,14 +191,22 @@ def _output_layer(model: ModelSpec) -> str:
 
 
 def _in_all_linear(model: ModelSpec, module: Module, experts: dict[str, str]) -> bool:
-    if module.kind == "parameter":
-        return any(module.path.endswith(f".{tensor}") for tensor in experts.values())
+    if any(_holds(module, tensor) for tensor in experts.values()):
+        return True
     if module.kind not in ("linear", "conv1d") or module.path == _output_layer(model):
         return False
     if model.task == "classification" and module.path in _CLASSIFIERS:
         return False
     about = model.config.get("recorded")
     return module.leaf not in experts and (about is None or module.leaf not in about["left_out"])
+
+
+def _holds(module: Module, tensor: str) -> bool:
+    """Whether this is the tensor that PEFT means: a parameter by itself, or the weight of a router that is a linear."""
+    if module.kind not in ("parameter", "linear"):
+        return False
+    path = module.path if module.kind == "parameter" else f"{module.path}.weight"
+    return path.endswith(f".{tensor}")
 
 
 def _check_fused(model: ModelSpec, targets: Iterable[str]) -> None:

@@ -14,12 +14,21 @@ from trainer.modeling.checkpointing import base_model, checkpointable_layers
 
 _INDEX = re.compile(r"idx|index|layer_id|block_id|layer_number|is_first|is_last")
 """Attributes of a layer that say where it stands, not what it does."""
+_TOKEN_BY_TOKEN = re.compile(r"for \w+ in range\((seq_?len|seq_?length|\w+\.shape\[1\])\)")
+"""A loop over the tokens in a network's code."""
 ENDINGS = {
     "causal": ("ForCausalLM", "LMHeadModel"),
     "masked": ("ForMaskedLM",),
     "seq2seq": ("ForConditionalGeneration", "MTModel"),
     "classification": ("ForSequenceClassification",),
 }
+
+MAPPINGS = {
+    "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "masked": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+}
+"""transformers' own lists of classes by head, for names that end otherwise."""
 
 
 def on_meta(config: object, *, attention: str = "sdpa", dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -71,8 +80,8 @@ def describe(config: dict[str, object]) -> dict[str, object]:
 
 
 def recurrent_piece(model: Any, config: object) -> int:
-    """Tokens that a recurrence or a linear attention takes at a time, as the config or the network's own code has it;
-    0 where nothing goes through the sequence piece by piece."""
+    """Tokens that a recurrence or a linear attention takes at a time, as the config or the network's own code has it:
+    1 where it goes token by token, 0 where nothing goes through the sequence piece by piece."""
     named = _first(config, "mamba_chunk_size", "chunk_size")
     if isinstance(named, int) and named > 0:
         return named
@@ -85,7 +94,7 @@ def recurrent_piece(model: Any, config: object) -> int:
             given = inspect.signature(function).parameters.get("chunk_size")
             if given is not None and isinstance(given.default, int):
                 return given.default
-    return 0
+    return int(_TOKEN_BY_TOKEN.search(inspect.getsource(sys.modules[type(model).__module__])) is not None)
 
 
 def task_of(model: object) -> str:
@@ -93,6 +102,11 @@ def task_of(model: object) -> str:
     name = type(model).__name__
     for task, endings in ENDINGS.items():
         if name.endswith(endings):
+            return task
+    from transformers.models.auto import modeling_auto
+
+    for task, mapping in MAPPINGS.items():
+        if name in getattr(modeling_auto, mapping).values():
             return task
     raise NotModelled(f"{name} has no head that is trained here")
 

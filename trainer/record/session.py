@@ -40,6 +40,8 @@ def cut(config: dict[str, object], layers: int) -> dict[str, object]:
     key = names.get("num_hidden_layers", "num_hidden_layers")
     if key == "encoder_layers" and is_causal(config):  # the decoder alone of an encoder-decoder
         key = "decoder_layers"
+    if isinstance(getattr(type(made), key, None), property):  # a number that another one gives
+        key = "num_layers"
     whole = getattr(made, key, None)
     if not isinstance(whole, int) or whole < layers:
         raise NotModelled(f"{made.model_type}: its config doesn't count its layers as num_hidden_layers")

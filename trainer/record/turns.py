@@ -240,10 +240,10 @@ class _Shorter:
             if self._gone(place):
                 continue
             if len(event) == 2 and self._gone(self.born[event[0]]):
-                home = self.home.get(place)
-                if home is None:
+                home, made = self.home.get(place), self.home[self.born[event[0]]]
+                if home is None or self._at_once(made):
                     continue  # let go with its lump
-                told.append((clock, [self._stands_in(home, self.home[self.born[event[0]]]), event[1]]))
+                told.append((clock, [self._stands_in(home, made), event[1]]))
                 continue
             told.append((clock, event))
         return told
@@ -261,6 +261,18 @@ class _Shorter:
         death = self.died.get(self.events[birth][1][0])
         return death is not None and self._gone(death)
 
+    def _at_once(self, made: tuple[int, int, int]) -> bool:
+        """Whether one turn lets go what all turns made there: what comes behind a loop counts as its last turn's."""
+        stretch, _, offset = made
+        deaths = [self._death(stretch, turn, offset) for turn in (made[1], self.low - 1)]
+        return deaths[0] is not None and deaths[0] == deaths[1] and deaths[0][1] not in self.dropped
+
+    def _death(self, stretch: int, turn: int, offset: int) -> tuple[int, int] | None:
+        """The stretch and turn in which what a turn made goes; None where that is outside."""
+        death = self.died.get(self.events[self.loop[stretch][turn][offset]][1][0])
+        home = None if death is None else self.home.get(death)
+        return None if home is None else home[:2]
+
     def _lumps(self) -> dict[tuple[int, str, _End | None], int]:
         """(stretch, component, where it ends) -> bytes that the dropped turns leave behind."""
         found: dict[tuple[int, str, _End | None], int] = {}
@@ -271,19 +283,22 @@ class _Shorter:
                     if len(event) != 3:
                         continue
                     death = self.died.get(event[0])
-                    ends = None if death is None else self._end(number, death)
+                    ends = None if death is None else self._end(self.home[place], death)
                     if ends == ("turns", number):
                         continue  # this stretch lets it go
                     name = (number, event[2].rsplit("|", 1)[-1], ends)
                     found[name] = found.get(name, 0) + event[1]
         return found
 
-    def _end(self, number: int, death: int) -> _End:
+    def _end(self, made: tuple[int, int, int], death: int) -> _End:
         home = self.home.get(death)
-        if home is not None:
+        if home is not None and not self._at_once(made):
             return ("turns", home[0])
-        # All that goes outside goes at one place of the shorter log.
-        place = death
-        while place > 0 and len(self.events[place - 1][1]) == 2 and self.home.get(place - 1) is None:
+        # All that goes at once goes at one place of the shorter log.
+        place, turn = death, None if home is None else home[:2]
+        while place > 0 and len(self.events[place - 1][1]) == 2:
+            before = self.home.get(place - 1)
+            if (None if before is None else before[:2]) != turn:
+                break
             place -= 1
         return ("place", place)

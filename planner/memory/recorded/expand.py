@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from planner.memory.recorded.fit import Irregular
+from planner.memory.recorded.fit import Uncuttable
 from planner.memory.recorded.log import RELEASE, Event, Part, Window
 
 Pair = tuple[Event | None, Event | None]
@@ -72,7 +72,7 @@ class _Expansion:
 
         ends = next((i for i in places if turn is not None and i > turn and beyond(self.parts[i].layer)), None)
         if turn is None or ends is None:
-            raise Irregular("a stretch of layers has no neighbours to tell it apart from")
+            raise Uncuttable("a stretch of layers has no neighbours to tell it apart from")
         found = _Stretch(name, begins, ends, self.parts[begins].phase)
         runs_first = [event for part in self.parts[begins:turn] for event in part.events]
         runs_next = [event for part in self.parts[turn:ends] for event in part.events]
@@ -104,7 +104,7 @@ class _Expansion:
                 stretch.pairs.append((None, right))
                 j += 1
             else:
-                raise Irregular("two layers of one kind allocate differently")
+                raise Uncuttable("two layers of one kind allocate differently")
 
     def forward_keys(self) -> set[int]:
         """Keys that the stretch makes in forward, once that is known."""
@@ -168,12 +168,12 @@ class _Expansion:
         if self._origin(a[0]) is None and self._origin(b[0]) is None:
             if a[0] == b[0]:
                 return None
-            raise Irregular("each layer lets go of something that was made before the layers")
+            raise Uncuttable("each layer lets go of something that was made before the layers")
         # Where one end releases what came from outside, the other end shows what a copy in between releases.
         if self._origin(b[0]) is None:
             return self._named(a[0], copy)
         if self._origin(a[0]) is None and self._origin(b[0]) == "b":
-            raise Irregular("one layer lets go of what was made before the layers where another lets go of its own")
+            raise Uncuttable("one layer lets go of what was made before the layers where another lets go of its own")
         return self._named(b[0], copy - 1)
 
     def _origin(self, key: int) -> str | None:

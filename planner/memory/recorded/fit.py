@@ -24,6 +24,10 @@ class Irregular(NotModelled):
     """The step doesn't repeat as a recorded program needs it: no number can be given from a recording."""
 
 
+class Uncuttable(Irregular):
+    """Fewer layers are not the same network: it has to be traced whole."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
     """A shape that is traced: `batch` x `length` tokens, `piece` and `chunk` of them at a time."""

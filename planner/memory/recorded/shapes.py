@@ -8,7 +8,7 @@ from typing import Any
 from planner.contract.spec import ModelSpec
 from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, PP, RX, SS, SSP, TL, TR, B, C, K, P, R, S, T
 from planner.memory.recorded.fit import Point
-from planner.memory.recorded.wanted import CHUNKS, PIECES, recurrent_piece
+from planner.memory.recorded.wanted import CHUNKS, PIECES, UNPADDED, recurrent_piece
 
 WHOLE = 1 << 20
 """A piece or chunk that takes every token of a traced shape."""
@@ -17,29 +17,37 @@ HELD_OUT = (4, 368)
 SINGLE = ((1, 240), (1, 368), (1, 480))
 SINGLE_HELD_OUT = (1, 608)
 """(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
+SHORT, SHORT_HELD_OUT = ((5, 96), (2, 112), (3, 144)), (4, 176)
+"""The same for networks that go through a sequence token by token: a trace takes as long as its sequence is."""
 FURTHER = 7
 """Sequences of a fourth shape for recurrences, whose sizes may hold more terms."""
-PIECEWISE = ((8, 16), (10, 48), (14, 32), (11, 0))
-PIECEWISE_HELD_OUT = (12, 16)
-"""(pieces that a recurrence takes, tokens that its last one lacks) in place of those lengths."""
+PIECEWISE = ((8, 1), (10, 3), (14, 2), (11, 3))
+PIECEWISE_HELD_OUT = (12, 1)
+"""(pieces that a recurrence takes, steps that its last one lacks where it is none whole) in place of those lengths."""
+STEP = 16
+"""Tokens of such a step, or a fourth of the piece where that is less."""
 
 
 def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Point]:
     """The shapes that are traced, and the one that is held out."""
     recurrent = recurrent_piece(spec)
-    whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
+    if recurrent == 1:
+        whole = [*SHORT, SHORT_HELD_OUT]
+        whole = [(1, length) for _, length in whole] if asked["single"] else whole
+    else:
+        whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
     if recurrent > 1:
         whole.insert(-1, (1 if asked["single"] else FURTHER, 0))
-    pieces, chunks = asked["regime"] & PIECES, asked["regime"] & CHUNKS
+    pieces, chunks, unpadded = (asked["regime"] & bit for bit in (PIECES, CHUNKS, UNPADDED))
     points = []
     for number, (batch, length) in enumerate(whole):
         if recurrent > 1:
             turns, missing = (*PIECEWISE, PIECEWISE_HELD_OUT)[number]
-            length = turns * recurrent - missing
+            length = turns * recurrent - (0 if unpadded else missing * min(STEP, recurrent // 4))
         if asked["windowed"]:
-            step = max(128, recurrent)
+            step = -(-128 // recurrent) * recurrent if recurrent > 1 else 128
             length += -(-(spec.sliding_window or 0) // step) * step
-        if asked["unaligned"]:
+        if asked["unaligned"] and not unpadded:
             length += 5
         tokens = batch * length
         # Two pieces, two chunks: of other shares of the tokens at every shape, so that nothing stands in one ratio.

@@ -23,8 +23,9 @@ from planner.models import recorded
 if TYPE_CHECKING:
     from planner.memory.step.case import Case
 
-PIECES, CHUNKS = 1, 2
-"""Bits of a regime: a lean function takes several pieces, the chunked loss several chunks."""
+PIECES, CHUNKS, UNPADDED = 1, 2, 4
+"""Bits of a regime: a lean function takes several pieces, the chunked loss several chunks; a recurrence's last piece is
+a whole one, so that nothing is padded and cut off again."""
 WITHOUT_EFFECT = (
     *("batch_size", "gradient_accumulation_steps", "max_length", "checkpoint_layers", "lora_alpha", "max_grad_norm"),
     *("optimizer", "optimizer_implementation", "eval_batch_size", "expandable_segments", "num_gpus", "strategy"),
@@ -55,7 +56,9 @@ def regimes(
     tokens = batch * length
     pieces = (tokens > PIECE_ROWS) & (choices.stack == "builtin")
     chunks = (tokens - batch > chunk_rows(spec.vocab_size)) & (choices.loss == "chunked")
-    return pieces * PIECES + chunks * CHUNKS
+    recurrent = recurrent_piece(spec)
+    found: npt.NDArray[np.int64] = pieces * PIECES + chunks * CHUNKS
+    return found + (length % recurrent == 0) * UNPADDED if recurrent > 1 else found
 
 
 def wanted(case: Case) -> dict[str, object]:

@@ -68,11 +68,15 @@ def registered(spec: ModelSpec) -> list[Module]:
 def trained_tensors(spec: ModelSpec, choices: TrainingChoices, base: int, adapter: int) -> list[TrainedTensor]:
     """Every trainable tensor: `base` and `adapter` are the bytes per element of base weights and adapters."""
     found: list[TrainedTensor] = []
+    wide = frozenset(spec.config.get("recorded", {}).get("fp32", ()))
     whole = list(spec.modules) if choices.method == "full" else saved_modules(spec, choices)
     adapted = adapter_modules(spec, choices)
     order = {module.path: index for index, module in enumerate(registered(spec))}
     for module in sorted([*whole, *adapted], key=lambda module: order[module.path]):
-        found += adapter_tensors(spec, choices, module, adapter) if module in adapted else whole_tensors(module, base)
+        if module in adapted:
+            found += adapter_tensors(spec, choices, module, adapter)
+        else:
+            found += whole_tensors(module, max(base, FP32) if module.path in wide else base)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -301,14 +302,29 @@ def test_a_grid_asks_for_all_that_is_missing_at_once(own_home: Path) -> None:
 def test_a_recurrence_is_traced_at_a_shape_more_and_pieces_stay_two(own_home: Path) -> None:
     _write_spec(own_home, {**SPEC, "recurrent_piece": 64})
     found = from_config(CONFIG, "small")
-    for single in (False, True):
-        asked = {"single": single, "regime": 3, "windowed": False, "unaligned": False}
+    for single, regime in product((False, True), (3, 7)):
+        asked = {"single": single, "regime": regime, "windowed": False, "unaligned": False}
         points, held_out = shapes(found, asked)
         assert len({point.length for point in [*points, held_out]}) == 5
         for point in [*points, held_out]:
+            assert (point.length % 64 == 0) is (regime == 7)
+            assert point.length % 16 == 0
             tokens = point.batch * point.length
             assert tokens / 2 < point.piece < tokens
             assert (tokens - point.batch) / 2 < point.chunk < tokens - point.batch
+
+
+def test_lengths_that_a_recurrence_takes_whole_are_a_regime_of_their_own(own_home: Path) -> None:
+    _write_spec(own_home, {**SPEC, "recurrent_piece": 64})
+    with pytest.raises(Unlearned) as caught:
+        memory.predict_grid(from_config(CONFIG, "small"), CARD, TrainingChoices(), [2, 2, 2], [64, 100, 128], [4, 4, 4])
+    regimes = {one["regime"]: one for one in caught.value.all_wanted()}
+    assert sorted(regimes) == [0, 4]
+    # A network without a recurrence knows no such regime.
+    _write_spec(own_home, SPEC)
+    with pytest.raises(Unlearned) as caught:
+        memory.predict_grid(from_config(CONFIG, "small"), CARD, TrainingChoices(), [2, 2], [64, 100], [4, 4])
+    assert [one["regime"] for one in caught.value.all_wanted()] == [0]
 
 
 def test_a_cut_that_changes_the_layers_is_refused() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from planner.contract.errors import NotModelled
 from planner.models import recorded
 from trainer import modeling
-from trainer.record.network import describe
+from trainer.record.network import describe, task_of
 from trainer.record.session import cut
 
 SMALL: dict[str, Any] = {
@@ -43,3 +46,24 @@ def test_the_decoder_alone_of_an_encoder_decoder_is_cut_by_its_own_layers() -> N
     made = modeling.as_config(cut({**config, "architectures": ["BlenderbotSmallForCausalLM"]}, 4))
     assert made.decoder_layers == 4
     assert cut({**SMALL, "model_type": "arcee", "architectures": ["ArceeForCausalLM"]}, 2)["num_hidden_layers"] == 2
+
+
+def test_a_number_of_layers_that_another_one_gives_is_cut_by_that_one() -> None:
+    own = {"num_layers": 5, "n_routed_experts": 4, "moe_topk": 2, "zero_expert_num": 1, "num_attention_heads": 2}
+    config = {"model_type": "longcat_flash", "architectures": ["LongcatFlashForCausalLM"], **own}
+    made = modeling.as_config(cut(config, 2))
+    assert (made.num_layers, made.num_hidden_layers) == (2, 4)
+
+
+def test_a_recurrence_is_told_by_the_tokens_that_it_takes_at_a_time() -> None:
+    pieces = {
+        "mamba": _described(model_type="mamba", architectures=["MambaForCausalLM"], state_size=4),
+        "arcee": _described(model_type="arcee", architectures=["ArceeForCausalLM"]),
+    }
+    assert {name: found["recurrent_piece"] for name, found in pieces.items()} == {"mamba": 1, "arcee": 0}
+
+
+def test_a_head_whose_name_says_nothing_is_found_in_the_lists() -> None:
+    assert task_of(type("BertGenerationDecoder", (), {})()) == "causal"
+    with pytest.raises(NotModelled, match="no head"):
+        task_of(type("BertPooler", (), {})())

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from trainer.record.turns import Chain, Mark, Timed, gathered
 
-STATE, TEMPORARY, GRADIENT = 40, 7, 11
+STATE, TEMPORARY, GRADIENT, OUTPUT = 40, 7, 11, 5
 WHOLE = 100
 
 
@@ -35,15 +35,16 @@ class _Tape:
         self.events.append((self.clock, [key, -1]))
 
 
-def _recurrence(turns: int, *, unlike: int | None = None) -> _Tape:
+def _recurrence(turns: int, *, unlike: int | None = None, listed: bool = False) -> _Tape:
     """A state that each turn makes of the one before and that backward needs; a gradient of the whole in backward.
 
-    unlike: a turn that makes a temporary of another size.
+    unlike: a turn that makes a temporary of another size. listed: each turn puts an output on a list, which is let go
+    in the same call behind the loop, so that it counts as the last turn's.
     """
     tape = _Tape()
     tape.at("forward", ())
     whole = tape.grow(WHOLE, "layer_activations")
-    states, last = [], None
+    states, outputs, last = [], [], None
     for turn in range(turns):
         tape.at("forward", ((0, 0), (1, turn)))
         temporary = tape.grow(TEMPORARY * (3 if turn == unlike else 1), "temporaries")
@@ -51,7 +52,13 @@ def _recurrence(turns: int, *, unlike: int | None = None) -> _Tape:
             tape.free(last)  # what the turn before handed on
         states.append(tape.grow(STATE, "layer_activations"))
         last = tape.grow(2, "temporaries")
+        if listed:
+            outputs.append(tape.grow(OUTPUT, "layer_activations"))
         tape.free(temporary)
+    if listed:
+        stacked = tape.grow(OUTPUT * turns, "layer_activations")
+        for output in outputs:
+            tape.free(output)
     tape.at("forward", ())
     assert last is not None
     tape.free(last)
@@ -70,6 +77,8 @@ def _recurrence(turns: int, *, unlike: int | None = None) -> _Tape:
     tape.at("derived", ())
     assert total is not None
     tape.free(total)
+    if listed:
+        tape.free(stacked)
     tape.free(whole)
     return tape
 
@@ -92,10 +101,11 @@ def _story(events: list[Timed]) -> list[Any]:
     return [(event[0], event[2] if len(event) == 3 else event[1]) for _, event in events]
 
 
-def test_the_largest_is_as_large_and_longer_loops_tell_one_story() -> None:
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_largest_is_as_large_and_longer_loops_tell_one_story(listed: bool) -> None:
     stories = []
     for turns in (8, 13, 40):
-        tape = _recurrence(turns)
+        tape = _recurrence(turns, listed=listed)
         shorter = gathered(tape.events, tape.marks)
         assert shorter is not None
         assert len(shorter) < len(tape.events)
