@@ -58,6 +58,7 @@ ADDED = {
     "liger": False,
     "liger_kernels": ["rope", "rms_norm", "swiglu", "fused_linear_cross_entropy"],
     "made_again": ["mlp", "norms"],
+    "garbage_collection_threshold": None,
 }
 """Settings that came after the first traces were kept, as those traces have them: so they name no other configuration.
 

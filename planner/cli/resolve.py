@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.cli.asked import Aim, Batch, Source, Target
-from planner.contract import settings
+from planner.contract import allocator_conf, settings
 from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.spec import HardwareProfile
@@ -68,6 +69,8 @@ def _without_data(target: Target, *, task: str | None) -> Question:
         budget=budget,
         notes=tuple(notes),
     )
+    if hardware.kind == "cuda":
+        question = replace(question, notes=(*notes, *allocator_conf.remarks(choices, os.environ)))
     implementation = question.completed().optimizer_implementation
     return question.having(replace(choices, optimizer_implementation=implementation))
 

@@ -128,14 +128,14 @@ def _complete(found: Mapping[str, Any], course: Timeline, question: Question) ->
     peak = int(found["allocated_peak_bytes"])
     allocated, persistent = np.array([peak]), np.array([found["instants"]["load"]])
     if hardware.kind in ("cuda", "rocm"):
-        from planner.memory.reserved.replay import alike, held
+        from planner.memory.reserved.replay import SegmentRules, alike, held
 
         limit = question.budget_bytes - hardware.context_bytes
         first = [hardware.cublas_workspace_bytes] * device.CUBLAS_HANDLES
         replay = held(
             alike(first + course.persistent_sizes(), course.log()),
             limit=limit if peak <= limit else None,
-            expandable=question.choices.expandable_segments,
+            rules=SegmentRules.of(question.choices, hardware),
         )
         blocks = max(replay.allocated_bytes, peak)
         most = max(replay.free_bytes, blocks)

@@ -220,6 +220,15 @@ class TrainingChoices:
         more="CUDA's allocator extends its segments in place of making further ones: less is lost between them.",
     )
     """CUDA's caching allocator extends its segments in place of making further ones (`PYTORCH_ALLOC_CONF`)."""
+    garbage_collection_threshold: float | None = choice(
+        None, "Share of the card beyond which CUDA's allocator gives back what lies unused longest.", low=0.01,
+        high=0.99, none="off", label="Give back beyond", group=NUMERICS, steps=(0.5, 0.6, 0.7, 0.8, 0.9),
+        more="Once this share of the card is reserved, CUDA's allocator gives back what lies unused longest.",
+    )
+    """`garbage_collection_threshold` of `PYTORCH_ALLOC_CONF`; None for none, PyTorch's default.
+
+    Of segments that expand nothing is given back so (CUDACachingAllocator.cpp).
+    """
     num_gpus: int = choice(
         1, "Devices that train together.", low=1, high=LARGEST_COUNT, label="Devices", steps=(1, 2, 4, 8),
         more="Devices that train together, each like the one chosen.",

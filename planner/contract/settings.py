@@ -198,6 +198,10 @@ def parse_duration(text: str, *, option: str) -> float:
     return seconds
 
 
+ALLOCATOR = ("expandable_segments", "garbage_collection_threshold")
+"""Choices that tell CUDA's caching allocator how to go about its segments."""
+
+
 def fit_to_hardware(
     choices: TrainingChoices, hardware: HardwareProfile, *, fixed: Iterable[str] = ()
 ) -> tuple[TrainingChoices, list[str]]:
@@ -205,10 +209,17 @@ def fit_to_hardware(
 
     A precision that was asked for by name (`precision` in `fixed`) is never replaced: it is refused instead.
     """
-    if choices.expandable_segments and hardware.kind != "cuda":
-        raise NotModelled(
+    for name in ALLOCATOR:
+        if getattr(choices, name) and hardware.kind != "cuda":
+            raise NotModelled(
+                named(name),
+                f" is a setting of CUDA's caching allocator, which {hardware.title} does not use; leave it out",
+            )
+    if choices.expandable_segments and choices.garbage_collection_threshold is not None:
+        raise InvalidInput(
+            named("garbage_collection_threshold"),
+            " does nothing where segments expand: PyTorch collects only others; leave it out, or ",
             named("expandable_segments"),
-            f" is a setting of CUDA's caching allocator, which {hardware.title} does not use; leave it out",
         )
     if choices.attention == "flash" and hardware.kind in ("cuda", "rocm") and not hardware.has_flash_attention:
         major, minor = hardware.compute_capability or (0, 0)

@@ -193,7 +193,8 @@ def _single_changes(hunt: _Hunt) -> Iterator[Change]:
     if choices.keep_logits:
         yield {"keep_logits": False}
     if hardware.kind == "cuda" and choices.num_gpus == 1 and not choices.expandable_segments:
-        yield {"expandable_segments": True}
+        further = {} if choices.garbage_collection_threshold is None else {"garbage_collection_threshold": None}
+        yield {"expandable_segments": True, **further}
     if choices.attention == "eager":
         yield {"attention": "sdpa"}
     if choices.method != "full" and choices.adapter_dtype == "fp32" and choices.precision == "bf16":

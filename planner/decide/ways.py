@@ -27,7 +27,7 @@ SHAPE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", 
 BYTES = (
     *("loss", "attention", "keep_logits", "keep_cache", "liger", "liger_kernels", "stack", "transformers_version"),
     *("optimizer", "optimizer_implementation", "adapter_dtype", "checkpoint_offload", "checkpoint_reentrant"),
-    *("expandable_segments", "made_again"),
+    *("expandable_segments", "garbage_collection_threshold", "made_again"),
 )
 METHOD = ("precision", "method", "quantization", "kbit_preparation")
 YIELDING = (SHAPE, BYTES, METHOD, ("max_length",))

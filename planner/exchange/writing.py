@@ -91,6 +91,11 @@ def unsaid(run: WrittenRun, written: Written, *, validates: bool = False, liger:
         written.drop("liger: no such switch there")
     if choices.expandable_segments:
         written.drop("expandable_segments: start with PYTORCH_ALLOC_CONF=expandable_segments:True")
+    if (share := choices.garbage_collection_threshold) is not None:
+        written.drop(
+            f"garbage_collection_threshold: start with PYTORCH_ALLOC_CONF=garbage_collection_threshold:{share:g} and "
+            "call torch.cuda.set_per_process_memory_fraction(0.999), without which it does nothing"
+        )
     if h.early_stopping_patience:
         written.drop(f"early_stopping_patience {h.early_stopping_patience}")
     if run.data.validation_split and not validates:

@@ -15,7 +15,7 @@ from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 from planner.memory.engine.monomials import is_vector
 from planner.memory.loads import Load, envelope_of, largest, loads, persistent_bytes
-from planner.memory.reserved.replay import Asked, Replay, largest_tensor, numbers, replayed
+from planner.memory.reserved.replay import Asked, Replay, SegmentRules, largest_tensor, numbers, replayed
 from planner.memory.step.case import Case
 from planner.memory.step.kept import recall
 from planner.memory.step.sharding import UNMEASURED_SHARE, exchanges, may_hold, zero2
@@ -225,7 +225,7 @@ def _replayed(hardware: HardwareProfile, step: _Step, limit: int) -> Replay:
             evaluation=step.evaluation.case,
             evaluation_values=numbers(step.evaluation.at_peak()),
             limit=max(limit, 0) if step.allocated <= limit else None,
-            expandable=load.case.choices.expandable_segments,
+            rules=SegmentRules.of(load.case.choices, hardware),
         )
     )
 

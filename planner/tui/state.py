@@ -167,8 +167,9 @@ def with_hardware(state: WizardState, profile: HardwareProfile) -> WizardState:
     """Another device; the number format follows what it has, unless the person set one."""
     from planner.contract.settings import fit_to_hardware
 
-    if profile.kind != "cuda":  # no other allocator has segments that grow
-        state = replace(state, choices=replace(state.choices, expandable_segments=False))
+    if profile.kind != "cuda":  # no other allocator takes these settings
+        plain = replace(state.choices, expandable_segments=False, garbage_collection_threshold=None)
+        state = replace(state, choices=plain)
     if "precision" in state.edited:
         return replace(state, hardware=profile)
     wanted = replace(state.choices, precision=TrainingChoices().precision)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.contract import allocator_conf
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.contract.records import Plan
@@ -53,7 +55,7 @@ def read(request: Request) -> tuple[Plan, TrainingChoices]:
     if request.alone and plan.gpu == "cpu":
         leave_out_libraries(choices)
     environment.check(choices.num_gpus)
-    allocator.configure(choices.expandable_segments)
+    allocator_conf.configure(choices, os.environ)
     allocator.stay_within_working_set()
     check_strategy(choices, plan.hyperparameters.torch_compile)
     return plan, choices

@@ -29,7 +29,7 @@ a whole one, so that nothing is padded and cut off again."""
 WITHOUT_EFFECT = (
     *("batch_size", "gradient_accumulation_steps", "max_length", "checkpoint_layers", "lora_alpha", "max_grad_norm"),
     *("optimizer", "optimizer_implementation", "eval_batch_size", "expandable_segments", "num_gpus", "strategy"),
-    *("liger", "liger_kernels"),
+    *("liger", "liger_kernels", "garbage_collection_threshold"),
 )
 """Choices that leave forward and backward as they are, or are refused below."""
 SPELT = ("method", "precision", "attention", "loss", "stack", "gradient_checkpointing")

@@ -5,8 +5,14 @@ blocks are rounded up to 512 B; up to 1 MiB they come from the small pool, whose
 10 MiB from segments of 20 MiB; larger ones get a segment of their own size rounded up to 2 MiB. A free block is taken
 best fit within its pool; what is left over is split off (small pool: 512 B or more, large pool: more than 1 MiB).
 Neighbouring free blocks of a segment merge. With expandable segments a pool is one range that grows by 2 MiB (small) or
-20 MiB (large) pages. Segments are given back only when memory runs out: then all that are wholly free go, and the
-request is tried once more.
+20 MiB (large) pages. Segments are given back when memory runs out: then all that are wholly free go, and the request is
+tried once more.
+
+With `garbage_collection_threshold` they are given back earlier (`garbage_collect_cached_blocks`): before a segment is
+asked for while more than that share of what the process may hold is reserved, wholly free segments of the large pool go
+whose age, in requests to the pool since they were last taken, is their mean age or more, round after round until enough
+has gone. Nothing of it happens to segments that expand, nor where the process has no share of the card set
+(`set_per_process_memory_fraction` below 1): without one PyTorch knows no bytes that it may hold.
 
 Of free blocks of one size the one at the lowest address is taken, and new segments lie below older ones: on a T4 (rows
 of tests/cases/measured_t4.json) that gives reserved bytes to 0.1 % where upward addresses are 3 to 9 % off. Where a
@@ -50,13 +56,15 @@ class OutOfMemory(Exception):
 class Block:
     """A stretch of a segment, in a doubly linked list of its neighbours."""
 
-    __slots__ = ("address", "free", "next", "previous", "size", "small")
+    __slots__ = ("address", "free", "next", "previous", "since", "size", "small")
 
     def __init__(self, address: int, size: int, small: bool) -> None:
         self.address = address
         self.size = size
         self.small = small
         self.free = True
+        self.since = 0
+        """Requests to its pool before it came to lie there."""
         self.previous: Block | None = None
         self.next: Block | None = None
 
@@ -71,11 +79,17 @@ _Free = tuple[int, int, Block]
 class CachingAllocator:
     """Allocated and reserved bytes under a sequence of `allocate` and `release`, or of steps (`run`)."""
 
-    def __init__(self, *, expandable_segments: bool = False, limit: int | None = None) -> None:
+    def __init__(
+        self, *, expandable_segments: bool = False, limit: int | None = None, collect_above: int | None = None
+    ) -> None:
+        self.collect_above = collect_above
+        """Reserved bytes beyond which free segments are given back before another is asked for; None for never."""
         self.limit = limit
         """Bytes that may be reserved; None for no limit."""
         self.flushes = 0
         """How often free segments had to be given back."""
+        self.collected = 0
+        """How many segments were given back before memory ran out (`collect_above`)."""
         self.expandable = expandable_segments
         self.allocated = 0
         """Bytes of the blocks in use."""
@@ -91,6 +105,7 @@ class CachingAllocator:
         """The first block of each segment, by its address."""
         self._single: dict[int, Block] = {}
         """Blocks that `allocate` has handed out, by address."""
+        self._requests = {True: 0, False: 0}
         self._next_address = 1 << 59
         self._tail: dict[bool, Block | None] = {True: None, False: None}
 
@@ -127,18 +142,25 @@ class CachingAllocator:
         """
         pool, tail = self._free[small], self._tail
         least = BLOCK if small or self.expandable else SPLIT_LARGE_ABOVE + 1
-        allocated, peak = self.allocated, self.allocated_peak
+        allocated, peak, requests = self.allocated, self.allocated_peak, self._requests
+        asked = requests[small]
         try:
             for change, most, key, need in steps:
                 if most:
                     if now + most > self.aside:
+                        requests[small] = asked
                         self.set_aside(now + most)
                     if allocated + now + most > peak:
                         peak = allocated + now + most
                 now += change
                 if need:
+                    asked += 1
                     place = bisect_left(pool, (need, -1))
-                    block = pool.pop(place)[2] if place < len(pool) else self._grow(need, small)
+                    if place < len(pool):
+                        block = pool.pop(place)[2]
+                    else:
+                        requests[small] = asked
+                        block = self._grow(need, small)
                     left = block.size - need
                     if left >= least:
                         rest = Block(block.address + need, left, small)
@@ -147,6 +169,7 @@ class CachingAllocator:
                         if after is not None:
                             after.previous = rest
                         block.next, block.size = rest, need
+                        rest.since = asked
                         insort(pool, (left, rest.address, rest))
                         if tail[small] is block:
                             tail[small] = rest
@@ -170,18 +193,23 @@ class CachingAllocator:
                     del pool[bisect_left(pool, (before.size, before.address))]
                     self._merge(before, found)
                     found = before
+                found.since = asked
                 insort(pool, (found.size, found.address, found))
         finally:
-            self.allocated, self.allocated_peak = allocated, peak
+            self.allocated, self.allocated_peak, requests[small] = allocated, peak, asked
         return now
 
     def state(self) -> object:
         """Equal where every later request goes the same way, as far as the same blocks are in use.
 
         What is reserved does not belong to it: steps that leave the free blocks as they found them need no more of it
-        the next time.
+        the next time. Where segments are collected it does, and so do the ages of what is free.
         """
-        return [[(size, address) for size, address, _ in pool] for pool in self._free.values()], self.allocated
+        free: object = [[(size, address) for size, address, _ in pool] for pool in self._free.values()]
+        if self.collect_above is None:
+            return free, self.allocated
+        ages = [self._requests[False] - block.since for _, _, block in self._free[False]]
+        return free, self.allocated, ages, self.reserved
 
     def segments(self) -> list[tuple[bool, list[tuple[int, int, bool]]]]:
         """Segments by address: (small pool?, its blocks as (address, bytes, free?))."""
@@ -198,6 +226,7 @@ class CachingAllocator:
     def set_aside(self, size: int) -> None:
         """Counts small segments for `size` bytes that stand beside those of this model (a pool that is not played)."""
         size = -(-size // SMALL_SEGMENT) * SMALL_SEGMENT
+        self._collect()
         if self.limit is not None and self.reserved + size > self.limit:  # one by one, as far as there is room
             self.aside = max(self.aside, (self.limit - self.reserved) // SMALL_SEGMENT * SMALL_SEGMENT)
             self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
@@ -211,6 +240,7 @@ class CachingAllocator:
         """A free block that no pool holds: a new segment, or more of the one that grows."""
         if self.expandable:
             return self._extend(need, small)
+        self._collect()
         size = segment_size(need)
         if self._exceeds(size):
             self._flush()
@@ -254,6 +284,25 @@ class CachingAllocator:
             raise OutOfMemory
         self.reserved += size
         self.reserved_peak = max(self.reserved_peak, self.reserved + self.aside)
+
+    def _collect(self) -> None:
+        """Gives back wholly free segments of the large pool, those of mean age or more, until enough has gone."""
+        if self.collect_above is None or self.expandable:
+            return
+        excess = self.reserved + self.aside - self.collect_above
+        pool, asked = self._free[False], self._requests[False]
+        whole = [entry for entry in pool if entry[2].previous is None and entry[2].next is None]
+        while excess > 0 and whole:
+            mean = sum(asked - block.since for _, _, block in whole) / len(whole)
+            oldest = [entry for entry in whole if asked - entry[2].since >= mean]
+            for entry in oldest:
+                size, address, _ = entry
+                pool.remove(entry)
+                del self._first[address]
+                self.reserved -= size
+                excess -= size
+                self.collected += 1
+            whole = [entry for entry in whole if entry not in oldest]
 
     def _flush(self) -> None:
         self.flushes += 1

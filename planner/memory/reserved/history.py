@@ -163,14 +163,25 @@ class _Run:
         self._lasting += len(sizes)
 
 
-def play(history: History, *, limit: int | None = None, expandable_segments: bool = False) -> list[Played]:
+def play(
+    history: History,
+    *,
+    limit: int | None = None,
+    expandable_segments: bool = False,
+    collect_above: int | None = None,
+) -> list[Played]:
     """The history played to where nothing changes any more, for each way that loading may go.
 
     Raises `OutOfMemory` where `limit` does not suffice for one of them.
     """
     parts = _Parts.of(history)
     return [
-        _played(history, parts, load, Player(expandable_segments=expandable_segments, limit=limit))
+        _played(
+            history,
+            parts,
+            load,
+            Player(expandable_segments=expandable_segments, limit=limit, collect_above=collect_above),
+        )
         for load in history.load
     ]
 

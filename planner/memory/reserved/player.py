@@ -72,8 +72,10 @@ class Player:
     `limit` bytes do not suffice.
     """
 
-    def __init__(self, *, expandable_segments: bool = False, limit: int | None = None) -> None:
-        self.pool = CachingAllocator(expandable_segments=expandable_segments, limit=limit)
+    def __init__(
+        self, *, expandable_segments: bool = False, limit: int | None = None, collect_above: int | None = None
+    ) -> None:
+        self.pool = CachingAllocator(expandable_segments=expandable_segments, limit=limit, collect_above=collect_above)
         self._held: dict[int, Block] = {}
         self._small: dict[int, int] = {}
         self._small_now = 0

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import HardwareProfile
 from planner.memory.engine.monomials import WIDTH
 from planner.memory.engine.unroll import Event, LogPart, unroll
 from planner.memory.reserved.allocator import OutOfMemory
@@ -40,6 +42,22 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentRules:
+    """How the allocator was told to go about its segments (`PYTORCH_ALLOC_CONF`)."""
+
+    expandable: bool = False
+    collect_above: int | None = None
+    """Reserved bytes beyond which it gives free segments back; None for never."""
+
+    @classmethod
+    def of(cls, choices: TrainingChoices, hardware: HardwareProfile) -> SegmentRules:
+        """Those of a run on a card, all of whose memory the process may hold."""
+        share = choices.garbage_collection_threshold
+        above = None if share is None or choices.expandable_segments else int(share * hardware.total_bytes)
+        return cls(choices.expandable_segments, above)
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What is played: the cases of training and evaluation at the monomials' values."""
 
@@ -52,7 +70,7 @@ class Asked:
     evaluation: Case | None = None
     evaluation_values: Values | None = None
     limit: int | None = None
-    expandable: bool = False
+    rules: SegmentRules = SegmentRules()
 
 
 def numbers(values: npt.NDArray[Any]) -> Values:
@@ -68,11 +86,11 @@ def replayed(asked: Asked) -> Replay:
     assert asked.case.checkpointed is not None
     open_ = replace(asked, limit=None)
     events = cache(lambda: history(open_))
-    free = Free(*_recalled("replay", open_, lambda: list(_played(events(), asked.expandable)), 4))
+    free = Free(*_recalled("replay", open_, lambda: list(_played(events(), asked.rules)), 4))
 
     def below() -> tuple[int, int]:
         def made() -> list[int]:
-            return list(_played_below(events(), asked.expandable, asked.limit))
+            return list(_played_below(events(), asked.rules, asked.limit))
 
         reserved, flushes = _recalled("replay below", asked, made, 2)
         return reserved, flushes
@@ -80,9 +98,9 @@ def replayed(asked: Asked) -> Replay:
     return _found(free, asked.limit, below)
 
 
-def held(run: History, *, limit: int | None, expandable: bool = False) -> Replay:
+def held(run: History, *, limit: int | None, rules: SegmentRules = SegmentRules()) -> Replay:
     """What the allocator holds over a run that is at hand, without a limit and below it."""
-    return _found(_played(run, expandable), limit, lambda: _played_below(run, expandable, limit))
+    return _found(_played(run, rules), limit, lambda: _played_below(run, rules, limit))
 
 
 def _found(free: Free, limit: int | None, below: Callable[[], tuple[int, int]]) -> Replay:
@@ -116,7 +134,7 @@ def _recalled(kind: str, asked: Asked, made: Callable[[], list[int]], count: int
     """So many whole numbers, kept from start to start."""
     evaluation = None if asked.evaluation is None else (repr(asked.evaluation.choices), asked.evaluation.flat)
     further = (
-        *(asked.values, asked.workspace, asked.waiting, asked.limit, asked.expandable),
+        *(asked.values, asked.workspace, asked.waiting, asked.limit, repr(asked.rules)),
         *(evaluation, asked.evaluation_values),
     )
 
@@ -127,9 +145,9 @@ def _recalled(kind: str, asked: Asked, made: Callable[[], list[int]], count: int
     return found
 
 
-def _played(run: History, expandable: bool) -> Free:
+def _played(run: History, rules: SegmentRules) -> Free:
     with _uncollected():
-        ways = play(run, expandable_segments=expandable)
+        ways = play(run, expandable_segments=rules.expandable, collect_above=rules.collect_above)
     return Free(
         reserved=_middle(way.reserved for way in ways),
         most_reserved=max(way.reserved for way in ways),
@@ -138,11 +156,11 @@ def _played(run: History, expandable: bool) -> Free:
     )
 
 
-def _played_below(run: History, expandable: bool, limit: int | None) -> tuple[int, int]:
+def _played_below(run: History, rules: SegmentRules, limit: int | None) -> tuple[int, int]:
     """Reserved bytes below the limit and flushes; (0, 0) where the limit does not suffice."""
     try:
         with _uncollected():
-            ways = play(run, expandable_segments=expandable, limit=limit)
+            ways = play(run, expandable_segments=rules.expandable, collect_above=rules.collect_above, limit=limit)
     except OutOfMemory:
         return 0, 0
     return _middle(way.reserved for way in ways), max(way.flushes for way in ways)

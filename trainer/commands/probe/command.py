@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from planner.contract import edge, json_text, text_file
+from planner.contract import allocator_conf, edge, json_text, text_file
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.records import Observation, ProbeRequest, parse_record
+from planner.contract.settings import ALLOCATOR, plan_choices
 from planner.contract.shown import clause
 from trainer.measure import allocator
 
@@ -51,7 +52,7 @@ def run(settings: str) -> int:
     named = settings != "-"
     text = text_file.read(Path(settings), settings, max_bytes=json_text.MAX_BYTES) if named else sys.stdin.read()
     request = read_request(text, settings)
-    allocator.configure(bool(request.settings.get("expandable_segments")))
+    allocator_conf.configure(plan_choices(request.settings, "probe"), os.environ)
     allocator.stay_within_working_set()
     with data_stream() as out:
         out.write(answer(request) + "\n")
@@ -94,8 +95,9 @@ def serve() -> int:
             text = ""
             try:
                 request = read_request(line, "stdin")
-                if request.settings.get("expandable_segments"):
-                    raise InvalidInput("stdin: expandable_segments holds for a whole process; probe it by a file")
+                for name in ALLOCATOR:
+                    if request.settings.get(name):
+                        raise InvalidInput(f"stdin: {name} holds for a whole process; probe it by a file")
                 device = devices.choose(request.device)
                 footprint = footprints.setdefault(device.type, Footprint(device))
                 text = answer(request, footprint, fresh=fresh)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from planner import memory
+from planner.contract.allocator_conf import configure
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.decide.check import check
 from planner.decide.question import Question
 from planner.devices.hardware import find
 from planner.models import sources
-from trainer.measure.allocator import configure
 
 TIGHT = TrainingChoices(stack="peft", batch_size=8, max_length=2048, lora_dropout=0.05)
 
@@ -35,9 +35,9 @@ TIGHT = TrainingChoices(stack="peft", batch_size=8, max_length=2048, lora_dropou
 )
 def test_the_users_own_settings_of_the_allocator_stay(before: dict[str, str], after: dict[str, str]) -> None:
     environment = dict(before)
-    configure(False, environment)
+    configure(TrainingChoices(), environment)
     assert environment == before
-    configure(True, environment)
+    configure(TrainingChoices(expandable_segments=True), environment)
     assert environment == after
 
 
