@@ -9,6 +9,7 @@ does not hold, nothing is unrolled.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 Event = tuple[int, int]
@@ -40,7 +41,34 @@ class _Group:
     backward_keys: set[int] = field(default_factory=set)
 
 
-def unroll(parts: list[LogPart], copies: dict[int, int]) -> list[Event] | None:
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Events that happen once for each of `shifts`, which is added to their keys; marks keep theirs."""
+
+    events: list[Event]
+    shifts: Sequence[int]
+    left: tuple[int, ...] = ()
+    """Keys of what no part of the log releases, in the order of its birth."""
+    stride: int = 1
+    """A power of two: keys that are equal in whole strides are those of one tensor, copy by copy, of one size."""
+
+
+Log = Sequence[Event | Copies]
+
+
+def flat(log: Log) -> list[Event]:
+    """The log event by event."""
+    found: list[Event] = []
+    for item in log:
+        if isinstance(item, Copies):
+            for shift in item.shifts:
+                found.extend((key + shift if key >= 0 else key, size) for key, size in item.events)
+        else:
+            found.append(item)
+    return found
+
+
+def unroll(parts: list[LogPart], copies: dict[int, int]) -> Log | None:
     """The whole log; None where a stretch does not fit the pattern and every layer has to be run."""
     groups = {number: _Group(copies=count) for number, count in copies.items()}
     for part in parts:
@@ -56,44 +84,66 @@ def unroll(parts: list[LogPart], copies: dict[int, int]) -> list[Event] | None:
                 group.forward = part
     if not all(_analyse(group, parts) for group in groups.values()):
         return None
-    stride = max(copies.values(), default=1) + 1
-    out: list[Event] = []
-    last = {
-        key: group.copies - 1
-        for group in groups.values()
-        for key in (group.leaving, group.gradient_leaving)
-        if key is not None
-    }
-    for part in parts:
-        if not part.group:
-            out.extend((key * stride + last.get(key, 0) if key >= 0 else key, size) for key, size in part.events)
-            continue
-        group = groups[part.group]
-        for turn in range(group.copies):
-            copy = group.copies - 1 - turn if part.backward else turn
-            _emit(out, part, group, copy, turn, stride, last)
-    return out
+    return _Unrolling(parts, groups).written()
 
 
-def _emit(
-    out: list[Event], part: LogPart, group: _Group, copy: int, turn: int, stride: int, last: dict[int, int]
-) -> None:
-    own_forward, own_backward = group.forward_keys, group.backward_keys
-    for key, size in part.events:
+class _Unrolling:
+    """Writes the log: a tensor's key is its number times the stride, and the copy that it is of."""
+
+    def __init__(self, parts: list[LogPart], groups: dict[int, _Group]) -> None:
+        self.parts, self.groups = parts, groups
+        self.stride = 1 << max((group.copies for group in groups.values()), default=1).bit_length()
+        # Outside its stretch the last copy's is meant: in backward that is the first layer's.
+        self.last = {group.leaving: group.copies - 1 for group in groups.values() if group.leaving is not None}
+        self.gone = {key for part in parts for key, size in part.events if size < 0}
+
+    def written(self) -> Log:
+        log: list[Event | Copies] = []
+        for part in self.parts:
+            if not part.group:
+                log.extend((self._outside(key), size) for key, size in part.events)
+                continue
+            group = self.groups[part.group]
+            copies = range(group.copies)[::-1] if part.backward else range(group.copies)
+            # The first layer finds what no copy made, in backward the last one does too.
+            before, after = (1, max(group.copies - 1, 1)) if part.backward else (1, group.copies)
+            for copy in copies[:before]:
+                log.extend(self._copy(part, group, copy))
+            if before < after:
+                log.append(self._middle(part, group, copies[before:after]))
+            for copy in copies[after:]:
+                log.extend(self._copy(part, group, copy))
+        return log
+
+    def _outside(self, key: int) -> int:
+        return key if key < 0 else key * self.stride + self.last.get(key, 0)
+
+    def _copy(self, part: LogPart, group: _Group, copy: int) -> Iterator[Event]:
+        for key, size in part.events:
+            yield self._key(key, group, copy), size
+
+    def _key(self, key: int, group: _Group, copy: int) -> int:
         if key < 0:
-            out.append((key, size))
-        elif key in own_forward:
-            out.append((key * stride + copy, size))
-        elif key in own_backward:
-            out.append((key * stride + turn, size))
-        elif key == group.entering and copy:
+            return key
+        if key in group.forward_keys or key in group.backward_keys:
+            return key * self.stride + copy
+        if key == group.entering and copy:
             assert group.leaving is not None
-            out.append((group.leaving * stride + copy - 1, size))
-        elif key == group.gradient_entering and turn:
+            return group.leaving * self.stride + copy - 1
+        if key == group.gradient_entering and copy < group.copies - 1:
             assert group.gradient_leaving is not None
-            out.append((group.gradient_leaving * stride + turn - 1, size))
-        else:
-            out.append((key * stride + last.get(key, 0), size))
+            return group.gradient_leaving * self.stride + copy + 1
+        return self._outside(key)
+
+    def _middle(self, part: LogPart, group: _Group, copies: Sequence[int]) -> Copies:
+        """Copies between the first and the last: their keys differ by the copy's number."""
+        one = copies[0]
+        events = [
+            (key if key < 0 else written - one, size)
+            for (key, size), (written, _) in zip(part.events, self._copy(part, group, one), strict=True)
+        ]
+        left = tuple(key * self.stride for key, size in part.events if size >= 0 <= key and key not in self.gone)
+        return Copies(events, copies, left, self.stride)
 
 
 def _analyse(group: _Group, parts: list[LogPart]) -> bool:

@@ -71,7 +71,7 @@ class Block:
 
 Step = tuple[int, int, int, int]
 """What a pool does: change and largest sum, since the step before, of the bytes that are counted beside it; the block's
-key; the bytes it takes (rounded), or 0 for its release."""
+key; the bytes it takes (rounded), 0 for its release, or below 0 those that it takes and gives back at once."""
 
 _Free = tuple[int, int, Block]
 
@@ -133,12 +133,13 @@ class CachingAllocator:
         *,
         small: bool = False,
         now: int = 0,
+        shift: int = 0,
     ) -> int:
         """Takes and releases blocks of one pool; returns the bytes that are counted beside it after the last step.
 
-        `held`: the blocks in use by key; `beside`: bytes of what is counted beside them by key, `now` in all. A release
-        finds its key in one of the two, or does nothing. It is one loop that calls nothing but what is rare, since
-        every plan waits for some hundred thousand steps of it.
+        `held`: the blocks in use by key; `beside`: bytes of what is counted beside them by key, `now` in all; `shift`:
+        what is added to the steps' keys. A release finds its key in one of the two, or does nothing. It is one loop
+        that calls nothing but what is rare, since every plan waits for some hundred thousand steps of it.
         """
         pool, tail = self._free[small], self._tail
         least = BLOCK if small or self.expandable else SPLIT_LARGE_ABOVE + 1
@@ -153,7 +154,7 @@ class CachingAllocator:
                     if allocated + now + most > peak:
                         peak = allocated + now + most
                 now += change
-                if need:
+                if need > 0:
                     asked += 1
                     place = bisect_left(pool, (need, -1))
                     if place < len(pool):
@@ -177,11 +178,25 @@ class CachingAllocator:
                     allocated += block.size
                     if allocated + now > peak:
                         peak = allocated + now
-                    held[key] = block
+                    held[key + shift] = block
                     continue
-                found = held.pop(key, None)
+                if need:
+                    asked += 1
+                    place = bisect_left(pool, (-need, -1))
+                    if place == len(pool):
+                        requests[small] = asked
+                        block = self._grow(-need, small)
+                        insort(pool, (block.size, block.address, block))
+                        place = bisect_left(pool, (-need, -1))
+                    size, _, block = pool[place]  # split off and merged again it is what it was
+                    block.since = asked
+                    taken = -need if size + need >= least else size
+                    if allocated + taken + now > peak:
+                        peak = allocated + taken + now
+                    continue
+                found = held.pop(key + shift, None)
                 if found is None:
-                    now -= beside.pop(key, 0)
+                    now -= beside.pop(key + shift, 0)
                     continue
                 allocated -= found.size
                 found.free = True

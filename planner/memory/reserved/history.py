@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from planner.memory.engine.ledger import BACKWARD_LIBRARY, FORWARD_LIBRARY, UPDATE
+from planner.memory.engine.unroll import Copies, Event, Log
 from planner.memory.network.net import Net
 from planner.memory.reserved.loading import loading
-from planner.memory.reserved.player import Event, Player, PreparedEvents
+from planner.memory.reserved.player import Player, PreparedEvents
 from planner.memory.step.case import Case
 from planner.memory.step.optimizers import state_bytes, trained_tensors
 from planner.memory.step.updates import one_by_one
@@ -28,9 +29,9 @@ LATER_STEPS = 3
 class Step:
     """One optimizer step: its first micro-batch, a later one (None where there is none), the update."""
 
-    first: list[Event]
-    later: list[Event] | None
-    update: list[Event]
+    first: Log
+    later: Log | None
+    update: Log
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class History:
     """Bytes of one cuBLAS workspace."""
     waiting: list[int]
     """Sizes of the batches that a step fetches with its first one."""
-    evaluation: list[Event] | None = None
+    evaluation: Log | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,23 @@ class Played:
     flushes: int
 
 
-def split(log: list[Event]) -> tuple[list[Event], list[Event]]:
+def split(log: Log) -> tuple[Log, Log]:
     """A step's events before its update, and those of the update."""
-    places = [place for place, event in enumerate(log) if event[0] == UPDATE]
+    places = [place for place, event in enumerate(log) if not isinstance(event, Copies) and event[0] == UPDATE]
     at = places[0] if places else len(log)
     return log[:at], log[at + 1 :]
 
 
-def apart(events: list[Event]) -> list[Event]:
+def apart(log: Log) -> Log:
     """The events under keys that no other micro-batch has, whose gradients live on under theirs."""
-    return [(key + LASTING // 2 if key >= 0 else key, size) for key, size in events]
+    return [_apart(item) for item in log]
+
+
+def _apart(item: Event | Copies) -> Event | Copies:
+    away = LASTING // 2
+    if isinstance(item, Copies):
+        return replace(item, shifts=[shift + away for shift in item.shifts])
+    return (item[0] + away, item[1]) if item[0] >= 0 else item
 
 
 def state_sizes(case: Case) -> list[int]:

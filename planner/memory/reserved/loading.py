@@ -22,9 +22,9 @@ from itertools import groupby
 
 from planner.contract.spec import Module
 from planner.memory.engine.monomials import FP32
+from planner.memory.engine.unroll import Event
 from planner.memory.network import quantized
 from planner.memory.network.net import Net
-from planner.memory.reserved.player import Event
 from planner.memory.step.optimizers import adapter_tensors, registered, whole_tensors
 from planner.memory.step.program import buffer_bytes, module_sizes
 

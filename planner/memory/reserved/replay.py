@@ -16,7 +16,7 @@ import numpy.typing as npt
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import HardwareProfile
 from planner.memory.engine.monomials import WIDTH
-from planner.memory.engine.unroll import Event, LogPart, unroll
+from planner.memory.engine.unroll import Event, Log, LogPart, flat, unroll
 from planner.memory.reserved.allocator import OutOfMemory
 from planner.memory.reserved.history import History, Step, apart, before_the_step, play, split, state_sizes
 from planner.memory.step.case import Case
@@ -181,14 +181,14 @@ def _uncollected() -> Iterator[None]:
 def history(asked: Asked) -> History:
     """All events of the run."""
     case = asked.case
-    log, update = split(step_log(case, asked.values))
+    log, update = split(folded_log(case, asked.values))
     later = None
     if asked.waiting:  # gradients are born in the first micro-batch, and added to in the others
         alone = replace(case, choices=replace(case.choices, gradient_accumulation_steps=1))
-        later, log = apart(log), split(step_log(alone, asked.values))[0]
+        later, log = apart(log), split(folded_log(alone, asked.values))[0]
     evaluation = None
     if asked.evaluation is not None and asked.evaluation_values is not None:
-        evaluation = step_log(asked.evaluation, asked.evaluation_values)
+        evaluation = folded_log(asked.evaluation, asked.evaluation_values)
     return History(
         load=before_the_step(case),
         step=Step(log, later, update),
@@ -214,13 +214,18 @@ def largest_tensor(case: Case, values: Values) -> int:
 
     def made() -> int:
         loaded = before_the_step(case)[-1]  # without a warm-up, which is no tensor
-        return max(size for _, size in (*loaded, *split(step_log(case, values))[0]))
+        return max(size for _, size in (*loaded, *flat(split(folded_log(case, values))[0])))
 
     return int(recall("largest tensor", case, values, made, lambda value: type(value) is int and value >= 0))
 
 
 def step_log(case: Case, values: Values) -> list[Event]:
     """Allocations and releases of one step, layer by layer, at the monomials' `values`; marks have keys below 0."""
+    return flat(folded_log(case, values))
+
+
+def folded_log(case: Case, values: Values) -> Log:
+    """The same, layers that are alike told once."""
     from planner.memory.step.program import run
 
     tape = run(case, None, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks.accuracy import measured
@@ -12,10 +13,15 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.units import MIB
 from planner.devices.hardware import find
 from planner.memory.engine.ledger import BACKWARD_LIBRARY, FORWARD_LIBRARY
+from planner.memory.engine.unroll import Copies, flat
+from planner.memory.engine.values import multipliers
 from planner.memory.network.net import Net
+from planner.memory.reserved.allocator import BLOCK, CachingAllocator, OutOfMemory
 from planner.memory.reserved.history import History, Step, play
 from planner.memory.reserved.loading import loading
-from planner.memory.reserved.player import Player
+from planner.memory.reserved.player import Player, PreparedEvents
+from planner.memory.reserved.replay import Asked, history, numbers
+from planner.memory.step.case import Case
 from planner.models.sources import load_model
 
 LORA = TrainingChoices(
@@ -98,3 +104,52 @@ def test_a_trained_embedding_sums_its_rows_beside_the_gradient() -> None:
     last = {name: next(s for s in reversed(found.segments) if s.name == "backward") for name, found in held.items()}
     sums = {name: max(event[TX] for event in segment.events) for name, segment in last.items()}
     assert sums == {"cuda": 768 * 44 // 10 + 48, "cpu": 0}
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "gpt2", "phi-2"])
+@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 3, "stack": "peft"}, {"method": "qlora"}])
+def test_layers_that_are_told_once_are_played_as_often_as_they_are(name: str, changes: dict[str, object]) -> None:
+    """GIVEN logs in which one layer stands for many WHEN they are played THEN it is what every layer's events give."""
+    spec = load_model(name)
+    choices = TrainingChoices(**{"gradient_checkpointing": False, "batch_size": 8, **changes})  # type: ignore[arg-type]
+    case = Case(spec, choices, 0)
+    values = numbers(multipliers(np.array([8]), np.array([900]), np.array([0]), 64)[0])
+    waiting = (9 * MIB,) * (choices.gradient_accumulation_steps - 1)
+    evaluation = replace(case, evaluating=True)
+    asked = Asked(case, values, 8 * MIB, waiting=waiting, evaluation=evaluation, evaluation_values=values)
+    folded = history(asked)
+    assert any(isinstance(item, Copies) for item in folded.step.first)
+    step = folded.step
+    whole = replace(
+        folded,
+        step=Step(list(flat(step.first)), None if step.later is None else list(flat(step.later)), list(step.update)),
+        evaluation=None if folded.evaluation is None else list(flat(folded.evaluation)),
+    )
+    free = play(whole)
+    assert play(folded) == free
+    assert play(folded, expandable_segments=True) == play(whole, expandable_segments=True)
+    limit = (free[0].allocated + free[0].reserved) // 2
+    assert outcome(folded, limit) == outcome(whole, limit)
+    assert play(folded, collect_above=limit) == play(whole, collect_above=limit)
+    prepared = [PreparedEvents.of(log.step.first) for log in (folded, whole)]
+    assert prepared[0].left == prepared[1].left
+    assert prepared[0].small == prepared[1].small
+
+
+def outcome(run: History, limit: int) -> object:
+    """What was held below a limit; the kind of error where it does not suffice."""
+    try:
+        return play(run, limit=limit)
+    except OutOfMemory as error:
+        return type(error)
+
+
+def test_what_is_taken_and_given_back_at_once_leaves_the_pool_as_it_was() -> None:
+    one, other = (CachingAllocator(collect_above=60 * MIB) for _ in range(2))
+    for pool in (one, other):
+        pool.release(pool.allocate(64 * MIB))
+    for size in (8 * MIB, 64 * MIB, 63 * MIB + BLOCK, 90 * MIB):  # the last one is collected for
+        one.run([(0, 0, 1, -size)], {}, {})
+        other.release(other.allocate(size))
+        assert one.state() == other.state()
+        assert (one.allocated_peak, one.reserved_peak) == (other.allocated_peak, other.reserved_peak)
