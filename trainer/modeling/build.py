@@ -14,7 +14,7 @@ from planner.contract import architectures
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.shown import clause
 from planner.contract.towers import FROM_WHOLE
-from trainer.modeling import configs
+from trainer.modeling import configs, text_towers
 from trainer.weights import model_files, tensors
 from trainer.weights.model_files import ModelFiles
 
@@ -100,6 +100,8 @@ def build(
     if chosen == "sdpa" and getattr(made, "attn_logit_softcapping", None):
         chosen = "eager"
     cls = auto_class(config)
+    if is_causal(config):
+        text_towers.register(made)
     files = None if weights is None else model_files.find(weights)
     torch.manual_seed(seed)
     try:
