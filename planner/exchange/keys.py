@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -144,6 +145,9 @@ class Keys:
             if name in self._seen or value is None:
                 continue
             inert = name in known or (bool(prefixes) and name.startswith(prefixes))
+            if not inert and _DIVIDES.search(name):
+                self.refuse_where_set({name: "the model or its rows divided over devices another way"})
+                continue
             self.note(name, "ignored" if inert else "unknown", "" if inert else "not known to this reader, not used")
 
     # ---- complaining -------------------------------------------------------------------------------------------------
@@ -155,6 +159,9 @@ class Keys:
     def wrong(self, name: str, problem: str) -> InvalidInput:
         """A value that the tool itself wouldn't take."""
         key = ".".join(str(part) for part in (*self.path, name))
+        value = self.content.get(name)
+        if isinstance(value, str) and is_placeholder(value):
+            problem = f"is filled in elsewhere ({shown(value)}); write its value"
         return InvalidInput(f"{self.place(name)}: {one_line(key[:120])} {problem}")
 
     def refuse(self, name: str, why: str) -> NotModelled:
@@ -187,12 +194,21 @@ class Keys:
         return found
 
 
+_DIVIDES = re.compile("(tensor|pipeline|sequence|context|expert|model).*parallel|^(tp|pp|cp|ep)_(size|degree)$")
+"""Keys that no reader has to know: every trainer's words for a division that isn't by rows or shards."""
+
+
 def _word(value: object) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a text has the form of a shell's, OmegaConf's or Jinja's variable."""
+    return re.search(r"\$\{?[A-Za-z_]|\{\{.*\}\}", value) is not None
 
 
 def is_number(value: object) -> bool:

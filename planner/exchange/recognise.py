@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 from planner.contract import settings, text_file, yaml_text
-from planner.contract.errors import InvalidInput
+from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.shown import shown
 from planner.contract.yaml_text import Document
+from planner.exchange import script
 from planner.exchange.foreign import Foreign
-from planner.exchange.keys import Keys
+from planner.exchange.keys import Keys, is_placeholder
 from planner.exchange.tools import axolotl, launch, litgpt, llama_factory, mlx_lm, torchtune, trl, unsloth
 
 TOOLS: dict[str, ModuleType] = {
     module.NAME: module for module in (axolotl, llama_factory, litgpt, mlx_lm, torchtune, trl, unsloth)
 }
 """By name, in the order in which they are looked for: TRL's keys are the least of their own."""
+NOT_READ: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
+    (
+        frozenset({"model", "train_dataset"}),
+        frozenset({"peft_config", "dist_config", "model_class", "micro_batch_size"}),
+        "LLaMA-Factory's v1 files are not read; its stable ones are (model_name_or_path, finetuning_type)",
+    ),
+    (
+        frozenset({"model_name", "train"}),
+        frozenset({"initial_checkpoint_dir", "tokenizer_dir"}),
+        "LitGPT's pretraining starts from random weights and is not read; its fine-tuning is (checkpoint_dir)",
+    ),
+)
+"""Kinds of files that a known tool has beside those that are read."""
 MAX_BYTES = 4 * 1024**2
 
 
@@ -50,6 +65,9 @@ def interpret(document: Document, *, tool: str | None = None, launchers: list[Do
     keys = Keys(document, document.value, name)
     reader: Callable[[Keys], tuple[str | None, str | None, str | None]] = module.read
     model, data, several = reader(keys)
+    if model is not None and is_placeholder(model):
+        keys.note("model", "assumed", f"none: {model} is filled in elsewhere")
+        model = None
     launch.beside(launchers or [], keys)
     settings.choices_from(keys.values, place=document.where)
     _drop_what_no_run_has(keys)
@@ -96,6 +114,9 @@ def recognised(document: Document) -> str:
         needed, some = module.RECOGNISED_BY
         if needed <= names and (not some or some & names):
             return name
+    for needed, some, why in NOT_READ:
+        if needed <= names and some & names:
+            raise NotModelled(f"{document.where}: {why}")
     raise InvalidInput(
         f"{document.where}: no trainer's file that is known by its keys; name the kind with --from-tool "
         f"({', '.join(TOOLS)})"
@@ -106,13 +127,18 @@ def _open(path: Path, tool: str | None) -> Document:
     """YAML or JSON; a script or notebook is Unsloth's; a line of words is TRL's command line."""
     where = str(path)
     if path.suffix in (".py", ".ipynb") or (tool == unsloth.NAME and path.suffix not in (".yaml", ".yml", ".json")):
-        return unsloth.document(text_file.read(path, where, max_bytes=MAX_BYTES), where)
+        return script.document(text_file.read(path, where, max_bytes=MAX_BYTES), where)
     text = text_file.read(path, where, max_bytes=MAX_BYTES)
     if path.suffix in (".sh", ".bash", ".txt", ".args") or text.lstrip().startswith(
         ("--", "trl sft", "accelerate launch")
     ):
         return command_line(text, where)
-    document = yaml_text.parse(text, where)
+    try:
+        document = yaml_text.parse(text, where)
+    except InvalidInput:
+        if "{{" in text or "{%" in text:
+            raise InvalidInput(f"{where}: a template with Jinja's braces; fill it in first") from None
+        raise
     if not isinstance(document.value, dict):
         raise InvalidInput(f"{where}: holds no mapping of keys, so it is no trainer's file")
     return document
@@ -120,7 +146,7 @@ def _open(path: Path, tool: str | None) -> Document:
 
 def command_line(text: str, where: str) -> Document:
     """Arguments as a shell would split them: `--name value`, `--name=value`, `--flag`, and lists of words."""
-    joined = text.replace("\\\r\n", " ").replace("\\\n", " ")
+    joined = _filled_in(text.replace("\\\r\n", " ").replace("\\\n", " "))
     lines = [line for line in joined.splitlines() if not line.lstrip().startswith("#")]
     line = next((line for line in lines if "--" in line), "")
     try:
@@ -134,6 +160,23 @@ def command_line(text: str, where: str) -> Document:
     if not content:
         raise InvalidInput(f"{where}: no arguments (--name value) in it")
     return Document(where=where, value=content)
+
+
+_ASSIGNED = re.compile(
+    r"""^\s*(?:export\s+)?([A-Za-z_]\w*)=("[^"$`]*"|'[^']*'|[^\s$`;#"']*)\s*(?:#.*)?$""", re.MULTILINE
+)
+_USED = re.compile(r"\$(?:\{([A-Za-z_]\w*)(?::?-([^}$`]*))?\}|([A-Za-z_]\w*))")
+
+
+def _filled_in(text: str) -> str:
+    """A shell script with the variables that it sets itself to plain words, or that have a default (`${N:-2}`)."""
+    known = {found[1]: found[2].strip("\"'") for found in _ASSIGNED.finditer(text)}
+
+    def value(found: re.Match[str]) -> str:
+        word = known.get(found[1] or found[3], found[2])
+        return found[0] if word is None else word
+
+    return _USED.sub(value, text)
 
 
 def _launcher_words(words: list[str]) -> tuple[dict[str, object], list[str]]:

@@ -13,7 +13,7 @@ from planner.contract.records import CheckReport, Plan
 from planner.contract.run_settings import Hyperparameters
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import format_bytes
-from planner.exchange import recognise, targets
+from planner.exchange import recognise, script, targets
 from planner.exchange import writing as words
 from planner.exchange.foreign import Foreign
 from planner.exchange.tools import (
@@ -123,7 +123,7 @@ def _shape(plan: Plan) -> str:
 def _read_back(written: words.Written, tool: str) -> Foreign:
     """What the file says, by the reader of such files."""
     if isinstance(written.content, str):
-        document = unsloth.document(written.content, written.main)
+        document = script.document(written.content, written.main)
     else:
         document = yaml_text.parse(words.yaml_text(written.content), written.main)
     beside = [] if written.launcher is None else [yaml_text.parse(words.yaml_text(written.launcher), words.LAUNCHER)]

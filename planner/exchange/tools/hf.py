@@ -293,14 +293,12 @@ def adapters(keys: Keys, names: dict[str, str], *, rank: int, alpha: float | Non
 
 
 def targets(
-    keys: Keys, name: str, *, default: tuple[str, ...] | None, every: tuple[str, ...] = ("all-linear",)
+    keys: Keys, name: str, *, default: tuple[str, ...], every: tuple[str, ...] = ("all-linear",), why: str = ""
 ) -> None:
     """The modules with adapters; `every` are the words that mean all linear ones. A pattern is refused."""
     named = keys.names(name)
     if named is None:
-        if default is None:
-            raise keys.wrong(name, "is missing: which modules have adapters then hangs on the model; name them")
-        keys.put("lora_targets", default, name)
+        keys.put("lora_targets", default, name, why=why)
         return
     if any(word in every for word in named):
         keys.put("lora_targets", ("all-linear",), name)

@@ -25,12 +25,14 @@ NOT_MODELLED = {
     "use_muon": "Muon's states",
     "use_llama_pro": "added blocks",
     "use_mca": "Megatron's trainer",
+    "use_distributed_optimizer": "Megatron's trainer",
     "use_kt": "experts in host memory",
     "use_hyper_parallel": "tensors divided over devices",
     "mixture_of_depths": "layers that skip tokens",
     "shift_attn": "shifted sparse attention",
     "fp8": "the buffers of 8-bit arithmetic",
     "neftune_noise_alpha": "noise on the embeddings keeps another copy of them",
+    "freeze_language_model": "training of other parts than the language model",
     "use_dft_loss": "another loss",
     "use_asft_loss": "another loss",
     "use_eaft_loss": "another loss",
@@ -59,10 +61,10 @@ IDLE = frozenset(
         ),
         *("infer_backend", "infer_dtype", "print_param_status", "quantization_device_map", "pissa_init", "pissa_iter"),
         *("pissa_convert", "create_new_adapter", "loraplus_lr_ratio", "loraplus_lr_embedding", "freeze_vision_tower"),
-        *("freeze_multi_modal_projector", "freeze_language_model", "compute_accuracy", "disable_shuffling"),
+        *("freeze_multi_modal_projector", "compute_accuracy", "disable_shuffling"),
         *("include_effective_tokens_per_second", "ray_num_workers", "ray_init_kwargs", "hf_hub_token", "ms_hub_token"),
         *("eval_num_beams", "predict_with_generate", "eval_on_each_dataset", "data_shared_file_system", "resize_vocab"),
-        *("image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels", "video_fps", "video_maxlen"),
+        *("image_min_pixels", "video_min_pixels", "video_fps", "video_maxlen"),
         *(
             "fp8_backend",
             "fp8_enable_fsdp_float8_all_gather",
@@ -88,6 +90,7 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
         raise keys.refuse("stage", "modelled are sft and pt: other stages keep a second model or forward pass")
     keys.note("stage", "read", stage) if keys.has("stage") else None
     keys.refuse_where_set(NOT_MODELLED)
+    _images(keys)
     _method(keys)
     keys.put("max_length", keys.whole("cutoff_len") or 2048, "cutoff_len")
     packed = keys.flag("packing") or keys.flag("neat_packing")
@@ -123,6 +126,15 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
         keys.note("dataset", "assumed", "every row of full length; --data FILE counts your own")
     keys.finish(IDLE | hf.IDLE, (*hf.PREFIXES, "vllm_", "sglang_", "export_", "profiler_", "generation_", "kt_"))
     return model, data, several
+
+
+def _images(keys: Keys) -> None:
+    """A frozen tower of images is left out of the figure, which is said; a trained one is refused."""
+    if keys.flag("freeze_vision_tower") is False:
+        raise keys.refuse("freeze_vision_tower", "training of the tower of images")
+    for name in ("image_max_pixels", "video_max_pixels"):
+        if keys.has(name):
+            keys.note(name, "assumed", "the text alone: neither weights nor forward of the tower of images are counted")
 
 
 def _trains(keys: Keys) -> None:

@@ -27,6 +27,7 @@ MODELS = {
     "gemma2": "gemma-2",
     "qwen2": "qwen2",
     "qwen2_5": "qwen2.5",
+    "qwen3": "qwen3",
     "mistral": "mistral",
     "phi4": "phi-4",
     "phi3": "phi-3",
@@ -71,6 +72,8 @@ IDLE = (
 def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     """Model, data and nothing that divides the run, of a torchtune file; all else into `keys`."""
     keys.values["stack"] = "peft"
+    if not keys.has("optimizer"):
+        raise keys.wrong("optimizer", "is missing, so nothing is trained here (a file of generation or evaluation)")
     model = _model(keys)
     keys.refuse_where_set(
         {

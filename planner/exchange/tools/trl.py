@@ -59,6 +59,10 @@ IDLE = frozenset(
         *("assistant_only_loss", "dataset_name"),
     )
 )
+_PEFT_CHOOSES = (
+    "peft's choice for Llama, Mistral, Qwen, Gemma; Phi and Nemotron-H get more, other networks must name them"
+)
+"""peft 0.21 `utils/constants.py`, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING (2026-11)."""
 
 
 def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
@@ -128,7 +132,7 @@ def _method(keys: Keys, older: bool) -> None:
     hf.adapters(
         keys, {name: name for name in ("lora_r", "lora_alpha", "lora_dropout")}, rank=16, alpha=32, dropout=0.05
     )
-    hf.targets(keys, "lora_target_modules", default=None, every=("all-linear",))
+    hf.targets(keys, "lora_target_modules", default=("q_proj", "v_proj"), why=_PEFT_CHOOSES)
     if (saved := keys.names("lora_modules_to_save")) is not None:
         keys.put("modules_to_save", saved, "lora_modules_to_save")
     hf.variant(keys, "use_dora", "use_rslora")

@@ -7,13 +7,11 @@ of layers (in host memory under its own checkpointing), no whole logits, fp32 ad
 
 from __future__ import annotations
 
-import ast
-import warnings
+import re
 
-from planner.contract import json_text
-from planner.contract.errors import InvalidInput, NotModelled
-from planner.contract.yaml_text import Document
+from planner.contract.errors import InvalidInput
 from planner.exchange.keys import Keys
+from planner.exchange.script import Unreadable
 from planner.exchange.tools import hf, hf_file
 from planner.exchange.writing import Written, WrittenRun, one_device, unsaid
 
@@ -21,15 +19,6 @@ NAME = "unsloth"
 STACK = "the nearest that is modelled for Unsloth's own kernels: stack builtin with the loss in pieces"
 RECOGNISED_BY = (frozenset({"from_pretrained"}), frozenset[str]())
 
-CALLS = {
-    "from_pretrained",
-    "get_peft_model",
-    "SFTConfig",
-    "TrainingArguments",
-    "UnslothTrainingArguments",
-    "SFTTrainer",
-}
-MAX_DEPTH = 200
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _OF_MODEL_IDLE = (
     "token",
@@ -39,150 +28,11 @@ _OF_MODEL_IDLE = (
     "fix_tokenizer",
     "use_exact_model_name",
     "cache_dir",
+    "unsloth_force_compile",
+    "float32_mixed_precision",
 )
+_OF_TRAINING_IDLE = {"dataset_text_field", "dataset_num_proc", "dataset_kwargs", "embedding_learning_rate"}
 _OF_ADAPTER_IDLE = ("bias", "random_state", "max_seq_length", "loftq_config", "init_lora_weights", "model", "task_type")
-
-
-def document(text: str, where: str) -> Document:
-    """A script's or notebook's calls as a mapping: name of the call -> keyword -> value, with their lines."""
-    source = _cells(text, where) if text.lstrip().startswith("{") else text
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        raise InvalidInput(f"{where}{line}: not Python that can be read") from None
-    known = _constants(tree)
-    content: dict[str, object] = {}
-    lines: dict[tuple[str | int, ...], int] = {}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or (name := _called(node)) not in CALLS or _is_other(node, name):
-            continue
-        name = {"TrainingArguments": "SFTConfig", "UnslothTrainingArguments": "SFTConfig"}.get(name, name)
-        if name in content:
-            continue  # a notebook loads its result again to use it
-        arguments = content[name] = {}
-        lines[name,] = node.lineno
-        for keyword in node.keywords:
-            if keyword.arg is not None:
-                arguments[keyword.arg] = _value(keyword.value, known)
-                lines[name, keyword.arg] = keyword.value.lineno
-        if name == "from_pretrained" and node.args and "model_name" not in arguments:
-            arguments["model_name"] = _value(node.args[0], known)
-    _require_training(tree, where)
-    if "from_pretrained" not in content:
-        raise InvalidInput(f"{where}: no call of from_pretrained in it, so no model is named")
-    return Document(where=where, value=content, lines=lines)
-
-
-def _require_training(tree: ast.Module, where: str) -> None:
-    """Other trainers of TRL keep more than a supervised step; a script without any trains nothing."""
-    called = {_called(node): node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    trainers = [name for name in called if name.endswith("Trainer")]
-    for name in trainers:
-        if name not in ("SFTTrainer", "UnslothTrainer", "Trainer"):
-            raise NotModelled(f"{where}:{called[name]}: {name} is not modelled: it runs further forward passes")
-    if not trainers:
-        raise InvalidInput(f"{where}: no trainer is made in it (SFTTrainer), so nothing is trained")
-
-
-class _Unreadable:
-    """An argument that is computed when the script runs."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def _cells(text: str, where: str) -> str:
-    """The code of a notebook, magics left out."""
-    content = json_text.parse_object(text, where)
-    cells = content.get("cells")
-    if not isinstance(cells, list):
-        raise InvalidInput(f"{where}: no cells in it, so it is no notebook")
-    lines: list[str] = []
-    for cell in cells:
-        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
-            continue
-        source = cell.get("source")
-        code = "".join(part for part in source if isinstance(part, str)) if isinstance(source, list) else source
-        if not isinstance(code, str) or code.lstrip().startswith("%%"):
-            continue
-        lines += ["pass" if line.lstrip().startswith(("!", "%")) else line for line in _kept(code)]
-    return "\n".join(lines)
-
-
-def _kept(code: str) -> list[str]:
-    """Lines of a cell; those that a magic goes on in are dropped with it."""
-    kept, magic = [], False
-    for line in code.splitlines():
-        begins = line.lstrip().startswith(("!", "%"))
-        if magic or begins:
-            indent = line[: len(line) - len(line.lstrip())]
-            kept.append(indent + "pass" if begins else "")
-            magic = line.rstrip().endswith("\\")
-        else:
-            kept.append(line)
-    return kept
-
-
-def _constants(tree: ast.Module) -> dict[str, object]:
-    """Names that are bound once, at the top level, to a value that stands there."""
-    found: dict[str, object] = {}
-    twice: set[str] = set()
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                if isinstance(target, ast.Name):
-                    twice |= {target.id} & set(found)
-                    found[target.id] = _value(statement.value, {})
-    return {name: value for name, value in found.items() if name not in twice and not isinstance(value, _Unreadable)}
-
-
-def _called(node: ast.Call) -> str:
-    function = node.func
-    return (
-        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
-    )
-
-
-def _is_other(node: ast.Call, name: str) -> bool:
-    """`AutoTokenizer.from_pretrained` and its like load no model to train."""
-    if name != "from_pretrained" or not isinstance(node.func, ast.Attribute):
-        return False
-    owner = node.func.value
-    return isinstance(owner, ast.Name) and not owner.id.startswith("Fast")
-
-
-def _value(node: ast.expr, known: dict[str, object], depth: int = 0) -> object:
-    """A literal, a list of them, a name bound to one; anything else is what it is written as."""
-    if depth > 8:
-        return _Unreadable("…")
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str | int | float | bool | None) else _Unreadable("…")
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item, known, depth + 1) for item in node.elts[:256]]
-    if isinstance(node, ast.Dict):
-        names = [key.value if isinstance(key, ast.Constant) else None for key in node.keys[:256]]
-        if all(isinstance(name, str) for name in names):
-            return {name: _value(item, known, depth + 1) for name, item in zip(names, node.values, strict=False)}
-        return _Unreadable("…")
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
-        value = node.operand.value
-        return -value if isinstance(value, int | float) else _Unreadable("…")
-    if isinstance(node, ast.Name) and node.id in known:
-        return known[node.id]
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-        return node.attr
-    if isinstance(node, ast.Call) and _called(node) in ("is_bfloat16_supported", "is_bf16_supported"):
-        return True
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        inner = _value(node.operand, known, depth + 1)
-        return not inner if isinstance(inner, bool) else _Unreadable("…")
-    return _Unreadable("an expression")
 
 
 def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
@@ -190,7 +40,9 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     loading = _literal(keys.sub("from_pretrained"))
     attaching = _literal(keys.sub("get_peft_model"))
     training = _literal(keys.sub("SFTConfig"))
-    trainer = _literal(keys.sub("SFTTrainer"))
+    trainer = keys.sub("SFTTrainer")
+    _only_text(loading, attaching, trainer)
+    trainer = _literal(trainer)
     keys.values["stack"] = "builtin"
     model = loading.text("model_name")
     if model is not None:
@@ -204,12 +56,16 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     )
     loading.idle("max_seq_length")
     trainer.idle("max_seq_length")
-    packed = training.flag("packing") or trainer.flag("packing")
-    training.put("padding", "packed" if packed else "longest", "packing")
-    training.idle("gradient_checkpointing")
+    packed = training.flag("packing") or trainer.flag("packing") or training.flag("padding_free")
+    training.put("padding", "packed" if packed else "longest", ("packing", "padding_free"))
+    training.idle("gradient_checkpointing", "bf16", "fp16")
+    if (kind := training.text("loss_type")) is not None and kind != "nll":
+        raise training.refuse("loss_type", "modelled is nll")
+    training.idle("loss_type")
     hf.arguments(training)
     hf.what_is_learned(training)
     _checkpointing(keys, loading, attaching)
+    _loaded_as(loading)
     word = loading.text("dtype")
     if word is not None and word.lower() not in hf.DTYPES:
         raise loading.refuse("dtype", f"modelled are {', '.join(hf.DTYPES)}")
@@ -217,7 +73,6 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
         "precision", hf.DTYPES[(word or "auto").lower()], "dtype", why="" if word else "bf16 where the card has it"
     )
     keys.put("loss", "chunked", "loss", why="Unsloth's fused loss never holds the whole logits")
-    keys.put("attention", "sdpa", "attention", why="flash or memory-efficient: neither keeps the scores")
     loading.refuse_where_set(
         {
             "load_in_fp8": "8-bit float weights",
@@ -228,7 +83,7 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     )
     loading.finish(_OF_MODEL_IDLE)
     attaching.finish(_OF_ADAPTER_IDLE)
-    training.finish(hf.IDLE | {"dataset_text_field", "dataset_num_proc", "dataset_kwargs"}, hf.PREFIXES)
+    training.finish(hf.IDLE | _OF_TRAINING_IDLE, hf.PREFIXES)
     trainer.finish(trainer.content)
     keys.finish()
     return model, None, None
@@ -239,22 +94,65 @@ def _literal(below: Keys) -> Keys:
     computed = [name for name, value in below.content.items() if _computed(value)]
     below.content = {name: value for name, value in below.content.items() if name not in computed}
     for name in computed:
-        if name not in ("model", "tokenizer", "processing_class", "train_dataset", "eval_dataset", "args", "token"):
+        if name not in _COMPUTED_IDLE:
             below.note(name, "unknown", "computed when the script runs; not used")
     return below
+
+
+_COMPUTED_IDLE = frozenset(
+    {
+        *("model", "tokenizer", "processing_class", "train_dataset", "eval_dataset", "args", "token"),
+        *("data_collator", "formatting_func", "callbacks", "compute_metrics", "peft_config", "auto_model"),
+    }
+)
+"""Arguments that are always computed and hold no setting."""
 
 
 def _computed(value: object) -> bool:
     if isinstance(value, dict):
         return any(_computed(item) for item in value.values())
-    return isinstance(value, _Unreadable) or (isinstance(value, list) and any(_computed(item) for item in value))
+    return isinstance(value, Unreadable) or (isinstance(value, list) and any(_computed(item) for item in value))
+
+
+def _only_text(loading: Keys, attaching: Keys, trainer: Keys) -> None:
+    """Refuses what trains or feeds a tower of images or sound: the planned step is that of text."""
+    collator = trainer.content.get("data_collator")
+    named = collator.call if isinstance(collator, Unreadable) else ""
+    if re.search("vision|image|audio|speech|ocr", named, re.IGNORECASE):
+        raise trainer.refuse("data_collator", "images or sound in the batch; plan the text alone without the key")
+    attaching.refuse_where_set(
+        {
+            "finetune_vision_layers": "adapters in the tower of images; switch it off to ask about the text's",
+            "finetune_audio_layers": "adapters in the tower of sound; switch it off to ask about the text's",
+        }
+    )
+    if attaching.flag("finetune_language_layers") is False:
+        raise attaching.refuse("finetune_language_layers", "adapters outside of the text's layers alone")
+    attaching.note("finetune_language_layers", "read", "on") if attaching.has("finetune_language_layers") else None
+
+
+def _loaded_as(loading: Keys) -> None:
+    """Ways of loading beside the number format."""
+    word = loading.text("attn_implementation")
+    if word is not None and word.lower() not in hf.ATTENTIONS:
+        raise loading.refuse("attn_implementation", f"modelled are {', '.join(sorted(hf.ATTENTIONS))}")
+    found = "sdpa" if word is None else hf.ATTENTIONS[word.lower()]
+    why = "" if word else "flash or memory-efficient: neither keeps the scores"
+    loading.put("attention", found, "attn_implementation", why=why)
+    if loading.has("offload_embedding"):
+        on = loading.flag("offload_embedding")
+        text = "the embeddings stay on the device here, which holds no less" if on else "off"
+        loading.note("offload_embedding", "assumed" if on else "read", text)
+    loading.refuse_where_set(dict.fromkeys(("num_labels", "id2label", "label2id"), "a classifier's head"))
 
 
 def _method(keys: Keys, loading: Keys, attaching: Keys) -> None:
     full = loading.flag("full_finetuning")
+    attaching.refuse_where_set({"qat_scheme": "fake quantisation"})
     if full:
         loading.put("method", "full", "full_finetuning")
-        loading.idle("load_in_4bit", "load_in_8bit")
+        loading.idle("load_in_4bit", "load_in_8bit", "load_in_16bit")
+        attaching.idle(*attaching.content)
         return
     if loading.has("full_finetuning"):
         loading.note("full_finetuning", "read", "off")
@@ -276,7 +174,7 @@ def _method(keys: Keys, loading: Keys, attaching: Keys) -> None:
         alpha=16,
         dropout=0.0,
     )
-    hf.targets(attaching, "target_modules", default=DEFAULT_TARGETS, every=("all-linear",))
+    hf.targets(attaching, "target_modules", default=_default_targets(attaching), every=("all-linear",))
     if (saved := attaching.names("modules_to_save")) is not None:
         attaching.put("modules_to_save", saved, "modules_to_save")
     attaching.refuse_where_set(
@@ -286,6 +184,22 @@ def _method(keys: Keys, loading: Keys, attaching: Keys) -> None:
         }
     )
     attaching.put("lora_variant", "rslora" if attaching.flag("use_rslora") else "lora", "use_rslora")
+
+
+def _default_targets(attaching: Keys) -> tuple[str, ...]:
+    """Where the modules aren't named: attention, the feed-forward part, or both by their switches."""
+    found: tuple[str, ...] = ()
+    for name, leaves in (
+        ("finetune_attention_modules", DEFAULT_TARGETS[:4]),
+        ("finetune_mlp_modules", DEFAULT_TARGETS[4:]),
+    ):
+        on = attaching.flag(name)
+        if attaching.has(name):
+            attaching.note(name, "read", "on" if on else "off")
+        found += () if on is False else leaves
+    if not found and attaching.names("target_modules") is None:
+        raise attaching.wrong("finetune_mlp_modules", "is off like the attention's: there is nothing to train")
+    return found
 
 
 def _checkpointing(keys: Keys, loading: Keys, attaching: Keys) -> None:
