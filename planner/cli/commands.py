@@ -158,17 +158,13 @@ def models(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Models whose dimensions are known, with sources; NAME shows one in full. Any other config.json works too."""
-    from planner.models import catalogue
-    from planner.report import listing
+    """Models whose dimensions are known; NAME shows one in full with sources, words like `qwen 8b` what they may mean.
 
-    if fit is not None:
-        from planner.cli.fitting import run
+    Any other config.json works too.
+    """
+    from planner.cli.known_models import run
 
-        return run(fit, name, as_json=as_json)
-    if name is not None:
-        return _show(catalogue.entry(name), listing.model_record, listing.model_view, as_json)
-    return _show(catalogue.entries(), listing.model_record, listing.models_view, as_json)
+    return run(name, fit, as_json=as_json)
 
 
 def _show(found: object, record: Callable[[Any], object], view: Callable[[Any, Any], None], as_json: bool) -> int:

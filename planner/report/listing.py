@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.table import Table
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_count, format_quantity
 from planner.decide.fits import LENGTH, WORDS, Fit
+from planner.models.order import family_of, model_order
+from planner.report.finding import ListEntry, found
 
 if TYPE_CHECKING:
     from planner.models.catalogue import CatalogueEntry
@@ -96,17 +99,53 @@ def model_record(entry: CatalogueEntry) -> dict[str, object]:
     }
 
 
-def models_view(console: Console, entries: Sequence[CatalogueEntry], *, fits: Mapping[str, Fit] | None = None) -> None:
-    """One line per model; `fits`: by name what of it fits the device that was asked about."""
+def listed(entries: Sequence[CatalogueEntry], typed: str | None = None) -> list[CatalogueEntry]:
+    """The models by family, the newest first; where something was typed those that it may mean, the nearest first."""
+    ordered = {
+        entry.name: entry for entry in sorted(entries, key=lambda entry: model_order(entry.name, entry.parameters))
+    }
+    rows = [
+        ListEntry(key=entry.name, row="", more=" ".join((entry.hub_id, *entry.siblings, *entry.aliases)))
+        for entry in ordered.values()
+    ]
+    return [ordered[row.key] for row in found(rows, typed or "")]
+
+
+def models_view(
+    console: Console,
+    entries: Sequence[CatalogueEntry],
+    *,
+    fits: Mapping[str, Fit] | None = None,
+    by_family: bool = True,
+) -> None:
+    """One line per model, under its family's name; `fits`: by name what of it fits the device that was asked about."""
+    groups = groupby(entries, key=lambda entry: family_of(entry.name) if by_family else "")
+    for place, (family, members) in enumerate(groups):
+        if family:
+            console.print(f"{'' if place == 0 else chr(10)}{family}", style="bold")
+        table = _models_table(console, members, fits)
+        table.show_header = place == 0
+        console.print(table)
+    if fits is not None:
+        console.print(
+            f"fits: one sequence of {LENGTH} tokens with LoRA, every layer recomputed; tight: the peak does, "
+            "not all of its interval; QLoRA: on a quantised base only; ?: no program is written for it.",
+            style="dim",
+        )
+    console.print("*: gated, the hub asks first. Sources: plan models NAME, plan models --json", style="dim")
+
+
+def _models_table(console: Console, entries: Iterable[CatalogueEntry], fits: Mapping[str, Fit] | None) -> Table:
+    """Columns of fixed widths: the tables of several families stand under one another."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     narrower, wider = 0 if fits is None else 3, max(0, console.width - 80)
-    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=25 - narrower)
-    table.add_column("hub id", overflow="ellipsis", no_wrap=True, max_width=22 - narrower + wider)
-    table.add_column("kind", no_wrap=True, overflow="ellipsis", min_width=8, max_width=11)
-    table.add_column("size", justify="right", no_wrap=True, min_width=6)
-    table.add_column("licence", no_wrap=True, overflow="ellipsis", min_width=LICENCE_WIDTH)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", width=25 - narrower + min(15, wider))
+    table.add_column("hub id", overflow="ellipsis", no_wrap=True, width=22 - narrower + max(0, min(30, wider - 15)))
+    table.add_column("kind", no_wrap=True, overflow="ellipsis", width=11)
+    table.add_column("size", justify="right", no_wrap=True, width=6)
+    table.add_column("licence", no_wrap=True, overflow="ellipsis", width=LICENCE_WIDTH)
     if fits is not None:
-        table.add_column("fits", no_wrap=True, min_width=5)
+        table.add_column("fits", no_wrap=True, width=5)
     for entry in entries:
         table.add_row(
             entry.name,
@@ -116,14 +155,7 @@ def models_view(console: Console, entries: Sequence[CatalogueEntry], *, fits: Ma
             _licence(entry),
             *(() if fits is None else (WORDS[fits[entry.name]],)),
         )
-    console.print(table)
-    if fits is not None:
-        console.print(
-            f"fits: one sequence of {LENGTH} tokens with LoRA, every layer recomputed; tight: the peak does, "
-            "not all of its interval; QLoRA: on a quantised base only; ?: no program is written for it.",
-            style="dim",
-        )
-    console.print("*: gated, the hub asks first. Sources: plan models NAME, plan models --json", style="dim")
+    return table
 
 
 def _licence(entry: CatalogueEntry) -> str:

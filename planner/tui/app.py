@@ -22,11 +22,11 @@ from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_count
 from planner.contract.words import one_line
 from planner.models.order import family_of, model_order
+from planner.report.finding import ListEntry
 from planner.tui import figures, kept, messages, state
 from planner.tui.asking import Asking
 from planner.tui.history import PastRun
 from planner.tui.opening import Opening, opened
-from planner.tui.ranking import ListEntry
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from planner.contract.control import Command
     from planner.contract.spec import HardwareProfile
+    from planner.report.finding import ListEntry
     from planner.tui.around import Surroundings
     from planner.tui.doubts import Act, Doubt
     from planner.tui.live import RunSnapshot
-    from planner.tui.ranking import ListEntry
     from planner.tui.state import WizardState
     from planner.tui.work import Evaluation, WizardAnswer
 

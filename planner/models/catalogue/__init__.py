@@ -83,8 +83,8 @@ def spellings() -> tuple[str, ...]:
 
 
 def look_up(name: str) -> Found | None:
-    """What a name, alias or hub id in any case means; None where it isn't known."""
-    key = name.strip().lower()
+    """What a name, alias or hub id means, in any case and with blanks for hyphens; None where it isn't known."""
+    key = "-".join(name.lower().split())
     found = _index().get(key)
     if found is None:
         return None

@@ -12,8 +12,8 @@ from textual.content import Content
 from planner.contract.errors import TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_quantity, format_rate
+from planner.report.finding import ListEntry
 from planner.tui.makers import device_order, maker_of, same_but_memory
-from planner.tui.ranking import ListEntry
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
 from planner.tui.work import error_line

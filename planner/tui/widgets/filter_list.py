@@ -15,8 +15,8 @@ from textual.message import Message
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from planner.tui import ranking
-from planner.tui.ranking import ListEntry
+from planner.report import finding
+from planner.report.finding import ListEntry
 
 
 class LineInput(Input):
@@ -110,7 +110,7 @@ class FilterList(Vertical):
 
     def alike(self) -> list[ListEntry]:
         """What is as near to what was typed as the nearest entry, itself among them."""
-        return ranking.equals(self._entries, self.text)
+        return finding.equals(self._entries, self.text)
 
     def clear(self) -> None:
         """Empties the filter."""
@@ -122,7 +122,7 @@ class FilterList(Vertical):
         self.screen.set_focus(self.query_one(FilterInput))
 
     def _show(self, select: str | None) -> None:
-        shown = ranking.found(self._entries, self.text)
+        shown = finding.found(self._entries, self.text)
         options: list[Option] = []
         group = ""
         for entry in shown:

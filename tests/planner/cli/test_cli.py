@@ -15,7 +15,7 @@ import pytest
 from planner.cli import main
 from planner.contract.settings import to_settings
 from planner.handover import plans
-from planner.models import sources
+from planner.models import catalogue, sources
 
 PLAN = [sys.executable, "-m", "planner.cli"]
 SHORT = ["--model", "qwen2.5-0.5b", "--max-length", "512"]
@@ -335,6 +335,26 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert (listed["llama-3.2-1b"], listed["phi-2"], listed["gpt2"]) == ("llama3.2*", "mit", "mit")
     assert "microsoft/phi-2" in run(capsys, "models", "phi-2")[1]
     assert "torch" in run(capsys, "gpus", "a10g")[1]
+
+
+def test_models_stand_by_family_and_words_find_what_they_may_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN no name THEN every model once, under its family; GIVEN words, fit or not THEN the nearest first."""
+    lines = [line for line in run(capsys, "models")[1].splitlines() if line.strip()]
+    names = [line.split()[0] for line in lines]
+    assert {"Llama", "Qwen", "Sentence encoders"} <= set(lines)
+    known = [name for name in names if name in catalogue.names()]
+    assert sorted(known) == sorted({*known})
+    assert names.index("llama-3.2-1b") < names.index("llama-3-8b") < names.index("qwen3-8b")
+    for more in ((), ("--fit", "a10g")):
+        code, out, _ = run(capsys, "models", "qwen 8b", "--json", *more)
+        assert code == 0
+        assert json.loads(out)[0]["name"] == "qwen3-8b"
+    assert json.loads(out)[0]["fit"] == "fits"
+    code, _, err = run(capsys, "models", "no such words")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no such words" in err
+    asked = json.loads(run(capsys, "check", "--gpu", "a10g", "--model", "Llama 3.2  1B", "--json")[1])
+    assert asked["model"]["parameters"] == catalogue.entry("llama-3.2-1b").parameters
 
 
 def test_help_version_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from planner.handover import plans
 from planner.handover.places import loadable, tokenizer_folder
 from planner.models import catalogue
 from planner.models.sources import identity_notes, load_model
+from planner.report.finding import ListEntry
 from planner.tui import reading, state, work
-from planner.tui.ranking import ListEntry
 from planner.tui.screens.model import details_text
 from planner.tui.widgets.filter_list import FilterList
 

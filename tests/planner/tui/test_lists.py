@@ -9,9 +9,10 @@ from planner.decide.fits import fit_of
 from planner.devices.profiles import all_profiles
 from planner.models import catalogue, order
 from planner.models.sources import load_model
-from planner.tui import makers, ranking
+from planner.report import finding
+from planner.report.finding import ListEntry
+from planner.tui import makers
 from planner.tui.app import TuneplanApp
-from planner.tui.ranking import ListEntry
 from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.model import ModelScreen
 from planner.tui.widgets.filter_list import FilterList
@@ -37,7 +38,7 @@ def models() -> list[ListEntry]:
     ],
 )
 def test_what_was_typed_finds_what_is_meant(models: list[ListEntry], typed: str, first: str) -> None:
-    found = ranking.found(models, typed)
+    found = finding.found(models, typed)
     if not first:  # there is no instruct model of that size under that name: nothing else is offered for it
         assert all("qwen" in f"{entry.key} {entry.more}".lower() for entry in found)
         return
