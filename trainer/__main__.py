@@ -92,12 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Read by OpenMP when torch is first imported. Threads that spin at every barrier make a step 10 to 50 times slower
     # as soon as anything else wants the processor; threads that sleep cost a few percent on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from trainer.wire import interrupts
+
     try:
         if given.command == "run":
+            interrupts.hold()  # until its libraries are there
             return _run(given)
         limits.prepare()
-        from trainer.wire import interrupts
-
         with interrupts.as_one_line():
             interrupts.end_with_starter()
             return _other(given)

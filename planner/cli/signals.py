@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from planner.contract.process import held as held  # beside `passed_on`, which it is used with
+
 Handler = Callable[[int, FrameType | None], object]
 SIGHUP = getattr(signal, "SIGHUP", None)
 """None on Windows."""
@@ -74,21 +76,6 @@ def passed_on(child: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterato
 
     with handling(hand, terminal=True):
         yield seen
-
-
-@contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Starts a child whose SIGINT and SIGTERM wait until it lets them in (`trainer.wire.interrupts`): one that comes
-    while it is still importing isn't lost and prints no traceback.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def to_group(child: subprocess.Popen[str] | subprocess.Popen[bytes], number: int) -> None:

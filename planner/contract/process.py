@@ -7,8 +7,11 @@ for what the child starts in turn.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
 
 from planner.contract.errors import Infeasible, InvalidInput, RunFailed, TuneplanError
 
@@ -64,6 +67,21 @@ def others() -> dict[str, str]:
         if place is not None and os.path.realpath(os.path.dirname(place)) != os.path.realpath(HOME):
             found[name] = place
     return found
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Starts a child of `python -m trainer` whose SIGINT and SIGTERM wait until it can handle them
+    (`trainer.wire.interrupts.let_in`): one that comes while it is still importing is neither lost nor its end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def exit_code(code: int) -> int:

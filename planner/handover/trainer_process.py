@@ -252,18 +252,19 @@ def start(
     command += ["--with-parent"] if with_parent else []
     command += extra
     try:
-        child = subprocess.Popen(
-            command,
-            env=process.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            bufsize=1,
-            start_new_session=True,
-        )
+        with process.held():
+            child = subprocess.Popen(
+                command,
+                env=process.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                bufsize=1,
+                start_new_session=True,
+            )
     except OSError as error:
         raise RunFailed(f"the trainer could not be started: {error.strerror or error}") from None
     run = Run(child)

@@ -26,12 +26,12 @@ from planner.contract import json_text, process
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
 from planner.contract.events import Event, FailedEvent, FinishedEvent, StepEvent, line_of
 from planner.contract.files import read_plain, write_json, write_whole
+from planner.contract.process import held
 from planner.contract.records import Plan
 from planner.contract.run_folder import EVENTS, checkpoints
 from planner.contract.settings import to_settings
 from planner.contract.shown import clause
 from trainer.wire import files
-from trainer.wire.interrupts import held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

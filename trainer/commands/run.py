@@ -54,7 +54,6 @@ def main(request: Request, events: EventStream) -> int:
     """
     accounts: Accounts | None = None
     control = Control(events)
-    control.install_signals()
     with contextlib.ExitStack() as at_the_end:
         at_the_end.callback(events.close)
         at_the_end.callback(control.restore_signals)
@@ -62,6 +61,7 @@ def main(request: Request, events: EventStream) -> int:
         at_the_end.callback(gc.enable)
         gc.disable()  # libraries and data all stay: looking for cycles among them is an eighth of the start
         try:
+            control.install_signals()
             plan, choices = start.read(request)
             if choices.num_gpus > 1 and environment.size() == 1:
                 return launch_all(request, plan, choices, events)

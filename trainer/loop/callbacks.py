@@ -17,7 +17,7 @@ from planner.contract.events import CheckpointEvent, EvalEvent, PausedEvent, Res
 from planner.contract.run_settings import Hyperparameters
 from trainer.loop import wishes
 from trainer.measure import devices
-from trainer.recovery.symptoms import Symptom, Symptoms
+from trainer.recovery.symptoms import BY_HAND, Symptom, Symptoms, is_due
 from trainer.wire.control import Control
 from trainer.wire.events import EventStream
 
@@ -41,6 +41,8 @@ class Reporter(TrainerCallback):
         self.reason = "completed"
         self.eval_loss_before: float | None = None
         self.eval_loss: float | None = None
+        self._by_hand = False
+        """Whether the next evaluation is one that a person asked for and that wasn't due."""
         self._paused = False
         """Whether a pause was told whose end was not."""
         self._since_log = (0.0, 0)
@@ -115,16 +117,18 @@ class Reporter(TrainerCallback):
         if self.trainer.world.size == 1:
             self.trainer.wishes = wishes.as_row(self.flags.wanted())
         wanted, self.trainer.wishes = self.trainer.wishes, wishes.NOTHING
+        due = control.should_evaluate
         new = wishes.fulfil(wanted, self.trainer, state, control, self.events)
+        self._by_hand = control.should_evaluate and not due
         if new != self.hyperparameters:
             self.hyperparameters = self.trainer.hyperparameters = new
             self.replan(new)
 
     def waits(self, state: TrainerState, control: TrainerControl) -> bool:
         """Waits on where the run is paused still; True: it is to evaluate or save before it goes on waiting."""
-        if self.trainer.world.size > 1 or control.should_training_stop or state.global_step >= state.max_steps:
+        if control.should_training_stop or state.global_step >= state.max_steps:
             return False
-        while self.flags.pause.is_set() and not self.flags.stop.is_set():
+        while self._pauses():
             self._wait_while_paused(state)
             self._fulfil(state, control)
             self._stop_where_asked(state, control)
@@ -132,6 +136,12 @@ class Reporter(TrainerCallback):
                 return True
         self._goes_on(state)
         return False
+
+    def _pauses(self) -> bool:
+        """Whether the run is to wait; of several processes, as they agreed."""
+        if self.trainer.world.size > 1:
+            return bool(self.trainer.pauses and not self.trainer.stops)
+        return self.flags.pause.is_set() and not self.flags.stop.is_set()
 
     def _wait_while_paused(self, state: TrainerState) -> None:
         if self.trainer.world.size > 1:
@@ -156,15 +166,19 @@ class Reporter(TrainerCallback):
 
     def _wait_together(self, state: TrainerState) -> None:
         """All processes wait while one is told to pause: they ask each other, so that none waits for a lost one."""
-        if not self.trainer.pauses or self.trainer.stops:
+        if not self._pauses():
+            self._goes_on(state)
             return
         self.events.emit(PausedEvent(step=state.global_step))
-        while self.trainer.pauses and not self.trainer.stops:
+        self._paused = True
+        while self._pauses() and not any(self.trainer.wishes):
             time.sleep(0.1)
-            asked = (self.flags.pause.is_set(), self.flags.stop.is_set())
-            table = self.trainer.world.table([float(flag) for flag in asked])
+            asked = (float(self.flags.pause.is_set()), float(self.flags.stop.is_set()))
+            table = self.trainer.world.table([*asked, *wishes.as_row(self.flags.wanted())])
             self.trainer.pauses, self.trainer.stops = bool(table[:, 0].any()), bool(table[:, 1].any())
-        self.events.emit(ResumedEvent(step=state.global_step))
+            self.trainer.wishes = table[:, 2:].max(dim=0).values.tolist()
+        if not self._pauses():  # else it does what was wanted, and waits again
+            self._goes_on(state)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: object
@@ -197,6 +211,9 @@ class Reporter(TrainerCallback):
     ) -> Any:
         loss = metrics["eval_loss"]
         before_training = state.global_step == 0
+        by_hand, self._by_hand = self._by_hand, False
+        if by_hand:
+            next(entry for entry in reversed(state.log_history) if "eval_loss" in entry)[BY_HAND] = True
         best = not before_training and loss < (state.best_metric if state.best_metric is not None else math.inf)
         if before_training:
             self.eval_loss_before = loss
@@ -213,6 +230,8 @@ class Reporter(TrainerCallback):
         self.events.emit(told.model_copy(update=accuracy))
         if best:
             control.should_save = True  # the best weights are on disk, whatever the save interval is
+        if by_hand:  # how often a person looks says nothing of how the training goes
+            return control
         if not before_training and self._symptoms is not None:
             self._warn(self._symptoms.evaluation(state.global_step, loss))
         if not before_training and self._should_stop_early(state) and state.global_step < state.max_steps:
@@ -229,7 +248,7 @@ class Reporter(TrainerCallback):
         patience = self.hyperparameters.early_stopping_patience
         if patience <= 0:
             return False
-        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry and entry["step"] > 0]
+        losses = [entry["eval_loss"] for entry in state.log_history if is_due(entry)]
         best, without = math.inf, 0
         for loss in losses:
             if loss < best - self.hyperparameters.early_stopping_threshold:

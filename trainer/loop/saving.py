@@ -30,7 +30,7 @@ from trainer.measure import devices
 from trainer.measure.instants import StepMeter
 from trainer.recovery import checkpoints, state_files
 from trainer.recovery.pieces import Recovery
-from trainer.recovery.symptoms import WINDOW
+from trainer.recovery.symptoms import WINDOW, is_due
 from trainer.tasks import Task
 from trainer.tasks.base import with_task_file
 from trainer.weights import adapter_files
@@ -338,7 +338,8 @@ def needed_history(history: list[dict[str, Any]], hyperparameters: Hyperparamete
 
     The whole log is in events.jsonl; in every checkpoint it would make saving slower as the run gets longer.
     """
-    tested = [place for place, entry in enumerate(history) if "eval_loss" in entry and entry.get("step", 0) > 0]
+    after = [place for place, entry in enumerate(history) if "eval_loss" in entry and entry.get("step", 0) > 0]
+    tested = [place for place in after if is_due(history[place])]
     before = [place for place, entry in enumerate(history) if "eval_loss" in entry and entry.get("step", 0) == 0]
     steps = [place for place, entry in enumerate(history) if "loss" in entry]
     rest = [place for place, entry in enumerate(history) if "loss" not in entry and "eval_loss" not in entry]
@@ -349,8 +350,8 @@ def needed_history(history: list[dict[str, Any]], hyperparameters: Hyperparamete
             best, since = history[place]["eval_loss"], number
     last = max(EVALUATIONS_NEEDED, hyperparameters.early_stopping_patience)
     keep |= {*tested[since : since + 1], *tested[since + 1 :][-last:]}
-    if tested:
-        keep.add(min(tested, key=lambda place: history[place]["eval_loss"]))
+    if after:
+        keep.add(min(after, key=lambda place: history[place]["eval_loss"]))
     return [history[place] for place in sorted(keep)]
 
 

@@ -6,12 +6,20 @@ import math
 import statistics
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
+BY_HAND = "by_hand"
+"""Key of the log's evaluations that a person asked for: they count neither as one without gain nor as a turn."""
 WINDOW = 20
 """Steps that the next one is held against."""
 TAIL = 2 * WINDOW
 """Steps above all of whose losses a spike must stand as well. Where batches are grouped by length, one in ten or thirty
 may hold examples of another kind, with a loss several times the others': that is the data, not the training."""
+
+
+def is_due(entry: dict[str, Any]) -> bool:
+    """Whether an entry of the log is an evaluation within the training that its settings asked for."""
+    return "eval_loss" in entry and entry.get("step", 0) > 0 and not entry.get(BY_HAND)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +147,7 @@ class Symptoms:
     def recall(self, history: list[dict[str, float]]) -> None:
         """Takes over a resumed run's log, telling nothing again."""
         for entry in history:
-            if "eval_loss" in entry and entry.get("step", 0) > 0:
+            if is_due(entry):
                 self.evaluation(int(entry["step"]), float(entry["eval_loss"]))
             elif "loss" in entry:
                 self.step(int(entry.get("step", 0)), float(entry["loss"]), None)

@@ -58,17 +58,10 @@ def end_with_starter() -> None:
     threading.Thread(target=watch, name="starter", daemon=True).start()
 
 
-@contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Starts a child of `python -m trainer` whose SIGINT and SIGTERM wait until it can handle them (`let_in`)."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def hold() -> None:
+    """Signals wait until this process can handle them (`let_in`)."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def let_in() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from planner.contract.choices import TrainingChoices
+from planner.contract.control import Command, tell
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.events import Event
 from planner.handover import trainer_process
@@ -194,6 +195,31 @@ def test_a_stop_is_agreed_on_and_leaves_a_checkpoint(assets: Path, tmp_path: Pat
     assert run.wait(30) == 0
     assert end.data["reason"] == "stopped"
     assert (tmp_path / f"run/checkpoint-{end.data['steps']}/manifest.json").is_file()
+
+
+def test_processes_obey_what_one_of_them_is_told(assets: Path, tmp_path: Path) -> None:
+    """GIVEN a run in two processes WHEN it is told to pause, evaluate, save, change its rate, go on and stop THEN both
+    do each together, what is wanted of a paused run before it goes on."""
+    steady = {"scheduler": "constant", "warmup_ratio": 0.0}
+    path = plan(assets, tmp_path / "plan.json", TWO, epochs=500.0, eval_steps=1000, **steady)
+    run = trainer_process.start(path, output=tmp_path / "run")
+    until(run, lambda event: event.kind == "step")
+    run.pause()
+    at = until(run, lambda event: event.kind == "paused").data["step"]
+    run.tell(Command(command="evaluate"))
+    assert until(run, lambda event: event.kind in ("eval", "step")).data["step"] == at
+    run.tell(Command(command="learning_rate", value=3e-5))
+    run.tell(Command(command="checkpoint"))
+    until(run, lambda event: event.kind == "checkpoint" and event.data["step"] == at)
+    run.resume()
+    until(run, lambda event: event.kind == "resumed")
+    after = until(run, lambda event: event.kind == "step" and event.data["step"] > at)
+    assert after.data["learning_rate"] == pytest.approx(3e-5)
+    tell(tmp_path / "run", Command(command="stop"))
+    end = until(run, lambda event: event.kind == "finished")
+    assert run.wait(30) == 0
+    assert end.data["reason"] == "stopped"
+    assert [event.data["after"] for event in run.events if event.kind == "changed"] == [3e-5]
 
 
 def children(pid: int) -> list[int]:

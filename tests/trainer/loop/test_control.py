@@ -15,7 +15,7 @@ from planner.contract import control as contract
 from planner.contract.control import Command, tell
 from planner.contract.errors import InvalidInput
 from planner.contract.run_folder import COMMANDS
-from planner.handover import plans
+from planner.handover import plans, trainer_process
 from tests.support.clock import tries
 from tests.support.trainer_support import make_model, make_plan, of_kind, train, write_pairs
 from trainer.wire import control
@@ -153,3 +153,51 @@ def test_a_pause_that_ends_while_the_run_evaluates_is_told_to_end(
     events, failure = train(plan, tmp_path / "run")
     assert failure is None
     assert [event.kind for event in events if event.kind in ("paused", "resumed")] == ["paused", "resumed"]
+
+
+def test_an_evaluation_by_hand_is_no_turn_of_early_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN a run that ends after two evaluations without gain WHEN a person evaluates after every step THEN only those
+    that were due count, in the loop and for whoever goes on from its log."""
+    from trainer.loop.callbacks import Reporter
+    from trainer.loop.saving import needed_history
+    from trainer.recovery.symptoms import BY_HAND
+
+    plan = make_plan(
+        tmp_path / "plan.json",
+        make_model(tmp_path / "model"),
+        write_pairs(tmp_path / "data.jsonl"),
+        max_steps=8,
+        eval_steps=2,
+        early_stopping_patience=2,
+        early_stopping_threshold=9.0,
+    )
+    original, logs = Reporter._fulfil, []
+
+    def each_step(self: Any, state: Any, control: Any) -> None:
+        self.flags.wishes.append(Command(command="evaluate"))
+        logs[:] = state.log_history
+        original(self, state, control)
+
+    monkeypatch.setattr(Reporter, "_fulfil", each_step)
+    events, failure = train(plan, tmp_path / "run")
+    assert failure is None
+    (end,) = of_kind(events, "finished")
+    assert (end["reason"], end["steps"]) == ("early_stopping", 6)
+    assert [entry["step"] for entry in of_kind(events, "eval")][1:] == [1, 2, 3, 4, 5, 6]
+    by_hand = {entry["step"]: entry.get(BY_HAND, False) for entry in logs if "eval_loss" in entry}
+    assert by_hand[5]
+    assert not by_hand[4]
+    kept = needed_history(logs, plans.load(plan).hyperparameters)
+    assert [entry["step"] for entry in kept if "eval_loss" in entry and not entry.get(BY_HAND)] == [0, 2, 4]
+
+
+def test_a_stop_that_comes_while_the_trainer_imports_is_a_stop(tmp_path: Path) -> None:
+    """GIVEN a trainer that was started a moment ago WHEN it is stopped THEN it says so and ends with 0."""
+    plan = make_plan(tmp_path / "plan.json", tmp_path / "model", tmp_path / "data.jsonl")
+    run = trainer_process.start(plan, output=tmp_path / "run")
+    run.stop()
+    events = list(run)
+    assert run.wait(60) == 0, run.stderr_tail
+    assert [event.kind for event in events] == ["finished"]
+    assert events[0].data["reason"] == "stopped"
+    assert run.stderr_tail == ""

@@ -17,12 +17,12 @@ from planner.contract import process
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import RunFailed
 from planner.contract.files import expanded, user_data_dir, write_json, write_whole
+from planner.contract.process import held
 from planner.contract.records import Plan
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from trainer.commands.demo import language, tokenizer
 from trainer.commands.presets import config
 from trainer.wire import files
-from trainer.wire.interrupts import held
 
 log = logging.getLogger("trainer")
 
