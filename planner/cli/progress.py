@@ -28,7 +28,7 @@ from planner.contract.events import (
     WarningEvent,
 )
 from planner.contract.run_folder import checkpoints
-from planner.contract.units import format_bytes, format_duration
+from planner.contract.units import format_bytes, format_duration, format_energy
 from planner.contract.words import json_safe, shown
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ class Follower:
             f"{_number(told.tokens_per_second, ',.0f')} tok/s",
         ]
         parts += [text] if (text := self._memory(told)) else []
+        parts += [f"{told.device_watts:.0f} W"] if told.device_watts else []
         parts += [f"{format_duration(told.seconds_left)} left"] if told.seconds_left else []
         line = "  ".join(parts)
         if self.moving:  # a terminal: nothing that could lose its reader
@@ -213,6 +214,8 @@ def summary_lines(finished: FinishedEvent) -> list[str]:
         )
     elif measured:
         lines.append(f"Peak of tensors: {format_bytes(measured)} measured (the plan holds no prediction)")
+    if finished.device_watt_hours:
+        lines.append(f"Energy of the card: {format_energy(finished.device_watt_hours)}")
     whole = Path(finished.adapter_path or "").name == "model"  # of full fine-tuning
     written = (("Model" if whole else "Adapter", finished.adapter_path), ("Observation", finished.observation_path))
     return [*lines, *(f"{title}: {path}" for title, path in written if path)]

@@ -154,6 +154,15 @@ class StepEvent(Told):
     """What the device shows for the process now; on a CPU its resident memory."""
     seconds_left: Amount = None
     """Seconds that the steps to come will take at the median of the last 20."""
+    device_load: Amount = None
+    """Share of the last moments in which the card computed, 0 to 1, by NVML; left out, as the next three, where it
+    doesn't tell."""
+    device_celsius: Amount = None
+    """Temperature of the card, of several the highest."""
+    device_watts: Amount = None
+    """Power of all cards of the run now."""
+    device_watt_hours: Amount = None
+    """Energy of all cards since the training began in this process."""
 
 
 class EvalEvent(Told):
@@ -275,6 +284,8 @@ class FinishedEvent(Told):
     as_predicted: bool | None = None
     """Whether a batch as heavy as the predicted one ran, so that the two peaks may be compared."""
     observation_path: Words = None
+    device_watt_hours: Amount = None
+    """Energy of all cards of the run in this process; left out where NVML doesn't tell."""
 
 
 class FailedEvent(Told):

@@ -75,6 +75,12 @@ def format_deviation(share: float) -> str:
     return "below 0.1%" if text in ("+0.0%", "-0.0%") else text
 
 
+def format_energy(watt_hours: float) -> str:
+    """Energy in three digits: `420 mWh`, `37.1 Wh`, `1.24 kWh`."""
+    milli = watt_hours * 1000
+    return _scaled(milli, 1000, (" MWh", " kWh", " Wh"), f"{milli:.0f} mWh")
+
+
 def counted(count: int, noun: str) -> str:
     """A number of things: `1 core`, `8 cores`, `12,000 examples`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -73,6 +73,12 @@ class RunSnapshot:
     measured_bytes: int | None = None
     """Measured allocated peak so far."""
     device_bytes: int | None = None
+    device_load: float | None = None
+    """Share of the last moments in which the card computed."""
+    device_celsius: float | None = None
+    device_watts: float | None = None
+    watt_hours: float | None = None
+    """Energy of the cards so far."""
     sample: str = ""
     checkpoint: str | None = None
     peak_rate: float | None = None
@@ -270,6 +276,10 @@ def _step(run: RunSnapshot, told: StepEvent) -> RunSnapshot:
         seconds_left=run.seconds_left if told.seconds_left is None else told.seconds_left,
         measured_bytes=max(measured, default=None),
         device_bytes=max(device, default=None),
+        device_load=told.device_load,
+        device_celsius=told.device_celsius,
+        device_watts=told.device_watts,
+        watt_hours=run.watt_hours if told.device_watt_hours is None else told.device_watt_hours,
     )
 
 
@@ -332,6 +342,7 @@ def _finished(run: RunSnapshot, told: FinishedEvent) -> RunSnapshot:
             seconds_left=0.0,
             predicted_bytes=told.predicted_bytes or run.predicted_bytes,
             measured_bytes=told.measured_bytes or run.measured_bytes,
+            watt_hours=told.device_watt_hours or run.watt_hours,
         ),
         f"{reason} after {run.step if told.steps is None else told.steps} steps",
     )

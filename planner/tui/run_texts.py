@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from planner.contract.events import FinishedEvent
-from planner.contract.units import format_bytes, format_deviation, format_duration
+from planner.contract.units import format_bytes, format_deviation, format_duration, format_energy
 from planner.tui.figures import short_bytes
 from planner.tui.live import RunSnapshot, near_path
 
@@ -25,8 +25,19 @@ def figures(run: RunSnapshot) -> list[tuple[str, str]]:
         ("step time", format_duration(run.step_seconds) if run.step_seconds else "–"),
         ("epoch", f"{run.epoch:.2f}" if run.epoch else "–"),
         ("time left", left_text(run)),
+        *sensor_rows(run),
     ]
     return rows
+
+
+def sensor_rows(run: RunSnapshot) -> list[tuple[str, str]]:
+    """What the card says of itself; nothing where it says nothing."""
+    heat = "" if run.device_celsius is None else f"{run.device_celsius:.0f} °C"
+    load = "" if run.device_load is None else f"{run.device_load:.0%}".replace("%", " %")
+    power = "" if run.device_watts is None else f"{run.device_watts:.0f} W"
+    energy = "" if run.watt_hours is None else format_energy(run.watt_hours)
+    rows = [("device load", [load, heat]), ("power", [power, energy])]
+    return [(name, ", ".join(filter(None, texts))) for name, texts in rows if any(texts)]
 
 
 def eval_text(run: RunSnapshot) -> str:
@@ -101,6 +112,8 @@ def outcome(run: RunSnapshot) -> list[tuple[str, str]]:
     if run.speeds:
         planned = f", planned {run.planned_speed:,.0f}" if run.planned_speed else ""
         rows.append(("tokens/s", f"{median(speed for _, speed in run.speeds):,.0f}{planned}"))
+    if run.watt_hours:
+        rows.append(("energy", format_energy(run.watt_hours)))
     if end.observation_path:
         rows.append(("observation", near_path(end.observation_path)))
     return rows

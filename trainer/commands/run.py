@@ -302,8 +302,12 @@ def tell_started(accounts: Accounts, built: Built) -> None:
 
 def train(accounts: Accounts, built: Built) -> None:
     """The steps that are left."""
+    from trainer.measure import sensors
+
     loop, resumed, begun = built.loop, built.resumed, accounts.start
     if accounts.reporter is not None and begun.world.main:
+        accounts.reporter.sensors = sensors.of(begun.device, begun.world.size)
+        accounts.until_its_end.callback(accounts.reporter.sensors.close)
         accounts.reporter.replan = lambda new: write_plan(replan(begun.plan, new), begun.run_dir)
     accounts.enter("train", f"{built.total_steps} steps")
     accounts.start.control.stepping = True
@@ -345,7 +349,8 @@ def finish(accounts: Accounts, built: Built, material: Material, began: float) -
         as_predicted=accounts.as_predicted(),
         observation_path=str(path),
     )
-    begun.events.emit(told)
+    energy = None if reporter.sensors is None else reporter.sensors.watt_hours()
+    begun.events.emit(told if energy is None else told.model_copy(update={"device_watt_hours": energy}))
 
 
 def keep_result(begun: Start, built: Built, material: Material, weights: dict[str, torch.Tensor] | None) -> Path:

@@ -17,6 +17,7 @@ from planner.contract.events import CheckpointEvent, EvalEvent, PausedEvent, Res
 from planner.contract.run_settings import Hyperparameters
 from trainer.loop import wishes
 from trainer.measure import devices
+from trainer.measure.sensors import Sensors
 from trainer.recovery.symptoms import BY_HAND, Symptom, Symptoms, is_due
 from trainer.wire.control import Control
 from trainer.wire.events import EventStream
@@ -35,6 +36,8 @@ class Reporter(TrainerCallback):
         self.hyperparameters = hyperparameters
         self.replan: Callable[[Hyperparameters], None] = lambda new: None
         """Told of what a person changed within the run."""
+        self.sensors: Sensors | None = None
+        """Of the run's cards, in the process that tells of them."""
         self.trainer: Any = None
         """Set once the trainer exists: transformers doesn't pass it to callbacks."""
         self.step_seconds: list[float] = []
@@ -202,7 +205,7 @@ class Reporter(TrainerCallback):
             device_bytes=devices.device_bytes(self.device),
             seconds_left=statistics.median(recent) * (state.max_steps - state.global_step),
         )
-        self.events.emit(told)
+        self.events.emit(told.model_copy(update=self.sensors.read() if self.sensors is not None else {}))
 
     # ---- evaluation and checkpoints --------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 from planner.contract.choices import TrainingChoices
 from planner.contract.run_settings import Hyperparameters
 from planner.contract.settings import to_settings
-from planner.contract.units import counted, format_bytes, format_duration
+from planner.contract.units import counted, format_bytes, format_duration, format_energy
 from planner.contract.words import one_line
 from planner.decide.reasons import component_text
 from planner.report import words
@@ -237,6 +237,9 @@ def _beside(content: Content) -> str:
                 _off(speed.tokens_per_second / middle),
             )
         )
+    energy = done.get("device_watt_hours")
+    if isinstance(energy, int | float) and energy > 0:
+        rows.append(("energy", "", format_energy(energy), ""))
     return _section("Predicted beside measured", _table(rows, ("", "predicted", "measured", "off")))
 
 
