@@ -152,7 +152,9 @@ class Architecture:
     # ---- the network runs (planner.memory, planner.speed)
     liger: bool = False
     """Whether Liger patches its norms, rotation, MLP and loss, and it is made of those pieces alone (Liger-Kernel 0.8.5
-    transformers/monkey_patch.py, norms with `in_place`; planner.memory.network.liger)."""
+    transformers/monkey_patch.py; planner.memory.network.liger)."""
+    liger_norms_in_place: bool = True
+    """Whether those norms write their gradient into the one they get (`in_place` there)."""
     layers: str = "llama"
     """Module of `planner.memory.network.blocks` that holds the layer program."""
     positions: Literal["rotary", "learned", "relative"] = "rotary"

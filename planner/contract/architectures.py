@@ -118,6 +118,8 @@ _ALL = (
     Architecture(name="olmo", decoder=replace(_BIASED, norm="plain"), layers="olmo", wide_rotary_tables=True),
     Architecture(
         name="olmo2",
+        liger=True,
+        liger_norms_in_place=False,
         tokenizer_from_file=True,
         decoder=replace(_BIASED, norms="after", qk_norm="full"),
         layers="olmo2",
@@ -126,6 +128,7 @@ _ALL = (
     ),
     Architecture(
         name="phi3",
+        liger=True,
         tokenizer_from_file=True,
         decoder=Decoder(fused=True),
         rotary_share=1.0,
@@ -164,6 +167,8 @@ _ALL = (
     Architecture(name="gemma", liger=True, decoder=_BIASED, norm_form="shifted_gain", scaled_embeddings="inside"),
     Architecture(
         name="gemma2",
+        liger=True,
+        liger_norms_in_place=False,
         decoder=_GEMMA2,
         window_layers="period",
         window_period=2,
@@ -175,6 +180,8 @@ _ALL = (
     ),
     Architecture(
         name="gemma3_text",
+        liger=True,
+        liger_norms_in_place=False,
         decoder=replace(_GEMMA2, qk_norm="head"),
         text_of=("gemma3", "Gemma3ForCausalLM"),
         window_layers="period",

@@ -20,8 +20,16 @@ from planner.memory.network.net import Net
 __all__ = ["activated", "attend", "composite_attention", "dropout", "embed", "lean_mlp", "linear", "norm"]
 
 
-def norm(net: Net, path: str, x: Tensor, *, width: int | None = None, form: NormForm | None = None) -> Tensor:
-    """The norm module at `path`: LayerNorm where `form` is None, else an RMSNorm written so."""
+def norm(
+    net: Net,
+    path: str,
+    x: Tensor,
+    *,
+    width: int | None = None,
+    form: NormForm | None = None,
+    patched: bool = True,
+) -> Tensor:
+    """The norm module at `path`: LayerNorm where `form` is None, else an RMSNorm written so; `patched`: by Liger."""
     module = net.by_path.get(path)
     assert module is not None, path
     size = width or module.shape[0]
@@ -29,8 +37,8 @@ def norm(net: Net, path: str, x: Tensor, *, width: int | None = None, form: Norm
     if form is None:
         bias = net.base_weight(module.shape[0], module.path, net.norm_itemsize) if module.bias else None
         return norms.layer_norm(net.tape, x, weight, bias, size)
-    if liger.runs(net.choices, "rms_norm"):
-        return liger.rms_norm(net.tape, x, weight, size)
+    if patched and liger.runs(net.choices, "rms_norm"):
+        return liger.rms_norm(net.tape, x, weight, size, in_place=net.spec.facts.liger_norms_in_place)
     if net.tape.rules.lean:
         kept = not net.choices.makes_again("norms")
         return lean.rms_norm(net.tape, x, weight, size, late=form != "cast_then_gain", kept=kept)

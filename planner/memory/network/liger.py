@@ -67,9 +67,10 @@ def _one(gradients: Gradients) -> Tensor:
     return gradient
 
 
-def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int) -> Tensor:
-    """Output n·w and one fp32 number per row; saves x and that; backward writes into the gradient it gets. Where the
-    weight trains, its gradient is summed by multiprocessor, blocks·width·4, and then.
+def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int, *, in_place: bool = True) -> Tensor:
+    """Output n·w and one fp32 number per row; saves x and that; backward writes into the gradient it gets or, where
+    not `in_place`, makes another n·w. Where the weight trains, its gradient is summed by multiprocessor,
+    blocks·width·4, and then.
     """
     out = tape.like(x)
     inverse = tape.new(x.monomial, x.elements // width, FP32)
@@ -77,12 +78,14 @@ def rms_norm(tape: Tape, x: Tensor, weight: Weight, width: int) -> Tensor:
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
         made = None
+        parts = tape.new(ONE, BLOCKS * count, FP32) if trains else None
+        gradient = _one(g).alias() if in_place else tape.like(_one(g))
         if trains:
-            parts = tape.new(ONE, BLOCKS * count, FP32)
             summed = tape.new(ONE, count, FP32)
             made = summed.alias() if itemsize == FP32 else tape.new(ONE, count, itemsize)
-            del parts, summed  # tidy
-        return [_one(g).alias(), made]
+            del summed  # tidy
+        del parts  # tidy
+        return [gradient, made]
 
     return tape.record(out, (x, weight.tensor), (x, weight.tensor, inverse), backward)
 
@@ -93,8 +96,13 @@ def gated(tape: Tape, gate: Tensor, up: Tensor) -> Tensor:
     return tape.record(out, (gate, up), (gate, up), lambda g, s: [s[0].alias(), s[1].alias()])
 
 
-def rotary(tape: Tape, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Both are turned where they lie, their gradients too; saves the tables."""
-    turned = [query.alias(), key.alias()]
+def rotary(
+    tape: Tape, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *, strided: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Both are turned where they lie, their gradients too; saves the tables.
+
+    strided: whether they don't lie as tokens · heads · width, so that they are laid out anew first, n·w each.
+    """
+    turned = [tape.like(query), tape.like(key)] if strided else [query.alias(), key.alias()]
     tape.record_many(turned, (query, key), (cos, sin), lambda g, s: [None if x is None else x.alias() for x in g])
     return turned[0], turned[1]

@@ -61,6 +61,26 @@ def test_each_kernel_takes_what_it_replaces() -> None:
     assert predict(spec, device, TrainingChoices(**plain, liger=True)).tensors_peak_bytes < min(found.values())
 
 
+@pytest.mark.parametrize("model", ["gemma2", "gemma3", "olmo2", "phi3"])
+def test_norms_and_projections_of_other_shapes_are_counted(model: str) -> None:
+    """GIVEN full fine-tuning without checkpoints WHEN one kernel runs THEN what backward keeps is what it saves.
+
+    Norms: x and a number per row in place of fp32 copies. Phi3's MLP and rotation read slices, which are copied first.
+    """
+    spec, device = from_config(CONFIGS[model], "small"), load("a100-80gb")
+    plain: dict[str, Any] = {"stack": "peft", "gradient_checkpointing": False, "method": "full", "batch_size": 4}
+
+    def forward(*kernels: str) -> int:
+        chosen: dict[str, Any] = {"liger": True, "liger_kernels": kernels} if kernels else {}
+        return predict(spec, device, TrainingChoices(**plain, **chosen, max_length=256)).instants["forward"]
+
+    stock, tokens, width = forward(), 4 * 256, spec.hidden_size
+    assert stock - forward("rms_norm") > 2 * spec.num_layers * tokens * width * 4
+    gate = tokens * spec.intermediate_size * 2
+    # Kept of gate, up, activation and product: all but the activation. Of Phi3 the copied slices in place of the whole.
+    assert stock - forward("swiglu") == pytest.approx(spec.num_layers * gate, rel=0.1)
+
+
 def test_an_evaluation_takes_no_logits_either() -> None:
     """GIVEN the fused loss THEN the Trainer's evaluation, which asks for nothing but it, has no whole logits."""
     spec, device = load_model("llama-3-8b"), load("a100-80gb")
@@ -106,11 +126,12 @@ def test_what_liger_does_not_do_is_refused(settings: dict[str, Any], named: str)
         predict(load_model("llama-3-8b"), load("a100-80gb"), TrainingChoices(**{**LLAMA, **settings}))
 
 
-@pytest.mark.parametrize("model", ["phi-2", "gemma-2-2b", "falcon-7b"])
+@pytest.mark.parametrize("model", ["phi-2", "granite-3.1-2b", "mixtral-8x7b", "falcon-7b"])
 def test_a_model_that_is_patched_otherwise_is_refused(model: str) -> None:
-    """GIVEN other norms, or none THEN the refusal says for which models there is a figure."""
+    """GIVEN no patch, logits that it can't do without, or experts THEN the refusal says which models have a figure."""
+    choices = TrainingChoices(stack="peft", liger=True, lora_targets=("attention",))
     with pytest.raises(NotModelled, match="qwen3"):
-        predict(load_model(model), load("a100-80gb"), TrainingChoices(stack="peft", liger=True))
+        predict(load_model(model), load("a100-80gb"), choices)
 
 
 def test_an_unknown_kernel_is_refused() -> None:
@@ -134,6 +155,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 CASES = [("qwen3", name) for name in SETTINGS] + [
     (model, "checkpointed") for model in ("llama-biased-tied", "mistral-window", "qwen2-window", "smollm3", "gemma")
+]
+CASES += [
+    (model, name)
+    for model in ("gemma2", "gemma3", "olmo2", "phi3")
+    for name in ("plain", "checkpointed", "rope alone", "rms_norm alone", "swiglu alone", "full but for the loss")
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.monomials import FP32
-from planner.memory.network import layers
+from planner.memory.network import layers, liger
 from planner.memory.network.attention import Style
 from planner.memory.network.blocks import llama
 from planner.memory.network.blocks.program import Program
@@ -45,12 +45,15 @@ def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
         query = layers.linear(net, "self_attn.q_proj", hidden)
         key = layers.linear(net, "self_attn.k_proj", hidden)
         value = layers.linear(net, "self_attn.v_proj", hidden)
-        if "self_attn.q_norm" in net.by_path:
+        normed = "self_attn.q_norm" in net.by_path
+        if normed:
+            if liger.runs(net.choices, "rms_norm"):  # which takes rows one after the other; here they are transposed
+                query, key = ops.contiguous(tape, query), ops.contiguous(tape, key)
             query = layers.norm(net, "self_attn.q_norm", query, width=spec.head_dim, form=net.spec.facts.norm_form)
             key = layers.norm(net, "self_attn.k_norm", key, width=spec.head_dim, form=net.spec.facts.norm_form)
         sliding = index in spec.sliding_layers
         tables = net.window_tables if sliding and net.window_tables else (net.cos, net.sin)
-        query, key = llama.apply_rotary(net, query, key, tables)
+        query, key = llama.apply_rotary(net, query, key, tables, strided=normed)
         mask = net.window_mask if sliding else None
         softcap = net.config("attn_logit_softcapping") is not None
         mixed = layers.attend(net, query, key, value, mask=mask, style=Style(softcap=softcap))

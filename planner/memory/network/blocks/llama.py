@@ -76,16 +76,16 @@ def uses_rotary(net: Net, index: int) -> bool:
 
 
 def apply_rotary(
-    net: Net, query: Tensor, key: Tensor, tables: Sequence[Tensor | None] | None = None
+    net: Net, query: Tensor, key: Tensor, tables: Sequence[Tensor | None] | None = None, *, strided: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Rotates query and key by the shared `tables` or a layer's own; both old tensors live until both new ones are
-    there.
+    there. `strided`: as Liger's rotation says.
     """
     cos, sin = (net.cos, net.sin) if tables is None else tables
     assert cos is not None
     assert sin is not None
     if liger.runs(net.choices, "rope"):
-        return liger.rotary(net.tape, query, key, cos, sin)
+        return liger.rotary(net.tape, query, key, cos, sin, strided=strided)
     rotated = ops.rotary(net.tape, query, cos, sin)
     return rotated, ops.rotary(net.tape, key, cos, sin)
 

@@ -52,10 +52,11 @@ def attention(net: Net, hidden: Tensor) -> Tensor:
     with tape.scope("attention"):
         query = layers.linear(net, "self_attn.q_proj", hidden)
         if "self_attn.q_norm" in net.by_path:
-            query = layers.norm(net, "self_attn.q_norm", query, form=net.spec.facts.norm_form)
+            # Liger leaves these two of a model that is there as they are.
+            query = layers.norm(net, "self_attn.q_norm", query, form=net.spec.facts.norm_form, patched=False)
         key = layers.linear(net, "self_attn.k_proj", hidden)
         if "self_attn.k_norm" in net.by_path:
-            key = layers.norm(net, "self_attn.k_norm", key, form=net.spec.facts.norm_form)
+            key = layers.norm(net, "self_attn.k_norm", key, form=net.spec.facts.norm_form, patched=False)
         value = layers.linear(net, "self_attn.v_proj", hidden)
         if net.config("clip_qkv") is not None:
             query, key, value = (clamp_(tape, x) for x in (query, key, value))

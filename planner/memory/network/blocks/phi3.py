@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Tensor
-from planner.memory.network import layers
+from planner.memory.network import layers, liger
 from planner.memory.network.attention import Style
 from planner.memory.network.blocks import llama
 from planner.memory.network.blocks.phi import rotary_dim
@@ -43,13 +43,14 @@ def _attention(net: Net, hidden: Tensor, index: int) -> Tensor:
         value = ops.part(tape, fused, spec.num_kv_heads * spec.head_dim)
         query, key = _rotate(net, query, key)
         mask = net.window_mask if index in spec.sliding_layers else None
-        return layers.linear(
-            net, "self_attn.o_proj", layers.attend(net, query, key, value, mask=mask, style=Style(heads_first=True))
-        )
+        style = Style(heads_first=not liger.runs(net.choices, "rope"))  # which lays them out token by token
+        return layers.linear(net, "self_attn.o_proj", layers.attend(net, query, key, value, mask=mask, style=style))
 
 
 def _rotate(net: Net, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Rotates the first dimensions of every head; queries are put together before the keys' turn begins."""
+    if liger.runs(net.choices, "rope"):  # slices of one projection
+        return llama.apply_rotary(net, query, key, strided=True)
     tape, share = net.tape, rotary_dim(net) / net.spec.head_dim
     assert net.cos is not None
     assert net.sin is not None
@@ -66,6 +67,9 @@ def _mlp(net: Net, x: Tensor) -> Tensor:
     tape = net.tape
     up = layers.linear(net, "mlp.gate_up_proj", x)
     gate, up = ops.split(tape, up, net.spec.intermediate_size, net.spec.intermediate_size)
+    if liger.runs(net.choices, "swiglu"):
+        made = liger.gated(tape, ops.contiguous(tape, gate), ops.contiguous(tape, up))
+        return layers.linear(net, "mlp.down_proj", made)  # the halves' names live on, and with them the whole
     up = ops.mul(tape, up, ops.activation(tape, gate, net.spec.activation))
     return layers.linear(net, "mlp.down_proj", up)
 
