@@ -241,5 +241,5 @@ def _generate(given: argparse.Namespace) -> int:
 if __name__ == "__main__":
     process.shut_out_working_folder()
     steady_streams()
-    edge.watch_threads(lambda line: print(f"error: {line}", file=sys.stderr))
+    edge.watch_threads(lambda line: print(f"error: {one_line(line)}", file=sys.stderr))
     sys.exit(main())

@@ -17,6 +17,7 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.shown import shown
 from planner.contract.spec import Calibration
 from planner.contract.units import GIB
+from planner.contract.words import one_line
 
 if TYPE_CHECKING:
     from planner.contract.records import Observation
@@ -59,7 +60,7 @@ def set_aside(path: Path, read: Callable[[], Found]) -> Found | None:
         if path not in _warned:
             _warned.add(path)
             line = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
-            print(f"plan: warning: {line}; this file is set aside", file=sys.stderr)
+            print(f"plan: warning: {one_line(line)}; this file is set aside", file=sys.stderr)
         return None
 
 

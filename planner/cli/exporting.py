@@ -9,6 +9,7 @@ from planner.cli.talk import print_json, say
 from planner.contract.errors import InvalidInput, RunFailed
 from planner.contract.files import write_whole
 from planner.contract.units import format_bytes
+from planner.contract.words import one_line, shown
 from planner.exchange.write import Export, export
 from planner.handover import plans
 
@@ -31,10 +32,11 @@ def run(*, plan_file: str, tool: str, output: str | None, as_json: bool) -> int:
     if made.report is not None:
         memory = made.report.memory
         share = f"{format_bytes(memory.device_peak_bytes)} of {format_bytes(memory.budget_bytes)}"
-        print(f"Predicted there: {share} on {made.report.hardware['title']} ({made.report.verdict.replace('_', ' ')}).")
+        verdict = made.report.verdict.replace("_", " ")
+        print(one_line(f"Predicted there: {share} on {made.report.hardware['title']} ({verdict})."))
     else:
-        print(f"No predicted peak there: {made.no_figure}")
-    print(f"Start: cd {folder} && {made.start}")
+        print(one_line(f"No predicted peak there: {made.no_figure}"))
+    print(shown(f"Start: cd {folder} && {made.start}"))
     return 0
 
 

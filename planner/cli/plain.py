@@ -11,7 +11,7 @@ from planner.cli import resolve
 from planner.cli.asked import Aim, Source, Target
 from planner.cli.learning import learned
 from planner.contract.errors import InvalidInput, TuneplanError
-from planner.contract.words import one_line
+from planner.contract.words import one_line, shown
 from planner.decide.question import Question
 
 Answer = TypeVar("Answer")
@@ -50,7 +50,7 @@ class Asker:
 
     def line(self, question: str) -> str:
         """The answer without blanks around it; empty takes the default. Raises `Ended`."""
-        print(f"{question}: ", end="", file=sys.stderr, flush=True)
+        print(f"{shown(question)}: ", end="", file=sys.stderr, flush=True)
         answer = self.lines.readline()
         if not answer:
             print(file=sys.stderr)
@@ -105,7 +105,7 @@ def _data(ask: Asker, target: Target, source: Source, aim: Aim) -> tuple[Source,
             return asked(found)
         except Undecided as error:
             print(f"  {one_line(error)}", file=sys.stderr)
-            print(f"  columns: {', '.join(error.names)}", file=sys.stderr)
+            print(f"  columns: {one_line(', '.join(error.names))}", file=sys.stderr)
 
         def mapped(columns: str) -> tuple[Source, Question]:
             return asked(replace(found, columns=columns.replace(",", " ").split()))

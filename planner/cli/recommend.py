@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from planner.cli.learning import learned
 from planner.cli.talk import print_json, say
 from planner.contract.records import Advice, CheckReport
+from planner.contract.words import LAYOUT, shown
 from planner.decide.check import check
 from planner.decide.question import Question
 
@@ -165,7 +166,7 @@ def _print_check(
     if explained:
         from planner.memory.explain import lines
 
-        print("\n".join(lines(explained)))
+        print(shown("\n".join(lines(explained)), keep=LAYOUT))
 
 
 def _start_lines(save: str | None, data: str | None) -> list[str]:

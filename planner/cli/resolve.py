@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.cli.asked import Aim, Batch, Source, Target
+from planner.cli.talk import say
 from planner.contract import allocator_conf, settings
 from planner.contract.choices import DEFAULTS, TrainingChoices
 from planner.contract.errors import InvalidInput
@@ -212,7 +212,7 @@ class _SignOfLife:
         now = time.monotonic()
         if now - self._said >= self.EVERY_SECONDS:
             self._said = now
-            print(f"plan: reading {file}: {examples:,} examples", file=sys.stderr)
+            say(f"reading {file}: {examples:,} examples")
 
 
 def parse_columns(entries: list[str] | None) -> dict[str, str]:

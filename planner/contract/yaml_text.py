@@ -11,7 +11,7 @@ Built on the parser's events, which come one by one: no recursion, and nothing i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from planner.contract import json_text, text_file
 from planner.contract.errors import InvalidInput
 from planner.contract.shown import clause, shown
+from planner.contract.words import LAYOUT, visible
 
 MAX_BYTES = 8 * 1024**2
 """A plan is some kilobytes with its model's config in it, which may have 4 MiB."""
@@ -222,3 +223,16 @@ def truth(value: object) -> bool | None:
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
     return True if word in YES else False if word in NO else None
+
+
+def dumps(content: Mapping[str, object], *, width: int = 110, flow: bool | None = False) -> str:
+    """A mapping as YAML in its own order, as it is read in any language; where a character in it would steer a
+    terminal that shows the file, in ASCII with escapes.
+    """
+    import yaml
+
+    def text(as_is: bool) -> str:
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=as_is, width=width, default_flow_style=flow)
+
+    found = text(True)
+    return found if visible(found, keep=LAYOUT) == found else text(False)

@@ -10,6 +10,7 @@ from planner.contract.errors import InvalidInput
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.spec import ModelSpec
 from planner.contract.words import one_line
+from planner.contract.yaml_text import dumps
 from planner.models import lora
 
 
@@ -64,9 +65,7 @@ LAUNCHER = "accelerate.yaml"
 
 def yaml_text(content: Mapping[str, object]) -> str:
     """The mapping as YAML, in its own order; numbers as every reader of YAML takes them."""
-    import yaml
-
-    return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    return dumps({key: _plain(value) for key, value in content.items()}, flow=None)
 
 
 def _plain(value: object) -> object:

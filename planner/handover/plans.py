@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from planner.contract import yaml_text
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_named
 from planner.contract.records import Plan, read_plan
@@ -19,10 +20,7 @@ def load(path: str | Path, *, links: bool = True) -> Plan:
 
 def dumps(plan: Plan) -> str:
     """The plan as YAML text, keys in the record's order."""
-    import yaml
-
-    content = plan.model_dump(mode="json", by_alias=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    return yaml_text.dumps(plan.model_dump(mode="json", by_alias=True))
 
 
 def save(plan: Plan, path: str | Path) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.contract.errors import Interrupted, InvalidInput, NotModelled, RunFailed
+from planner.contract.words import one_line
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -290,7 +291,7 @@ def command(given: Namespace) -> int:
     record = {"schema": "tuneplan.find-lr/1", **dataclasses.asdict(finding)}
     if given.output is not None:
         write_named(given.output, (json.dumps(record, indent=1) + "\n").encode())
-        print(f"wrote {given.output}", file=sys.stderr)
+        print(one_line(f"wrote {given.output}"), file=sys.stderr)
     code = 0
     if finding.interrupted:
         code = Interrupted.exit_code
@@ -321,4 +322,4 @@ def _draw(finding: Finding, path: Path | None) -> None:
     if path is not None:
         sys.stdout.flush()
         picture(finding, path)
-        print(f"wrote {path}", file=sys.stderr)
+        print(one_line(f"wrote {path}"), file=sys.stderr)

@@ -31,6 +31,7 @@ from planner.contract.records import Plan
 from planner.contract.run_folder import EVENTS, checkpoints
 from planner.contract.settings import to_settings
 from planner.contract.shown import clause
+from planner.contract.words import LAYOUT, one_line, visible
 from trainer.wire import files
 
 
@@ -350,11 +351,11 @@ def command(given: Namespace) -> int:
     rates = [rate / 3, rate, rate * 3] if given.learning_rates is None else given.learning_rates
     ranks = [choices.lora_r] if given.ranks is None else given.ranks
     wanted = cells(rates, ranks, [choices.effective_batch_size] if given.batches is None else given.batches)
-    print(f"{given.trials or len(wanted)} runs into {given.output}", file=sys.stderr)
+    print(f"{given.trials or len(wanted)} runs into {one_line(given.output)}", file=sys.stderr)
 
     def tell(outcome: PointOutcome) -> None:
         what = outcome.failure or f"loss {_number(outcome.score)} in {outcome.seconds:.0f} s"
-        print(f"{outcome.cell.name}: {what}", file=sys.stderr)
+        print(one_line(f"{outcome.cell.name}: {what}"), file=sys.stderr)
 
     found = search(
         plan,
@@ -368,7 +369,7 @@ def command(given: Namespace) -> int:
     if given.json:
         print(json.dumps([dataclasses.asdict(outcome) for outcome in found], indent=1))
     else:
-        print(table(found))
+        print(visible(table(found), keep=LAYOUT))
     if not found or not math.isfinite(found[0].score):
         codes = {outcome.exit_code for outcome in found}
         code = codes.pop() if len(codes) == 1 else RunFailed.exit_code

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from planner.contract import yaml_text
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.files import write_json, write_whole
 from planner.contract.records import Plan
 from planner.contract.run_settings import DataSettings, Hyperparameters
+from planner.contract.words import one_line
 from trainer.commands import presets
 from trainer.wire import files
 
@@ -85,13 +87,11 @@ def make(name: str, text: Path, folder: Path, wish: Wish | None = None) -> Made:
     config = presets.config(name, vocab_size=len(tokenizer), max_positions=max(1024, length), dropout=DROPOUT)
     tokens = characters if wish.vocab_size == 0 else characters // 3
     plan = _plan(whole / "model", config, text, recipe, wish, tokens)
-    import yaml
-
     with files.whole_folder(whole) as target:
         (target / "model").mkdir()
         tokenizer.save_pretrained(target / "model")
         write_json(target / "model" / "config.json", config)
-        content = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+        content = yaml_text.dumps(plan.model_dump(mode="json", by_alias=True))
         write_whole(target / "plan.yaml", content.encode())
     return Made(
         model=str(folder / "model"),
@@ -221,7 +221,7 @@ def command(given: Namespace) -> int:
     if not given.train:
         print(json.dumps(asdict(made), indent=1))
         return 0
-    print(f"{made.parameters:,} parameters; plan in {made.plan}", file=sys.stderr)
+    print(f"{made.parameters:,} parameters; plan in {one_line(made.plan)}", file=sys.stderr)
     from trainer.commands.run import main as run_plan
     from trainer.wire.events import EventStream
     from trainer.wire.request import Request

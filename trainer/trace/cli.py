@@ -14,7 +14,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.settings import convert
 from planner.contract.towers import text_part
-from planner.contract.words import one_line
+from planner.contract.words import LAYOUT, one_line, visible
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except Exception as error:
         line, code = edge.account(error)
-        print(line, file=sys.stderr)
+        print(one_line(line), file=sys.stderr)
         return code
     if arguments.explain:
-        print(explain(result), file=sys.stderr)
+        print(visible(explain(result), keep=LAYOUT), file=sys.stderr)
     print(json.dumps(result.to_json()))
     return 0

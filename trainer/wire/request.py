@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from planner.contract import complaints, records
+from planner.contract import complaints, records, yaml_text
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.files import read_plain, write_whole
 from planner.contract.records import Plan
@@ -140,16 +140,13 @@ def write_plan(plan: Plan, run_dir: Path) -> None:
 
     A file that says the same stays as its writer left it, comments and all; another one is kept as `plan-1.yaml`.
     """
-    import yaml
-
     path = run_dir / PLAN
     if os.path.lexists(path):
         if earlier_plan(run_dir) == plan:
             return
         numbered = (run_dir / f"plan-{number}.yaml" for number in itertools.count(1))
         write_whole(next(name for name in numbered if not os.path.lexists(name)), read_plain(path))
-    text = yaml.safe_dump(plan.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-    write_whole(path, text.encode())
+    write_whole(path, yaml_text.dumps(plan.model_dump(mode="json", by_alias=True)).encode())
 
 
 def require_reporter(name: str) -> None:
