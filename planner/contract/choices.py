@@ -61,6 +61,12 @@ class TrainingChoices:
         more="Tokens per sequence; longer examples are cut. Memory grows with it.",
     )
     """Tokens per sequence after padding or packing."""
+    max_target_length: int | None = choice(
+        None, "Tokens per answer of an encoder-decoder; longer ones are cut.", low=1, high=LARGEST_LENGTH,
+        none="max-length", label="Max answer length", group=SHAPE, steps=(8, 16, 32, *_LENGTHS),
+        more="Tokens per answer of an encoder-decoder, whose decoder is as long; max-length: as long as what is read.",
+    )
+    """None: same as max_length. Other models have no second length."""
     gradient_checkpointing: bool = choice(
         True, "Recompute activations in backward to save memory.", label="Recompute", group=SHAPE,
         more="Layers keep only their input and are computed again in backward: much less memory, about a third more "

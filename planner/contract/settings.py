@@ -272,6 +272,12 @@ def check_length(model: ModelSpec, choices: TrainingChoices) -> None:
             named("max_length"),
             f" {choices.max_length} is beyond the {LARGEST_TOKENS} tokens a micro-batch that are modelled",
         )
+    if choices.max_target_length is not None and model.task != "seq2seq":
+        raise InvalidInput(
+            named("max_target_length"),
+            f" is for an encoder-decoder: {model.id} reads and answers in one sequence, of ",
+            named("max_length"),
+        )
     if 0 < model.max_positions < choices.max_length:
         raise InvalidInput(
             named("max_length"),

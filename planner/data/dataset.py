@@ -74,6 +74,8 @@ class DatasetProfile:
     """Whether what exceeds the maximal length goes on in further sequences, instead of being cut."""
     marks: int = 0
     """Special tokens that each of those has anew."""
+    longest_pair: tuple[int, int] | None = None
+    """Tokens of the longest source and of the longest answer, of all examples; None but for encoder-decoders."""
     said: tuple[str, ...] = ()
     """What the data holds and is not used, or is used otherwise than it stands there: a sentence each."""
     account: Mapping[str, object] = field(default_factory=dict)
@@ -300,6 +302,7 @@ def _measured(
         validation_lengths=None if validation is None else _lengths(validation, ratio, validated),
         said=(*reading.account.sentences(), *_remarked(remarks, training, validation)),
         account=reading.account.summary(),
+        longest_pair=_longest_pair(training, validation, ratio, counted, validated),
     )
 
 
@@ -322,6 +325,23 @@ def _lengths(sizes: Sizes, ratio: float, counted: Counted | None) -> Lengths:
         return np.ceil(sizes.total / ratio).astype(np.int64) + turns * TEMPLATE_TOKENS_PER_TURN + marks
     by_byte, by_turn, fixed = _fitted(sizes, counted)
     return np.maximum(1, np.rint(by_byte * sizes.total + by_turn * turns + fixed)).astype(np.int64)
+
+
+def _longest_pair(
+    training: Sizes, validation: Sizes | None, ratio: float, counted: Counted | None, validated: Counted | None
+) -> tuple[int, int] | None:
+    """Tokens of the longest source and answer: counted, or as many as the longest bytes make."""
+    if training.task != "seq2seq":
+        return None
+    found = [0, 0]
+    for sizes, known in ((training, counted), (validation, validated)):
+        if sizes is None:
+            continue
+        whole = known is not None and len(sizes.picked) == len(sizes)
+        texts = (sizes.prompt, sizes.completion)
+        pair = known.longest_pair if whole and known else [math.ceil(max(of, default=0) / ratio) + 1 for of in texts]
+        found = [max(*both) for both in zip(found, pair, strict=True)]
+    return found[0], found[1]
 
 
 def _fitted(sizes: Sizes, counted: Counted) -> tuple[float, float, float]:

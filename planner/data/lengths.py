@@ -36,6 +36,9 @@ class Lengths(Protocol):
     def evaluated(self, choices: TrainingChoices) -> Batch | None:
         """The heaviest micro-batch of an evaluation; None where there is none."""
 
+    def pair(self, choices: TrainingChoices) -> tuple[int, int] | None:
+        """Tokens of the longest source and answer, as they are cut; None where they have no lengths of their own."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class DataLengths:
@@ -47,6 +50,8 @@ class DataLengths:
     """Whether what exceeds the maximal length goes on in further sequences (plain text) instead of being cut."""
     marks: int = 0
     """Special tokens that each of those has anew."""
+    longest_pair: tuple[int, int] | None = None
+    """Tokens of the longest source and of the longest answer, before any cut."""
     _cut: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     _packed: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
 
@@ -72,6 +77,13 @@ class DataLengths:
             rows = pack(lengths.tolist(), range(len(lengths)), choices.max_length)[:size]
             return tuple(tuple(int(lengths[member]) for member in row) for row in rows)
         return tuple((int(length),) for length in lengths[:size])
+
+    def pair(self, choices: TrainingChoices) -> tuple[int, int] | None:
+        """An upper end for every micro-batch: the longest source and the longest answer needn't share one."""
+        if self.longest_pair is None:
+            return None
+        source, answer = self.longest_pair
+        return min(source, choices.max_length), min(answer, choices.max_target_length or choices.max_length)
 
     def _sequences(self, max_length: int) -> NDArray[np.int64]:
         if max_length not in self._cut:
@@ -118,6 +130,10 @@ class OneBatch:
         """None: of evaluations nothing is known."""
         return None
 
+    def pair(self, choices: TrainingChoices) -> tuple[int, int] | None:
+        """None: so is of answers."""
+        return None
+
 
 def lengths_of(profile: DatasetProfile, *, validation_split: float, seed: int = 42) -> DataLengths:
     """The lengths that a run on `profile` has. Where they are estimated, those of the shortest tokens: an upper end."""
@@ -138,6 +154,7 @@ def lengths_of(profile: DatasetProfile, *, validation_split: float, seed: int = 
         validation=-np.sort(-validation),
         continued=profile.continued,
         marks=profile.marks,
+        longest_pair=None if profile.longest_pair is None else tuple(map(int, upper(np.array(profile.longest_pair)))),  # type: ignore[arg-type]
     )
 
 

@@ -84,6 +84,8 @@ def header(lines: Iterable[str]) -> str:
 def unsaid(run: WrittenRun, written: Written, *, validates: bool = False, liger: bool = False) -> None:
     """What no tool's file says of a plan, or says elsewhere; `liger`: whether this one has its switch."""
     choices, h = run.choices, run.hyperparameters
+    if choices.max_target_length is not None:
+        written.drop(f"max_target_length {choices.max_target_length}: answers have no length of their own there")
     if choices.checkpoint_layers is not None and choices.gradient_checkpointing:
         written.drop(f"checkpoint_layers {choices.checkpoint_layers}: all layers are recomputed there, or none")
     if choices.liger and not liger:

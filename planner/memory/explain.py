@@ -37,6 +37,20 @@ MEANING = {
     "L": "length of one sequence of a flat row",
     "TP": "tokens of a flat row up to that sequence",
     "QP": "squared lengths up to it",
+    "U": "length of an answer",
+    "TU": "tokens of a micro-batch's answers, B·U",
+    "UU": "U²",
+    "BUU": "B·U²",
+    "SU": "S·U",
+    "BSU": "B·S·U",
+    "TRU": "B · U rounded up to 128",
+    "RU": "answers' tokens of one piece of a lean function",
+    "RXU": "answers' tokens of its second piece",
+    "TXU": "answers' tokens where they are handled in several pieces",
+    "UUP": "U · U rounded up to 16",
+    "BUUP": "B·U · U rounded up to 16",
+    "SUP": "U · S rounded up to 16",
+    "BSUP": "B·U · S rounded up to 16",
 }
 
 

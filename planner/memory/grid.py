@@ -15,6 +15,7 @@ from planner.memory.engine.monomials import WIDTH
 from planner.memory.engine.peak import evaluate
 from planner.memory.engine.values import MASK_ROW, Array, multipliers, row_multipliers
 from planner.memory.loads import (
+    answer_length,
     batch_kind,
     case_of,
     envelope_of,
@@ -69,7 +70,11 @@ def predict_grid(
     span = symbolic(model, choices)
     covered = (layers >= span.start) & (layers < span.stop) if len(span) else np.zeros(layers.shape, bool)
     if data is not None and choices.padding != "max":
+        asked = lengths
         batches, lengths, loads = _heaviest(model, choices, batches, lengths, data)
+        if (pair := data.pair(replace(choices, max_length=int(asked.max())))) is not None:
+            choices = replace(choices, max_target_length=pair[1])
+            lengths = np.minimum(lengths, pair[0])
         for places, own in loads:
             _fill(model, hardware, choices, own, places, layers, covered, (allocated, persistent, binding))
     _fill_padded(model, hardware, choices, batches, lengths, layers, covered, (allocated, persistent, binding))
@@ -121,6 +126,7 @@ def _fill_padded(
             per_chunk,
             recurrent_piece(model),
             every_token=choices.liger,
+            answers=answer_length(model, choices),
         )
         peak, rows = evaluate(found, values)
         allocated[chosen] = peak

@@ -71,13 +71,31 @@ def case_of(
         checkpoint_layers=None,
         eval_batch_size=None,
         lora_alpha=1,
+        max_target_length=None,
     )
     windowed = bool(spec.sliding_layers) and spec.sliding_window is not None and length >= spec.sliding_window
     target = "cuda" if hardware.kind in ("cuda", "rocm") else hardware.kind
     padded = choices.padding == "max" and choices.stack == "peft"
     unaligned = length % MASK_ROW != 0 and pads_masks(spec, hardware, choices)
-    old = target == "cuda" and not hardware.has_flash_attention
-    return Case(spec, plain, checkpointed, padded, windowed, target, unaligned=unaligned, pre_ampere=old, regime=regime)
+    old, answers = target == "cuda" and not hardware.has_flash_attention, answer_length(spec, choices)
+    return Case(
+        spec,
+        plain,
+        checkpointed,
+        padded,
+        windowed,
+        target,
+        unaligned=unaligned,
+        pre_ampere=old,
+        regime=regime,
+        answers=answers > 0,
+        unaligned_answers=answers % MASK_ROW != 0 and pads_masks(spec, hardware, choices),
+    )
+
+
+def answer_length(spec: ModelSpec, choices: TrainingChoices) -> int:
+    """Tokens of a decoder's answers where they have a length of their own; 0: as long as what the encoder reads."""
+    return (choices.max_target_length or 0) if spec.task == "seq2seq" else 0
 
 
 def envelope_of(case: Case) -> Envelope:
@@ -170,11 +188,12 @@ def load_of(
 ) -> Load:
     """A micro-batch of `choices`: full, or of the `rows` given; flattened where the trainer flattens it."""
     layers = 0 if evaluating else choices.checkpointed_layers(model.total_layers)
+    answers = answer_length(model, choices)
     if evaluating and choices.eval_batch_size is not None:
         choices = replace(choices, batch_size=choices.eval_batch_size)
     width = INPUT_BYTES
     if rows is not None:
-        longest = max(map(sum, rows)) if choices.padding == "longest" else choices.max_length
+        longest = min(max(map(sum, rows)), choices.max_length) if choices.padding == "longest" else choices.max_length
         choices = replace(choices, batch_size=len(rows), max_length=longest)
         width = INPUT_BYTES if choices.padding == "packed" else INPUT_BYTES * 2 // 3
     regime = int(regimes(model, choices, *(np.array([x]) for x in (choices.batch_size, choices.max_length)))[0])
@@ -186,16 +205,29 @@ def load_of(
         values = row_multipliers(own, layers, int(per_chunk[0]))
     else:
         batch, length, checkpointed = (np.array([x]) for x in (choices.batch_size, choices.max_length, layers))
-        values = multipliers(batch, length, checkpointed, per_chunk, recurrent_piece(model), every_token=choices.liger)
+        values = multipliers(
+            batch,
+            length,
+            checkpointed,
+            per_chunk,
+            recurrent_piece(model),
+            every_token=choices.liger,
+            answers=answers,
+        )
     if evaluating:
         case = _eval_case(case, replace(choices, eval_batch_size=None))
-    return Load(case, values, width * choices.batch_size * choices.max_length, rows)
+    handed_over = width * choices.max_length
+    if answers:
+        handed_over = INPUT_BYTES * 2 // 3 * choices.max_length + INPUT_BYTES // 3 * answers
+    return Load(case, values, handed_over * choices.batch_size, rows)
 
 
 def loads(
     model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, lengths: Lengths | None
 ) -> tuple[Load, Load]:
     """The heaviest micro-batches of training and evaluation: of the data's `lengths`, or with every row full."""
+    if lengths is not None and choices.padding != "max" and (pair := lengths.pair(choices)) is not None:
+        choices = replace(choices, max_length=pair[0], max_target_length=pair[1])
     if lengths is None or choices.padding == "max":
         return load_of(model, hardware, choices, None), load_of(model, hardware, choices, None, evaluating=True)
     made = [load_of(model, hardware, choices, rows) for rows in lengths.heaviest(choices)]

@@ -232,6 +232,8 @@ def visible_fields(state: WizardState) -> tuple[Field, ...]:
         hidden.add("kbit_preparation")
     if choices.num_gpus == 1:
         hidden.add("strategy")
+    if state.model is None or state.model.task != "seq2seq":
+        hidden.add("max_target_length")
     return tuple(entry for entry in FIELDS if entry.key not in hidden)
 
 

@@ -1,7 +1,7 @@
 """The pieces of the training step that both the real trainer and the trace run, so that they cannot drift apart."""
 
 from trainer.modeling.adapters import attach_adapters
-from trainer.modeling.build import as_config, build, copy_weights, from_files, weights_dtype
+from trainer.modeling.build import as_config, build, copy_weights, from_files, learns_answers, weights_dtype
 from trainer.modeling.checkpointing import apply_checkpointing, base_model, checkpointable_layers
 from trainer.modeling.experts import separate_experts
 from trainer.modeling.loss import compute_loss, use_loss_version, watch_loss
@@ -21,6 +21,7 @@ __all__ = [
     "compute_loss",
     "copy_weights",
     "from_files",
+    "learns_answers",
     "parameter_groups",
     "precision_context",
     "prepare_kbit",

@@ -61,6 +61,13 @@ def is_causal(config: dict[str, object]) -> bool:
     return auto_class(config) is transformers.AutoModelForCausalLM
 
 
+def learns_answers(config: dict[str, object]) -> bool:
+    """Whether the config asks for an encoder and a decoder, whose labels have a length of their own."""
+    import transformers
+
+    return auto_class(config) is transformers.AutoModelForSeq2SeqLM
+
+
 def as_config(config: dict[str, object], name: str = "the model") -> Any:
     """A transformers config object of what a config.json says of the network, ready for training.
 

@@ -30,6 +30,12 @@ class SequenceToSequence(Unpacked):
 
     name = "seq2seq"
     architectures = ("ForConditionalGeneration",)
+    max_target_length: int | None = None
+    """Tokens that an answer keeps; None: as many as what is read."""
+
+    def check(self, choices: TrainingChoices) -> None:
+        super().check(choices)
+        self.max_target_length = choices.max_target_length
 
     def tokenize(
         self,
@@ -39,12 +45,12 @@ class SequenceToSequence(Unpacked):
         max_length: int,
         train_on_prompt: bool = False,
     ) -> TokenizedData:
-        """Source and target each keep their closing token and are cut to `max_length`."""
+        """Source and target each keep their closing token, cut to `max_length` and `max_target_length`."""
         data = TokenizedData()
         for example in examples:
             before, answer = pair(example)
             source = encode(tokenizer, before, max_length)
-            target = encode(tokenizer, answer, max_length)
+            target = encode(tokenizer, answer, self.max_target_length or max_length)
             if not source.ids or not answer:
                 data.skipped += 1
                 continue
@@ -55,7 +61,9 @@ class SequenceToSequence(Unpacked):
     def collator(
         self, tokenizer: PreTrainedTokenizerBase, choices: TrainingChoices, *, seed: int, epochs: Any = None
     ) -> PairCollator:
-        return PairCollator(tokenizer.pad_token_id, choices.max_length if choices.padding == "max" else None)
+        if choices.padding != "max":
+            return PairCollator(tokenizer.pad_token_id, None, None)
+        return PairCollator(tokenizer.pad_token_id, choices.max_length, choices.max_target_length or choices.max_length)
 
     def sample_prompt(self, example: Example, tokenizer: PreTrainedTokenizerBase, given: str | None) -> str | None:
         return given if given is not None else plain_texts(example)[0]
@@ -64,9 +72,10 @@ class SequenceToSequence(Unpacked):
 class PairCollator:
     """Rows into input_ids and attention_mask (rows, source length) and labels (rows, target length), int64."""
 
-    def __init__(self, pad_token_id: int, length: int | None) -> None:
+    def __init__(self, pad_token_id: int, length: int | None, target_length: int | None) -> None:
         self.pad_token_id = pad_token_id
         self.length = length
+        self.target_length = target_length
 
     def __call__(self, rows: Sequence[list[Tokens]]) -> dict[str, Any]:
         sources = [list(row[0].ids) for row in rows]
@@ -75,6 +84,6 @@ class PairCollator:
         return {
             "input_ids": ids,
             "attention_mask": mask_of(sources, ids.shape[1]),
-            "labels": pad(targets, IGNORED, self.length),
+            "labels": pad(targets, IGNORED, self.target_length),
             "real_tokens": sum(map(len, sources)) + sum(map(len, targets)),
         }

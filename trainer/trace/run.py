@@ -40,13 +40,15 @@ TARGETS = ("cuda", "cpu", "mps")
 def make_batch(config: dict[str, Any], choices: TrainingChoices, lengths: Rows | None = None) -> dict[str, Any]:
     """What the collator hands over: int64 input_ids, labels and, unless packed, attention_mask (batch x length).
 
-    A classifier's labels are one number per sequence.
+    A classifier's labels are one number per sequence, an encoder-decoder's are as long as its answers.
     """
     if lengths is not None:
         return ragged.make_batch(lengths, choices)
     shape = (choices.batch_size, choices.max_length)
     classifies = str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
     targets = shape[:1] if classifies else shape
+    if choices.max_target_length is not None and modeling.learns_answers(config):
+        targets = (choices.batch_size, choices.max_target_length)
     batch = {"input_ids": torch.zeros(shape, dtype=torch.int64), "labels": torch.zeros(targets, dtype=torch.int64)}
     if choices.padding != "packed":
         batch["attention_mask"] = torch.ones(shape, dtype=torch.int64)

@@ -29,6 +29,8 @@ class Counted:
     """What counting found, in example order."""
 
     lengths: list[int] = field(default_factory=list)
+    longest_pair: tuple[int, int] = (0, 0)
+    """Tokens of the longest source and of the longest answer, of an encoder-decoder."""
     """Tokens of each example, its closing token included, before any cut."""
     learned: int = 0
     """Tokens that are learned, of all examples together."""
@@ -118,6 +120,9 @@ class TokenCounter:
                 counts = bool(found[-1]) if task == "seq2seq" else task != "masked" or bool(found[0])
                 counts = counts and sizes[0] > least
                 counted.lengths.append(max(sizes) if counts else 0)
+                if counts and task == "seq2seq":
+                    longest = zip(counted.longest_pair, sizes, strict=True)
+                    counted.longest_pair = tuple(map(max, longest))  # type: ignore[assignment]
                 counted.learned += sizes[-1] if counts else 0
                 counted.text_bytes += sum(len(text.encode("utf-8", "replace")) for text in found)
 

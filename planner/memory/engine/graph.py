@@ -122,6 +122,7 @@ class Node:
         "region",
         "saved",
         "sequence",
+        "substitution",
     )
 
     def __init__(
@@ -141,6 +142,8 @@ class Node:
         self.pending = 0
         self.layer = 0
         self.region: Region | None = None
+        self.substitution: dict[int, int] | None = None
+        """What its backward makes is of these monomials in place of others; None: of those that the tape is at."""
 
 
 class Parameter(Node):

@@ -9,7 +9,7 @@ A backward gradient takes the dtype of the forward input: where an operator comp
 from __future__ import annotations
 
 from planner.memory.engine.graph import Gradients, Raw, Tensor
-from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, TX, C, S, T
+from planner.memory.engine.monomials import BSS, BSU, BUU, BYTE, FP32, INT64, ONE, SS, SU, TU, TX, UU, B, C, S, T, U
 from planner.memory.engine.tape import Tape
 from planner.memory.engine.weight import Weight
 
@@ -81,7 +81,7 @@ def add(tape: Tape, a: Tensor, b: Tensor, *, wide: int = 0) -> Tensor:
 
 def _covers(a: Tensor, b: Tensor) -> bool:
     """Whether `a` has the broadcast shape (monomials in the order of growth)."""
-    order = {ONE: 0, S: 1, C: 2, T: 3, 3: 4, BSS: 5, 6: 1}
+    order = {ONE: 0, S: 1, U: 1, C: 2, T: 3, TU: 3, SS: 4, UU: 4, SU: 4, BSS: 5, BUU: 5, BSU: 5, B: 1}
     if a.monomial != b.monomial:
         return order[a.monomial] > order[b.monomial]
     return a.elements >= b.elements

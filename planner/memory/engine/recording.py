@@ -42,7 +42,10 @@ class Recording:
         self.receives: Callable[[Parameter, Tensor], None] | None = None
         """Takes a parameter's gradient, where gradients are reduced unit by unit (planner.memory.step.exchange)."""
         self.substitution: dict[int, int] = {}
-        """Monomials that new tensors have in place of others (those of one sequence, planner.memory.network.flat)."""
+        """Monomials that new tensors have in place of others: those of one sequence (planner.memory.network.flat) or
+        of a decoder's answers (planner.memory.network.answers)."""
+        self.unaligned = self.rules.unaligned
+        """Whether rows of the masks that run now are padded for the efficient kernel."""
         self.autocast_cache: dict[int, tuple[Tensor, int]] = {}
         """16-bit copies of trainable fp32 weights, which autocast keeps until it is left, and the group of each."""
         self.on_graph: list[tuple[Tensor, int]] = []
@@ -135,6 +138,7 @@ class Recording:
             if known is None:  # nobody held it after forward; now its output holds it, and it what it came from
                 edges = tuple(None if t is None or t.node is None else (t.node, t.slot) for t in inputs)
                 known = Node(0, edges, tuple(saved), backward, len(outputs))
+                known.substitution = self.substitution or None
             elif saved:
                 known.saved, known.backward = tuple(saved), backward
             for slot, output in enumerate(outputs):
@@ -145,6 +149,7 @@ class Recording:
         edges = tuple(None if t is None or t.node is None else (t.node, t.slot) for t in inputs)
         self.sequence += 1
         node = Node(self.sequence, edges, tuple(saved), backward, len(outputs))
+        node.substitution = self.substitution or None
         node.layer = self.ledger.layer
         if self.component == "logits_and_loss":
             node.component = self.component

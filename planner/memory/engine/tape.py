@@ -179,8 +179,10 @@ class Tape(Recording):
         saved = node.saved
         assert saved is not None
         assert node.backward is not None
-        enabled, component = self.grad_enabled, self.component
+        enabled, component, substitution = self.grad_enabled, self.component, self.substitution
         self.grad_enabled, self.component = False, node.component
+        if node.substitution is not None:
+            self.substitution = node.substitution
         made = list(node.backward(incoming, saved))
         if node.region is not None and not node.region.reentrant:
             node.saved = saved = ()  # unpacked by the checkpoint's hook, so held by the call alone
@@ -189,7 +191,7 @@ class Tape(Recording):
             made[index] = None
             gradients.append(gradient.fitted(self) if isinstance(gradient, Raw) else gradient)
             del gradient  # tidy
-        self.grad_enabled, self.component = enabled, component
+        self.grad_enabled, self.component, self.substitution = enabled, component, substitution
         node.saved = ()
         node.region = None
         node.backward = None

@@ -8,9 +8,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.memory.engine.monomials import BSS, BSSP, CX, ONE, QP, RX, SS, SSP, TL, TP, TR, TX, WIDTH, B, C, L, R, S, T
+from planner.memory.engine.monomials import (
+    BASIS,
+    BSS,
+    BSSP,
+    CX,
+    ONE,
+    QP,
+    RX,
+    SS,
+    SSP,
+    TL,
+    TP,
+    TR,
+    TX,
+    WIDTH,
+    B,
+    C,
+    L,
+    R,
+    S,
+    T,
+    U,
+)
 
 Array = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 MASK_ROW = 16
 """The efficient kernel pads a mask's rows to a multiple of this (PyTorch attention.cpp, `pad_bias`; read 2026-11)."""
@@ -39,11 +62,12 @@ def multipliers(
     recurrent_piece: int = 0,
     *,
     every_token: bool = False,
+    answers: int = 0,
 ) -> npt.NDArray[np.float64]:
     """The monomials' values, (configurations, 2·WIDTH); `recurrent_piece`: tokens that a recurrence takes at a time.
 
-    `chunk_rows`: tokens of one loss chunk, of each row's tokens but the last or, with `every_token`, of all. Bytes up
-    to 2^53 are exact in float64.
+    `answers`: tokens of a decoder's answers; 0: as many as `length`. `chunk_rows`: tokens of one loss chunk, of each
+    row's tokens but the last or, with `every_token`, of all. Bytes up to 2^53 are exact in float64.
     """
     b, s, n = (np.asarray(x, dtype=np.float64) for x in (batch_size, length, checkpointed))
     tokens = b * s
@@ -73,6 +97,7 @@ def multipliers(
             b * k * k,
             k,
             k * k,
+            *(_of_answers(b, s, answers) if answers else [0 * one] * (len(BASIS) - U)),
         ],
         axis=-1,
     )
@@ -80,7 +105,29 @@ def multipliers(
     return np.concatenate([basis, basis * n[..., None]], axis=-1)
 
 
-def _aligned(length: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _of_answers(b: Floats, s: Floats, answers: int) -> list[Floats]:
+    """The values of U to BSUP for answers of so many tokens."""
+    u = np.full_like(s, answers)
+    tokens = b * u
+    return [
+        u,
+        tokens,
+        u * u,
+        tokens * u,
+        s * u,
+        tokens * s,
+        b * np.ceil(u / 128) * 128,
+        np.minimum(tokens, PIECE_ROWS),
+        np.clip(tokens - PIECE_ROWS, 0, PIECE_ROWS),
+        tokens * (tokens > PIECE_ROWS),
+        u * _aligned(u),
+        tokens * _aligned(u),
+        u * _aligned(s),
+        tokens * _aligned(s),
+    ]
+
+
+def _aligned(length: Floats) -> Floats:
     """The length rounded up to 16, as the efficient kernel wants the rows of a mask."""
     return np.ceil(length / MASK_ROW) * MASK_ROW
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Gradients, Tensor
-from planner.memory.engine.monomials import BSS, BSSP, BYTE, FP32, HALF, INT64, SS, SSP, TR, T
+from planner.memory.engine.monomials import BSS, BSSP, BSU, BUU, BYTE, FP32, HALF, INT64, SS, SSP, TR, TRU, TU, T
 from planner.memory.engine.tape import Tape
 
 
@@ -101,29 +101,30 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
     """
     if mask is not None and mask.itemsize == BYTE:
         mask = tape.new(BSS, 1, q.itemsize)
-    if mask is not None and tape.rules.unaligned and tape.rules.target == "cuda":
+    if mask is not None and tape.unaligned and tape.rules.target == "cuda":
         mask = aligned(tape, mask)
     out = tape.like(q)
-    lse = tape.new(T, heads.query, FP32)
+    rows_q, rows_k = (x.monomial for x in (q, k))
+    lse = tape.new(rows_q, heads.query, FP32)
     size_q, size_k, size_v, width = q.elements, k.elements, v.elements, q.itemsize
     saved = [q, k, v, out.alias(), lse]
     if mask is not None:
         saved.append(mask)
     biased = mask is not None and mask.requires_grad
-    bias_size = (BSSP if tape.rules.unaligned else BSS, heads.query) if biased else None
+    bias_size = (BSSP if tape.unaligned else BSS, heads.query) if biased else None
     tile = heads.query * (-(-heads.size // 64) * 64)
 
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
-        dq, dk, dv = tape.new(T, size_q, width), tape.new(T, size_k, width), tape.new(T, size_v, width)
+        dq, dk, dv = tape.new(rows_q, size_q, width), tape.new(rows_k, size_k, width), tape.new(rows_k, size_v, width)
         bias = None if bias_size is None else tape.new(*bias_size, width)
         if tape.rules.target != "cuda":  # the CPU's kernel works in a few tiles per thread
             return [dq, dk, dv, bias]
-        row_sums = tape.new(T, heads.query, FP32)
-        scratch = [tape.new(TR, tile, FP32)]
+        row_sums = tape.new(rows_q, heads.query, FP32)
+        scratch = [tape.new(_rounded(rows_q), tile, FP32)]
         if heads.size > 128 and width == HALF:
-            scratch += [tape.new(TR, tile, FP32), tape.new(TR, tile, FP32)]
+            scratch += [tape.new(_rounded(rows_k), tile, FP32) for _ in range(2)]
         if width == FP32:
-            scratch.append(tape.new(T, size_q, FP32))
+            scratch.append(tape.new(rows_q, size_q, FP32))
         del row_sums  # tidy
         scratch.clear()
         return [dq, dk, dv, bias]
@@ -131,12 +132,17 @@ def efficient(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
     return tape.record(out, (q, k, v, mask), saved, backward)
 
 
+def _rounded(tokens: int) -> int:
+    """The monomial of tokens whose sequences are rounded up to 128."""
+    return TRU if tokens == TU else TR
+
+
 def aligned(tape: Tape, mask: Tensor) -> Tensor:
     """A mask with its rows padded to a multiple of 16, and the view without the padding (PyTorch's `pad_bias`).
 
     Backward: zeros of the padded whole, then what lies outside the padding.
     """
-    size, monomial = (mask.monomial, mask.elements), SSP if mask.monomial == SS else BSSP
+    size, monomial = (mask.monomial, mask.elements), BSSP if mask.monomial in (BSS, BUU, BSU) else SSP
     width, elements = mask.itemsize, mask.elements
     whole = tape.new(monomial, elements, width)
     whole = tape.record(whole, (mask,), (), lambda g, s: (tape.new(*size, width),))
@@ -195,7 +201,7 @@ def math(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads
     causal mask is made as bool and as fp32 of length². Saved: the copies of q, k, v that enter the products, the
     softmax (twice on its way: result and the copy with fully masked rows cleared).
     """
-    narrow = q.itemsize
+    narrow, rows = q.itemsize, q.monomial
     if mask is not None and mask.itemsize == BYTE:
         mask = tape.new(mask.monomial, mask.elements, narrow)
     wide_q, wide_k, wide_v = (ops.to(tape, x, FP32) for x in (q, k, v))
@@ -212,7 +218,7 @@ def math(tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads
         weights = ops.add_(tape, weights, mask)
     weights = safe_softmax(tape, weights)
     weights = ops.dropout(tape, weights, style.dropout or 0.0)
-    wide_out = products.matmul(tape, weights, values, T, heads.query * heads.size, copy_a=False, copy_b=copied)
+    wide_out = products.matmul(tape, weights, values, rows, heads.query * heads.size, copy_a=False, copy_b=copied)
     out = ops.to(tape, wide_out, narrow)
     returned = tape.new(BSS, heads.query, narrow) if narrow != FP32 else None  # the weights in q's dtype: nobody's
     del returned, wide_out

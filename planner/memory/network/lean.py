@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Gradients, Node, Tensor
-from planner.memory.engine.monomials import FP32, HALF, ONE, RX, TX, R, T
+from planner.memory.engine.monomials import FP32, HALF, ONE, RX, TU, TX, R, T
 from planner.memory.engine.tape import Tape
 from planner.memory.engine.weight import Weight
 
@@ -168,7 +168,7 @@ class _Mlp:
         grad_b = _transposed_const(tape, elements, itemsize, self.b_itemsize) if self.adapted else None
         tape.grad_enabled = True
         leaf = grad_first.alias(width)
-        leaf.monomial = R
+        leaf.monomial = tape.substitution.get(R, R)
         received: list[Tensor] = []
         leaf.node = Node(0, (), (), _keep(received))
         with tape.outside_autocast():  # backward runs there
@@ -306,7 +306,7 @@ def seeded_dropout(tape: Tape, x: Tensor, probability: float, width: int) -> Ten
 
     def masked(source: Tensor) -> Tensor:
         out = tape.like(source)
-        mask = tape.new(R if source.monomial == T else source.monomial, width, source.itemsize)
+        mask = tape.new(R if source.monomial in (T, TU) else source.monomial, width, source.itemsize)
         del mask  # tidy
         return out
 

@@ -82,6 +82,10 @@ class Net:
     """Whether the length reaches the sliding window, so that its layers need a mask of their own."""
     flat: bool = False
     """Whether the micro-batch runs as one row of sequences (planner.memory.network.flat)."""
+    answers: bool = False
+    """Whether the decoder's answers have a length of their own (network/answers.py)."""
+    unaligned_answers: bool = False
+    """Whether that is no multiple of what the efficient kernel takes of a mask's rows."""
     exchange: Exchange | None = None
     """FSDP's gathering and reducing, where several devices share the weights."""
     reduction: Reduction | None = None

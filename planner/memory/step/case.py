@@ -31,6 +31,10 @@ class Case:
     """Whether the card has no flash kernel (compute capability below 8), so that sdpa takes another one."""
     regime: int = 0
     """Which of a recorded model's programs runs (planner.memory.recorded.wanted)."""
+    answers: bool = False
+    """Whether a decoder's answers have a length of their own."""
+    unaligned_answers: bool = False
+    """Whether that is no multiple of 16."""
 
 
 def flattens(spec: ModelSpec, choices: TrainingChoices) -> bool:

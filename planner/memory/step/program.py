@@ -15,7 +15,7 @@ from planner.contract.spec import ModelSpec, Module
 from planner.memory.engine.graph import Tensor
 from planner.memory.engine.layout import Stretch, stacked, symbolic_range
 from planner.memory.engine.ledger import UPDATE
-from planner.memory.engine.monomials import FP32, INT64, ONE, T
+from planner.memory.engine.monomials import FP32, INT64, ONE, TU, T
 from planner.memory.engine.rules import Rules
 from planner.memory.engine.tape import Tape
 from planner.memory.network import liger, loss
@@ -58,7 +58,7 @@ def run(
     """
     tape = Tape(_rules(case), watch=watch, log_values=log_values)
     net = Net.build(case.spec, case.choices, tape=tape, padded=case.padded, windowed=case.windowed)
-    net.flat = case.flat
+    net.flat, net.answers, net.unaligned_answers = case.flat, case.answers, case.unaligned_answers
     held = persistent(net) if log_values is None else []
     tape.ledger.mark()
     if is_recorded(case.spec):
@@ -120,9 +120,11 @@ def _update(net: Net) -> None:
     optimizer_step(net)
 
 
-def _inputs(tape: Tape, case: Case) -> Tensor:
+def _inputs(tape: Tape, case: Case) -> list[Tensor]:
     """input_ids, labels and attention_mask; of a flat row ids, labels and positions beside the batch they came from."""
-    return tape.new(T, 5 if case.flat else 3, INT64)
+    if case.answers:
+        return [tape.new(T, 2, INT64), tape.new(TU, 1, INT64)]
+    return [tape.new(T, 5 if case.flat else 3, INT64)]
 
 
 def persistent(net: Net) -> list[Tensor]:

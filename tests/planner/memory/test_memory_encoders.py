@@ -108,6 +108,38 @@ def test_t5_checkpoints_encoder_first(layers: int, monkeypatch: pytest.MonkeyPat
     compare(CONFIGS["t5"], monkeypatch, gradient_checkpointing=True, checkpoint_layers=layers)
 
 
+@pytest.mark.parametrize("shape", [(4, 256, 64), (2, 128, 250)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stack": "peft"},
+        {"stack": "builtin", "gradient_checkpointing": False, "lora_dropout": 0.0},
+        {"stack": "peft", "attention": "eager", "padding": "max"},
+        {"stack": "builtin", "method": "full", "checkpoint_layers": 6},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_answers_have_a_length_of_their_own(
+    settings: dict[str, Any], shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every instant of a step and an evaluation, answers shorter and longer than what is read."""
+    from planner import memory
+    from planner.calibration import attach
+    from trainer.trace import run as tracing
+
+    monkeypatch.setattr(tracing, "CUDA_GRANULARITY", 1)
+    batch, length, answers = shape
+    choices = TrainingChoices(
+        batch_size=batch, max_length=length, max_target_length=answers, **{"loss": "full", **settings}
+    ).with_usual_implementation("cuda")
+    card, spec = attach.find("a100-80gb"), from_config(CONFIGS["t5-v1.1"], "tested")
+    padded = choices.padding == "max" and choices.stack == "peft"
+    expected = tracing.trace(dict(spec.config), choices, tracing.Setup(padded=padded, evaluate=True)).instants
+    found = memory.predict(spec, card, choices).instants
+    for name in ("forward", "loss", "backward", "optimizer", "eval"):
+        assert found[name] == pytest.approx(expected[name], rel=2e-3), name
+
+
 @pytest.mark.parametrize("config", ["t5-v1.1", "bert"])
 def test_offloaded_layers_bring_all_their_positional_arguments_back(
     config: str, monkeypatch: pytest.MonkeyPatch

@@ -116,6 +116,31 @@ def test_t5_learns_answers_and_says_them(tmp_path: Path) -> None:
     assert complete(ours, tokenizer, "say two", max_new_tokens=3) in support.WORDS
 
 
+def test_answers_are_cut_and_padded_to_a_length_of_their_own(tmp_path: Path) -> None:
+    from planner.contract.choices import TrainingChoices
+    from planner.contract.data.examples import Example, Message
+    from trainer.tasks.seq2seq import SequenceToSequence
+
+    class Letters:
+        pad_token_id, all_special_ids = 0, [1]
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [*map(ord, text), 1]}
+
+    messages = (Message("user", "abcdefgh", False), Message("assistant", "xyz", True))
+    example = Example(messages=messages, text=None, where="1", shape="messages")
+    task = SequenceToSequence({})
+    for padding, widths in (("longest", (6, 2)), ("max", (6, 2))):
+        choices = TrainingChoices(max_length=6, max_target_length=2, padding=padding, loss="full")
+        task.check(choices)
+        data = task.tokenize([example], Letters(), max_length=6)  # type: ignore[arg-type]
+        assert (data.truncated, list(data.sequences[0].labels)) == (1, [ord("x"), 1])
+        batch = task.collator(Letters(), choices, seed=0)([[data.sequences[0]]])  # type: ignore[arg-type]
+        assert (batch["input_ids"].shape[1], batch["labels"].shape[1]) == widths
+    task.check(TrainingChoices(max_length=6, loss="full"))
+    assert len(task.tokenize([example], Letters(), max_length=6).sequences[0].labels) == 4  # type: ignore[arg-type]
+
+
 def test_an_encoder_decoder_wants_answers(tmp_path: Path) -> None:
     model, data = support.t5_folder(tmp_path / "t5"), support.texts(tmp_path / "texts.jsonl")
     _, failure = train(make_plan(tmp_path / "plan.json", model, data, settings=LORA), tmp_path / "run")

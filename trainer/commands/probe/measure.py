@@ -42,6 +42,9 @@ def make_batch(
     tokens = torch.randint(1, int(config["vocab_size"]), shape, generator=generator)
     classifies = str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
     labels = torch.zeros(shape[0], dtype=torch.int64) if classifies else tokens.clone()
+    if choices.max_target_length is not None and modeling.learns_answers(config):
+        answers = (choices.batch_size, choices.max_target_length)
+        labels = torch.randint(1, int(config["vocab_size"]), answers, generator=generator)
     batch = {"input_ids": tokens, "labels": labels}
     if choices.padding == "packed":
         # Two sequences share each row: positions start again in its middle.

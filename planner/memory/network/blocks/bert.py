@@ -117,7 +117,7 @@ def two_way_eager(
     net: Net, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention written out as BERT and T5 have it: softmax in the tensors' own dtype; returns the weights as well."""
-    tape, heads = net.tape, net.spec.num_heads
+    tape, heads, rows = net.tape, net.spec.num_heads, query.monomial
     weights = ops.scale(tape, products.matmul(tape, query, key, BSS, heads, copy_a=True, copy_b=True))
     if bias is not None:
         weights = ops.add(tape, weights, bias)
@@ -125,7 +125,7 @@ def two_way_eager(
         weights = ops.add(tape, weights, mask)
     weights = norms.softmax(tape, weights)
     weights = ops.dropout(tape, weights, dropout)
-    out = products.matmul(tape, weights, value, T, heads * net.spec.head_dim, copy_a=False, copy_b=True)
+    out = products.matmul(tape, weights, value, rows, heads * net.spec.head_dim, copy_a=False, copy_b=True)
     return ops.contiguous(tape, out), weights
 
 

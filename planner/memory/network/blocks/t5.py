@@ -1,19 +1,20 @@
 """t5, its version 1.1 and FLAN: encoder and decoder, relative positions as an additive mask, RMS norms.
 
-The decoder's length is taken to be the encoder's. Source: transformers 5.23 models/t5/modeling_t5.py and
-integrations/sdpa_attention.py (create_position_bias_mask; read 2026-11).
+Answers may have a length of their own (planner.memory.network.answers). Source: transformers 5.23
+models/t5/modeling_t5.py and integrations/sdpa_attention.py (create_position_bias_mask; read 2026-11).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from planner.contract.sentence import named
 from planner.memory.engine import ops
 from planner.memory.engine.graph import Node, Tensor
-from planner.memory.engine.monomials import BSS, BYTE, FP32, HALF, INT64, ONE, SS, T
-from planner.memory.network import attention, layers
+from planner.memory.engine.monomials import BSS, BSU, BUU, BYTE, FP32, HALF, INT64, ONE, SS, T
+from planner.memory.network import answers, attention, layers
 from planner.memory.network.attention import Heads, Style
 from planner.memory.network.blocks.bert import two_way_eager
 from planner.memory.network.blocks.program import Program
@@ -76,15 +77,17 @@ def between(net: Net, x: Tensor) -> Tensor:
     """End of the encoder, the shifted labels, start of the decoder."""
     states = _finish_stack(net, "encoder", x)
     net.named.append(states)
-    ids = net.tape.new(T, 1, INT64)
-    net.named.append(ids)
-    decoder = Shared(decoder=True, states=states)
-    net.stack = decoder
-    x = net.require_grad_of_inputs(_lookup(net, ids))
-    decoder.named.append(x.alias())
-    decoder.mask = _mask(net, padding=False)
-    decoder.cross_mask = _mask(net, padding=True)
-    return layers.dropout(net.tape, x, net.spec.embedding_dropout)
+    with answers.answers(net):
+        ids = net.tape.new(T, 1, INT64)
+        net.named.append(ids)
+        decoder = Shared(decoder=True, states=states)
+        net.stack = decoder
+        x = net.require_grad_of_inputs(_lookup(net, ids))
+        decoder.named.append(x.alias())
+        decoder.mask = _mask(net, padding=False)
+        with answers.both(net):
+            decoder.cross_mask = _mask(net, padding=True)
+        return layers.dropout(net.tape, x, net.spec.embedding_dropout)
 
 
 def _lookup(net: Net, ids: Tensor) -> Tensor:
@@ -104,17 +107,19 @@ def _finish_stack(net: Net, stack: str, x: Tensor) -> Tensor:
 
 def final(net: Net, x: Tensor) -> Tensor:
     """End of the decoder; version 1.0 scales its output."""
-    x = _finish_stack(net, "decoder", x)
-    net.named.append(x)
-    if net.config("scale_decoder_outputs", True):
-        x = ops.scale(net.tape, x)
+    with answers.answers(net):
+        x = _finish_stack(net, "decoder", x)
         net.named.append(x)
-    return x
+        if net.config("scale_decoder_outputs", True):
+            x = ops.scale(net.tape, x)
+            net.named.append(x)
+        return x
 
 
 def finish(net: Net, inputs: list[Tensor], keep: list[Tensor]) -> Tensor:
     """Output layer and cross-entropy."""
-    return vocabulary(net, inputs, keep, path="lm_head")
+    with answers.answers(net):
+        return vocabulary(net, inputs, keep, path="lm_head")
 
 
 def kind(net: Net, index: int) -> bool:
@@ -178,6 +183,11 @@ def layer(net: Net, x: Tensor, index: int) -> Tensor:
 
 
 def _block(net: Net, x: Tensor, held: Shared) -> Tensor:
+    with answers.answers(net) if held.decoder else answers.source(net):
+        return _parts(net, x, held)
+
+
+def _parts(net: Net, x: Tensor, held: Shared) -> Tensor:
     base = f"{'decoder' if held.decoder else 'encoder'}.block.{{}}.layer"
     hidden, bias = _attention_layer(net, x, f"{base}.0", "SelfAttention", None, held.mask, held.bias, held.decoder)
     cross = None
@@ -223,38 +233,45 @@ def _attention(
     tape = net.tape
     with tape.scope("attention"):
         query = layers.linear(net, f"{path}.q", x)
-        source = x if states is None else states
-        key = layers.linear(net, f"{path}.k", source)
-        value = layers.linear(net, f"{path}.v", source)
-        if bias is None:
-            bias = _relative_positions(net, path) if states is None else _zero_positions(net, query.itemsize)
-        if net.choices.attention == "eager":
-            mixed, weights = two_way_eager(net, query, key, value, mask, net.spec.attention_dropout, bias)
-            net.attention_weights = weights
-        else:
-            additive = _additive(net, bias, mask, causal=causal, copied=states is None)
-            heads = Heads(net.spec.num_heads, net.spec.num_heads, net.spec.head_dim)
-            if tape.rules.autocast:
-                query, key, value = (ops.to(tape, x, HALF) for x in (query, key, value))
-                additive = ops.to(tape, additive, HALF)
-            if layers.composite_attention(net, net.spec.attention_dropout):
-                with tape.outside_autocast():
-                    style = Style(causal=False, dropout=net.spec.attention_dropout)
-                    mixed = attention.math(tape, query, key, value, additive, heads, style)
+        seen = x if states is None else states
+        with nullcontext() if states is None else answers.source(net):
+            key = layers.linear(net, f"{path}.k", seen)
+            value = layers.linear(net, f"{path}.v", seen)
+        with nullcontext() if states is None else answers.both(net):
+            if bias is None:
+                bias = _relative_positions(net, path) if states is None else _zero_positions(net, query.itemsize)
+            if net.choices.attention == "eager":
+                mixed, weights = two_way_eager(net, query, key, value, mask, net.spec.attention_dropout, bias)
+                net.attention_weights = weights
             else:
-                mixed = attention.efficient(tape, query, key, value, additive, heads)
-            del additive
+                additive = _additive(net, bias, mask, causal=causal, copied=states is None)
+                heads = Heads(net.spec.num_heads, net.spec.num_heads, net.spec.head_dim)
+                if tape.rules.autocast:
+                    query, key, value = (ops.to(tape, x, HALF) for x in (query, key, value))
+                    additive = ops.to(tape, additive, HALF)
+                if layers.composite_attention(net, net.spec.attention_dropout):
+                    with tape.outside_autocast():
+                        style = Style(causal=False, dropout=net.spec.attention_dropout)
+                        mixed = attention.math(tape, query, key, value, additive, heads, style)
+                else:
+                    mixed = attention.efficient(tape, query, key, value, additive, heads)
+                del additive
         mixed = layers.linear(net, f"{path}.o", mixed)
         return mixed, bias
 
 
 def _relative_positions(net: Net, path: str) -> Tensor:
-    """compute_bias: bucket numbers by several int64 tensors of length², then one row of the table for each."""
+    """compute_bias: bucket numbers by several int64 tensors of length², then one row of the table for each.
+
+    An encoder looks both ways, and holds which way besides.
+    """
     tape, heads = net.tape, net.spec.num_heads
     module = net.by_path[f"{path}.relative_attention_bias"]
     count, width = module.shape[0] * module.shape[1], net.itemsize
     relative = tape.new(SS, 1, INT64)
-    held = [tape.new(SS, 1, INT64) for _ in range(3)]
+    held = [tape.new(SS, 1, INT64) for _ in range(2 if path.startswith("decoder") else 3)]
+    held.append(tape.new(SS, 1, BYTE))
+    held.append(tape.new(SS, 1, INT64))
     buckets = tape.new(SS, 1, INT64)
     held.clear()
     weight = net.base_weight(count)
@@ -284,7 +301,7 @@ def _additive(net: Net, bias: Tensor, mask: Tensor | None, *, causal: bool, copi
         bias = _where(net, mask, bias)
     if copied:
         bias = ops.contiguous(tape, bias)
-    if bias.monomial == BSS:
+    if bias.monomial in (BSS, BUU, BSU):
         return bias
     return tape.record(bias.alias(), (bias,), (), lambda g, s: (tape.new(SS, heads, width),))
 
@@ -295,7 +312,7 @@ def _where(net: Net, mask: Tensor, bias: Tensor) -> Tensor:
 
     def backward(g: list[Tensor | None], s: tuple[Tensor, ...]) -> list[Tensor | None]:
         chosen = tape.new(monomial, heads, width)
-        return [chosen if monomial == SS else tape.new(SS, heads, width)]
+        return [tape.new(SS, heads, width) if monomial in (BSS, BUU, BSU) else chosen]
 
     return tape.record(tape.new(monomial, heads, width), (bias,), (mask,), backward)
 

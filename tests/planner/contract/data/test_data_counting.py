@@ -118,6 +118,9 @@ def test_each_task_counts_by_its_own_rules(folder: Any, kind: str, model_type: s
     trained = learner.tokenize(examples, tokenizer, max_length=10**6)
     assert [length for length in counted.lengths if length] == trained.lengths
     assert counted.lengths.count(0) == trained.skipped
+    if task is SequenceToSequence:
+        pairs = [(len(each.ids), len(each.labels)) for each in trained.sequences]
+        assert counted.longest_pair == tuple(map(max, *pairs))
 
 
 def test_what_a_task_cannot_learn_the_plan_refuses_as_the_trainer_does(tmp_path: Path) -> None:
@@ -132,6 +135,29 @@ def test_what_a_task_cannot_learn_the_plan_refuses_as_the_trainer_does(tmp_path:
     beside.write_text('{"text": "c", "label": "z"}\n')
     with pytest.raises(InvalidInput, match="the label 'z' does not occur in the training data"):
         dataset.profile(file, task="classification", validation_path=str(beside))
+
+
+def test_a_plan_takes_the_answers_length_from_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN long questions with short answers THEN the decoder is planned as long as those, or as it is told."""
+    from planner.cli import main
+
+    file = tmp_path / "data.jsonl"
+    line = {"prompt": "what is it? " * 200, "completion": "a thing"}
+    file.write_text((json.dumps(line) + "\n") * 20)
+    found = dataset.profile(file, task="seq2seq")
+    assert found.longest_pair is not None
+    assert found.longest_pair[0] > 500 > 10 > found.longest_pair[1]
+
+    def peak(*more: str) -> int:
+        asked = ["check", "--gpu", "a10g", "--model", "t5-base", "--batch-size", "8", "--max-length", "512"]
+        assert main([*asked, "--json", *more]) == 0
+        return int(json.loads(capsys.readouterr().out)["memory"]["allocated_peak_bytes"])
+
+    plain, told, data = peak(), peak("--max-target-length", "8"), peak("--data", str(file))
+    assert told < data + 2**24
+    assert data < 0.9 * plain
+    assert main(["check", "--gpu", "a10g", "--model", "bert-base-uncased", "--max-target-length", "8"]) == 2
+    assert "--max-target-length is for an encoder-decoder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("length", [4, 12])

@@ -500,7 +500,17 @@ def test_the_monomials_at_a_batch_and_a_length() -> None:
     # K and KK, P and PP: a recurrence takes 3 pieces of each sequence
     constant: Sequence[float] = [1, 130, 390, 16900, 50700, 64, 3, 768, 387, 390, 0, 18720, 56160]
     constant = [*constant, 130, 390, 50700, 0, 64, 9, 27, 3, 9]
-    assert values.tolist() == [*constant, *(5 * value for value in constant)]
+    none = [0] * 14  # answers are as long as what is read
+    assert values.tolist() == [*constant, *none, *(5 * value for value in constant), *none]
+
+
+def test_the_monomials_of_answers() -> None:
+    values = multipliers(np.array([3]), np.array([130]), np.array([0]), 64, answers=20)[0]
+    # U, B·U, U², B·U², S·U, B·S·U, B·128, R, RX, TX, U·32, B·U·32, U·144, B·U·144
+    own = [20, 60, 400, 1200, 2600, 7800, 384, 60, 0, 0, 640, 1920, 2880, 8640]
+    assert values[22:36].tolist() == own
+    long = multipliers(np.array([3]), np.array([130]), np.array([0]), 64, answers=1000)[0]
+    assert long[29:32].tolist() == [2048, 952, 3000]
 
 
 # ---- the log of a step
