@@ -44,6 +44,8 @@ def run(
         answer = learned(answered)
     except search.NothingFits as error:
         say(error)
+        for note in question.notes:  # which device was meant, and what else was taken for granted
+            say(note)
         _print_check(error.report, as_json)
         return EXIT_DOES_NOT_FIT
     if train and save is None:

@@ -7,6 +7,7 @@ costs in time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -313,8 +314,14 @@ def _largest_batch(hunt: _Hunt, total: Change, single: MemoryReport) -> tuple[Ch
     return total, single
 
 
+def _chip(device: str) -> str:
+    """A profile's name without the memory that the chip comes with: m3 of m3-16gb."""
+    return re.sub(r"-\d+gb$", "", device)
+
+
 def _other_devices(hunt: _Hunt) -> list[Remedy]:
-    """The smallest other devices of the same make on which the configuration fits unchanged.
+    """The smallest other devices of the same make on which the configuration fits unchanged; the same chip with more
+    memory comes first.
 
     One that takes much longer for a step is named only where there is no other.
     """
@@ -325,7 +332,8 @@ def _other_devices(hunt: _Hunt) -> list[Remedy]:
     remedies: list[Remedy] = []
     slow: list[Remedy] = []
     larger = [p for p in all_profiles() if p.kind in kinds and p.name != hardware.name]
-    larger.sort(key=lambda profile: (profile.budget_bytes, -profile.bandwidth_bytes_per_second))
+    chip = _chip(hardware.name)
+    larger.sort(key=lambda p: (_chip(p.name) != chip, p.budget_bytes, -p.bandwidth_bytes_per_second))
     for profile in larger:
         # What the person set aside here is set aside there.
         aside = hardware.total_bytes - memory.budget_bytes

@@ -19,6 +19,17 @@ from planner.contract.sentence import joined, named
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.contract.units import DTYPE_BYTES
 from planner.speed import own_runs, work
+from planner.speed.operation import Operation, compute_dtype
+
+HALF_SPAN = 480.0
+"""Tokens of a row at which an attention kernel reaches half of what it does in long rows. FlashAttention-2, forward and
+backward under a causal mask with heads of 128, goes from a third of an A100's peak at 512 tokens over a half at 2,048
+to three fifths at 16,384 (arXiv:2307.08691, figure 4, read off)."""
+
+HALF_DEPTH = 256.0
+"""Summands of each output at which a product's kernel reaches half of its best: every tile fills the pipeline first and
+is written out last, which takes as long as this many summands. Rule, with rows of 2,048 to 5,120 wide models in view
+(benchmarks/accuracy/throughput.json)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +45,13 @@ class Efficiency:
     """What the host (Python, autograd, driver) spends to launch one kernel; hidden while the device is busier."""
     link_bytes_per_second: float
     """Between devices, one direction."""
+    half_span: float = HALF_SPAN
+    half_depth: float = HALF_DEPTH
 
 
 EXPECTED = Efficiency(
-    matmul=0.72,
-    attention=0.45,
+    matmul=0.78,
+    attention=0.62,
     bandwidth=0.78,
     kernel_seconds=2e-6,
     launch_seconds=14e-6,
@@ -46,19 +59,18 @@ EXPECTED = Efficiency(
 )
 """Middle of the rules below.
 
-matmul: the best shapes reach 0.87 (A100), 0.80 (H100), 0.78 (B200), 0.60 (MI300X) of the dense peak
-(stas00/ml-engineering, compute/accelerator, Maximum Achievable Matmul FLOPS, read 2026-11-21); a training step's
-shapes nine tenths of the NVIDIA ones. attention: FlashAttention-2 forward and backward with a causal mask reach 0.4 to
-0.6 of an A100's peak (arXiv:2307.08691, figures 4 to 6). bandwidth: rule, long streaming kernels reach 0.8 to 0.9 of
-the data sheet's figure, short ones less. kernel: rule, 1 to 4 microseconds on the device. launch: what short
-steps of 1.8 to 14 billion parameters on an A100 and of 0.1 to 1.7 on a T4 took for each kernel counted here, Python and
-autograd included (benchmarks/accuracy/throughput.json, tests/cases/measured_t4.json): 12 to 20 microseconds.
-link: rule, what PCIe 4.0 x16 moves of its 32 GB/s.
+matmul: the best shapes reach 0.87 of an A100's dense peak (stas00/ml-engineering, compute/accelerator, Maximum
+Achievable Matmul FLOPS, read 2026-11-27; other devices have a fact `sustained_arithmetic` where that table says less);
+a training step's long products nine tenths of that, shorter ones see HALF_DEPTH. attention: of long rows, see
+HALF_SPAN. bandwidth: rule, long streaming kernels reach 0.8 to 0.9 of the data sheet's figure, short ones less. kernel:
+rule, 1 to 4 microseconds on the device. launch: what short steps of 1.8 to 14 billion parameters on an A100 and of 0.1
+to 1.7 on a T4 took for each kernel counted here, Python and autograd included (benchmarks/accuracy/throughput.json,
+tests/cases/measured_t4.json): 12 to 20 microseconds. link: rule, what PCIe 4.0 x16 moves of its 32 GB/s.
 """
 
 SLOW = Efficiency(
-    matmul=0.45,
-    attention=0.25,
+    matmul=0.5,
+    attention=0.35,
     bandwidth=0.55,
     kernel_seconds=4e-6,
     launch_seconds=30e-6,
@@ -67,14 +79,22 @@ SLOW = Efficiency(
 """Lower end of the interval: power-limited cards, unfavourable shapes, a slow host, PCIe 3.0."""
 
 FAST = Efficiency(
-    matmul=0.87,
-    attention=0.65,
+    matmul=0.97,
+    attention=0.87,
     bandwidth=0.92,
     kernel_seconds=1e-6,
     launch_seconds=4e-6,
     link_bytes_per_second=200e9,
 )
-"""Upper end of the interval: the best shapes, fused element-wise kernels, NVLink."""
+"""Upper end of the interval: the best shapes, clocks above the data sheet's, fused element-wise kernels, NVLink."""
+
+WITHOUT_FLASH = 0.5
+"""Share of it that PyTorch's memory-efficient kernel reaches in 16 bit: all that cards before compute capability 8.0
+have. The kernels of xformers are at about half of FlashAttention-2 in the same figures."""
+
+OVERLAP = 4.0
+"""Exponent by which the device's time and the launches' add up: parts of a step wait for the host though the whole does
+not, and the other way round. The longer one alone would be infinity, one after the other 1."""
 
 UNPACKING = 0.34
 """Share of what a streaming kernel reaches that bitsandbytes' 4-bit kernel does. LitGPT's resource tables (tutorials/
@@ -128,7 +148,7 @@ def calibrated(efficiency: Efficiency, hardware: HardwareProfile) -> Efficiency:
 
 def require_dtype(hardware: HardwareProfile, choices: TrainingChoices) -> None:
     """Raise NotModelled where the device has no arithmetic for `--precision` and would emulate it."""
-    dtype = work.compute_dtype(choices)
+    dtype = compute_dtype(choices)
     if dtype not in hardware.dtypes:
         usable = joined(", ", (named("precision") + f" {name}" for name in hardware.dtypes if name != dtype))
         raise NotModelled(f"{hardware.title} has no {dtype} arithmetic (emulated, speed unknown); use ", usable)
@@ -166,10 +186,9 @@ def step_seconds(
     fused = hardware.kind != "mps"  # PyTorch's MPS attention keeps the scores in training
     for operation in work.operations(model, choices, batch, tokens, fused_attention=fused):
         once = _seconds(operation, hardware, efficiency) * operation.copies
-        launched = operation.kernels * operation.copies
-        passes = 1.0 + operation.backward + (repeated if operation.in_layer else 0.0)
-        device += once * passes
-        kernels += launched * (1.0 + min(operation.backward, 2.0) + (repeated if operation.in_layer else 0.0))
+        again = repeated if operation.in_layer else 0.0
+        device += once * (1.0 + operation.backward + again)
+        kernels += operation.copies * _kernels(operation) + operation.copies * operation.kernels * again
     change = work.update(model, choices)
     rate = hardware.bandwidth_bytes_per_second * efficiency.bandwidth
     device += kernels * efficiency.kernel_seconds + change.accumulate_bytes / rate
@@ -177,7 +196,7 @@ def step_seconds(
         device += _offload_seconds(model, choices, batch * tokens, checkpointed, efficiency)
     launches = kernels * efficiency.launch_seconds
     # A CPU has nobody to launch to: the same thread does both, one after the other.
-    busy = device + launches if hardware.kind == "cpu" else np.maximum(device, launches)
+    busy = device + launches if hardware.kind == "cpu" else (device**OVERLAP + launches**OVERLAP) ** (1 / OVERLAP)
     # The next unit's weights are fetched while this one runs.
     micro_batch = np.maximum(busy, _gather_seconds(model, choices, change, efficiency))
     finish = change.step_bytes / rate + change.kernels * efficiency.launch_seconds
@@ -253,18 +272,31 @@ def _utilization(
     model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, tokens_per_second: float
 ) -> float:
     """Model FLOPs utilization: needed FLOP/s over the devices' dense peak at the dtype of the products."""
-    peak = hardware.flops_per_second[work.compute_dtype(choices)] * choices.num_gpus
+    peak = hardware.flops_per_second[compute_dtype(choices)] * choices.num_gpus
     return tokens_per_second * model_flops(model, choices, choices.max_length) / peak
 
 
-def _seconds(operation: work.Operation, hardware: HardwareProfile, efficiency: Efficiency) -> NDArray[np.float64]:
+def _seconds(operation: Operation, hardware: HardwareProfile, efficiency: Efficiency) -> NDArray[np.float64]:
     """Device seconds of one forward pass of one copy."""
     moved = operation.bytes / (hardware.bandwidth_bytes_per_second * efficiency.bandwidth)
     if operation.engine == "dequantize":
         return moved / UNPACKING
-    share = {"matmul": efficiency.matmul, "attention": efficiency.attention, "vector": 1.0}[operation.engine]
+    if operation.engine == "vector":
+        return np.asarray(moved)
+    best, half = efficiency.matmul, efficiency.half_depth
+    if operation.engine == "attention":
+        best, half = efficiency.attention, efficiency.half_span
+        if operation.dtype != "fp32" and (hardware.compute_capability or (8, 0)) < (8, 0):
+            best *= WITHOUT_FLASH
+    share = best * operation.span / (operation.span + half) if np.any(operation.span) else best
     peak = hardware.flops_per_second.get(operation.dtype, hardware.flops_per_second["fp32"])
-    return np.maximum(operation.flops / (peak * share), moved)
+    return np.asarray(np.maximum(operation.flops / (peak * share), moved))
+
+
+def _kernels(operation: Operation) -> float:
+    """Kernels that forward and backward of one copy launch."""
+    backward = min(operation.backward, 2.0) if operation.backward_kernels is None else operation.backward_kernels
+    return operation.kernels * (1.0 + backward)
 
 
 def _exchange_seconds(choices: TrainingChoices, change: work.UpdateWork, efficiency: Efficiency) -> float:
@@ -297,5 +329,5 @@ def _offload_seconds(
     efficiency: Efficiency,
 ) -> NDArray[np.float64]:
     """Seconds of moving the checkpointed layers' inputs to host memory and back over the device's link."""
-    size = DTYPE_BYTES[work.compute_dtype(choices)]
+    size = DTYPE_BYTES[compute_dtype(choices)]
     return 2.0 * tokens * checkpointed * model.hidden_size * size / min(efficiency.link_bytes_per_second, 25e9)

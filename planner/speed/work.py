@@ -11,50 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec, Module
 from planner.contract.units import DTYPE_BYTES
 from planner.models.lora import adapter_modules, adapter_rank, saved_modules, trainable_parameters
-
-Array = NDArray[np.float64]
+from planner.speed.elementwise import elementwise
+from planner.speed.operation import Array, Operation, autocasts, compute_dtype, stream_dtype, vector
 
 BYTES_PER_WEIGHT = {"nf4": 0.5, "nf4-double": 0.5, "int8": 1.0}
 """Storage of a quantized base weight, scales left out (they are below 4 %)."""
-
-KEPT = {"mlp": 1.0, "norms": 0.4}
-"""What stack `builtin` saves in backward where a piece isn't made again, in forward passes, by the bytes that its
-functions move: an MLP's activation and its product, 10 of 10 bytes per element; of a norm the fp32 copy and its
-product with 1/rms, 14 of 36 (trainer/modeling/lean)."""
-
-GELU_AS_MANY_OPS = ("gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu")
-"""Activations that transformers writes as separate element-wise operations (transformers/activations.py)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Operation:
-    """One kind of operation of a micro-batch, with the cost of one forward pass of one copy."""
-
-    name: str
-    engine: Literal["matmul", "attention", "vector", "dequantize"]
-    """What it runs on: matrix units in large products, an attention kernel, element-wise arithmetic, or a kernel that
-    unpacks quantised weights.
-    """
-    flops: Array
-    bytes: Array
-    copies: int
-    backward: float
-    """Backward cost in forward passes: 0 where nothing before it is trained."""
-    in_layer: bool
-    """Whether a checkpointed layer repeats it."""
-    kernels: float
-    """Kernels launched by one forward pass of one copy."""
-    dtype: str
-    """Arithmetic type: fp32, tf32, bf16 or fp16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,25 +37,6 @@ class UpdateWork:
     gradient_bytes: float
     """Size of all gradients: what several devices exchange."""
     kernels: int
-
-
-def compute_dtype(choices: TrainingChoices) -> str:
-    """Arithmetic type of the matrix products under `--precision`: fp32, bf16 or fp16."""
-    return choices.precision.removesuffix("-mixed").removesuffix("-amp")
-
-
-def autocasts(choices: TrainingChoices) -> bool:
-    """Whether products run under autocast, in 16 bit whatever their inputs are stored in."""
-    return choices.precision.endswith(("-mixed", "-amp"))
-
-
-def stream_dtype(choices: TrainingChoices) -> str:
-    """Type of what flows between the layers: fp32 behind norms that k-bit preparation made fp32, else the products'.
-
-    transformers' RMSNorm multiplies with its weight last, and bitsandbytes' Linear4bit hands out what it was given
-    (transformers modeling_llama.py, bitsandbytes nn/modules.py, read 2026-11-27).
-    """
-    return "fp32" if choices.kbit_prepared != "none" else compute_dtype(choices)
 
 
 def visible_pairs(length: Array, *, causal: bool, window: int | None) -> Array:
@@ -117,7 +66,7 @@ def operations(
     yield from _products(model, choices, tokens, adapted)
     yield from _dequantized(model, choices, tokens)
     yield from _attention(model, choices, batch_size, length, fused_attention)
-    yield from _elementwise(model, choices, tokens, adapted)
+    yield from elementwise(model, choices, tokens, adapted)
     yield _loss(model, choices, tokens)
 
 
@@ -210,6 +159,7 @@ def _products(
             in_layer=module.layers is not None,
             kernels=1 if not extra else 2,
             dtype=dtype,
+            span=float(np.sqrt(float(module.shape[-1]) * float(module.shape[-2]))),
         )
     for module in adapted:
         yield _adapter(model, module, choices, tokens)
@@ -235,6 +185,9 @@ def _dequantized(model: ModelSpec, choices: TrainingChoices, tokens: Array) -> I
             kernels=1,
             dtype="fp32",
         )
+        if stream_dtype(choices) != compute_dtype(choices):  # what comes in is narrowed, what goes out widened again
+            cast = 6.0 * (module.shape[-1] + module.shape[-2])
+            yield vector(f"{module.path} (cast)", choices, tokens, cast, module.copies, kernels=2, backward=1.0)
 
 
 def _adapter(model: ModelSpec, module: Module, choices: TrainingChoices, tokens: Array) -> Operation:
@@ -294,84 +247,8 @@ def _attention(
             in_layer=True,
             kernels=3 if fused else 8,
             dtype=dtype,
+            span=length,
         )
-
-
-def _elementwise(
-    model: ModelSpec, choices: TrainingChoices, tokens: Array, adapted: tuple[Module, ...]
-) -> Iterator[Operation]:
-    """Norms, residuals, rotation, activation and what an adapter adds: bytes per token, counted op by op for 16-bit."""
-    scale = DTYPE_BYTES[stream_dtype(choices)] / 2
-    layers = model.num_layers + model.num_decoder_layers
-    lean = choices.stack == "builtin"
-    norms, mlp = (KEPT[piece] if lean and not choices.makes_again(piece) else 0.0 for piece in ("norms", "mlp"))
-    yield _vector("norms", choices, tokens, scale * _norm_bytes(model), 1, kernels=6.0 * 2 * layers, kept=norms)
-    yield _vector("residuals", choices, tokens, scale * 12.0 * model.hidden_size, layers, kernels=2)
-    if model.facts.positions == "rotary":
-        rotated = (model.num_heads + model.num_kv_heads) * model.head_dim
-        yield _vector("rotation", choices, tokens, scale * 20.0 * rotated, layers, kernels=10)
-    yield _vector("activation", choices, tokens, scale * _activation_bytes(model), layers, kernels=2, kept=mlp)
-    for module in adapted:
-        yield _vector(
-            f"{module.path} (adapter)", choices, tokens, _adapter_bytes(module, choices), module.copies, kernels=5
-        )
-
-
-def _vector(
-    name: str,
-    choices: TrainingChoices,
-    tokens: Array,
-    bytes_per_token: float,
-    copies: int,
-    kernels: float,
-    *,
-    kept: float = 0.0,
-) -> Operation:
-    """An element-wise operation; its backward moves about twice what its forward does (gradient, saved input, out),
-    less what it needn't make again (`kept`, in forward passes)."""
-    moved = bytes_per_token * tokens
-    return Operation(
-        name=name,
-        engine="vector",
-        flops=np.zeros_like(moved),
-        bytes=moved,
-        copies=copies,
-        backward=2.0 - kept,
-        in_layer=True,
-        kernels=kernels,
-        dtype="fp32",
-    )
-
-
-def _norm_bytes(model: ModelSpec) -> float:
-    """Bytes per token of all norms: LayerNorm is one kernel (read and write), RMSNorm is written op by op in fp32."""
-    total = 0.0
-    for module in model.modules:
-        if module.kind == "norm":
-            total += (4.0 if module.bias else 36.0) * module.shape[-1] * module.copies
-    return total
-
-
-def _activation_bytes(model: ModelSpec) -> float:
-    """Bytes per token and layer of the activation: a gate's function and product, or one function in many kernels."""
-    width = model.intermediate_size
-    if model.num_experts:
-        width = model.experts_per_token * model.expert_intermediate_size + model.shared_expert_intermediate_size
-    if model.activation in GELU_AS_MANY_OPS:
-        return 36.0 * width
-    gated = any(module.leaf in ("gate_proj", "gate_up_proj", "wi_1") for module in model.modules)
-    return (10.0 if gated else 4.0) * width
-
-
-def _adapter_bytes(module: Module, choices: TrainingChoices) -> float:
-    """Bytes per token that PEFT's `result + lora_B(lora_A(dropout(x))) * scaling` adds beside the products."""
-    fp32 = choices.adapter_dtype == "fp32" and not autocasts(choices)
-    if choices.stack == "builtin":
-        return 6.0 * module.shape[-2] + (5.0 if choices.lora_dropout else 0.0) * module.shape[-1]
-    size = 4.0 if fp32 else 2.0
-    dropout = (2 * size + 1) if choices.lora_dropout else 0.0
-    cast = 2.0 + size if fp32 else 0.0
-    return (cast + dropout) * module.shape[-1] + (5 * size + 4.0) * module.shape[-2]
 
 
 def _loss(model: ModelSpec, choices: TrainingChoices, tokens: Array) -> Operation:

@@ -26,20 +26,30 @@ def mean_error(found: list[Paced]) -> float:
 
 
 def test_rows_whose_settings_are_known_are_predicted() -> None:
-    """GIVEN 69 published runs THEN they are 12 % off on average at most, and nine in ten lie in the interval."""
+    """GIVEN 113 published runs on 13 devices THEN they are 12 % off on average at most, nine in ten in the interval."""
     exact = [row for row in rows() if row.exact]
-    assert len(exact) >= 69
+    assert len(exact) >= 113
+    assert len({row.gpu for row in exact}) >= 13
     assert mean_error(exact) <= 0.12
     assert sum(row.inside for row in exact) >= 0.9 * len(exact)
-    assert abs(statistics.fmean(row.error for row in exact)) <= 0.03, "neither too fast nor too slow"
+    assert abs(statistics.fmean(row.error for row in exact)) <= 0.05, "neither too fast nor too slow"
 
 
-@pytest.mark.parametrize(("gpu", "limit"), [("a100-80gb", 0.085), ("l40", 0.05), ("t4", 0.125)])
-def test_by_device(gpu: str, limit: float) -> None:
-    assert mean_error([row for row in rows() if row.exact and row.gpu == gpu]) <= limit
+@pytest.mark.parametrize("later", [False, True])
+def test_rows_looked_up_later_are_predicted_too(later: bool) -> None:
+    found = [row for row in rows() if row.exact and row.later == later]
+    assert len(found) >= 44
+    assert mean_error(found) <= 0.12
 
 
-@pytest.mark.parametrize(("gpu", "limit"), [("a100-80gb", 0.08), ("l40", 0.08)])
+@pytest.mark.parametrize(
+    ("gpus", "limit"), [(("a100", "h100", "l40s"), 0.08), (("a100-80gb",), 0.06), (("l40",), 0.06), (("t4",), 0.12)]
+)
+def test_by_device(gpus: tuple[str, ...], limit: float) -> None:
+    assert mean_error([row for row in rows() if row.exact and row.gpu.startswith(gpus)]) <= limit
+
+
+@pytest.mark.parametrize(("gpu", "limit"), [("a100-80gb", 0.08), ("l40", 0.08), ("l40s", 0.08), ("h100-80gb", 0.08)])
 def test_by_device_after_runs_of_ones_own(gpu: str, limit: float) -> None:
     """GIVEN the other rows of a device as its own runs THEN each row is less than 8 % off on average."""
     found = throughput.with_own_runs([row for row in rows() if row.exact and row.gpu == gpu])

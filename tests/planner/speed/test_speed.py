@@ -43,7 +43,14 @@ LAYER = 64 * 64 + 64 * 64 + 128 * 64 + 64 * 128  # weights of one layer: 24,576
 HEAD = 1000 * 64
 
 ARITHMETIC_ONLY = roofline.Efficiency(
-    matmul=1, attention=1, bandwidth=1, kernel_seconds=0, launch_seconds=0, link_bytes_per_second=1e30
+    matmul=1,
+    attention=1,
+    bandwidth=1,
+    kernel_seconds=0,
+    launch_seconds=0,
+    link_bytes_per_second=1e30,
+    half_span=0,
+    half_depth=0,
 )
 
 
@@ -149,12 +156,41 @@ def test_without_arithmetic_the_bytes_decide():
         for out, inn, copies in ((64, 64, 4), (128, 64, 2), (64, 128, 2), (1000, 64, 1))
     )
     attention = 2 * (2 * 2 * TOKENS * (4 + 2) * 16)
-    vectors = TOKENS * (36 * 64 + 2 * 12 * 64 + 2 * 20 * 6 * 16 + 2 * 4 * 128)
+    thrice = TOKENS * (36 * 64 + 2 * 4 * 128)  # norm and activation
+    twice = TOKENS * 2 * (12 * 64 + 20 * 6 * 16 + 4 * 64)  # residuals, rotation, heads side by side again
     loss = TOKENS * 1000 * 28
     parameters = SMALL.parameters
     update = parameters * (3 * 2 + 3 * 2)  # gradients added, then read and weights read and written
-    moved = 3 * products + 3.5 * attention + 3 * vectors + loss + update
+    moved = 3 * products + 3.5 * attention + 3 * thrice + 2 * twice + loss + update
     assert seconds(choices, device(peak=1e30, bandwidth=1e9)) == pytest.approx(moved / 1e9, rel=1e-9)
+
+
+def test_long_rows_and_deep_products_run_closer_to_the_peak():
+    """GIVEN half of the best at 32 tokens and at 64 summands THEN rows of 32 and products of 64 take twice as long."""
+    products, attention = 3 * 2 * TOKENS * (2 * LAYER + HEAD), 3.5 * ATTENTION
+
+    def taken(**halves: float) -> float:
+        efficiency = replace(ARITHMETIC_ONLY, **halves)
+        return float(speed.step_seconds(SMALL, device(), FULL, 2, 32, 0, efficiency=efficiency))
+
+    assert taken(half_span=32) == pytest.approx((products + 2 * attention) / 1e12, rel=1e-9)
+    square = 3 * 2 * TOKENS * 2 * 2 * 64 * 64  # q and o; the others' depth is the mean of both sides
+    assert taken(half_depth=64) > (products + attention + square) / 1e12
+
+
+def test_cards_without_flash_attention_take_twice_as_long_for_it():
+    plain = seconds(FULL, device())
+    old = seconds(FULL, replace(device(), compute_capability=(7, 5)))
+    assert old - plain == pytest.approx(3.5 * ATTENTION / 1e12, rel=1e-9)
+
+
+def test_launches_and_work_of_one_length_hide_each_other_in_part():
+    """GIVEN a host as busy as the device THEN a step takes longer than either and less than both after another."""
+    launching = replace(ARITHMETIC_ONLY, launch_seconds=1e-6)
+    host = float(speed.step_seconds(SMALL, device(peak=1e30), FULL, 2, 32, 0, efficiency=launching))
+    work_alone = seconds(FULL, device(peak=1e9))
+    both = float(speed.step_seconds(SMALL, device(peak=1e9 * work_alone / host), FULL, 2, 32, 0, efficiency=launching))
+    assert 1.1 * host < both < 1.9 * host
 
 
 def test_each_operation_takes_the_longer_of_both():
