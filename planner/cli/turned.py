@@ -107,6 +107,8 @@ def _row_record(row: ComparedRow) -> dict[str, object]:
         "hours": row.hours,
         "price_per_hour": None if row.price is None else row.price.record(),
         "cost": row.cost,
+        "board_watts": row.board_watts,
+        "energy_kwh": row.energy_kwh,
         "report": None if row.report is None else row.report.model_dump(mode="json", by_alias=True),
         "changed": [item.model_dump(mode="json") for item in row.changed],
     }

@@ -27,6 +27,8 @@ class ComparedRow:
     why_not: str = ""
     price: Price | None = None
     """For one device and hour."""
+    board_watts: float | None = None
+    """Power limit of one device's board; None where none is published."""
 
     @property
     def hours(self) -> float | None:
@@ -46,6 +48,13 @@ class ComparedRow:
         """Money for the whole run in the price's currency; None where hours or price are unknown."""
         return None if self.hours is None or self.price is None else self.hours * self.price.amount * self.num_gpus
 
+    @property
+    def energy_kwh(self) -> float | None:
+        """The most that the devices draw over the whole run: their limit all the time, without the host around them."""
+        if self.hours is None or self.board_watts is None:
+            return None
+        return self.hours * self.board_watts * self.num_gpus / 1000
+
 
 def compare(
     question: Question, devices: Sequence[HardwareProfile], num_gpus: Sequence[int], prices: dict[str, Price]
@@ -55,6 +64,7 @@ def compare(
     for profile in devices:
         for count in num_gpus:
             price = prices.get(profile.name)
+            power = profile.facts.get("board_power")
             try:
                 choices = replace(question.choices, num_gpus=count)
                 fixed = question.fixed | ({"num_gpus"} if count > 1 else set())
@@ -72,6 +82,7 @@ def compare(
                     changed=answer.changed,
                     epochs=epochs,
                     price=price,
+                    board_watts=None if power is None else float(power.value),
                 )
             )
     return rows

@@ -138,7 +138,7 @@ def _one_for_all(
 
 
 SAME_PEAK, SAME_STEP = 0.01, 0.03
-"""Tiers whose peaks and steps are within these shares of each other are one: nobody gives time for 1 % of the memory."""
+"""Tiers whose peaks and steps are within these shares of each other are one: 1 % of the memory is worth no time."""
 
 
 def distinct(picked: list[tuple[int, CheckReport]], named: str) -> tuple[list[tuple[int, CheckReport]], dict[str, int]]:

@@ -28,9 +28,10 @@ UNIT_FACTORS: dict[str, float] = {
     "GiB": 1024**3,
     "GB/s": 1e9,
     "TFLOP/s": 1e12,
+    "W": 1,
     "1": 1,
 }
-"""What a fact's value is multiplied by to become bytes, bytes per second, FLOP/s or a plain ratio."""
+"""What a fact's value is multiplied by to become bytes, bytes per second, FLOP/s, watts or a plain ratio."""
 
 _KINDS = ("cuda", "rocm", "mps", "cpu")
 _DTYPES = ("fp32", "bf16", "fp16")

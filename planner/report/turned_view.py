@@ -24,6 +24,11 @@ HEADINGS = {
     "model": "The largest models of the catalogue",
 }
 
+TITLES = ("device", "method", "batch", "length", "peak", "of it", "tok/s", "time", "kWh", "money")
+NUMBERS_FROM = TITLES.index("peak")
+FALLS = ("of it", "length", "method", "kWh", "tok/s")
+"""Columns of the comparison in the order in which a narrow terminal loses them."""
+
 
 def limits_view(console: Console, question: Question, what: str, found: Sequence[Limit]) -> None:
     """Each limit with its configuration; every one of them was judged as `plan check` judges."""
@@ -65,18 +70,40 @@ def compare_view(console: Console, question: Question, rows: Sequence[ComparedRo
     console.print(f"hours: {basis}, loading and evaluation left out", style="dim")
     console.print()
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("device", no_wrap=True)
-    for title in ("method", "batch", "length"):
-        table.add_column(title, no_wrap=True)
-    for title in ("peak", "of it", "tok/s", "time", "money"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*_cells(row))
+    cells = [_cells(row) for row in rows]
+    places = _places(cells, console.width)
+    for place in places:
+        table.add_column(TITLES[place], justify="left" if place < NUMBERS_FROM else "right", no_wrap=True)
+    for line in cells:
+        table.add_row(*(line[place] for place in places))
     console.print(table)
+    longest = max((row.report.settings.max_length for row in rows if row.report is not None), default=0)
+    shorter = [row for row in rows if row.report is not None and row.report.settings.max_length < longest]
+    if shorter:
+        names = ", ".join(f"{_name(row)} {row.report.settings.max_length:,}" for row in shorter if row.report)
+        console.print(
+            f"Shorter rows than the {longest:,} of the others, so less done in its time: {names}", style="dim"
+        )
+    if TITLES.index("kWh") in places and any(row.energy_kwh is not None for row in rows):
+        console.print("kWh: at most; the boards' power limit all the time, the host not counted", style="dim")
     for row in rows:
         if row.why_not:
             console.print(f"{_name(row)}: {row.why_not}", style="dim")
     _prices(console, rows)
+
+
+def _places(cells: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Which columns there is room for."""
+    kept = list(range(len(TITLES)))
+
+    def wide() -> int:
+        return sum(max(len(text) for text in (TITLES[n], *(line[n] for line in cells))) + 1 for n in kept)
+
+    for title in FALLS:
+        if wide() <= width:
+            break
+        kept.remove(TITLES.index(title))
+    return kept
 
 
 def _name(row: ComparedRow) -> str:
@@ -85,7 +112,7 @@ def _name(row: ComparedRow) -> str:
 
 def _cells(row: ComparedRow) -> list[str]:
     if row.report is None:
-        return [_name(row), "does not fit"]
+        return [_name(row), "", "none fits", *[""] * (len(TITLES) - 3)]
     report, settings = row.report, row.report.settings
     share = report.memory.device_peak_bytes / max(1, report.memory.budget_bytes)
     hours = row.hours
@@ -99,6 +126,7 @@ def _cells(row: ComparedRow) -> list[str]:
         f"{share:.0%}",
         "?" if report.speed is None else f"{report.speed.tokens_per_second:,.0f}",
         "?" if hours is None else format_duration(hours * 3600),
+        "?" if row.energy_kwh is None else f"{row.energy_kwh:.2g}" if row.energy_kwh < 10 else f"{row.energy_kwh:,.0f}",
         money or "?",
     ]
 

@@ -506,3 +506,8 @@ def test_a_chip_with_several_memories_names_the_one_it_took(capsys: pytest.Captu
         assert taken in note
         assert other in note.split("also")[1]
     assert not any("is taken as" in note for note in run_json(capsys, "--gpu", "m3-8gb", *SHORT)["notes"])
+    assert main(["--gpu", "m3"]) == 3  # phi-2 does not fit that one: the same chip with more memory is the way out
+    said = capsys.readouterr()
+    assert "--gpu m3 is taken as m3-8gb" in said.err
+    moves = [line.split()[1] for line in said.out.splitlines() if line.startswith("--gpu ")]
+    assert moves[0] == "m3-16gb"

@@ -162,11 +162,42 @@ def test_each_compared_row_holds_and_money_is_hours_by_price(capsys: pytest.Capt
         assert row["cost"] == pytest.approx(row["hours"] * price["amount"] * row["num_gpus"])
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", price["date"])
         assert price["provider"]
+        assert row["energy_kwh"] == pytest.approx(row["hours"] * row["board_watts"] / 1000)
     capsys.readouterr()
     assert main([*words]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert rows[0]["price_per_hour"]["date"] in out
     assert rows[0]["price_per_hour"]["provider"] in out
+
+
+def test_a_narrow_terminal_loses_columns_by_importance(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN 100, 80 and 48 columns THEN device, batch, peak, time and money stay and no line is longer."""
+    words = (
+        "compare",
+        "--gpu",
+        "l40s,gtx-1050-ti",
+        "--num-gpus",
+        "1,4",
+        "--model",
+        "mistral-7b",
+        "--max-length",
+        "512",
+    )
+    shown = {}
+    for columns in (100, 80, 48):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main([*words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= columns
+        head = next(line for line in lines if line.startswith("device"))
+        assert all(title in head for title in ("batch", "peak", "time", "money")), head
+        assert any("none fits" in line for line in lines)
+        shown[columns] = ("kWh" in head, "length" in head)
+        assert ("kWh: at most" in " ".join(lines)) == shown[columns][0]
+    assert shown[100] == (True, True)
+    assert shown[48] == (False, False)
 
 
 def test_several_devices_cost_as_many_times_the_price(capsys: pytest.CaptureFixture[str]) -> None:
