@@ -21,12 +21,22 @@ class Changed(Record):
 
 
 TOLD = (
-    *("method", "max_length", "precision", "stack", "optimizer", "checkpoint_offload", "attention", "adapter_dtype"),
+    *(
+        "method",
+        "strategy",
+        "max_length",
+        "precision",
+        "stack",
+        "optimizer",
+        "checkpoint_offload",
+        "attention",
+        "adapter_dtype",
+    ),
     *("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers"),
     "made_again",
 )
 """Choices whose change is told first, in this order; after them every other that was named."""
-USUAL_OPEN = ("method", "checkpoint_offload", "optimizer")
+USUAL_OPEN = ("method", "strategy", "stack", "checkpoint_offload", "optimizer")
 """Open choices that are told of where they are not the usual ones."""
 
 

@@ -224,7 +224,7 @@ def _scope(question: Question) -> _Scope:
     )
 
 
-SEARCHED = ("method", "precision", "optimizer", "checkpoint_offload", "made_again")
+SEARCHED = ("method", "strategy", "precision", "optimizer", "checkpoint_offload", "made_again")
 """Choices beside the shape that a search makes where nobody named them: asked again they start from their defaults."""
 
 

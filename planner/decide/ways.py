@@ -106,7 +106,18 @@ def _bases(question: Question) -> list[TrainingChoices]:
     if "method" not in fixed and first.method == "lora":
         quantized = replace(first, method="qlora")
         found += [quantized, *([_sparing(quantized, fixed)] if spare else [])]
-    return found
+    return [*found, *_divided(found, fixed)]
+
+
+def _divided(bases: list[TrainingChoices], fixed: frozenset[str]) -> list[TrainingChoices]:
+    """The same with weights divided among several devices (FSDP); quantised ones only PEFT's stack divides."""
+    if bases[0].num_gpus == 1 or "strategy" in fixed or bases[0].strategy != "ddp":
+        return []
+    plain = [replace(base, strategy="fsdp") for base in bases if base.method != "qlora" or base.stack == "peft"]
+    if "stack" in fixed:
+        return plain
+    quantized = [base for base in bases if base.method == "qlora" and base.stack != "peft"]
+    return [*plain, *(replace(base, strategy="fsdp", stack="peft") for base in quantized)]
 
 
 def _sparing(base: TrainingChoices, fixed: frozenset[str]) -> TrainingChoices:

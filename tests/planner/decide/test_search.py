@@ -267,3 +267,33 @@ def test_length_beyond_the_positions_names_both() -> None:
     """GIVEN a length over the model's positions THEN the refusal names both numbers."""
     with pytest.raises(InvalidInput, match="4096 is beyond the 2048 positions of phi-2"):
         check(ask(PHI, A10G, TrainingChoices(max_length=4096)))
+
+
+@pytest.mark.parametrize(
+    ("card", "model", "devices", "fixed", "taken"),
+    [
+        ("a100-40gb", "mistral-7b-v0.1", 4, {"method": "full"}, ("full", "fsdp", "builtin")),
+        ("a100-40gb", "mistral-7b-v0.1", 4, {"method": "full", "strategy": "ddp"}, ("lora", "ddp", "builtin")),
+        ("a10g", "llama-3.3-70b", 4, {}, ("qlora", "fsdp", "peft")),
+        ("a10g", "codellama-13b", 2, {"method": "lora"}, ("lora", "fsdp", "builtin")),
+        ("a10g", "codellama-13b", 2, {}, ("qlora", "ddp", "builtin")),
+    ],
+)
+def test_weights_are_divided_where_nothing_else_fits(
+    card: str, model: str, devices: int, fixed: dict[str, str], taken: tuple[str, str, str]
+) -> None:
+    """GIVEN several cards of which none holds the weights THEN they are divided before what was named is given up."""
+    question = Question(
+        model=sources.load_model(model),
+        hardware=hardware.find(card),
+        choices=TrainingChoices(num_gpus=devices, **fixed),
+        fixed=frozenset({"num_gpus", *fixed}),
+    )
+    answer = search.recommend(question)
+    settings = answer.recommended.settings
+    assert (settings.method, settings.strategy, settings.stack) == taken
+    assert ("strategy" in {item.name for item in answer.changed}) == (taken[1] == "fsdp")
+    for option in answer.options:
+        again = check(question.having(option.settings), with_remedies=False)
+        assert again.memory == option.memory
+        assert again.verdict in ("fits", "tight")
