@@ -85,6 +85,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     # tencent/Hunyuan-7B-Instruct and Hunyuan-A13B-Instruct, read 2026-11-27
     "hunyuan_v1_dense": {"head_dim": 128, "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128167},
+    "hunyuan_vl_text": {"head_dim": 128},
     "hunyuan_v1_moe": {
         "head_dim": 128,
         "num_key_value_heads": 8,
@@ -92,6 +93,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "vocab_size": 128167,
         "num_experts": 64,
         "moe_topk": 8,
+    },
+    # nvidia/Minitron-4B-Base, read 2026-11-27
+    "nemotron": {
+        "hidden_size": 3072,
+        "intermediate_size": 9216,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
     },
     # LiquidAI/LFM2-8B-A1B, as in the catalogue
     "lfm2_moe": {

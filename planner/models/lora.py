@@ -129,11 +129,17 @@ def saved_modules(model: ModelSpec, choices: TrainingChoices) -> tuple[Module, .
 def trainable_parameters(model: ModelSpec, choices: TrainingChoices) -> int:
     """Parameters that receive a gradient: all under `full`, else adapters and modules trained in full."""
     if choices.method == "full":
-        return model.parameters
+        return sum(module.parameters * module.copies for module in learning_modules(model))
     adapters = sum(
         adapter_parameters(model, module, choices) * module.copies for module in adapter_modules(model, choices)
     )
     return adapters + sum(module.parameters * module.copies for module in saved_modules(model, choices))
+
+
+def learning_modules(model: ModelSpec) -> tuple[Module, ...]:
+    """All modules but those that the network itself never trains (a router's correction, a table of sines)."""
+    still = frozenset(model.config.get("recorded", {}).get("frozen", ()))
+    return tuple(module for module in model.modules if module.path not in still) if still else model.modules
 
 
 def _saved_names(model: ModelSpec, choices: TrainingChoices) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ def describe(config: dict[str, object]) -> dict[str, object]:
         "left_out": sorted(adapters.refused_leaves(model)),
         "experts": expert_tensors(model),
         "fp32": fp32_modules(model, layers),
+        "frozen": frozen_modules(model, layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -193,6 +194,20 @@ def fp32_modules(model: torch.nn.Module, layers: list[str]) -> list[str]:
         path, _ = _pattern(name, stems)
         wide = [key for key, value in module._parameters.items() if value is not None and value.dtype == torch.float32]
         found.update(dict.fromkeys([path, *(f"{path}.{key}".removeprefix(".") for key in wide)] if wide else []))
+    return list(found)
+
+
+def frozen_modules(model: torch.nn.Module, layers: list[str]) -> list[str]:
+    """Paths of what the network itself never trains: a router's correction, a table of sines."""
+    stems = {path: index for index, path in enumerate(layers)}
+    found: dict[str, None] = {}
+    for name, module in model.named_modules():
+        own = {key: value for key, value in module._parameters.items() if value is not None}
+        still = [key for key, value in own.items() if not value.requires_grad]
+        path, _ = _pattern(name, stems)
+        found.update(dict.fromkeys(f"{path}.{key}".removeprefix(".") for key in still))
+        if still and len(still) == len(own):
+            found[path] = None
     return list(found)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec, Module
 from planner.memory.engine.monomials import FP32
-from planner.models.lora import adapter_modules, adapter_rank, saved_modules
+from planner.models.lora import adapter_modules, adapter_rank, learning_modules, saved_modules
 
 BLOCK_8BIT = 256
 MINIMUM_8BIT = 4096
@@ -69,7 +69,7 @@ def trained_tensors(spec: ModelSpec, choices: TrainingChoices, base: int, adapte
     """Every trainable tensor: `base` and `adapter` are the bytes per element of base weights and adapters."""
     found: list[TrainedTensor] = []
     wide = frozenset(spec.config.get("recorded", {}).get("fp32", ()))
-    whole = list(spec.modules) if choices.method == "full" else saved_modules(spec, choices)
+    whole = learning_modules(spec) if choices.method == "full" else saved_modules(spec, choices)
     adapted = adapter_modules(spec, choices)
     order = {module.path: index for index, module in enumerate(registered(spec))}
     for module in sorted([*whole, *adapted], key=lambda module: order[module.path]):

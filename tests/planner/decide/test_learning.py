@@ -124,6 +124,70 @@ def test_layers_that_loop_over_the_sequence_are_the_trace_to_the_byte(
         assert 0 <= theirs[instant] - ours[instant] <= COUNTERS_AND_ITEMS + 4 * 4 * 16, instant
 
 
+WIDTHS = {key: value for key, value in CONFIG.items() if key not in ("model_type", "architectures")}
+FURTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # Routers that stay fp32 among weights in bf16.
+    "ernie4_5_moe": (
+        {
+            "architectures": ["Ernie4_5_MoeForCausalLM"],
+            "moe_num_experts": 4,
+            "moe_k": 2,
+            "moe_intermediate_size": 16,
+            "moe_layer_start_index": 1,
+        },
+        {"method": "full", "lora_dropout": 0.05},
+    ),
+    # A loop over the tokens whose outputs are let go at once.
+    "mamba": (
+        {"architectures": ["MambaForCausalLM"], "state_size": 4, "num_hidden_layers": 5},
+        {"lora_targets": ("in_proj", "x_proj"), "max_length": 48},
+    ),
+    # A router that is a linear layer, which PEFT adapts as a tensor.
+    "afmoe": (
+        {
+            "architectures": ["AfmoeForCausalLM"],
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 16,
+            "moe_intermediate_size": 16,
+            "num_shared_experts": 1,
+            "num_hidden_layers": 8,
+            "sliding_window": 512,
+        },
+        {"lora_targets": ("all-linear",)},
+    ),
+    # A table as wide as there are layers: fewer are another network.
+    "gemma4_text": (
+        {
+            "architectures": ["Gemma4ForCausalLM"],
+            "head_dim": 16,
+            "global_head_dim": 16,
+            "sliding_window": 512,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 4000,
+            "num_kv_shared_layers": 2,
+        },
+        {},
+    ),
+}
+"""Kinds of networks: config beside WIDTHS, choices."""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("model_type", FURTHER)
+def test_networks_of_other_kinds_are_the_trace_to_the_byte(
+    home: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, given = FURTHER[model_type]
+    config = {**WIDTHS, "model_type": model_type, **own}
+    spec = learning.learned(lambda: from_config(config, "further"), lambda line: None, allowed=lambda: True)
+    plain = {"batch_size": 3, "max_length": 208, "gradient_checkpointing": False, "lora_dropout": 0.0, "stack": "peft"}
+    choices = TrainingChoices(**{**plain, "loss": "full", **given})
+    ours, theirs = _predicted(spec, choices).instants, _traced(choices, monkeypatch, config)
+    for instant in ("forward", "loss", "backward", "eval"):
+        assert 0 <= theirs[instant] - ours[instant] <= COUNTERS_AND_ITEMS + 4 * 8 * 20, instant
+
+
 def test_what_is_missing_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path))
     with pytest.raises(Unlearned, match="'plan learn' records one"):
