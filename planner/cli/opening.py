@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from planner.cli.asked import Aim, Source, Target
 from planner.cli.resolve import parse_columns
@@ -33,6 +34,8 @@ def run(target: Target, source: Source, aim: Aim, plan: str | None = None) -> in
         "reading": {name: value for name, value in reading.items() if value not in (None, "auto", {}, False)},
         "aim": {"goal": aim.goal, "tier": aim.tier, "scenario": aim.scenario},
     }
+    if plan is not None and Path(plan).is_dir():
+        return _attached(Path(plan), [name for name, value in given.items() if value and name != "aim"])
     if plan is not None:
         if settings or target.model or aim.effective_batch_size:
             raise InvalidInput(f"{plan} says what is trained; beside it only --gpu and --data have a meaning")
@@ -40,3 +43,13 @@ def run(target: Target, source: Source, aim: Aim, plan: str | None = None) -> in
 
         given["plan"] = plans.load(plan)
     return int(wizard.run({name: value for name, value in given.items() if value}) or 0)
+
+
+def _attached(folder: Path, beside: list[str]) -> int:
+    """Shows a run by its folder alone: one that goes on is followed, one that is over shows its end."""
+    from planner.tui import app as wizard
+    from planner.tui import history
+
+    if beside:
+        raise InvalidInput(f"{folder} is a run, which has its plan; leave {', '.join(beside)} out")
+    return int(wizard.run({"attach": history.at(folder), "output": folder.parent}) or 0)

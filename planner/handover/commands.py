@@ -1,4 +1,4 @@
-"""Command lines that a person can paste: `plan` and the trainer as this shell finds them."""
+"""Command lines that a person can paste: `plan` as this shell finds it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,3 @@ def plan_command(*words: str) -> str:
     if os.access(own, os.X_OK):
         return shlex.join((str(own), *words))
     return shlex.join(process.command("planner.cli", *words))
-
-
-def trainer_command(*words: str) -> str:
-    """The trainer with these words, in the interpreter that it is installed for."""
-    return shlex.join(process.command("trainer", *words))

@@ -21,9 +21,10 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_count
 from planner.contract.words import one_line
+from planner.handover.commands import plan_command
 from planner.models.order import family_of, model_order
 from planner.report.finding import ListEntry
-from planner.tui import figures, kept, messages, state
+from planner.tui import figures, kept, live, messages, state
 from planner.tui.asking import Asking
 from planner.tui.history import PastRun
 from planner.tui.opening import Opening, opened
@@ -75,12 +76,13 @@ class TuneplanApp(Asking):
         *,
         output: str | Path = "runs",
         start_folder: str | Path = ".",
+        attach: PastRun | None = None,
         **given: Any,
     ) -> None:
         """Raises `TuneplanError` for a start value that is wrong.
 
-        `output`: folder that gets one folder per run; `start_folder`: where the directory tree opens; `given`: the
-        fields of `Opening`.
+        `output`: folder that gets one folder per run; `start_folder`: where the directory tree opens; `attach`: a
+        run to show at once; `given`: the fields of `Opening`.
         """
         super().__init__()
         self.output = Path(output)
@@ -88,7 +90,8 @@ class TuneplanApp(Asking):
         self.profiles: tuple[HardwareProfile, ...] = ()
         self.past_runs: tuple[PastRun, ...] = ()
         """Runs in the output folder."""
-        self._runs_said = False
+        self._attach = attach
+        self._runs_said = attach is not None
         for theme in THEMES:
             self.register_theme(theme)
         own = kept.kept_theme()
@@ -110,6 +113,8 @@ class TuneplanApp(Asking):
         self.look_at_machine()
         self.look_for_runs()
         self.push_screen(self.first_open)
+        if self._attach is not None:
+            self.read_run(self._attach)
         self.update(self.wizard)
 
     @property
@@ -156,6 +161,10 @@ class TuneplanApp(Asking):
         return rows
 
     # ----------------------------------------------------------------------------------------------------- choosing
+
+    def go_on(self) -> None:
+        """From the device to the first step that is not decided; all were chosen for another one: to the plan."""
+        self.go(self.first_open)
 
     def choose_hardware(self, profile: HardwareProfile) -> None:
         """Takes a device."""
@@ -238,7 +247,7 @@ class TuneplanApp(Asking):
                 # Tokens are counted with the model's own tokenizer where it is at hand.
                 self.read_data(self.wizard.data.path)
             if isinstance(screen, ModelScreen):
-                self.go("data")
+                self.go_on()
         elif isinstance(screen, ModelScreen):
             screen.show(found)
 
@@ -254,6 +263,11 @@ class TuneplanApp(Asking):
             self.say(found.error or "the data can't be read any more", error=True)
         if isinstance(self.shown, DataScreen):
             self.shown.show(found)
+
+    def on_samples_read(self, message: messages.SamplesRead) -> None:
+        """The chosen data's first examples."""
+        if isinstance(self.shown, DataScreen):
+            self.shown.show_samples(message.path, message.samples)
 
     # ---------------------------------------------------------------------------------------------- help, quitting
 
@@ -287,8 +301,9 @@ class TuneplanApp(Asking):
 
     @property
     def goes_on(self) -> Text:
-        """Said when the wizard leaves a run."""
-        return Text(f"The run goes on in {one_line(self.run_folder)}")
+        """Said when the wizard leaves a run: where it is, and how it is seen again."""
+        again = plan_command("ui", live.near_path(self.run_folder))
+        return Text(f"The run goes on in {one_line(self.run_folder)}; {one_line(again)} shows it again.")
 
     async def action_quit(self) -> None:
         """The palette's Quit asks as well."""

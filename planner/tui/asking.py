@@ -172,6 +172,13 @@ class Asking(RunControl):
     def _read_data(self, path: str, snapshot: WizardState, changes: Mapping[str, Any] | None) -> None:
         self.post_message(messages.DataReady(reading.read_data(path, snapshot, final=False, changes=changes)))
 
+    @work(thread=True, group="data", exit_on_error=False)
+    def read_samples(self) -> None:
+        """Asks for the first examples of the data that is chosen."""
+        chosen = self.wizard
+        if chosen.data.path:
+            self.post_message(messages.SamplesRead(chosen.data.path, reading.again(chosen.data.path, chosen)))
+
     # ------------------------------------------------------------------------------------------------------ answers
 
     def on_evaluated(self, message: messages.Evaluated) -> None:

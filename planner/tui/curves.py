@@ -12,6 +12,10 @@ from planner.tui.plot import Curve
 VIEWS = ("loss", "memory", "tokens/s", "learning rate", "gradient norm")
 SMOOTH = 24
 """Points from which the loss is drawn smoothed too."""
+SMOOTHED = 0.05
+"""Share of a curve's points over which it is smoothed."""
+LEAST = {"memory": 0.05, "tokens/s": 0.05}
+"""Share of its values that a view spans at the least: what lies a hair apart shall not look far apart."""
 MOST_ZOOM = 6
 """The nearest look is at 1/64 of the steps."""
 PLANNED, MEASURED, RAW = "$accent", "$success", "$foreground 40%"
@@ -53,11 +57,11 @@ def curves_of(view: str, run: RunSnapshot) -> list[Curve]:
             Curve(points=run.evals, name="eval", color=PLANNED, marks=True),
         ]
     elif view == "memory":
-        unit, name = (GIB, "GiB") if (run.predicted_bytes or 0) >= GIB else (MIB, "MiB")
+        unit = memory_unit(run)[0]
         measured = tuple((x, y / unit) for x, y in run.memory)
         planned = _level(run.predicted_bytes / unit if run.predicted_bytes else None, measured)
         found = [
-            Curve(points=planned, name=f"predicted {name}", color=PLANNED),
+            Curve(points=planned, name="predicted", color=PLANNED),
             Curve(points=measured, name="measured", color=MEASURED),
         ]
     elif view == "learning rate":
@@ -70,6 +74,18 @@ def curves_of(view: str, run: RunSnapshot) -> list[Curve]:
             Curve(points=run.speeds, name="measured", color=MEASURED),
         ]
     return [curve for curve in found if curve.points]
+
+
+def memory_unit(run: RunSnapshot) -> tuple[int, str]:
+    """The unit of a run's memory, in bytes and by name."""
+    return (GIB, "GiB") if (run.predicted_bytes or 0) >= GIB else (MIB, "MiB")
+
+
+def title(view: str, run: RunSnapshot | None) -> str:
+    """A view's name with its unit; without a run it is that of several."""
+    if view != "memory":
+        return view
+    return f"memory {'MiB' if run is None else memory_unit(run)[1]}"
 
 
 def compared(view: str, runs: Sequence[tuple[str, RunSnapshot]]) -> list[Curve]:
@@ -92,8 +108,9 @@ def _level(value: float | None, beside: Sequence[Point]) -> tuple[Point, ...]:
     return ((beside[0][0], value), (beside[-1][0], value)) if value and beside else ()
 
 
-def smoothed(points: Sequence[Point], share: float = 0.1) -> tuple[Point, ...]:
-    """The moving mean that forgets a tenth at each point."""
+def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The moving mean over about a twentieth of the points, four at the least: it trails by half of that."""
+    share = 2 / (max(4.0, SMOOTHED * len(points)) + 1)
     found: list[Point] = []
     mean = points[0][1]
     for x, y in points:

@@ -90,8 +90,9 @@ def short_name(component: str) -> str:
 
 
 def short_bytes(size_bytes: float) -> str:
-    """Bytes with the binary prefix alone, for narrow columns: `15.8Gi`."""
-    return format_bytes(size_bytes).removesuffix("B").replace(" ", "")
+    """Bytes in seven characters at most, for narrow columns: `15.8GiB`, `520MiB`."""
+    number, unit = format_bytes(size_bytes).split()
+    return f"{float(number):.0f}{unit}" if len(number) > 4 else f"{number}{unit}"
 
 
 def byte_range(low: int, high: int) -> str:
@@ -127,8 +128,8 @@ def total_time(report: CheckReport, epochs: float, max_steps: int | None) -> str
         return None
     by_epochs = None if speed.epoch_seconds is None else speed.epoch_seconds * epochs
     by_steps = None if max_steps is None else speed.step_seconds * max_steps
-    known = [seconds for seconds in (by_epochs, by_steps) if seconds is not None]
-    return format_duration(min(known)) if known else None
+    seconds = by_epochs if by_steps is None else by_steps  # as in the trainer, a number of steps goes before epochs
+    return None if seconds is None else format_duration(seconds)
 
 
 def tier_line(report: CheckReport) -> tuple[str, str, str, str]:

@@ -72,8 +72,20 @@ def every(output: Path) -> tuple[PastRun, ...]:
     return tuple(run for run in runs if run is not None)
 
 
-def _look(folder: Path, changed: float) -> PastRun | None:
-    """One folder; None where nothing came of it."""
+def at(folder: Path) -> PastRun:
+    """The run in a folder, whatever came of it. Raises `InvalidInput` where there is none."""
+    try:
+        changed = (folder / EVENTS).lstat().st_mtime
+    except OSError:
+        changed = None
+    found = None if changed is None else _look(folder, changed, bare=True)
+    if found is None:
+        raise InvalidInput(f"{folder}: not the folder of a run: it holds no {PLAN} with {EVENTS} beside it")
+    return found
+
+
+def _look(folder: Path, changed: float, *, bare: bool = False) -> PastRun | None:
+    """One folder; None where it is none of a run or, unless `bare`, where nothing came of it."""
     if not _is_plain(folder / PLAN):
         return None
     try:
@@ -88,7 +100,7 @@ def _look(folder: Path, changed: float) -> PastRun | None:
         state = "going on"
     elif isinstance(last, FinishedEvent) and last.reason != "stopped":
         state = "completed"
-    elif not checkpoints(folder):
+    elif not bare and not checkpoints(folder):
         return None
     elif isinstance(last, FinishedEvent):
         state = "stopped"

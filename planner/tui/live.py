@@ -43,6 +43,8 @@ class RunSnapshot:
     phase: Phase = "starting"
     doing: str = "starting the trainer"
     """What the trainer does just now, in words."""
+    title: str = ""
+    """Device, model and data of its plan, in one short line."""
     run_dir: str = ""
     device: str = ""
     step: int = 0
@@ -106,12 +108,19 @@ def begin(plan: Plan, before: RunSnapshot | None = None) -> RunSnapshot:
     memory = plan.predicted
     return replace(
         RunSnapshot() if before is None else _resumable(before),
+        title=" · ".join(word for word in (plan.gpu, *_names(plan.model, plan.data.path)) if word),
+        device="cpu" if plan.gpu == "cpu" else "",
         predicted_bytes=memory.allocated_peak_bytes if memory else None,
         predicted_device_bytes=memory.device_peak_bytes if memory else None,
         planned_speed=plan.predicted_speed.tokens_per_second if plan.predicted_speed else None,
         peak_rate=plan.hyperparameters.learning_rate,
         logging_steps=plan.hyperparameters.logging_steps,
     )
+
+
+def _names(*paths: str | None) -> tuple[str, ...]:
+    """What each is called without its folder or owner."""
+    return tuple(one_line((path or "").rstrip("/").rsplit("/", 1)[-1]) for path in paths)
 
 
 def _resumable(run: RunSnapshot) -> RunSnapshot:

@@ -47,3 +47,21 @@ def same_but_memory(name: str, names: Iterable[str]) -> list[str]:
     """The devices that differ from this one in their memory alone, itself among them: `m3-8gb`, `m3-16gb`."""
     stem = re.sub(r"-\d+gb$", "", name)
     return [other for other in names if other == name or re.fullmatch(rf"{re.escape(stem)}-\d+gb", other)]
+
+
+STARTS: tuple[tuple[str, float], ...] = (
+    ("qwen3-8b", 16.4e9),
+    ("qwen3-4b-instruct-2507", 8.0e9),
+    ("qwen3-1.7b", 3.4e9),
+    ("qwen3-0.6b", 1.2e9),
+)
+"""Where the cursor stands for who has chosen no model yet: chat models that anyone may fetch (Apache-2.0, not gated),
+with the bytes of their weights at 16 bits."""
+
+
+def first_model(device: HardwareProfile | None) -> str | None:
+    """The largest model of `STARTS` whose weights leave half of the device free; a processor gets the smallest."""
+    if device is None:
+        return None
+    room = 0.0 if device.kind == "cpu" else device.budget_bytes / 2
+    return next((name for name, size in STARTS if size <= room), STARTS[-1][0])

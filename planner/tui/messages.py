@@ -10,6 +10,7 @@ from planner.tui.comparing import Compared
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.live import RunSnapshot
 from planner.tui.reading import DataFound, HardwareFound, ModelFound
+from planner.tui.samples import SampleText
 from planner.tui.state import WizardState
 from planner.tui.work import Evaluation, SearchAsked, WizardAnswer
 
@@ -54,6 +55,15 @@ class Recommended(Message):
         self.recommendation = recommendation
         self.about = about
         self.asked = asked
+        super().__init__()
+
+
+class SamplesRead(Message):
+    """The first examples of the data set at `path`."""
+
+    def __init__(self, path: str, samples: tuple[SampleText, ...]) -> None:
+        self.path = path
+        self.samples = samples
         super().__init__()
 
 

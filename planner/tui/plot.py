@@ -52,10 +52,13 @@ class Seen:
         return self.low + share * (self.high - self.low)
 
 
-def window(curves: Sequence[Curve], *, log: bool = False, part: tuple[float, float] = (0.0, 1.0)) -> Seen | None:
+def window(
+    curves: Sequence[Curve], *, log: bool = False, part: tuple[float, float] = (0.0, 1.0), least: float = 0.0
+) -> Seen | None:
     """The window that holds the curves, or the `part` of their steps; None where there is nothing to see.
 
-    A logarithmic one where every value is above zero, else a plain one.
+    A logarithmic one where every value is above zero, else a plain one. `least`: share of the highest value that it
+    spans at the least.
     """
     steps = [x for curve in curves for x, _ in curve.points]
     if not steps:
@@ -70,6 +73,9 @@ def window(curves: Sequence[Curve], *, log: bool = False, part: tuple[float, flo
     if low == high:
         room = 0.05 * abs(low) or 1.0
         low, high = (low / 1.05, high * 1.05) if log else (low - room, high + room)
+    elif high - low < least * abs(high):
+        middle, half = (low + high) / 2, least * abs(high) / 2
+        low, high = middle - half, middle + half
     if last <= first:
         last = first + 1
     return Seen(first=first, last=last, low=low, high=high, log=log)

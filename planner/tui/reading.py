@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from planner.contract.errors import TuneplanError
 from planner.contract.run_settings import DataSettings
 from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.handover.places import expand, loadable, tokenizer_folder
@@ -138,14 +139,20 @@ def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[st
             max_examples=settings.max_examples,
         )
     except Undecided as error:
+        ways = tuple(way for way in error.ways if possible(way, state))
         return DataFound(
-            path=path, final=final, error=error_line(error), settings=settings, ways=error.ways, names=error.names
+            path=path, final=final, error=error_line(error), settings=settings, ways=ways, names=error.names
         )
     except Exception as error:
         return DataFound(path=path, final=final, error=error_line(error), settings=settings)
     return DataFound(
         path=path, dataset=found, final=final, settings=settings, model=model, samples=_samples(path, settings, state)
     )
+
+
+def again(path: str, state: WizardState) -> tuple[SampleText, ...]:
+    """The first examples of a data set that was taken without a look at it."""
+    return _samples(path, state.data, state)
 
 
 def _samples(path: str, settings: DataSettings, state: WizardState) -> tuple[SampleText, ...]:
@@ -157,6 +164,31 @@ def _samples(path: str, settings: DataSettings, state: WizardState) -> tuple[Sam
     except Exception as error:
         error_line(error)
         return ()
+
+
+def possible(way: tuple[str, Mapping[str, Any]], state: WizardState) -> bool:
+    """Whether the chosen model can do what a way of reading the data asks of it: to classify, or to answer."""
+    from planner.contract.data.columns import ANSWER
+
+    words, changes = way
+    if state.model is None or not state.model_name:
+        return True
+    heads = state.model.task != "seq2seq" and classifies(state.model_name)  # T5's head is described, but has no program
+    if words == ANSWER:
+        return state.model.task != "masked" and not heads
+    return changes.get("format") != "classification" or heads
+
+
+def classifies(model_name: str) -> bool:
+    """Whether a model with a classification head in place of its own can be planned."""
+    from planner.memory.network.blocks.registry import program
+    from planner.models.sources import load_model
+
+    try:
+        program(load_model(expand(model_name), task="classification"))
+    except TuneplanError:
+        return False
+    return True
 
 
 def _other_head(state: WizardState, settings: DataSettings) -> ModelSpec | None:

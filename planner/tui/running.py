@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,14 @@ from textual.reactive import reactive
 from planner.contract import process
 from planner.contract.errors import InvalidInput, RunFailed, TuneplanError
 from planner.contract.words import one_line
-from planner.handover.commands import plan_command, trainer_command
+from planner.handover.commands import plan_command
 from planner.tui import comparing, doubts, history, live, messages, run_texts
 from planner.tui import work as questions
 from planner.tui.doubts import Act, Doubt
 from planner.tui.history import FollowedRun, PastRun
 from planner.tui.in_order import InOrder
 from planner.tui.live import RunSnapshot
+from planner.tui.ringing import notification
 from planner.tui.screens.runs import CompareScreen
 from planner.tui.state import WizardState
 
@@ -225,7 +227,7 @@ class RunControl(InOrder):
         self.exit_code = failed if self.run_snapshot.phase == "failed" else 0
         self._run = None
         if (self.run_snapshot.heard or 0) - (self.run_snapshot.began or 0) >= LONG:
-            self.bell()  # whoever waited for it may have looked elsewhere
+            self.ring(f"the run is {self.run_snapshot.doing}: {Path(self.run_folder).name}")
         self.look_for_runs()
         if self._quit_when_over:
             self.exit(
@@ -233,6 +235,12 @@ class RunControl(InOrder):
             )
         else:
             self._show_step("end")
+
+    def ring(self, text: str) -> None:
+        """Bell and the terminal's notification: whoever waited may have looked elsewhere."""
+        self.bell()
+        if self._driver is not None and not self.is_headless:
+            self._driver.write(notification(text, os.environ))
 
     # -------------------------------------------------------------------------------------------------- controlling
 
@@ -304,8 +312,8 @@ class RunControl(InOrder):
             return None
         rows = [("run", live.near_path(self.run_folder))]
         rows += [("failed", run.failure or "")] if run.phase == "failed" else run_texts.outcome(run)
-        lines = [f"{name:<16} {text}".rstrip() for name, text in rows]
-        return Text("\n".join(one_line(line) for line in [*lines, *(command for _, command in self.next_commands())]))
+        lines = [f"{one_line(name):<16} {one_line(text)}".rstrip() for name, text in rows]
+        return Text("\n".join([*lines, *(one_line(command) for _, command in self.next_commands())]))
 
     def next_commands(self) -> list[tuple[str, str]]:
         """What to type after the run: (why, command)."""
@@ -315,7 +323,7 @@ class RunControl(InOrder):
         found: list[tuple[str, str]] = []
         plan, folder = live.near_path(self._plan_path), live.near_path(self.run_folder)
         if run.result is not None and run.result.adapter_path:
-            words = trainer_command("generate", folder, "--prompt")
+            words = plan_command("generate", folder, "--prompt")
             found.append(("generate with it:", f"{words} '…'"))
             found.append(
                 (

@@ -51,6 +51,9 @@ class Wizard(Protocol):
     def go(self, name: str) -> None:
         """To a step by name."""
 
+    def go_on(self) -> None:
+        """To the first step that is not decided."""
+
     def find_hardware(self, name: str) -> HardwareProfile:
         """A device by name; raises InvalidInput."""
 
@@ -71,6 +74,9 @@ class Wizard(Protocol):
 
     def read_data(self, path: str, changes: Mapping[str, Any] | None = None) -> None:
         """Measures a data file in the background."""
+
+    def read_samples(self) -> None:
+        """Reads the first examples of the chosen data in the background."""
 
     def choose_data(self, dataset: Any, settings: Any = None, model: Any = None) -> None:
         """Takes measured data, or none."""

@@ -88,14 +88,16 @@ async def settle(app: TuneplanApp, pilot: Pilot[Any], seconds: float = 90) -> st
     return await drawn(app, pilot)
 
 
-async def until(app: TuneplanApp, pilot: Pilot[Any], true: Callable[[], bool], seconds: float = 60) -> str:
-    """Waits until something holds; returns the screen."""
+async def until(
+    app: TuneplanApp, pilot: Pilot[Any], true: Callable[[], bool], seconds: float = 60, *, fails: bool = False
+) -> str:
+    """Waits until something holds; returns the screen. `fails`: a run that fails is what is waited for."""
     end = time.monotonic() + seconds
     while not true():
         failed = (
             isinstance(app.screen, EndScreen) and app.run_snapshot is not None and app.run_snapshot.phase == "failed"
         )
-        if failed or time.monotonic() > end:
+        if (failed and not fails) or time.monotonic() > end:
             raise AssertionError(f"it never came to hold; the screen shows:\n{screen_text(app)}")
         await asyncio.sleep(0.05)
         await pilot.pause()

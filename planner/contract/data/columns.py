@@ -150,6 +150,10 @@ class Layout:
         return self.columns[ask], self.columns[answer]
 
 
+ANSWER = "learn to answer with the label"
+"""The way in which a model that goes on with texts learns labels; any causal one can."""
+
+
 class Undecided(InvalidInput):
     """The data can be read in several ways of which the user must choose; `ways` are settings with a word for each."""
 
@@ -262,6 +266,7 @@ def _holds_turns(row: Mapping[str, object], wanted: Mapping[str, str]) -> bool:
 def _ask_for_label(row: Mapping[str, object], found: Layout, where: str) -> None:
     labels = [name for name in found.unused if plain(str(name)) in _LABELS and isinstance(row[name], str | int | float)]
     if labels:
+        text = found.columns["text"]
         raise Undecided(
             sentence(
                 f"{where}: a text and its {shown(labels[0])}: ",
@@ -270,7 +275,11 @@ def _ask_for_label(row: Mapping[str, object], found: Layout, where: str) -> None
                 named("format"),
                 " text learns the text and leaves the label out",
             ),
-            [("learn the label", {"format": "classification"}), ("learn the text alone", {"format": "text"})],
+            [
+                ("learn the label", {"format": "classification"}),
+                (ANSWER, {"format": "prompt-completion", "columns": {"prompt": text, "completion": str(labels[0])}}),
+                ("learn the text alone", {"format": "text"}),
+            ],
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -86,9 +87,16 @@ class DataScreen(WizardScreen):
             self.show(found)
             with self.prevent(Input.Changed):
                 self.query_one("#path", Input).value = wizard.data.path or ""
+            if not found.samples:
+                self.wizard_app.read_samples()  # it was named on the command line, or stands in a plan
         else:
             self._found = None
             self.query_one("#facts-text", Static).update(Content.styled(NO_DATA, "dim"))
+
+    def show_samples(self, path: str, samples: tuple[SampleText, ...]) -> None:
+        """The first examples arrived."""
+        if samples and self._found is not None and self._found.path == path and not self._found.samples:
+            self.show(replace(self._found, samples=samples))
 
     @on(DataTree.FileSelected)
     def _picked(self, event: DataTree.FileSelected) -> None:
@@ -144,7 +152,7 @@ class DataScreen(WizardScreen):
     def _chosen(self, event: Ways.Chosen) -> None:
         event.stop()
         self.say(f"reading {Path(event.path).name} …")
-        self.set_focus(self.query_one("#tree"))
+        self.set_focus(self.query_one("#path"))  # where Enter takes what was read, or reads it again
         self.wizard_app.read_data(event.path, event.changes)
 
     def action_next(self) -> None:
@@ -195,7 +203,7 @@ def data_text(data: DatasetProfile, max_length: int) -> Content:
     parts: list[Content | str | tuple[str, str]] = [(Path(data.path).name, "bold"), "\n"]
     for name, text in rows:
         parts += [(f"{name:<14}", "dim"), text, "\n"]
-    parts += [(f"! {sentence}\n", "$warning") for sentence in data.said]
+    parts += [(f"! {figures.in_labels(sentence)}\n", "$warning") for sentence in data.said]
     return Content.assemble(*parts)
 
 

@@ -105,7 +105,7 @@ class HardwareScreen(ListScreen):
                 return
         self.say()
         self.wizard_app.choose_hardware(profile)
-        self.wizard_app.go("model")
+        self.wizard_app.go_on()
 
     def _meant(self, typed: str) -> list[str]:
         """The devices that what was typed may mean; those that differ in memory too where it says no memory."""

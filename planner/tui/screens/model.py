@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 from textual import on
@@ -10,9 +11,10 @@ from textual.content import Content
 from textual.widgets import Static
 
 from planner.contract.spec import ModelSpec
-from planner.contract.units import format_count
+from planner.contract.units import format_bytes, format_count
 from planner.models import catalogue
 from planner.tui.hints import leaf_names
+from planner.tui.makers import first_model
 from planner.tui.reading import ModelFound
 from planner.tui.screens.base import ListScreen, facts_of
 from planner.tui.theme import fit_mark
@@ -50,7 +52,8 @@ class ModelScreen(ListScreen):
         listing = self.query_one(FilterList)
         if name and listing.text == name:
             listing.clear()
-        listing.fill(self.wizard_app.model_entries(), select=name or None)
+        start = first_model(self.wizard_app.wizard.hardware) if not listing.current else None
+        listing.fill(self.wizard_app.model_entries(), select=name or start)
 
     def mark(self, fits: dict[str, str]) -> None:
         """Marks what of some models fits the device."""
@@ -113,6 +116,13 @@ def _licence_rows(name: str | None) -> list[tuple[str, str]]:
     return [("licence", f"{found.licence}{gate}")]
 
 
+def weights_text(model: ModelSpec) -> str:
+    """How large the weights are at 16 bits a number, and whether they are to be fetched."""
+    here = is_path(model.id) or os.path.isdir(model.id)
+    how = "at 16 bits a number" if here else "to fetch at 16 bits a number, as most are published"
+    return f"{format_bytes(2 * model.parameters) if here else f'{2 * model.parameters / 1e9:.1f} GB'} {how}"
+
+
 def details_text(model: ModelSpec) -> Content:
     """What a model is made of."""
     attention = f"{model.num_heads} heads of {model.head_dim}"
@@ -122,7 +132,7 @@ def details_text(model: ModelSpec) -> Content:
     rows = [
         *([("on the hub", found.hub_id)] if found is not None else []),
         ("parameters", f"{format_count(model.parameters)} ({model.parameters:,})"),
-        ("weights", f"{2 * model.parameters / 1e9:.1f} GB to fetch at 16 bits a number, as most are published"),
+        ("weights", weights_text(model)),
         *_licence_rows(found.name if found is not None else None),
         ("architecture", f"{model.architecture}, {model.task}"),
         ("layers", f"{model.num_layers}" + (f" + {model.num_decoder_layers}" if model.num_decoder_layers else "")),

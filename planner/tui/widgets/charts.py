@@ -14,7 +14,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from planner.tui import plot
-from planner.tui.curves import MOST_ZOOM, VIEWS, Look, compared, curves_of
+from planner.tui.curves import LEAST, MOST_ZOOM, VIEWS, Look, compared, curves_of, title
 from planner.tui.live import RunSnapshot
 from planner.tui.plot import Curve
 
@@ -79,7 +79,9 @@ class Curves(Widget):
         steps = [x for curve in curves for x, _ in curve.points]
         if not steps or width < 8 or height < 2:
             return Content("")
-        seen = plot.window(curves, log=self.look.log, part=self.look.part(min(steps), max(steps)))
+        seen = plot.window(
+            curves, log=self.look.log, part=self.look.part(min(steps), max(steps)), least=LEAST.get(self.view, 0.0)
+        )
         assert seen is not None
         cells = plot.draw(curves, seen, width, height)
         cursor = self._column(seen, width)
@@ -96,8 +98,7 @@ class Curves(Widget):
     def _meanings(self, curves: Sequence[Curve]) -> Content:
         """The view's name and what each colour means."""
         named = [curve for curve in curves if curve.name]
-        unit = " MiB" if self.runs and self.view == "memory" else ""
-        parts: list[str | tuple[str, str]] = [f"{self.view}{unit}"]
+        parts: list[str | tuple[str, str]] = [title(self.view, None if self.runs else self.run)]
         for curve in named:
             parts += ["  ", ("● " if curve.marks else "━ ", curve.color), (curve.name, "dim")]
         return Content.assemble(*parts)

@@ -23,9 +23,12 @@ class StepBar(Widget):
 
     def on_mount(self) -> None:
         self.watch(self.app, "wizard", self._follow)
+        self.watch(self.app, "run_snapshot", self._follow)
 
     def _follow(self) -> None:
-        self.summary = getattr(self.app, "wizard").summary  # noqa: B009  (the app's type would import this module)
+        # By name: the app's type would import this module.
+        chosen, run = getattr(self.app, "wizard"), getattr(self.app, "run_snapshot")  # noqa: B009
+        self.summary = run.title if run is not None and self.current == len(STEPS) - 1 else chosen.summary
 
     def render(self) -> RenderResult:
         parts: list[str | tuple[str, str]] = []

@@ -53,18 +53,19 @@ class Ways(Static, can_focus=True):
     def on_key(self, event: Key) -> None:
         """Takes the answer."""
         found = self._found
-        if found is None or event.character is None:
+        character = KEYS[0] if event.key == "enter" and found is not None and found.ways else event.character
+        if found is None or character is None:
             return
         if found.ways:
-            if (place := KEYS.find(event.character)) in range(len(found.ways)):
+            if (place := KEYS.find(character)) in range(len(found.ways)):
                 event.stop()
                 self.post_message(self.Chosen(found.path, found.ways[place][1]))
             return
-        if event.character == NONE and not self._columns:
+        if character == NONE and not self._columns:
             event.stop()
             self._columns = {"text": ""}
             self._show()
-        elif (place := KEYS.find(event.character)) in range(len(found.names)):
+        elif (place := KEYS.find(character)) in range(len(found.names)):
             event.stop()
             self._play(found, found.names[place])
 
@@ -87,6 +88,7 @@ class Ways(Static, can_focus=True):
             return
         if found.ways:
             lines = [("What is to be done?\n", "bold"), *_choices([words for words, _ in found.ways])]
+            lines.append(("a digit chooses, Enter the first", "dim"))
         else:
             question = {
                 "prompt": "Which column holds the question (the prompt)?\n",

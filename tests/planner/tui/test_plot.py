@@ -94,3 +94,15 @@ def test_curves_of_a_run_and_of_several() -> None:
     both = compared("loss", [("a", run), ("b", run)])
     assert [curve.name for curve in both] == ["", "a", "", "b"]
     assert len({curve.color for curve in both}) == 2
+
+
+def test_what_lies_a_hair_apart_does_not_look_far_apart() -> None:
+    """GIVEN a peak and its prediction a thousandth apart THEN the window spans the share that was asked for."""
+    curves = [Curve(points=((0, 63.63), (9, 63.63)), color="a"), Curve(points=((0, 63.61), (9, 63.61)), color="b")]
+    seen = window(curves, least=0.05)
+    assert seen is not None
+    assert seen.high - seen.low == pytest.approx(0.05 * 63.63)
+    assert seen.low < 63.61 < 63.63 < seen.high
+    plain = window(curves)
+    assert plain is not None
+    assert (plain.low, plain.high) == (63.61, 63.63)

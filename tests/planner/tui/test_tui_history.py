@@ -188,3 +188,28 @@ async def test_a_run_that_goes_on_is_shown_live(tmp_path: Path) -> None:
             await pilot.pause()
     assert app.return_value == 0
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "run")
+
+
+async def test_a_run_is_shown_by_its_folder_alone(tmp_path: Path) -> None:
+    """GIVEN the folder of a run, going on or over, WHEN the wizard opens with it THEN the run stands there at once."""
+    going = leave_run(tmp_path, "going", step(2), checkpoint=False)
+    early = leave_run(tmp_path, "early", step(1), checkpoint=False)
+    with trainer_at_work(going):
+        app = TuneplanApp(attach=history.at(going), output=tmp_path)
+        async with app.run_test(size=(120, 36)) as pilot:
+            shown = flat(await until(app, pilot, lambda: isinstance(app.screen, LiveScreen)))
+            assert "cpu · phi-2 · x.jsonl" in shown, "the line at the top tells of the run, not of what was chosen"
+            assert "Started elsewhere" in shown
+            await pilot.press("q", "l")
+            await pilot.pause()
+            assert str(going) in str(app.goes_on) or "going" in str(app.goes_on)
+            assert " ui " in str(app.goes_on)
+    app = TuneplanApp(attach=history.at(early), output=tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        assert "The run failed" in await until(app, pilot, lambda: isinstance(app.screen, EndScreen), fails=True)
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("model: x\n")
+    with pytest.raises(InvalidInput, match="not the folder of a run"):
+        history.at(tmp_path)

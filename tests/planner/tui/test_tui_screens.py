@@ -541,7 +541,9 @@ async def test_a_model_by_path_stays_chosen_and_its_data_is_counted_again(pairs:
         await pilot.press("enter")
         await settle(app, pilot)
         assert app.wizard.model_name == str(folder)
-        await pilot.press("escape")
+        assert isinstance(app.screen, PlanScreen), "data and device are chosen already"
+        await pilot.press("alt+2")
+        await settle(app, pilot)
         await type_text(pilot, "phi-2")
         await settle(app, pilot)
         await pilot.press("enter")
@@ -549,7 +551,7 @@ async def test_a_model_by_path_stays_chosen_and_its_data_is_counted_again(pairs:
         assert app.wizard.model_name == "phi-2"
         assert app.wizard.dataset is not first
         assert app.wizard.dataset.path == first.path
-        await pilot.press("enter")
+        await pilot.press("escape", "enter")
         await settle(app, pilot)
         assert isinstance(app.screen, PlanScreen), "Enter goes on with the data that is chosen"
 
@@ -611,7 +613,12 @@ async def test_the_view_keeps_the_focus_when_it_changes(pairs: Path) -> None:
             {"columns": {"prompt": "Frage", "completion": "Antwort"}},
         ),
         ("a.csv", "Absatz,Nr\nEs war einmal.,1\n", "01", {"columns": {"text": "Absatz"}}),
-        ("a.csv", "text,label\ngood,1\nbad,0\n", "1", {"format": "classification"}),
+        (
+            "a.csv",
+            "text,label\ngood,1\nbad,0\n",
+            "1",
+            {"format": "prompt-completion", "columns": {"prompt": "text", "completion": "label"}},
+        ),
         ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "1", {"format": "preference"}),
         ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n', "1", {"skip_invalid": True}),
     ],

@@ -380,7 +380,7 @@ def test_short_texts() -> None:
     assert max(len(figures.short_name(name)) + len(figures.short_bytes(999.9 * 2**20)) for name in COMPONENT_TEXT) <= 17
     assert component_text("fragmentation") == "fragmentation"
     assert "fragmentation".startswith(figures.short_name("fragmentation")[:8]), "the same word, cut"
-    assert figures.short_bytes(15.8 * 2**30) == "15.8Gi"
+    assert figures.short_bytes(15.8 * 2**30) == "15.8GiB"
     assert figures.byte_range(2**30, 2 * 2**30) == "1.0–2.0 GiB"
     assert figures.change_text({"batch_size": 4, "gradient_accumulation_steps": 16}) == "batch 4×16"
     assert (
@@ -468,13 +468,16 @@ def test_time_of_the_whole_run(start) -> None:
     report = work.evaluate(start).report
     assert report is not None
     assert figures.total_time(report, 3.0, None) is None
-    assert figures.total_time(report, 3.0, 10) is not None
+    measured = report.model_copy(update={"speed": report.speed.model_copy(update={"epoch_seconds": 1e-3})})
+    by_steps = figures.total_time(report, 3.0, 10)
+    assert by_steps == figures.total_time(measured, 3.0, 10), "a number of steps goes before epochs, as in the trainer"
+    assert by_steps != figures.total_time(measured, 3.0, None)
     assert Hyperparameters().epochs == 3.0
 
 
 def test_a_remedy_that_takes_more_says_so() -> None:
-    assert figures.remedy_line({"batch_size": 2}, 3 << 30, 1.0).split() == ["−3.0Gi", "+1s", "batch", "size", "2"]
-    assert figures.remedy_line({"gpu": "l4"}, -(29 << 20), None).split() == ["+29.0Mi", "gpu", "l4"]
+    assert figures.remedy_line({"batch_size": 2}, 3 << 30, 1.0).split() == ["−3.0GiB", "+1s", "batch", "size", "2"]
+    assert figures.remedy_line({"gpu": "l4"}, -(29 << 20), None).split() == ["+29.0MiB", "gpu", "l4"]
 
 
 def test_what_advice_moves_is_told_from_what_the_person_moves() -> None:

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import Click
 
-from planner.contract.units import GIB
+from planner.contract.units import GIB, MIB
 from planner.memory.course import Course
 from planner.tui import figures, picture
 from planner.tui.theme import color_of, place_of
@@ -132,18 +132,20 @@ class StepPanel(Panel, can_focus=True):
         lines.append(self._alive(held, peak))
         where, _, _ = course.instant_at(self._event())
         at = f"peak in {memory.binding_instant}" if self._cursor is None else f"cursor in {where}"
-        self.border_subtitle = f"GiB · {at}"
+        self.border_subtitle = f"{_unit(full + floor)[1]} · {at}"
         return Content("\n").join(lines)
 
     def _label(self, row: int, rows: int, scale: tuple[int, float], budget_row: int, budget: int) -> tuple[str, str]:
-        """GiB at the left of a row; `≈` where the axis begins above zero."""
+        """The value at the left of a row, as precise as neighbours need; `≈` where the axis begins above zero."""
         floor, full = scale
+        unit, every = _unit(full + floor)[0], max(2, rows // 5)
+        digits = 2 if full * every / rows < 0.1 * unit and full + floor < 100 * unit else 1
         if row == budget_row:
-            return f"{budget / GIB:>{GUTTER - 1}.1f} ", "$text-error"
+            return f"{budget / unit:>{GUTTER - 1}.{digits}f} ", "$text-error"
         if floor and row == rows - 1:
-            return f"{f'≈{floor / GIB:.1f}':>{GUTTER - 1}} ", "dim"
-        if row % max(2, rows // 5) == 0 and abs(row - budget_row) > 1:
-            return f"{(floor + full * (rows - row - 0.5) / rows) / GIB:>{GUTTER - 1}.1f} ", "dim"
+            return f"{f'≈{floor / unit:.{digits}f}':>{GUTTER - 1}} ", "dim"
+        if row % every == 0 and abs(row - budget_row) > 1 and not (floor and row > rows - 1 - every):
+            return f"{(floor + full * (rows - row - 0.5) / rows) / unit:>{GUTTER - 1}.{digits}f} ", "dim"
         return " " * GUTTER, ""
 
     def _names(self, places: picture.Axis, binding: str) -> Content:
@@ -173,6 +175,11 @@ class StepPanel(Panel, can_focus=True):
             room -= len(text) + 3
             parts += [(" ■ ", color_of(name)), text]
         return Content.assemble(*parts)
+
+
+def _unit(highest: float) -> tuple[int, str]:
+    """The unit of the axis, in bytes and by name."""
+    return (GIB, "GiB") if highest >= GIB else (MIB, "MiB")
 
 
 def _line(row: list[picture.Glyph], colors: list[str], cursor: int, budget: bool) -> list[tuple[str, str]]:
