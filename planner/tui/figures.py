@@ -138,7 +138,7 @@ def tier_line(report: CheckReport) -> tuple[str, str, str, str]:
     layers = "" if s.checkpoint_layers is None else s.checkpoint_layers
     recompute = f"rec{layers}" if s.gradient_checkpointing else ""
     shape = f"{s.batch_size}×{s.gradient_accumulation_steps} {s.max_length} {recompute}".strip()
-    speed = f"{report.speed.tokens_per_second:,.0f}/s" if report.speed else "–"
+    speed = f"{report.speed.tokens_per_second:,.0f}" if report.speed else "–"
     return report.tier or "", shape, short_bytes(report.memory.device_peak_bytes), speed
 
 

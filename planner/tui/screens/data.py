@@ -196,8 +196,9 @@ def data_text(data: DatasetProfile, max_length: int) -> Content:
         ("longest", f"{exact}{data.longest:,} tokens"),
         (
             f"cut at {max_length:,}",
-            f"{data.share_truncated(max_length):.1%} of the examples, "
-            f"{data.share_tokens_lost(max_length):.1%} of tokens",
+            f"{data.share_truncated(max_length):.1%} of the examples, {data.share_tokens_lost(max_length):.1%} of tokens"
+            if data.share_truncated(max_length)
+            else "nothing",
         ),
     ]
     parts: list[Content | str | tuple[str, str]] = [(Path(data.path).name, "bold"), "\n"]

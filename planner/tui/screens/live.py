@@ -45,12 +45,12 @@ class LiveScreen(ChartKeys, WizardScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         *DIGITS,
-        Binding("p", "pause", "Pause/resume", id="live.pause", tooltip="Pause after the step, or go on"),
+        Binding("p", "pause", "Pause", id="live.pause", tooltip="Pause after the step, or go on"),
         Binding("e", "evaluate", "Evaluate", id="live.evaluate", tooltip="Evaluate after the step"),
         Binding("s", "save", "Save", id="live.save", tooltip="Save a checkpoint after the step"),
         Binding("a", "adjust", "Adjust", id="live.adjust", tooltip="Change the learning rate or the log's pace"),
         Binding("x", "stop", "Stop", id="live.stop", tooltip="Stop after the step, with a checkpoint; asked twice"),
-        Binding("l", "log", "Log/sample", id="live.log", tooltip="Show the log or the latest sample"),
+        Binding("l", "log", "Log", id="live.log", tooltip="Show the log or the latest sample"),
         Binding("escape", "ignore", "Back", show=False, id="live.noback", tooltip="There is no way back from a run"),
     ]
 

@@ -186,7 +186,7 @@ class WhyPanel(BoxPanel):
 def tier_header() -> Content:
     """Names of the tiers' columns."""
     name, shape, peak, speed = figures.TIER_HEADER
-    return Content(f" {name:<8}  {shape:<14}{peak:>7} {speed:>7}")
+    return Content(f" {name:<8} {shape:<14}{peak:>7} {speed:>7}")
 
 
 def notes_text(found: WizardAnswer) -> Content:
@@ -218,7 +218,7 @@ def tier_row(tier: CheckReport, recommended: bool, current: bool, bar: int) -> C
         ("▸" if current else " ", "$accent"),
         (f"{name:<8}", "bold"),
         ("★" if recommended else " ", "$warning"),
-        f" {shape:<14}",
+        f"{shape:<14}",
         f"{peak:>7}{'!' if tier.verdict == 'tight' else ' '}",
         f"{speed:>7}" + ("  " if bar else ""),
         ("━" * cells, VERDICT_STYLES[tier.verdict]),
