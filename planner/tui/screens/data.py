@@ -187,6 +187,7 @@ TALL = 34
 def data_text(data: DatasetProfile, max_length: int) -> Content:
     """Format, size, lengths, what the current length cuts, and what is not used as it stands."""
     exact = "" if data.exact else "about "
+    cut, lost = data.share_truncated(max_length), data.share_tokens_lost(max_length)
     rows = [
         ("format", data.format),
         ("examples", f"{data.examples:,}"),
@@ -194,12 +195,7 @@ def data_text(data: DatasetProfile, max_length: int) -> Content:
         ("half up to", f"{exact}{data.percentile(0.5):,} tokens"),
         ("95 % up to", f"{exact}{data.percentile(0.95):,} tokens"),
         ("longest", f"{exact}{data.longest:,} tokens"),
-        (
-            f"cut at {max_length:,}",
-            f"{data.share_truncated(max_length):.1%} of the examples, {data.share_tokens_lost(max_length):.1%} of tokens"
-            if data.share_truncated(max_length)
-            else "nothing",
-        ),
+        (f"cut at {max_length:,}", f"{cut:.1%} of the examples, {lost:.1%} of tokens" if cut else "nothing"),
     ]
     parts: list[Content | str | tuple[str, str]] = [(Path(data.path).name, "bold"), "\n"]
     for name, text in rows:
