@@ -38,7 +38,7 @@ from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
 from planner.tui.screens.runs import RunsScreen
 from planner.tui.shield import Shield
-from planner.tui.theme import THEMES, fit_mark
+from planner.tui.theme import THEMES, component_variables, fit_mark, usual_theme
 
 ORDER = ("hardware", "model", "data", "plan")
 
@@ -95,11 +95,16 @@ class TuneplanApp(Asking):
         for theme in THEMES:
             self.register_theme(theme)
         own = kept.kept_theme()
-        self.theme = own if own is not None and own in self.available_themes else THEMES[0].name
+        usual = usual_theme(self.console.color_system)
+        self.theme = own if own is not None and own in self.available_themes else usual
         self.set_keymap(kept.own_keys(every_key()))
         self._shield = Shield()
         start = opened(Opening(**{name: value for name, value in given.items() if value is not None}))
         self.set_reactive(Asking.wizard, start)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """The components' colours, also in the themes of others."""
+        return component_variables(self.current_theme)
 
     # ------------------------------------------------------------------------------------------------------- start
 

@@ -58,6 +58,25 @@ def fit_mark(fit: str | None) -> tuple[str, str]:
     return FIT_MARKS.get(fit or "", (" ", ""))
 
 
+ANSI = {
+    "context": "bright_black", "workspaces": "cyan", "weights": "blue", "adapters": "bright_magenta",
+    "optimizer_state": "magenta", "gradients": "bright_red", "communication": "bright_blue",
+    "waiting_batches": "bright_cyan", "checkpoints": "green", "lora_activations": "yellow",
+    "attention": "bright_yellow", "layer_activations": "bright_green", "logits_and_loss": "red",
+    "temporaries": "white", "fragmentation": "black",
+}  # fmt: skip
+"""The same among the sixteen colours that a terminal has of its own."""
+SIXTEEN = ("ansi-dark", "ansi-light")
+"""Textual's themes of these sixteen."""
+
+
+def component_variables(theme: Theme) -> dict[str, str]:
+    """The components' colours for a theme that brings none of its own."""
+    if theme.ansi:
+        return {f"mem-{name.replace('_', '-')}": f"ansi_{color}" for name, color in ANSI.items()}
+    return _variables(0 if theme.dark else 1)
+
+
 def _variables(ground: int) -> dict[str, str]:
     return {f"mem-{name.replace('_', '-')}": colors[ground] for name, colors in COMPONENTS.items()}
 
@@ -108,3 +127,8 @@ LIGHT = Theme(
     },
 )
 THEMES = (DARK, LIGHT)
+
+
+def usual_theme(color_system: str | None) -> str:
+    """The theme where none was chosen: on a terminal with sixteen colours (`standard`, as rich says) those."""
+    return SIXTEEN[0] if color_system == "standard" else DARK.name

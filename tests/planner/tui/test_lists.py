@@ -104,7 +104,7 @@ async def test_a_model_to_start_with_is_under_the_cursor_and_shown() -> None:
     async with app.run_test(size=(100, 30)) as pilot:
         shown = await settle(app, pilot)
         listing = app.screen.query_one(FilterList)
-        assert listing.current == families.first_model(app.wizard.hardware)
+        assert listing.current == makers.first_model(app.wizard.hardware)
         assert "parameters" in shown
         await pilot.press("alt+1")
         await settle(app, pilot)
