@@ -90,7 +90,7 @@ class TuneplanApp(Asking):
         self.profiles: tuple[HardwareProfile, ...] = ()
         self.past_runs: tuple[PastRun, ...] = ()
         """Runs in the output folder."""
-        self._attach = attach
+        self._opens_with = attach
         self._runs_said = attach is not None
         for theme in THEMES:
             self.register_theme(theme)
@@ -118,8 +118,8 @@ class TuneplanApp(Asking):
         self.look_at_machine()
         self.look_for_runs()
         self.push_screen(self.first_open)
-        if self._attach is not None:
-            self.read_run(self._attach)
+        if self._opens_with is not None:
+            self.read_run(self._opens_with)
         self.update(self.wizard)
 
     @property
