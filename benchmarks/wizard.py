@@ -147,10 +147,12 @@ async def _press(app: TuneplanApp, name: str) -> None:
 
 async def _at_rest(app: TuneplanApp) -> None:
     """Until every question is answered and painted."""
-    while True:
+    quiet = 0
+    while quiet < 3:  # a step that is shown for the first time is laid out after the answers are there
         await asyncio.sleep(0.05)
-        if app.idle and app.settled and not app.typing and not app.screen._dirty_widgets:
-            return
+        quiet += 1
+        if not (app.idle and app.settled and not app.typing and not app.screen._dirty_widgets):
+            quiet = 0
 
 
 def start_ratio(count: int) -> tuple[float, float]:

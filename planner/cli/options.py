@@ -15,7 +15,7 @@ from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.sentence import Sentence, flag
 from planner.contract.settings import BY_NAME, SETTINGS, Setting, near
 from planner.contract.shown import shown
-from planner.contract.yaml_text import truth
+from planner.contract.truth import truth
 
 
 def hyphens(name: str) -> str:

@@ -18,8 +18,8 @@ from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.sentence import flag, named
 from planner.contract.shown import shown
 from planner.contract.spec import HardwareProfile, ModelSpec
+from planner.contract.truth import truth
 from planner.contract.units import GIB, KIB, MIB
-from planner.contract.yaml_text import truth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

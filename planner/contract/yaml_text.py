@@ -19,6 +19,7 @@ from typing import Any
 from planner.contract import json_text, text_file
 from planner.contract.errors import InvalidInput
 from planner.contract.shown import clause, shown
+from planner.contract.truth import truth as truth  # for whoever reads a document's values
 from planner.contract.words import LAYOUT, visible
 
 MAX_BYTES = 8 * 1024**2
@@ -42,10 +43,6 @@ _WORDS: dict[str, object] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
-
-YES = frozenset({"yes", "on", "true"})
-NO = frozenset({"no", "off", "false"})
-"""Texts that a field which holds true or false takes as such, in any case."""
 
 Path_ = tuple[str | int, ...]
 
@@ -215,14 +212,6 @@ class _Reader:
             raise self.fail(line, "a NUL character stands here")
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise self.fail(line, "half a character (\\ud800 to \\udfff) stands here")
-
-
-def truth(value: object) -> bool | None:
-    """True or false where a value says so (`yes`, `no`, `on`, `off` too); None where it doesn't."""
-    if isinstance(value, bool):
-        return value
-    word = value.strip().lower() if isinstance(value, str) else ""
-    return True if word in YES else False if word in NO else None
 
 
 def dumps(content: Mapping[str, object], *, width: int = 110, flow: bool | None = False) -> str:

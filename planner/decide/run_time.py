@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from planner.contract.record import AtLeastOne, Positive, Record, Seconds
 from planner.contract.records import Advice, CheckReport
 from planner.contract.spec import ModelSpec
-from planner.data.use import DataUse
 from planner.decide.question import Question
+
+if TYPE_CHECKING:
+    from planner.data.use import DataUse
 
 EXAMPLES = 1_000
 """Without data, time is told for so many examples of full length."""

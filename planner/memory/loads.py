@@ -14,7 +14,6 @@ from planner.contract.spec import HardwareProfile, ModelSpec
 from planner.memory import device
 from planner.memory.engine.peak import Envelope, envelope
 from planner.memory.engine.values import MASK_ROW, Array, chunk_rows, multipliers, row_multipliers
-from planner.memory.network import liger
 from planner.memory.recorded.wanted import is_recorded, recurrent_piece, regimes
 from planner.memory.step.case import Case, flattens
 from planner.memory.step.kept import recall
@@ -173,6 +172,10 @@ class Load:
 
 def rows_per_chunk(model: ModelSpec, choices: TrainingChoices, tokens: Array) -> Array:
     """Tokens whose logits a loss in chunks holds at a time, for micro-batches of so many tokens."""
+    if not choices.liger:
+        return np.full(tokens.shape, chunk_rows(model.vocab_size))
+    from planner.memory.network import liger
+
     if not liger.runs(choices, "fused_linear_cross_entropy"):
         return np.full(tokens.shape, chunk_rows(model.vocab_size))
     return liger.chunk_rows(tokens, model.vocab_size, model.hidden_size)

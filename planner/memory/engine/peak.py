@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from planner.memory.engine.ledger import Ledger
 from planner.memory.engine.monomials import Vector, add, is_vector
 from planner.memory.engine.values import Array
+
+if TYPE_CHECKING:
+    from planner.memory.engine.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from planner.contract.errors import NotModelled
 from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.memory.engine.values import PIECE_ROWS, chunk_rows
-from planner.memory.recorded.log import Log
 from planner.models import recorded
 
 if TYPE_CHECKING:
+    from planner.memory.recorded.log import Log
     from planner.memory.step.case import Case
 
 PIECES, CHUNKS, UNPADDED = 1, 2, 4
@@ -169,5 +169,7 @@ def log_of(case: Case) -> Log:
         )
     if content.get("schema") == recorded.REFUSED:
         raise NotModelled(f"{case.spec.id}: {content.get('reason')}; 'plan trace' gives the figure of one shape")
+    from planner.memory.recorded.log import Log
+
     found = _LOGS[str(path)] = Log.read(content, str(path))
     return found

@@ -9,18 +9,19 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import HardwareProfile
 from planner.memory.engine.monomials import WIDTH
-from planner.memory.engine.unroll import Event, Log, LogPart, flat, unroll
-from planner.memory.reserved.allocator import OutOfMemory
-from planner.memory.reserved.history import History, Step, apart, before_the_step, play, split, state_sizes
 from planner.memory.step.case import Case
 from planner.memory.step.kept import recall
+
+if TYPE_CHECKING:  # most starts ask for what is kept, and need none of it
+    from planner.memory.engine.unroll import Event, Log
+    from planner.memory.reserved.history import History
 
 Values = list[float]
 
@@ -146,6 +147,8 @@ def _recalled(kind: str, asked: Asked, made: Callable[[], list[int]], count: int
 
 
 def _played(run: History, rules: SegmentRules) -> Free:
+    from planner.memory.reserved.history import play
+
     with _uncollected():
         ways = play(run, expandable_segments=rules.expandable, collect_above=rules.collect_above)
     return Free(
@@ -158,6 +161,9 @@ def _played(run: History, rules: SegmentRules) -> Free:
 
 def _played_below(run: History, rules: SegmentRules, limit: int | None) -> tuple[int, int]:
     """Reserved bytes below the limit and flushes; (0, 0) where the limit does not suffice."""
+    from planner.memory.reserved.allocator import OutOfMemory
+    from planner.memory.reserved.history import play
+
     try:
         with _uncollected():
             ways = play(run, expandable_segments=rules.expandable, collect_above=rules.collect_above, limit=limit)
@@ -180,6 +186,8 @@ def _uncollected() -> Iterator[None]:
 
 def history(asked: Asked) -> History:
     """All events of the run."""
+    from planner.memory.reserved.history import History, Step, apart, before_the_step, split, state_sizes
+
     case = asked.case
     log, update = split(folded_log(case, asked.values))
     later = None
@@ -206,6 +214,8 @@ def _middle(sizes: Iterable[int]) -> int:
 
 def alike(persistent: list[int], log: list[Event]) -> History:
     """A history in which every step is the same: what persists, then the step's log again and again."""
+    from planner.memory.reserved.history import History, Step
+
     return History(load=[list(enumerate(persistent))], step=Step(log, None, []), state=[], workspace=0, waiting=[])
 
 
@@ -213,6 +223,9 @@ def largest_tensor(case: Case, values: Values) -> int:
     """Bytes of the largest tensor that a run makes or loads."""
 
     def made() -> int:
+        from planner.memory.engine.unroll import flat
+        from planner.memory.reserved.history import before_the_step, split
+
         loaded = before_the_step(case)[-1]  # without a warm-up, which is no tensor
         return max(size for _, size in (*loaded, *flat(split(folded_log(case, values))[0])))
 
@@ -221,11 +234,14 @@ def largest_tensor(case: Case, values: Values) -> int:
 
 def step_log(case: Case, values: Values) -> list[Event]:
     """Allocations and releases of one step, layer by layer, at the monomials' `values`; marks have keys below 0."""
+    from planner.memory.engine.unroll import flat
+
     return flat(folded_log(case, values))
 
 
 def folded_log(case: Case, values: Values) -> Log:
     """The same, layers that are alike told once."""
+    from planner.memory.engine.unroll import LogPart, unroll
     from planner.memory.step.program import run
 
     tape = run(case, None, values)
