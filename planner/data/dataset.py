@@ -243,7 +243,7 @@ def profile(
     if task == "classification":
         check_labels(training.labels, training.first)
     known = training.labels if task == "classification" else None
-    validated = OddExamples(trained=faults.seen) if reading.has_validation else None
+    validated = OddExamples(trained=faults.seen, asked_there=faults.questions) if reading.has_validation else None
     validation = None
     if validated is not None:
         validation = sized(validated.watched(reading.validation()), task, sampled, known)

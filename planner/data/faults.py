@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.contract.data.examples import Example
+from planner.contract.data.examples import Example, Message
 from planner.contract.microbatches import split_validation
 
 Lengths = NDArray[np.int64]
@@ -32,6 +32,8 @@ USUALLY_FINISHED = 0.8
 """Share of the longer answers that must end well before the others count as broken off."""
 OUTLIER = 4.0
 """An example so many times as long as the 95th percentile stands alone."""
+CAPPED, CAPPED_SHARE, CAPPED_FROM = 5, 0.05, 100
+"""So many answers, and such a share, that end without an end at exactly the longest one's characters were cut."""
 FEW_LEARNED = 0.03
 """Share of the text that carries loss under which most of the time goes into reading."""
 
@@ -76,11 +78,16 @@ class OddExamples:
 
     trained: set[int] | None = None
     """Of examples that validate: the hashes of those that are trained on."""
+    asked_there: set[int] | None = None
+    """Likewise of their questions."""
     seen: set[int] = field(default_factory=set)
     hashes: array[int] = field(default_factory=lambda: array("q"))
     """Of each example, in order."""
+    questions: set[int] = field(default_factory=set)
     leaked: Places = field(default_factory=Places)
     """Those that are trained on, too."""
+    asked: Places = field(default_factory=Places)
+    """Those whose question is trained on with another answer."""
     copies: Places = field(default_factory=Places)
     empty: Places = field(default_factory=Places)
     broken: Places = field(default_factory=Places)
@@ -89,6 +96,11 @@ class OddExamples:
     """Answers with a code block that isn't closed."""
     finished: int = 0
     """Longer answers that end well."""
+    answers: int = 0
+    longest: int = 0
+    """Characters of the longest answer."""
+    capped: Places = field(default_factory=Places)
+    """Answers of that length that end without an end."""
 
     def watched(self, examples: Iterable[Example]) -> Iterator[Example]:
         """The examples, each looked at as it passes."""
@@ -102,14 +114,21 @@ class OddExamples:
         if key in self.seen:
             self.copies.add(example.where)
         self.seen.add(key)
-        if self.trained is not None and key in self.trained:
+        leaks = self.trained is not None and key in self.trained
+        if leaks:
             self.leaked.add(example.where)
         if example.messages is None:
             return
+        question = _hashed(part for message in example.messages if not message.learned for part in _said(message))
+        self.questions.add(question)
+        if self.asked_there is not None and question in self.asked_there and not leaks:
+            self.asked.add(example.where)
         said = [message for message in example.messages if message.learned]
         if any(not message.content.strip() and not message.extras for message in said):
             self.empty.add(example.where)
         last = said[-1].content.rstrip() if said else ""
+        self.answers += bool(last)
+        self._measure(said[-1].content if said else "", example.where)
         if last.count("```") % 2:
             self.fenced.add(example.where)
         elif len(last.split(None, WORDS)) > WORDS:
@@ -118,6 +137,12 @@ class OddExamples:
             else:
                 self.broken.add(example.where)
 
+    def _measure(self, answer: str, where: str) -> None:
+        if len(answer) > self.longest:
+            self.longest, self.capped = len(answer), Places()
+        if len(answer) == self.longest and answer.rstrip()[-1:] not in ENDINGS:
+            self.capped.add(where)
+
     @property
     def breaks_off(self) -> bool:
         """Whether answers that end without an end are the exception here."""
@@ -125,23 +150,32 @@ class OddExamples:
 
 
 def _hash(example: Example) -> int:
+    return _hashed(_parts(example))
+
+
+def _hashed(parts: Iterable[str]) -> int:
+    """Case and blanks aside: a copy that differs in them teaches nothing else."""
     found = hashlib.blake2b(digest_size=8)
-    for part in _parts(example):
-        found.update(part.encode("utf-8", "replace"))
+    for part in parts:
+        found.update(" ".join(part.casefold().split()).encode("utf-8", "replace"))
         found.update(b"\0")
     return int.from_bytes(found.digest(), "little", signed=True)
 
 
 def _parts(example: Example) -> Iterator[str]:
-    """All that makes two examples the same, blanks around texts aside."""
+    """All that makes two examples the same."""
     if example.messages is None:
-        yield (example.text or "").strip()
+        yield example.text or ""
         yield "" if example.label is None else str(example.label)
         return
     for message in example.messages:
-        yield message.role
-        yield message.content.strip()
-        yield repr(sorted(message.extras.items(), key=str)) if message.extras else ""
+        yield from _said(message)
+
+
+def _said(message: Message) -> Iterator[str]:
+    yield message.role
+    yield message.content
+    yield repr(sorted(message.extras.items(), key=str)) if message.extras else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +185,8 @@ class Oddities:
     training: OddExamples
     leaked: Places
     """Validation examples that training has, too."""
+    asked: Places
+    """Validation examples whose question training has with another answer."""
     share_learned: float
     """Share of the text's bytes that carries loss."""
     has_answers: bool
@@ -159,9 +195,9 @@ class Oddities:
     def of(training: OddExamples, validation: OddExamples | None, *, learned_bytes: int, text_bytes: int) -> Oddities:
         """From what both parts had; drops what was only needed to compare them."""
         leaked = Places() if validation is None else validation.leaked
-        training.seen = set()
-        answers = training.finished + training.broken.count > 0
-        return Oddities(training, leaked, learned_bytes / max(1, text_bytes), answers)
+        asked = Places() if validation is None else validation.asked
+        training.seen, training.questions = set(), set()
+        return Oddities(training, leaked, asked, learned_bytes / max(1, text_bytes), training.answers > 0)
 
     def split_leak(self, share: float, seed: int) -> int:
         """Held-out examples of which a copy is trained on, where a share of the data validates."""
@@ -178,21 +214,37 @@ class Oddities:
         if faults.copies.count:
             leak = self.split_leak(share, seed)
             more = f"; {leak:,} stand on both sides of the split, so validation looks better than it is" if leak else ""
-            copies = f"{_examples(faults.copies.count, total, 'is', 'are')} copies of earlier ones ({faults.copies})"
+            ones = _examples(faults.copies.count, total, "is a copy of an earlier one", "are copies of earlier ones")
+            copies = f"{ones} ({faults.copies})"
             said.append(f"{copies}{more}.")
         if self.leaked.count:
             said.append(
                 f"{self.leaked.count:,} of the validation examples stand in the training data, too ({self.leaked}): "
                 "validation looks better than it is."
             )
+        if self.asked.count:
+            said.append(
+                f"{self.asked.count:,} of the validation examples ask what training answers in other words "
+                f"({self.asked})."
+            )
         if faults.empty.count:
             said.append(f"{_examples(faults.empty.count, total, 'has', 'have')} an empty answer ({faults.empty}).")
         if faults.breaks_off:
             said.append(f"{_answers(faults.broken.count)} off without an end of the sentence ({faults.broken}).")
+        elif self._capped:
+            said.append(
+                f"{faults.capped.count:,} answers stop at exactly {faults.longest:,} characters, in mid-sentence: "
+                f"cut when they were made ({faults.capped})."
+            )
         if faults.fenced.count:
             said.append(f"{_answers(faults.fenced.count)} off within a code block ({faults.fenced}).")
         said += self._lengths(lengths)
         return said
+
+    @property
+    def _capped(self) -> bool:
+        enough = max(CAPPED, CAPPED_SHARE * self.training.answers)
+        return self.training.capped.count >= enough and self.training.longest >= CAPPED_FROM
 
     def _lengths(self, lengths: Lengths) -> Iterator[str]:
         if len(lengths) >= 20:
@@ -205,7 +257,8 @@ class Oddities:
                     f"tokens, 95 % have at most {usual:,.0f}); its memory follows them."
                 )
         if self.has_answers and self.share_learned < FEW_LEARNED:
-            yield f"Answers are {self.share_learned:.1%} of the text: most of the time goes into reading questions."
+            share = f"{self.share_learned:.1%}" if self.share_learned >= 0.0005 else "below 0.1%"
+            yield f"Answers are {share} of the text: most of the time goes into reading questions."
 
     def record(self) -> dict[str, object]:
         """As JSON-ready data."""
@@ -213,8 +266,10 @@ class Oddities:
         return {
             "copies": faults.copies.record(),
             "leaked": self.leaked.record(),
+            "asked_in_training": self.asked.record(),
             "empty_answers": faults.empty.record(),
             "broken_off": faults.broken.record() if faults.breaks_off else Places().record(),
+            "stop_at_one_length": faults.capped.record() if self._capped else Places().record(),
             "open_code_blocks": faults.fenced.record(),
             "share_learned": round(self.share_learned, 4),
         }

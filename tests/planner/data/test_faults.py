@@ -115,6 +115,52 @@ def test_answers_of_next_to_nothing_are_named(tmp_path: Path) -> None:
     assert any("of the text: most of the time" in sentence for sentence in said(profile(written(tmp_path, rows))))
 
 
+def test_answers_of_one_word_count_as_next_to_nothing_too(tmp_path: Path) -> None:
+    rows = [{"prompt": "text " * (400 + n), "completion": "yes"} for n in range(80)]
+    assert any("of the text: most of the time" in sentence for sentence in said(profile(written(tmp_path, rows))))
+
+
+def test_a_copy_in_other_case_and_blanks_is_one(tmp_path: Path) -> None:
+    rows = good()
+    rows[33] = {name: text.upper().replace(" ", "  ") for name, text in rows[5].items()}
+    assert said(profile(written(tmp_path, rows)), share=0.0) == [
+        "1 of 120 examples is a copy of an earlier one (rows.jsonl:34)."
+    ]
+
+
+def test_answers_that_all_stop_at_one_length_were_cut(tmp_path: Path) -> None:
+    """GIVEN half of the answers cut at 300 characters THEN they are named though most data without an end is not."""
+    rows = good(60)
+    long = [{"prompt": f"Tell more of {n}", "completion": (f"number {n} and so on " * 40)[:300]} for n in range(60)]
+    first = said(profile(written(tmp_path, rows + long)))
+    assert first == [
+        "60 answers stop at exactly 300 characters, in mid-sentence: cut when they were made "
+        "(rows.jsonl:61, 62, 63, …)."
+    ]
+    ended = [{**row, "completion": row["completion"][:299] + "."} for row in long]
+    assert said(profile(written(tmp_path, rows + ended))) == []
+
+
+def test_questions_that_training_answers_in_other_words_are_named(tmp_path: Path) -> None:
+    rows = good()
+    written(tmp_path, rows[:100], "train.jsonl")
+    written(
+        tmp_path,
+        [*({**row, "completion": "Quite another thing."} for row in rows[:4]), *rows[100:]],
+        "validation.jsonl",
+    )
+    found = profile(tmp_path)
+    assert any(
+        sentence.startswith(
+            "4 of the validation examples ask what training answers in other words (validation.jsonl:1, 2"
+        )
+        for sentence in said(found)
+    )
+    assert found.faults is not None
+    assert found.faults.record()["asked_in_training"]["count"] == 4
+    assert found.faults.record()["leaked"]["count"] == 0
+
+
 def test_validation_that_is_trained_on_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """GIVEN a folder whose validation holds five training examples THEN count and lines are said, in text and JSON."""
     rows = good()
