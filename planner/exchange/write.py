@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,7 @@ def export(plan: Plan, tool: str, *, hardware: HardwareProfile | None = None) ->
     words.causal(run, tool)
     written = _WRITERS[tool](run)
     there = _read_back(written, tool)
+    written.not_said += _silent(run, there, written.not_said)
     report, no_figure = None, ""
     if hardware is not None:
         report, no_figure = _judged(run, there, hardware)
@@ -128,6 +130,48 @@ def _read_back(written: words.Written, tool: str) -> Foreign:
         document = yaml_text.parse(words.yaml_text(written.content), written.main)
     beside = [] if written.launcher is None else [yaml_text.parse(words.yaml_text(written.launcher), words.LAUNCHER)]
     return recognise.interpret(document, tool=tool, launchers=beside)
+
+
+_COMPARED = (
+    *("precision", "adapter_dtype", "attention", "padding", "gradient_checkpointing", "checkpoint_offload"),
+    *("max_grad_norm", "lora_alpha", "lora_dropout", "lora_variant", "optimizer", "quantization", "group_by_length"),
+    *("weight_decay", "beta1", "beta2", "epsilon", "seed", "min_learning_rate_ratio"),
+)
+"""What changes the result or the memory, and which a tool's file may lack a word for."""
+_OF_ADAPTERS = ("adapter_dtype", "lora_alpha", "lora_dropout", "lora_variant", "quantization")
+
+
+def _silent(run: words.WrittenRun, there: Foreign, said: list[str]) -> list[str]:
+    """A line for each setting that is another one there, and that the writer said nothing of."""
+    choices, h = as_run_there(run.choices, there), run.hyperparameters
+    falls = h.scheduler in ("cosine", "linear", "polynomial")
+    lines: list[str] = []
+    for name in _COMPARED:
+        if run.choices.method == "full" and name in _OF_ADAPTERS:
+            continue
+        if run.choices.method != "qlora" and name == "quantization":
+            continue
+        if any(name in line for line in said) or (name == "min_learning_rate_ratio" and not falls):
+            continue
+        if hasattr(choices, name):
+            own, other = getattr(run.choices, name), getattr(choices, name)
+        else:
+            own = getattr(h, name)
+            other = there.hyperparameters.get(name, own)
+        same = math.isclose(own, other, rel_tol=1e-6) if isinstance(own, float) else own == other
+        if not same:
+            lines.append(f"{name} {_shown(own)}: {_shown(other)} there")
+    return lines
+
+
+def _shown(value: object) -> str:
+    return (
+        ("on" if value else "off")
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _judged(run: words.WrittenRun, there: Foreign, hardware: HardwareProfile) -> tuple[CheckReport | None, str]:

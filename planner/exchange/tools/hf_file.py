@@ -33,12 +33,17 @@ def written_schedule(h: Hyperparameters) -> tuple[str, dict[str, object] | None,
 def written_arguments(choices: TrainingChoices, h: Hyperparameters) -> tuple[dict[str, object], list[str]]:
     """The plan in transformers' `TrainingArguments`, and what they can't say."""
     kind, further, said = written_schedule(h)
+    way = choices.optimizer_implementation
+    optim = WRITTEN_OPTIMIZERS.get((choices.optimizer, way))
+    if optim is None:
+        optim = WRITTEN_OPTIMIZERS[choices.optimizer, "foreach"]
+        said.append(f"optimizer_implementation {way}: foreach there")
     found: dict[str, object] = {
         "per_device_train_batch_size": choices.batch_size,
         "per_device_eval_batch_size": choices.eval_batch_size or choices.batch_size,
         "gradient_accumulation_steps": choices.gradient_accumulation_steps,
         "gradient_checkpointing": choices.gradient_checkpointing,
-        "optim": WRITTEN_OPTIMIZERS[choices.optimizer, choices.optimizer_implementation],
+        "optim": optim,
         "learning_rate": h.learning_rate,
         "lr_scheduler_type": kind,
         "num_train_epochs": h.epochs,
