@@ -46,7 +46,7 @@ def check(target: Target, source: Source, batch: Batch, output: CheckOutput, els
         foreign, target = asked(elsewhere.files, elsewhere.tool, target)
     elif elsewhere.tool is not None:
         raise InvalidInput("--from-tool says whose file --from names, which is not given")
-    question = learned(lambda: resolve(target, source, batch))
+    question = learned(lambda: resolve(target, source, batch), many=False)
     wanted = "all" if output.explain_all else "binding" if output.explain else None
     return run_check(question, as_json=output.as_json, save=output.save, explain=wanted, foreign=foreign)
 

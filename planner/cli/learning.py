@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-def learned(work: Callable[[], Answer]) -> Answer:
-    """What `work` returns; what it lacks is recorded first. Raises `Unlearned` where nothing can be traced here."""
+def learned(work: Callable[[], Answer], *, many: bool = True) -> Answer:
+    """What `work` returns; what it lacks is recorded first. Raises `Unlearned` where nothing can be traced here.
+
+    `many`: a search follows, which asks for so much that a second child is worth its start.
+    """
     try:
         return work()
     except Unlearned:
@@ -28,7 +31,13 @@ def learned(work: Callable[[], Answer]) -> Answer:
             raise
     from planner.decide import learning
 
-    return learning.learned(work, say, allowed=installed, teacher=_teacher)
+    return learning.learned(work, say, allowed=installed, teacher=lambda: _asked_for(many))
+
+
+def _asked_for(many: bool) -> Teacher:
+    teacher = _teacher()
+    teacher.many = many
+    return teacher
 
 
 @cache

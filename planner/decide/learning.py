@@ -78,6 +78,8 @@ class Teacher:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
+        self.many = True
+        """Whether a search will ask for much: a second child then begins to load with the first."""
         self.recorder = Recorder()
         self.opened: tuple[object, ...] | None = None
         self.answer: dict[str, Any] = {}
@@ -91,6 +93,7 @@ class Teacher:
     def close(self) -> None:
         """Ends the children."""
         self.recorder.close()
+        self.opened = None
         if self.beside is not None:
             self.beside.close()
 
@@ -144,7 +147,7 @@ class Teacher:
     def model(self, config: Mapping[str, object]) -> None:
         """Describes a network and keeps what was found."""
         path = recorded.folder(config) / "spec.json"
-        if (os.cpu_count() or 1) > 1:
+        if self.many and (os.cpu_count() or 1) > 1:
             self._helper()
         try:
             found = self.recorder.ask(do="describe", config=dict(config))["spec"]

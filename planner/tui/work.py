@@ -6,10 +6,12 @@ Each returns a finished frozen snapshot and never raises: what went wrong is one
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +26,7 @@ from planner.tui.around import Surroundings
 from planner.tui.state import WizardState
 
 if TYPE_CHECKING:
+    from planner.decide.learning import Teacher
     from planner.decide.question import Question
 
 Answer = TypeVar("Answer")
@@ -91,7 +94,39 @@ def learned(work: Callable[[], Answer]) -> Answer:
             raise
     from planner.decide import learning
 
-    return learning.learned(work, lambda message: None, allowed=installed)
+    with _TEACHING:
+        if _TIRED:
+            _TIRED.pop().cancel()
+        try:
+            return learning.learned(work, lambda message: None, allowed=installed, teacher=_teacher)
+        finally:
+            tired = threading.Timer(KEPT_SECONDS, _let_go)
+            tired.daemon = True
+            tired.start()
+            _TIRED.append(tired)
+
+
+KEPT_SECONDS = 60.0
+"""How long the children that trace are kept for a next question: each takes seconds to start, and memory."""
+_TEACHING = threading.RLock()
+_TIRED: list[threading.Timer] = []
+
+
+@cache
+def _teacher() -> Teacher:
+    """One for all questions."""
+    import atexit
+
+    from planner.decide import learning
+
+    made = learning.Teacher(lambda message: None)
+    atexit.register(made.close)
+    return made
+
+
+def _let_go() -> None:
+    with _TEACHING:
+        _teacher().close()
 
 
 def evaluate(state: WizardState) -> Evaluation:

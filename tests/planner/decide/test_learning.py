@@ -415,3 +415,61 @@ def test_a_shipped_model_answers_where_nothing_can_be_recorded(
     assert main(["--gpu", "rtx4090", "--model", name, "--json"]) in (0, 3)
     assert json.loads(capsys.readouterr().out)
     assert not list(own_home.glob("recorded/*"))
+
+
+def test_a_second_child_begins_only_where_much_will_be_asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN an unknown model WHEN it is described for one check THEN one child starts, for a search a second one."""
+    asked: list[object] = []
+
+    def ask(self: object, **request: object) -> dict[str, Any]:
+        asked.append((id(self), request["do"]))
+        raise InvalidInput("no such type")
+
+    monkeypatch.setattr(learning.Recorder, "ask", ask)
+    monkeypatch.setattr(learning.os, "cpu_count", lambda: 2)
+    for many in (False, True):
+        teacher = learning.Teacher(lambda line: None)
+        teacher.many = many
+        teacher.model({**CONFIG, "vocab_size": 4001})
+        assert (teacher.beside is not None) == many
+        teacher.close()
+    assert {what for _, what in asked} <= {"describe", "load"}
+
+
+def test_the_wizards_questions_share_their_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN two questions that lack something WHEN the wizard asks them THEN one teacher answers, which is let go after
+    a while."""
+    import threading
+
+    from planner.tui import work
+
+    made: list[Any] = []
+    closed = threading.Event()
+
+    class Counted:
+        def __init__(self, say: object) -> None:
+            made.append(self)
+
+        def learn(self, missing: Unlearned) -> None: ...
+
+        def close(self) -> None:
+            closed.set()
+
+    monkeypatch.setattr(learning, "Teacher", Counted)
+    monkeypatch.setattr("planner.handover.recorder.installed", lambda: True)
+    work._teacher.cache_clear()
+    try:
+        for seconds in (60.0, 0.01):
+            monkeypatch.setattr(work, "KEPT_SECONDS", seconds)
+            lacking = iter([Unlearned("not known", dict(CONFIG), None)] * 2)
+
+            def question(lacking: Iterator[Unlearned] = lacking) -> str:
+                for missing in lacking:
+                    raise missing
+                return "answer"
+
+            assert work.learned(question) == "answer"
+            assert len(made) == 1
+        assert closed.wait(30)
+    finally:
+        work._teacher.cache_clear()
