@@ -19,10 +19,11 @@ from typing import Any
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.files import user_data_dir, write_whole
 from planner.contract.spec import ModelSpec, Module
+from planner.models import shipped
 
 SCHEMA = "tuneplan.recorded-model/1"
 REFUSED = "tuneplan.refused/1"
-SHIPPED = Path(__file__).parent / "recordings"
+SHIPPED = shipped.FOLDER
 MAX_BYTES = 64 * 2**20
 MAX_VALUES = 8_000_000
 """JSON values of one file: four for each of a program's events, of which a network of many unlike layers has many."""
@@ -120,16 +121,22 @@ def programs(config: Mapping[str, object]) -> tuple[int, list[str]]:
 
 
 def found_at(path: Path) -> Path | None:
-    """The file, or its shipped copy; None where neither is there."""
+    """The file, or where its shipped copy stands (a program's is a part of a file); None where neither is there."""
     if path.is_file():
         return path
-    shipped = SHIPPED / path.parent.name / f"{path.name}.gz"
-    return shipped if shipped.is_file() else None
+    place = SHIPPED / path.parent.name
+    if path.name == "spec.json":
+        described = place / f"{path.name}.gz"
+        return described if described.is_file() else None
+    return place / path.name if path.stem in shipped.programs(path.parent.name) else None
 
 
 def read(path: Path) -> dict[str, object]:
     """The JSON object of a file in the folder, or of a shipped one."""
     from planner.contract import json_text, text_file
+
+    if path.is_relative_to(SHIPPED) and path.suffix != ".gz":
+        return shipped.programs(path.parent.name)[path.stem]
 
     if path.suffix == ".gz":
         import gzip
@@ -157,10 +164,10 @@ def outdated(content: Mapping[str, object], path: Path | None = None) -> bool:
     """Whether other versions made this refusal (an update may have brought what was missing), or another transformers
     or peft this machine's own program; shipped ones stand."""
     now, then = versions(), content.get("versions")
-    shipped, refused = path is not None and path.is_relative_to(SHIPPED), content.get("schema") == REFUSED
-    if refused and not shipped:
+    comes_along, refused = path is not None and path.is_relative_to(SHIPPED), content.get("schema") == REFUSED
+    if refused and not comes_along:
         return bool(then is not None and then != now)
-    if not isinstance(then, Mapping) or ((path is None or shipped) and not refused):
+    if not isinstance(then, Mapping) or ((path is None or comes_along) and not refused):
         return False
     return any(now[name] not in (None, then.get(name)) for name in ("transformers", "peft"))
 

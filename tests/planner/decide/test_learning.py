@@ -25,7 +25,7 @@ from planner.memory.recorded.log import RELEASE, SCHEMA
 from planner.memory.recorded.shapes import shapes
 from planner.memory.recorded.wanted import SPELT, assumed, log_of, path_of, wanted
 from planner.memory.step.case import Case
-from planner.models import catalogue, recorded
+from planner.models import catalogue, recorded, shipped
 from planner.models.recorded import Unlearned
 from planner.models.sources import from_config
 
@@ -400,7 +400,7 @@ def test_a_cut_that_changes_the_layers_is_refused() -> None:
 
 def _shipped() -> list[str]:
     """Names of catalogue entries whose programs come with tuneplan."""
-    with_programs = {path.parent.name for path in recorded.SHIPPED.glob("*/*.gz") if path.name != "spec.json.gz"}
+    with_programs = set(shipped.networks())
     parts = {entry.name: text_part(entry.config) for entry in catalogue.entries()}
     return [name for name, part in parts.items() if recorded.folder(part).name in with_programs]
 
