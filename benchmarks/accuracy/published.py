@@ -121,6 +121,8 @@ def _written_out(row: dict[str, Any]) -> bool:
 _FRAMEWORKS = {"fms": _fms, "litgpt": _litgpt}
 _FUSED_GELU = {"gelu_new": "gelu_pytorch_tanh"}
 """The same function as one operator: LitGPT calls PyTorch's, where transformers writes out seven."""
+_TIED = ("gemma", "gemma2")
+"""Types whose configs tie head and embeddings without saying so."""
 
 
 def _config(row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -128,10 +130,18 @@ def _config(row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     config = dict(row["config"])
     if _written_out(row):
         return {**config, "activation_function": "gelu_new"}, ["gelu in seven operators"]
-    fused = _FUSED_GELU.get(str(config.get("hidden_act")))
-    if row["source"] != "litgpt" or fused is None:
+    if row["source"] != "litgpt":
         return config, []
-    return {**config, "hidden_act": fused}, ["gelu as one operator"]
+    told = []
+    if config.get("tie_word_embeddings", config["model_type"] in _TIED):
+        # litgpt/model.py makes `lm_head` and `wte` apart for every model; a checkpoint fills both.
+        config["tie_word_embeddings"] = False
+        told.append("head and embeddings apart")
+    fused = _FUSED_GELU.get(str(config.get("hidden_act")))
+    if fused is not None:
+        config["hidden_act"] = fused
+        told.append("gelu as one operator")
+    return config, told
 
 
 def _loss(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+from benchmarks.accuracy.grid import reduced
+from benchmarks.small_types import CONFIGS, small
+from planner.contract.choices import TrainingChoices
+from planner.models import catalogue
 from tests.support.trace_support import TINY, choices
 from trainer.trace import int8, scratch, trace
 from trainer.trace.recorder import StepRecorder
@@ -35,8 +40,13 @@ def undescribed(names: set[str]) -> set[str]:
     return {name for name in names if name not in NAMED and not name.startswith(ENGINE)}
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_every_operator_has_an_entry(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+RECORDED = ("qwen3_next", "llama4_text")
+"""Recorded types whose operators are tried with every change: a recurrence with experts, complex rotations."""
+REPEATED = [pytest.param(name, marks=[] if name in RECORDED else [pytest.mark.nightly]) for name in CONFIGS]
+
+
+def operators(config: dict[str, Any], chosen: TrainingChoices, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """What a traced step dispatches."""
     seen: set[str] = set()
     dispatch = StepRecorder.__torch_dispatch__
 
@@ -45,10 +55,32 @@ def test_every_operator_has_an_entry(run: str, monkeypatch: pytest.MonkeyPatch) 
         return dispatch(self, func, types, args, kwargs)
 
     monkeypatch.setattr(StepRecorder, "__torch_dispatch__", noting)
-    model, changes = RUNS[run]
-    trace(TINY[model], choices(**changes))
+    trace(config, chosen)
     assert len(seen) > 40
-    assert not undescribed(seen)
+    return seen
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_operator_has_an_entry(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, changes = RUNS[run]
+    assert not undescribed(operators(TINY[model], choices(**changes), monkeypatch))
+
+
+@pytest.mark.parametrize("model_type", REPEATED)
+def test_every_operator_of_a_recorded_type_has_an_entry(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN a small network of a type whose program is recorded WHEN a step is traced THEN the page knows it all."""
+    assert not undescribed(operators(small(model_type), choices(lora_dropout=0.0), monkeypatch))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "name", ["minicpm3-4b", "jais-2-8b", "gpt-j-6b", "ernie-4.5-21b-a3b", "deepseek-v3.2", "mt5-small"]
+)
+def test_every_operator_of_a_shipped_program_has_an_entry(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN two layers of a shipped model of another type THEN the same."""
+    path = Path(catalogue.__file__).parent / "models" / f"{name}.json"
+    config = reduced(json.loads(path.read_text())["config"], 2)
+    assert not undescribed(operators(config, choices(lora_dropout=0.0), monkeypatch))
 
 
 def test_an_operator_without_an_entry_is_found() -> None:
