@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from planner.tui.app import TuneplanApp
+from planner.tui.theme import THEMES
 from tests.support.tui_support import settle, write_pairs
 from tests.support.wizard_picture import PICTURE, svg
 
@@ -33,6 +34,7 @@ async def frames() -> list[str]:
         os.chdir("project")
         write_pairs(Path("pairs.jsonl"))
         app = TuneplanApp(gpu="rtx3060", model="qwen2.5-7b", data="pairs.jsonl")
+        app.theme = THEMES[0].name
         async with app.run_test(size=SIZE) as pilot:
             await settle(app, pilot)
             for step in STEPS:

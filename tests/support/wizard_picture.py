@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from planner.tui.app import TuneplanApp
+from planner.tui.theme import THEMES
 from tests.support.tui_support import settle, write_pairs
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "wizard.svg"
@@ -17,6 +18,7 @@ async def draw() -> str:
     """The screen as SVG text."""
     with tempfile.TemporaryDirectory() as folder:
         app = TuneplanApp(gpu="rtx3060", model="qwen2.5-7b", data=write_pairs(Path(folder) / "pairs.jsonl"))
+        app.theme = THEMES[0].name  # whatever this terminal can show
         async with app.run_test(size=SIZE) as pilot:
             await settle(app, pilot)
             app.go("plan")

@@ -18,7 +18,9 @@ from typing import Any
 from textual.pilot import Pilot
 
 from planner.tui.app import TuneplanApp
+from planner.tui.kept import keep_theme
 from planner.tui.screens.end import EndScreen
+from planner.tui.theme import THEMES
 from tests.support.tui_support import settle, until, write_pairs
 from tests.support.wizard_picture import svg
 
@@ -106,9 +108,11 @@ async def shown(pilot: Pilot[Any]) -> None:
 async def main() -> None:
     """All pictures."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder = Path(place) / "project"
+        folder.mkdir()
         write_pairs(folder / "pairs.jsonl")
-        os.environ["TUNEPLAN_HOME"] = str(folder / "home")
+        os.environ["TUNEPLAN_HOME"] = str(Path(place) / "home")
+        keep_theme(THEMES[0].name)  # whatever this terminal can show
         os.chdir(folder)
         await steps(keep_svg, SIZE, folder)
         await plan(keep_svg, (160, 48), folder)
