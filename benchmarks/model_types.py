@@ -94,6 +94,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_experts": 64,
         "moe_topk": 8,
     },
+    # facebook/xmod-base has no default either; one is chosen by whoever trains it.
+    "xmod": {"default_language": "en_XX"},
     # nvidia/Minitron-4B-Base, read 2026-11-27
     "nemotron": {
         "hidden_size": 3072,
