@@ -1,13 +1,15 @@
-"""A tokenizer.json as GGUF's vocabulary: byte-level BPE as llama.cpp's `gpt2`, SentencePiece's BPE as its `llama`.
+"""A tokenizer.json as GGUF's vocabulary: byte-level BPE as llama.cpp's `gpt2`, SentencePiece's BPE as its `llama`,
+SentencePiece's Unigram as its `t5`.
 
-Source: llama.cpp `convert_hf_to_gguf.py` (`_set_vocab_gpt2`, `_set_vocab_llama_hf`) and `llama-vocab.cpp`
-(`llm_tokenizer_spm`), 2026-11. llama.cpp joins the neighbours whose joined piece has the highest score, tokenizer.json
-those whose merge stands first: so a piece's score is minus the place of its merge, which takes that all merges that
-make a piece stand together, as they do in files made from SentencePiece's.
+Source: llama.cpp `convert_hf_to_gguf.py` (`_set_vocab_gpt2`, `_set_vocab_llama_hf`, `T5Model.set_vocab`) and
+`llama-vocab.cpp` (`llm_tokenizer_spm`, `llm_tokenizer_ugm`), 2026-11. Of BPE, llama.cpp joins the neighbours whose
+joined piece has the highest score, tokenizer.json those whose merge stands first: so a piece's score is minus the place
+of its merge, which takes that all merges that make a piece stand together, as in files made from SentencePiece's.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -33,10 +35,12 @@ def add_tokenizer(writer: Any, folder: Path) -> None:
     """
     content = json_text.read_object(folder / "tokenizer.json", max_bytes=256 * 1024**2, max_values=10_000_000)
     model = content["model"]
-    if model.get("type") != "BPE":
+    if model.get("type") not in ("BPE", "Unigram"):
         raise NotModelled(f"GGUF of a tokenizer of type {model.get('type')} is not written here; {ELSEWHERE}")
     size = int(json_text.read_object(folder / "config.json")["vocab_size"])
-    if model.get("byte_fallback"):
+    if model["type"] == "Unigram":
+        tokens = _unigram(writer, content, size)
+    elif model.get("byte_fallback"):
         tokens = _sentencepiece(writer, content, size)
     else:
         tokens = _byte_level(writer, content, size)
@@ -89,6 +93,42 @@ def _sentencepiece(writer: Any, content: dict[str, Any], size: int) -> list[str]
     return tokens
 
 
+def _unigram(writer: Any, content: dict[str, Any], size: int) -> list[str]:
+    """Pieces with the logarithms of their probabilities: both sides take the likeliest division of the whole text.
+
+    llama.cpp has no bytes there for characters without a piece, and looks for pieces across blanks.
+    """
+    model, steps = content["model"], _steps(content)
+    if model.get("byte_fallback"):
+        raise NotModelled(f"GGUF of Unigram pieces with bytes for unknown characters is not written here; {ELSEWHERE}")
+    split = any(part.get("type") == "Metaspace" and part.get("split", True) for part in steps)
+    if split and any(_BLANK in piece[1:] for piece, _ in model["vocab"]):
+        raise NotModelled(f"GGUF of Unigram pieces that hold blanks, in words apart, is not written here; {ELSEWHERE}")
+    pieces = {piece: place for place, (piece, _) in enumerate(model["vocab"])}
+    tokens, types = _tokens({**content, "model": {**model, "vocab": pieces}}, size)
+    scores = [0.0] * size
+    for place, (_, score) in enumerate(model["vocab"]):
+        scores[place] = float(score)
+    unknown = model.get("unk_id")
+    if not isinstance(unknown, int) or not 0 <= unknown < len(pieces):
+        raise NotModelled(f"GGUF of Unigram pieces without one for unknown characters is not written here; {ELSEWHERE}")
+    import gguf
+
+    types[unknown] = int(gguf.TokenType.UNKNOWN)
+    maps = [part["precompiled_charsmap"] for part in steps if part.get("type") == "Precompiled"]
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(types)
+    writer.add_unk_token_id(unknown)
+    writer.add_add_space_prefix(_prefixed(content, charsmap=len(maps) == 1))
+    writer.add_remove_extra_whitespaces(False)
+    if maps:
+        writer.add_precompiled_charsmap(base64.b64decode(maps[0]))
+    return tokens
+
+
 def _scores(content: dict[str, Any], size: int) -> list[float]:
     """Minus the place of the merge that makes a piece; what no merge makes is joined last."""
     vocabulary: dict[str, int] = content["model"]["vocab"]
@@ -109,19 +149,26 @@ def _scores(content: dict[str, Any], size: int) -> list[float]:
     return scores
 
 
-def _prefixed(content: dict[str, Any]) -> bool:
-    """Whether a text is read as if a blank stood before it; raises `NotModelled` for what llama.cpp lacks."""
+def _steps(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is done to a text before its pieces are looked for, in order."""
     steps: list[dict[str, Any]] = [content[name] for name in ("normalizer", "pre_tokenizer") if content.get(name)]
-    flat = [part for step in steps for part in (step.get("normalizers") or step.get("pretokenizers") or [step])]
+    return [part for step in steps for part in (step.get("normalizers") or step.get("pretokenizers") or [step])]
+
+
+def _prefixed(content: dict[str, Any], *, charsmap: bool = False) -> bool:
+    """Whether a text is read as if a blank stood before it; raises `NotModelled` for what llama.cpp lacks.
+
+    `charsmap`: SentencePiece's table of characters goes along.
+    """
     found = False
-    for part in flat:
+    for part in _steps(content):
         kind = part.get("type")
         blank = part.get("pattern", {}).get("String") == " " and part.get("content") == _BLANK
         if kind == "Prepend" and part.get("prepend") == _BLANK:
             found = True
         elif kind == "Metaspace" and part.get("replacement", _BLANK) == _BLANK:
             found = found or part.get("prepend_scheme", "always") != "never"
-        elif not (kind == "Replace" and blank):
+        elif not (kind == "Replace" and blank) and not (charsmap and kind == "Precompiled"):
             raise NotModelled(f"GGUF of a tokenizer with {kind} before its pieces is not written here; {ELSEWHERE}")
     return found
 

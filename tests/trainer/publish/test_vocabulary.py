@@ -17,7 +17,7 @@ pytest.importorskip("gguf")
 TEXTS = ["the plan", "user assistant memory plan", " two  blanks", "Größe 世界 🙂", "abcdef\nword 123", "x", ""]
 
 
-def written(folder: Path, kind: str, **model: object) -> dict[str, Any]:
+def written(folder: Path, kind: str, whole: dict[str, Any] | None = None, **model: object) -> dict[str, Any]:
     """The fields of a GGUF file that holds nothing but the vocabulary."""
     import gguf
 
@@ -26,6 +26,8 @@ def written(folder: Path, kind: str, **model: object) -> dict[str, Any]:
     small_tokenizers.write(folder, kind)
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"] |= model
+    if whole is not None:
+        content |= whole
     (folder / "tokenizer.json").write_text(json.dumps(content))
     size = len(content["model"]["vocab"]) + 3
     (folder / "config.json").write_text(json.dumps({"vocab_size": size, "bos_token_id": 0, "eos_token_id": [1]}))
@@ -80,10 +82,69 @@ def test_scores_join_as_the_merges_do(tmp_path: Path) -> None:
     assert kinds["▁"] == gguf.TokenType.NORMAL
 
 
+def likeliest(text: str, vocabulary: dict[str, Any]) -> list[int]:
+    """As llama.cpp's Unigram tokenizer does it: the division of the whole text whose scores have the largest sum, a
+    character without a piece as unknown, unknown ones beside each other as one."""
+    import gguf
+
+    normal = [int(kind) == gguf.TokenType.NORMAL for kind in vocabulary["token_type"]]
+    ids = {token: place for place, token in enumerate(vocabulary["tokens"]) if normal[place]}
+    unknown, scores = vocabulary["unknown_token_id"], vocabulary["scores"]
+    lowest = min(score for score, counts in zip(scores, normal, strict=True) if counts) - 10
+    text = (" " + text if vocabulary["add_space_prefix"] and text else text).replace(" ", "▁")
+    best: list[tuple[float, int, int]] = [(0.0, 0, unknown)] + [(float("-inf"), 0, unknown)] * len(text)
+    for start in range(len(text)):
+        ways = [(end, ids[text[start:end]]) for end in range(start + 1, len(text) + 1) if text[start:end] in ids]
+        if start + 1 not in {end for end, _ in ways}:
+            ways.append((start + 1, unknown))
+        for end, token in ways:
+            score = best[start][0] + (lowest if token == unknown else scores[token])
+            if score > best[end][0]:
+                best[end] = (score, start, token)
+    found: list[int] = []
+    end = len(text)
+    while end:
+        _, end, token = best[end]
+        if not (found and found[-1] == token == unknown):
+            found.append(token)
+    return found[::-1]
+
+
+@pytest.mark.parametrize("prepend", ["always", "never"])
+def test_probabilities_divide_as_the_tokenizer_does(prepend: str, tmp_path: Path) -> None:
+    """GIVEN a Unigram tokenizer WHEN its GGUF is tokenized by llama.cpp's rule THEN the tokens are its own."""
+    import gguf
+    from tokenizers import Tokenizer
+
+    before = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": prepend, "split": True}
+    vocabulary = written(tmp_path, "unigram", {"normalizer": None, "pre_tokenizer": before})
+    own = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in TEXTS:
+        if not (prepend == "always" and text.startswith(" ")):  # a blank of its own counts as the one before the text
+            assert likeliest(text, vocabulary) == own.encode(text, add_special_tokens=False).ids, text
+    assert vocabulary["model"] == "t5"
+    assert vocabulary["add_space_prefix"] is (prepend == "always")
+    assert vocabulary["remove_extra_whitespaces"] is False
+    kinds = dict(zip(vocabulary["tokens"], vocabulary["token_type"], strict=True))
+    assert kinds["<unk>"] == gguf.TokenType.UNKNOWN
+    assert kinds["<s>"] == gguf.TokenType.CONTROL
+
+
+def test_a_table_of_characters_goes_along(tmp_path: Path) -> None:
+    """GIVEN SentencePiece's own normalizer THEN its table's bytes stand in the file."""
+    table = {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAABhAGI="}
+    before = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    vocabulary = written(tmp_path, "unigram", {"normalizer": table, "pre_tokenizer": before})
+    assert bytes(vocabulary["precompiled_charsmap"]) == b"\x04\0\0\0\0\0\0\0a\0b"
+
+
 @pytest.mark.parametrize(
     ("kind", "model", "word"),
     [
-        ("unigram", {}, "type Unigram"),
+        ("unigram", {}, "NFKC before its pieces"),
+        ("unigram", {"byte_fallback": True}, "bytes for unknown characters"),
+        ("unigram", {"unk_id": None}, "without one for unknown"),
+        ("unigram", {"vocab": [["<unk>", 0.0], ["a▁b", -1.0]], "unk_id": 0}, "hold blanks"),
         ("wordpiece", {}, "type WordPiece"),
         ("llama2", {"merges": [["a", "b"], ["c", "d"], ["", "ab"]]}, "merges don't follow"),
     ],
