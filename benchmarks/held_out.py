@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,16 @@ def choices_of(given: dict[str, Any], batch: int, length: int, task: str, kind: 
     own = {"lora_targets": ("all-linear",), "lora_dropout": 0.0, "stack": "builtin", **given}
     own["loss"] = "chunked" if task == "causal" and own["stack"] == "builtin" else "full"
     return TrainingChoices(batch_size=batch, max_length=length, **own).with_usual_implementation(kind)
+
+
+def with_its_loss(choices: TrainingChoices, work: Callable[[TrainingChoices], float]) -> float:
+    """`work` on the choices, with the full loss where the network can't take its own in chunks."""
+    try:
+        return work(choices)
+    except NotModelled as error:
+        if "chunked" not in str(error):
+            raise
+    return work(replace(choices, loss="full"))
 
 
 def learned(teacher: Teacher, work: Callable[[], Any]) -> Any:
@@ -178,12 +188,12 @@ def tried(model_type: str, seed: int, teacher: Teacher, worker: Worker) -> Resul
     def trace_one(name: str) -> float:
         batch, length = next(shapes)
         given = choices_of(SETTINGS[name], batch, length, spec.task, "cuda")
-        return traced(config, spec, given, teacher)
+        return with_its_loss(given, lambda choices: traced(config, spec, choices, teacher))
 
     def run_one(name: str) -> float:
         batch, length = draw.choice(REAL_SHAPES)
-        given = choices_of(REAL[name], batch, length, spec.task, "cpu")
-        return measured(text_part(shrunk.small(model_type, cls)), given, teacher, worker)
+        given, small = choices_of(REAL[name], batch, length, spec.task, "cpu"), text_part(shrunk.small(model_type, cls))
+        return with_its_loss(given, lambda choices: measured(small, choices, teacher, worker))
 
     written = str(config["model_type"]) in ARCHITECTURES
     return {

@@ -23,6 +23,8 @@ from planner.speed.operation import Array, Operation, autocasts, compute_dtype, 
 
 BYTES_PER_WEIGHT = {"nf4": 0.5, "nf4-double": 0.5, "int8": 1.0}
 """Storage of a quantized base weight, scales left out (they are below 4 %)."""
+ATTENTION = frozenset(("self_attn", "self_attention", "attention", "attn"))
+"""What transformers calls a layer's attention over all tokens; `linear_attn`, `conv` and `mamba` stand beside it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +78,19 @@ def model_flops_per_token(model: ModelSpec, length: Array) -> Array:
     With backward (three times this) it is PaLM's 6N + 12*L*H*Q*T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
     """
     products = sum(2.0 * _active_weights(module, model) * module.copies for module in model.modules)
-    layers = model.num_layers + 2 * model.num_decoder_layers
+    layers = attention_layers(model) + 2 * model.num_decoder_layers
     return np.asarray(products + 4.0 * model.num_heads * model.head_dim * layers * length, dtype=np.float64)
+
+
+def attention_layers(model: ModelSpec) -> int:
+    """Layers of the (first) stack that look at other tokens: not a hybrid's convolutions, recurrences or linear
+    attention, whose own products are among the modules."""
+    if "recorded" not in model.config:
+        return model.num_layers
+    found = {
+        index for module in model.modules if ATTENTION & {*module.path.split(".")} for index in module.layers or ()
+    }
+    return len(found) or model.num_layers
 
 
 def stored_bytes(choices: TrainingChoices) -> int:
@@ -225,7 +238,7 @@ def _attention(
     # (copies, causal, window): self-attention of each stack, and the decoder's look at the encoder
     stacks: list[tuple[int, bool, int | None]] = [
         (sliding, causal, model.sliding_window),
-        (model.num_layers - sliding, causal, None),
+        (attention_layers(model) - sliding, causal, None),
         (model.num_decoder_layers, True, None),
         (model.num_decoder_layers, False, None),
     ]

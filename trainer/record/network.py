@@ -66,7 +66,9 @@ def describe(config: dict[str, object]) -> dict[str, object]:
         "sliding_layers": [i for i, kind in enumerate(types[: len(layers)]) if kind == "sliding_attention"],
         "tie_embeddings": head is not None and any(head.weight is p for p in _embedding_weights(model, head)),
         "num_experts": int(_first(text, "num_local_experts", "num_experts", "n_routed_experts") or 0),
-        "experts_per_token": int(_first(text, "num_experts_per_tok", "moe_top_k", "num_experts_per_token") or 0),
+        "experts_per_token": int(
+            _first(text, "num_experts_per_tok", "moe_top_k", "num_experts_per_token", "top_k_experts") or 0
+        ),
         "modules": modules(model, layers),
         "kinds": kinds(model),
         "buffer_bytes": sum(buffer.untyped_storage().nbytes() for buffer in model.buffers()),

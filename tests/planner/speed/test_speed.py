@@ -242,6 +242,24 @@ def test_model_flops_are_palms():
     assert speed.model_flops(model, TrainingChoices(), 4096) == 4 * weights + attention
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "active"),
+    [
+        ("lfm2-2.6b", 8, 2.57e9),  # 22 short convolutions beside
+        ("qwen3-next-80b-a3b", 12, 3.56e9),  # three gated delta nets to one attention; its maker counts 3 B active
+        ("gpt-oss-20b", 24, 3.61e9),  # its maker: 3.6 B active
+        ("gemma-4-26b-a4b", 30, 3.82e9),
+        ("granite-4.0-h-tiny", 4, 1.47e9),  # its maker: 1 B active, the embeddings left out
+    ],
+)
+def test_sparse_and_hybrid_models_cost_what_runs(name: str, layers: int, active: float):
+    model = load_model(name)
+    assert work.attention_layers(model) == layers
+    short, longer = work.model_flops_per_token(model, np.array([0.0, 1000.0]))
+    assert short / 2 == pytest.approx(active, rel=0.01)
+    assert longer - short == pytest.approx(4000.0 * model.num_heads * model.head_dim * layers)
+
+
 def test_only_the_chosen_experts_count():
     config = {"model_type": "mixtral", "num_hidden_layers": 2, "num_local_experts": 8, "num_experts_per_tok": 2}
     model = from_config(config, "two layers of mixtral")
