@@ -193,8 +193,8 @@ def test_no_child_is_started_in_another_spelling() -> None:
                 if start or (isinstance(node, ast.Constant) and node.value == "-m"):
                     found.add(str(file.relative_to(ROOT)))
     # Beside it: how a package knows that it was typed, where the command `plan` lies, the fault bench's starts, TRL's,
-    # and the GPU bench's, which asks for torch without the planner and downloads wheels.
+    # and the GPU bench's, which asks for torch without the planner and downloads wheels; the wizard's times imports.
     known = {"planner/__init__.py", "trainer/__init__.py", "planner/handover/commands.py"}
     bench = {"benchmarks/faults.py", "benchmarks/fault_runs.py", "benchmarks/exchange/trl_curve.py"}
-    bench |= {"benchmarks/gpu.py", "benchmarks/gpu_wheels.py"}
+    bench |= {"benchmarks/gpu.py", "benchmarks/gpu_wheels.py", "benchmarks/wizard.py"}
     assert found == {"planner/contract/process.py", *known, *bench}
