@@ -32,6 +32,16 @@ TOOLS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         _TARGET,
         ["model", "gpu"],
     ),
+    "max": (
+        "The longest sequences, largest micro-batch, highest rank or largest model that fit.",
+        {**_TARGET, "what": {"type": "string", "description": "length, batch, rank or model"}},
+        ["gpu", "what"],
+    ),
+    "compare": (
+        "One question on several devices: memory, speed, hours, money and energy.",
+        {**_TARGET, "gpu": {"type": "string", "description": "Devices with commas between: `a10g,rtx-4090,h100`"}},
+        ["model", "gpu"],
+    ),
     "check_file": (
         "The same for another trainer's file: Axolotl, LLaMA-Factory, TRL, Unsloth, LitGPT, torchtune, mlx-lm.",
         {"file": {"type": "string"}, "gpu": _TARGET["gpu"], "options": _TARGET["options"]},
@@ -40,8 +50,13 @@ TOOLS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "models": ("Models whose dimensions are known.", {}, []),
     "gpus": ("Devices that are known.", {}, []),
 }
-_FORBIDDEN = frozenset({"save", "config", "json", "help", "version", "output"})
-"""Options that write or change the answer's form."""
+_FORBIDDEN = frozenset(
+    {
+        *("save", "config", "json", "help", "version", "output", "brief", "advice", "memory", "explain"),
+        *("train", "ui", "install-completion", "show-completion"),
+    }
+)
+"""Options that train, write, ask a person, or change the answer's form."""
 
 
 def run() -> int:
@@ -114,7 +129,7 @@ def _words(name: object, arguments: object) -> list[str]:
         )
     words = {"recommend": [], "check_file": ["check"]}.get(name, [name])
     words = [*words, "--json"]
-    for key in ("model", "gpu", "file"):
+    for key in ("model", "gpu", "file", "what"):
         if key in arguments:
             if not isinstance(arguments[key], str):
                 raise InvalidInput(f"{key} must be text")

@@ -60,9 +60,34 @@ def test_a_file_of_another_trainer(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("max", {"gpu": "a10g", "model": "phi-2", "what": "rank"}, ["max", "--gpu", "a10g", "--model", "phi-2"]),
+        (
+            "compare",
+            {"gpu": "a10g,rtx-4090", "model": "phi-2"},
+            ["compare", "--gpu", "a10g,rtx-4090", "--model", "phi-2"],
+        ),
+    ],
+)
+def test_the_question_turned_round_and_side_by_side(
+    tool: str, arguments: dict[str, str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GIVEN what an agent asks THEN the answer is the command's JSON."""
+    found = ask("tools/call", name=tool, arguments=arguments)["result"]
+    assert not found["isError"]
+    more = ["--what", arguments["what"]] if "what" in arguments else []
+    assert main([*words, *more, "--json"]) == 0
+    assert json.loads(found["content"][0]["text"]) == json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         {"model": "phi-2", "gpu": "a10g", "options": {"save": "/tmp/x.yaml"}},
+        {"model": "phi-2", "gpu": "a10g", "options": {"train": True}},
+        {"model": "phi-2", "gpu": "a10g", "options": {"ui": True}},
+        {"model": "phi-2", "gpu": "a10g", "options": {"install_completion": True}},
         {"model": "phi-2", "gpu": "a10g", "options": {"config": "/etc/passwd"}},
         {"model": "phi-2", "gpu": "a10g", "options": {"--x y": 1}},
         {"model": "phi-2", "gpu": "a10g", "options": {"max-length": [1]}},
