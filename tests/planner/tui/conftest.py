@@ -8,3 +8,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def home_elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEPLAN_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("COLORTERM", "truecolor")  # else the theme is that of whatever terminal pytest stands in

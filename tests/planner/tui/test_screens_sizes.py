@@ -73,7 +73,9 @@ async def test_every_size_shows_its_panels_and_no_hole(state: str, tmp_path: Pat
             assert titles(await settle(app, pilot)) == ["Memory over one step"]
             await pilot.press("left", "down", "escape")
             assert titles(await settle(app, pilot)) == PANELS[SIZES[-1]]
-            await pilot.press("b", "right", "enter")
+            await pilot.press("b")
+            await settle(app, pilot)
+            await pilot.press("right", "enter")
             await settle(app, pilot)
             assert "batch_size" in app.wizard.edited, "Enter takes the place under the cursor"
             assert f"▸{app.evaluation.report.memory.device_peak_bytes / 2**30:.1f}" in screen_text(app)
