@@ -308,7 +308,8 @@ class TuneplanApp(Asking):
     def goes_on(self) -> Text:
         """Said when the wizard leaves a run: where it is, and how it is seen again."""
         again = plan_command("ui", live.near_path(self.run_folder))
-        return Text(f"The run goes on in {one_line(self.run_folder)}; {one_line(again)} shows it again.")
+        said = f"The run goes on in {one_line(self.run_folder)}; this shows it again:\n{one_line(again)}"
+        return Text(said, no_wrap=True, overflow="ignore")  # a command that is broken can't be pasted
 
     async def action_quit(self) -> None:
         """The palette's Quit asks as well."""
