@@ -29,9 +29,9 @@ class Counted:
     """What counting found, in example order."""
 
     lengths: list[int] = field(default_factory=list)
+    """Tokens of each example, its closing token included, before any cut."""
     longest_pair: tuple[int, int] = (0, 0)
     """Tokens of the longest source and of the longest answer, of an encoder-decoder."""
-    """Tokens of each example, its closing token included, before any cut."""
     learned: int = 0
     """Tokens that are learned, of all examples together."""
     text_bytes: int = 0
