@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from planner.cli import main, mcp
+from planner.contract import settings
 from tests.planner.exchange.files import AXOLOTL
 
 
@@ -112,3 +113,27 @@ def test_what_is_no_message_has_an_error(line: str) -> None:
     answer = mcp.handle(line)
     assert answer is not None
     assert answer["error"]["code"] in (-32700, -32601)
+
+
+READS = {
+    *("columns", "data", "effective-batch-size", "explain-all", "fit", "format", "from", "from-tool", "goal", "gpu"),
+    *("model", "prices", "reserve", "scenario", "skip-invalid", "tier", "time", "validation-split", "what"),
+}
+"""Options beside the settings that only ask something: a new one belongs here, or among those that are refused."""
+
+
+def test_every_option_was_looked_at() -> None:
+    """GIVEN the options of every command that is a tool THEN each is a setting, reads, or is refused to an agent."""
+    import click
+    import typer
+
+    from planner.cli.app import app
+
+    command: Any = typer.main.get_command(app)
+    context = click.Context(command)
+    commands = [
+        command,
+        *(command.get_command(context, name) for name in ("check", "max", "compare", "models", "gpus")),
+    ]
+    flags = {name[2:] for item in commands for option in item.params for name in option.opts if name.startswith("--")}
+    assert flags - {name.replace("_", "-") for name in settings.BY_NAME} - mcp._FORBIDDEN == READS
