@@ -148,7 +148,9 @@ async def _press(app: TuneplanApp, name: str) -> None:
 async def _at_rest(app: TuneplanApp) -> None:
     """Until every question is answered and painted."""
     quiet = 0
-    while quiet < 3:  # a step that is shown for the first time is laid out after the answers are there
+    while (
+        quiet < 3 and app.is_running
+    ):  # a step that is shown for the first time is laid out after the answers are there
         await asyncio.sleep(0.05)
         quiet += 1
         if not (app.idle and app.settled and not app.typing and not app.screen._dirty_widgets):
@@ -228,7 +230,8 @@ def main() -> int:
         for row in measure(tuple(models), tuple(devices), shapes=asked.shapes, turns=asked.turns):
             rows.append(row)
             loops.append(loop_ms())
-            print(f"{row.model} on {row.device}", file=sys.stderr)
+            told = ", ".join(f"{name} {median:.0f}" for name, (median, _) in row.figures.items())
+            print(f"{row.model} on {row.device}: {told}", file=sys.stderr)
         loop = statistics.median(loops)
         print("\n".join(lines(rows, loop)))
         print(f"loop: {loop:.1f} ms (the fastest {min(loops):.1f}, the slowest {max(loops):.1f})")
