@@ -59,6 +59,7 @@ ADDED = {
     "liger_kernels": ["rope", "rms_norm", "swiglu", "fused_linear_cross_entropy"],
     "made_again": ["mlp", "norms"],
     "garbage_collection_threshold": None,
+    "max_target_length": None,
 }
 """Settings that came after the first traces were kept, as those traces have them: so they name no other configuration.
 

@@ -100,10 +100,10 @@ def test_quantised_weights_stand_beside_where_no_method_is_asked_for(
         assert one["report"]["settings"]["method"] == "lora"
 
 
-def test_of_models_of_one_size_the_most_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_models_of_one_size_the_most_used_is_named() -> None:
     """GIVEN many networks of 8.2e9 parameters THEN the family's newest stands for them, no model tuned from it."""
-    found = run(capsys, "max", "--what", "model", "--gpu", "rtx3090", "--method", "lora")["limits"]
-    assert "qwen3-8b" in [limit["value"] for limit in found]
+    first = next(limits.largest_models(asked("rtx3090", "phi-2"), most=1, room=8.25e9))
+    assert first.value == "qwen3-8b"
 
 
 @pytest.mark.nightly
