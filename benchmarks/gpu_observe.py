@@ -43,6 +43,8 @@ WRITE_SECONDS = 8.0
 """Kept for the summary."""
 POINT_SECONDS = 60.0
 """No point may take longer; the largest take some ten seconds."""
+FIRST_SECONDS = 180.0
+"""A worker's first point, which waits until torch and transformers are imported."""
 BUDGET_SHARE = 0.92
 """Share of the card that an ordinary point may be predicted to take."""
 
@@ -141,6 +143,7 @@ def measure(session: Session) -> None:
     """One worker's life: takes points until none is left or the time is up."""
     with Worker() as worker:
         worker.start()
+        longest = FIRST_SECONDS
         while session.left() > _typical(session):
             try:
                 item = session.ready.get(timeout=1.0)
@@ -151,10 +154,11 @@ def measure(session: Session) -> None:
             point, request = item
             began = time.monotonic()
             try:
-                observation = worker.ask(request, timeout=max(5.0, min(POINT_SECONDS, session.left())))
+                observation = worker.ask(request, timeout=max(5.0, min(longest, session.left())))
             except TuneplanError as error:
                 session.fail(f"{point.label}: {error}")
                 continue
+            longest = POINT_SECONDS
             keep(session, point, observation, time.monotonic() - began)
 
 

@@ -70,9 +70,9 @@ ZERO: Vector = (0,) * (2 * WIDTH)
 
 def is_vector(value: object) -> bool:
     """Whether a value that was read is a vector's list of whole numbers."""
-    return (
-        isinstance(value, list) and len(value) == 2 * WIDTH and all(type(x) is int and abs(x) < 1 << 62 for x in value)
-    )
+    if not isinstance(value, list) or len(value) != 2 * WIDTH or set(map(type, value)) != {int}:
+        return False
+    return max(value) < 1 << 62 and min(value) > -(1 << 62)
 
 
 def add(left: Vector, right: Sequence[int], factor: int = 1) -> Vector:
