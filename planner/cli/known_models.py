@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from planner.calibration import attach
-from planner.cli.talk import print_json
+from planner.cli.talk import print_json, say
 from planner.contract.spec import HardwareProfile
 from planner.decide.fits import Fit, fit_of
 from planner.models import catalogue
 from planner.models.catalogue import CatalogueEntry
 from planner.models.sources import load_model
 from planner.report import listing, words
+
+TOLD_SECONDS = 2.0
+"""Between two signs of life."""
 
 
 def run(typed: str | None, gpu: str | None, *, as_json: bool) -> int:
@@ -35,5 +39,12 @@ def run(typed: str | None, gpu: str | None, *, as_json: bool) -> int:
 
 
 def _fits(hardware: HardwareProfile, entries: Sequence[CatalogueEntry]) -> dict[str, Fit]:
-    budget = hardware.budget_bytes
-    return {entry.name: fit_of(load_model(entry.hub_id), hardware, budget_bytes=budget) for entry in entries}
+    """Each model's judgement; the first time that takes seconds, which are told."""
+    found: dict[str, Fit] = {}
+    told = time.monotonic()
+    for entry in entries:
+        if time.monotonic() - told > TOLD_SECONDS:
+            told = time.monotonic()
+            say(f"{len(found)} of {len(entries)} models judged")
+        found[entry.name] = fit_of(load_model(entry.hub_id), hardware, budget_bytes=hardware.budget_bytes)
+    return found

@@ -1,4 +1,4 @@
-"""What of a model fits a device at the least: in a fraction of a second for the whole catalogue.
+"""What of a model fits a device at the least: in some seconds for the whole catalogue, later in two.
 
 One sequence with every layer recomputed, the chunked loss where it is modelled, no dropout: the smallest usual LoRA
 run, and the same on a quantised base. Reserved bytes are the search's rule; `plan check` says more.

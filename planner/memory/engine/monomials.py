@@ -72,7 +72,7 @@ def is_vector(value: object) -> bool:
     """Whether a value that was read is a vector's list of whole numbers."""
     if not isinstance(value, list) or len(value) != 2 * WIDTH or set(map(type, value)) != {int}:
         return False
-    return max(value) < 1 << 62 and min(value) > -(1 << 62)
+    return bool(max(value) < 1 << 62 and min(value) > -(1 << 62))
 
 
 def add(left: Vector, right: Sequence[int], factor: int = 1) -> Vector:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.memory.engine.monomials import Vector, add, is_vector
+from planner.memory.engine.monomials import WIDTH, is_vector
 from planner.memory.engine.values import Array
 
 if TYPE_CHECKING:
@@ -52,38 +52,36 @@ class Envelope:
 
 def envelope(ledger: Ledger) -> Envelope:
     """All events of a step, those that another of the same instant dominates everywhere left out."""
-    rows: dict[str, dict[Vector, tuple[int, int, int]]] = {}
+    rows: dict[str, dict[bytes, tuple[int, int, int]]] = {}
     for index, segment in enumerate(ledger.segments):
         found = rows.setdefault(segment.name, {})
+        events = np.array(segment.events, dtype=np.int64).reshape(-1, 2 * WIDTH)
         for number, offset in enumerate(segment.offsets):
-            for position, event in enumerate(segment.events):
-                vector = add(event, offset) if number else event
-                found.setdefault(vector, (index, position, number))
+            moved = events + np.array(offset, dtype=np.int64) if number else events
+            for position, row in enumerate(moved):
+                found.setdefault(row.tobytes(), (index, position, number))
     coefficients, instants, where = [], [], []
     for instant, found in rows.items():
         if not found:
             continue
-        vectors = np.array(list(found), dtype=np.int64)
+        vectors = np.frombuffer(b"".join(found), dtype=np.int64).reshape(-1, 2 * WIDTH)
         places = list(found.values())
-        for row in _skyline(vectors):
-            coefficients.append(vectors[row])
+        for kept in _skyline(vectors):
+            coefficients.append(vectors[kept])
             instants.append(instant)
-            where.append(places[row])
+            where.append(places[kept])
     return Envelope(np.array(coefficients), tuple(instants), tuple(where))
 
 
 def _skyline(vectors: Array) -> list[int]:
-    """Rows that no other row dominates in every coefficient (all multipliers are non-negative)."""
+    """Rows that no other row dominates in every coefficient (all multipliers are non-negative), the largest first."""
     order = np.argsort(-vectors.sum(axis=1, dtype=np.float64), kind="stable")
+    ranked = vectors[order][:, vectors.min(axis=0) < vectors.max(axis=0)]  # where all are equal none is ahead
     kept: list[int] = []
-    ranked = vectors[order]
-    held = np.empty_like(vectors)
-    for position, row in enumerate(ranked):
-        count = len(kept)
-        if count and np.any(np.all(held[:count] >= row, axis=1)):
-            continue
-        held[count] = row
-        kept.append(int(order[position]))
+    while len(order):
+        kept.append(int(order[0]))  # whatever dominates it would stand before it
+        left = ~(ranked[0] >= ranked).all(axis=1)
+        order, ranked = order[left], ranked[left]
     return kept
 
 
