@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 from planner.contract.choices import TrainingChoices
 from planner.contract.records import CheckReport
 from planner.tui import figures
+from planner.tui.figures import TIER_HEADER
 from planner.tui.widgets.panels.base import BoxPanel
 from planner.tui.widgets.panels.verdict import VERDICT_STYLES
 from planner.tui.work import Evaluation, WizardAnswer
@@ -90,9 +91,12 @@ class TiersPanel(BoxPanel):
         self._shown = shown
         listing = self.query_one("#tier-list", OptionList)
         before = listing.highlighted
-        bar = max(0, min(30, width - 48)) if width >= 58 else 0
+        room = max([len(TIER_HEADER[1]), *(len(figures.tier_line(tier)[1]) for tier in found.tiers)]) + 1
+        bar = max(0, min(30, width - 33 - room)) if width >= 44 + room else 0
         listing.set_options(
-            Option(tier_row(tier, tier.tier == found.recommended, tier.settings == self._now, bar), id=tier.tier)
+            Option(
+                tier_row(tier, (tier.tier == found.recommended, tier.settings == self._now), room, bar), id=tier.tier
+            )
             for tier in found.tiers
         )
         listing.display = self.query_one(".header").display = bool(found.tiers)
@@ -100,7 +104,7 @@ class TiersPanel(BoxPanel):
             names = [tier.tier for tier in found.tiers]
             default = names.index(found.recommended) if found.recommended in names else 0
             listing.highlighted = default if before is None else min(before, len(names) - 1)
-        self.query_one(".header", Static).update(tier_header())
+        self.query_one(".header", Static).update(tier_header(room))
         self.query_one("#notes", Static).update(notes_text(found))
 
     @on(OptionList.OptionSelected, "#tier-list")
@@ -183,10 +187,10 @@ class WhyPanel(BoxPanel):
         event.stop()
 
 
-def tier_header() -> Content:
-    """Names of the tiers' columns."""
-    name, shape, peak, speed = figures.TIER_HEADER
-    return Content(f" {name:<8} {shape:<14}{peak:>7} {speed:>7}")
+def tier_header(room: int) -> Content:
+    """Names of the tiers' columns; that of the shapes is `room` cells wide."""
+    name, shape, peak, speed = TIER_HEADER
+    return Content(f" {name:<8} {shape:<{room}}{peak:>7} {speed:>6}")
 
 
 def notes_text(found: WizardAnswer) -> Content:
@@ -209,8 +213,11 @@ def notes_text(found: WizardAnswer) -> Content:
     return Content("\n").join([Content(line) for line in lines])
 
 
-def tier_row(tier: CheckReport, recommended: bool, current: bool, bar: int) -> Content:
-    """One tier in one line: name, shape, peak, speed, and the peak as a bar of `bar` cells against the budget."""
+def tier_row(tier: CheckReport, marks: tuple[bool, bool], room: int, bar: int) -> Content:
+    """One tier in one line: name, shape in `room` cells, peak, speed, and the peak as a bar of `bar` cells against the
+    budget. `marks`: whether it is recommended, and whether the settings are it now.
+    """
+    recommended, current = marks
     name, shape, peak, speed = figures.tier_line(tier)
     memory = tier.memory
     cells = figures.filled(memory.device_peak_bytes, memory.budget_bytes, bar)
@@ -218,9 +225,9 @@ def tier_row(tier: CheckReport, recommended: bool, current: bool, bar: int) -> C
         ("▸" if current else " ", "$accent"),
         (f"{name:<8}", "bold"),
         ("★" if recommended else " ", "$warning"),
-        f"{shape:<14}",
+        f"{shape:<{room}}",
         f"{peak:>7}{'!' if tier.verdict == 'tight' else ' '}",
-        f"{speed:>7}" + ("  " if bar else ""),
+        f"{speed:>6}" + ("  " if bar else ""),
         ("━" * cells, VERDICT_STYLES[tier.verdict]),
         ("━" * (bar - cells), "$border-blurred"),
     )
