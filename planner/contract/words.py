@@ -15,6 +15,7 @@ STEERING = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction of writing
     "\u2028\u2029"  # line and paragraph separators
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # unseen: byte-order mark, annotations, tags
+    "\ue000-\uf8ff\U000f0000-\U0010ffff"  # for private use: what they look like is up to the terminal's font
     "\ud800-\udfff]"  # halves of characters, which no output can encode
 )
 """Characters that do something to a terminal or a reader instead of being seen."""

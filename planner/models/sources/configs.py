@@ -126,10 +126,10 @@ def _whole(value: object) -> int:
 
 
 def _part(value: object) -> Config:
-    """An object, or an empty one where there is none."""
+    """An object, or an empty one where there is none; null in it is as good as nothing."""
     if value and not isinstance(value, Mapping):
         raise TypeError(f"{shown(value)} is no object")
-    return dict(value) if isinstance(value, Mapping) else {}
+    return {key: each for key, each in value.items() if each is not None} if isinstance(value, Mapping) else {}
 
 
 def _rope_parameters(
@@ -141,7 +141,7 @@ def _rope_parameters(
     rope = _part(raw.get("rope_scaling") or raw.get("rope_parameters") or config.get("rope_parameters"))
     base_key, share_key = facts.rotary_keys
     rope.setdefault("rope_theta", raw.get(base_key) or theta)
-    share = raw.get(share_key, facts.rotary_share)
+    share = facts.rotary_share if raw.get(share_key) is None else raw[share_key]
     if share is not None:
         rope.setdefault("partial_rotary_factor", share)
     rope.setdefault("rope_type", rope.get("type", "default"))

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from planner import memory
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
+from planner.devices import hardware
 from planner.models import catalogue, recorded
 from planner.models.recorded import Unlearned
 from planner.models.sources import from_config, load_model
@@ -427,6 +430,21 @@ def test_a_multimodal_gemma_is_planned_as_its_text_part() -> None:
     spec = from_config(raw, "x")
     assert (spec.architecture, spec.task) == ("gemma3_text", "causal")
     assert spec.parameters == from_config(CONFIGS["gemma3"], "x").parameters
+
+
+@pytest.mark.parametrize("key", ["partial_rotary_factor", "rope_theta", "rope_type", "factor"])
+@pytest.mark.parametrize("name", ["phi-2", "llama-3.2-1b", "gemma-3-1b", "pythia-70m"])
+def test_null_among_rotary_parameters_is_as_good_as_nothing(name: str, key: str) -> None:
+    """GIVEN a key with null THEN the network is that of the config without it, and has a peak."""
+    given = dict(catalogue.entry(name).config)
+    rope = given.pop("rope_parameters", None) or {"rope_type": "default"}
+    without = {name: each for name, each in rope.items() if name != key}
+    nulled = from_config({**given, "rope_parameters": {**without, key: None}}, "x")
+    assert nulled.config == from_config({**given, "rope_parameters": without}, "x").config
+    choices = TrainingChoices(max_length=64).with_usual_implementation("cuda")
+    beside = from_config({**given, "rope_parameters": without, key: None}, "x")  # where older files have it
+    for spec in (nulled, beside):
+        assert memory.predict(spec, hardware.find("a100-80gb"), choices).allocated_peak_bytes > 0
 
 
 def test_old_and_new_rotary_forms_give_the_same_config() -> None:
