@@ -238,8 +238,7 @@ class TuneplanApp(Asking):
         """Some models more are known to fit the device, or not to."""
         if self.wizard.hardware is not None and message.device == self.wizard.hardware.name:
             self.fits |= message.fits
-            if isinstance(self.shown, ModelScreen):
-                self.shown.mark(message.fits)
+            self.tell(ModelScreen, lambda screen: screen.mark(message.fits))
 
     def on_model_ready(self, message: messages.ModelReady) -> None:
         """A model was read."""
@@ -253,8 +252,8 @@ class TuneplanApp(Asking):
                 self.read_data(self.wizard.data.path)
             if isinstance(screen, ModelScreen):
                 self.go_on()
-        elif isinstance(screen, ModelScreen):
-            screen.show(found)
+        else:
+            self.tell(ModelScreen, lambda screen: screen.show(found))
 
     def on_data_ready(self, message: messages.DataReady) -> None:
         """A data set was measured; the one that is chosen already was measured again, for another model."""
@@ -266,13 +265,11 @@ class TuneplanApp(Asking):
         elif found.dataset is None and found.path == self.wizard.data.path:
             self.choose_data(None)
             self.say(found.error or "the data can't be read any more", error=True)
-        if isinstance(self.shown, DataScreen):
-            self.shown.show(found)
+        self.tell(DataScreen, lambda screen: screen.show(found))
 
     def on_samples_read(self, message: messages.SamplesRead) -> None:
         """The chosen data's first examples."""
-        if isinstance(self.shown, DataScreen):
-            self.shown.show_samples(message.path, message.samples)
+        self.tell(DataScreen, lambda screen: screen.show_samples(message.path, message.samples))
 
     # ---------------------------------------------------------------------------------------------- help, quitting
 

@@ -6,13 +6,15 @@ than the verdict waits until the keys rest.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual import work
+from textual.css.query import NoMatches
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.worker import get_current_worker
@@ -34,6 +36,7 @@ REST = 0.12
 PATIENCE = 0.6
 """Seconds since the last verdict after which one is made whatever the keys do."""
 
+Shown = TypeVar("Shown", bound=WizardScreen)
 Known = tuple[questions.SearchAsked | None, WizardAnswer]
 """A search and its answer."""
 
@@ -249,7 +252,15 @@ class Asking(RunControl):
         stack = self.screen_stack
         return stack[-1] if stack else None
 
+    def tell(self, kind: type[Shown], what: Callable[[Shown], None]) -> None:
+        """Tells the screen on top something if it is of that kind. One that is being built or taken down lacks its
+        widgets: the former reads what there is once it stands, the latter needs nothing any more.
+        """
+        screen = self.shown
+        if isinstance(screen, kind):
+            with contextlib.suppress(NoMatches):
+                what(screen)
+
     def say(self, text: str = "", *, error: bool = False) -> None:
         """One line above the footer of the step that is shown."""
-        if isinstance(self.shown, WizardScreen):
-            self.shown.say(text, error=error)
+        self.tell(WizardScreen, lambda screen: screen.say(text, error=error))

@@ -246,3 +246,20 @@ async def test_answers_that_come_while_the_wizard_closes_are_dropped(app: Tunepl
     app.on_data_ready(messages.DataReady(reading.DataFound(path="elsewhere.jsonl")))
     app.say("anything")
     app.go("plan")
+
+
+@pytest.mark.parametrize("model", [None, "gpt2"], ids=["model", "data"])
+async def test_an_answer_for_a_screen_that_is_taken_down_does_no_harm(model: str | None) -> None:
+    """GIVEN a screen whose widgets are gone already THEN what threads still have to say to it is dropped."""
+    app = TuneplanApp(gpu="a10g", model=model)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(app, pilot)
+        await app.screen.query("*").remove()
+        app.post_message(messages.FitsFound("a10g", {"gpt2": "fits"}))
+        app.post_message(messages.ModelReady(reading.ModelFound(name="x", error="none")))
+        app.post_message(messages.DataReady(reading.DataFound(path="x", error="none")))
+        app.post_message(messages.SamplesRead("x", ()))
+        app.say("one more word")
+        await pilot.pause()
+        await pilot.pause()
+        assert app.is_running
