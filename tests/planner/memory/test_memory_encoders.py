@@ -113,8 +113,10 @@ def test_t5_checkpoints_encoder_first(layers: int, monkeypatch: pytest.MonkeyPat
     "settings",
     [
         {"stack": "peft"},
-        {"stack": "builtin", "gradient_checkpointing": False, "lora_dropout": 0.0},
-        {"stack": "peft", "attention": "eager", "padding": "max"},
+        pytest.param(
+            {"stack": "builtin", "gradient_checkpointing": False, "lora_dropout": 0.0}, marks=pytest.mark.nightly
+        ),
+        pytest.param({"stack": "peft", "attention": "eager", "padding": "max"}, marks=pytest.mark.nightly),
         {"stack": "builtin", "method": "full", "checkpoint_layers": 6},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),

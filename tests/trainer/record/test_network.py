@@ -27,6 +27,7 @@ def _described(**config: Any) -> dict[str, object]:
     return {"schema": recorded.SCHEMA, "versions": {}, **describe({**SMALL, **config})}
 
 
+@pytest.mark.nightly
 def test_a_bias_that_two_modules_hold_is_counted_once() -> None:
     for cls in ("CamembertForCausalLM", "CamembertForMaskedLM"):
         found = _described(model_type="camembert", architectures=[cls])
