@@ -19,12 +19,13 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
+from planner.decide.learning_checks import alike, verify, weighed
 from planner.handover.recorder import Recorder
 from planner.memory.recorded.cuts import Cut, by_modules, cut_of, some_counts, windowless_cut
 from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.fit import Irregular, Point, Uncuttable, fitted
 from planner.memory.recorded.known import KnownSizes, same_course
-from planner.memory.recorded.log import RELEASE, Log, Part
+from planner.memory.recorded.log import Log, Part
 from planner.memory.recorded.shapes import shapes, terms
 from planner.memory.recorded.wanted import assumed, path_of, recurrent_piece
 from planner.models import recorded
@@ -343,67 +344,3 @@ def choices_of(asked: Mapping[str, Any]) -> TrainingChoices:
         if name in given:
             given[name] = tuple(given[name])
     return TrainingChoices(**given)
-
-
-def alike(whole: Sequence[str], cut_down: Sequence[str]) -> None:
-    """Refuses a cut-down network whose layers differ from one another otherwise than the first ones of the whole."""
-    first = whole[: len(cut_down)]
-    if len(set(zip(first, cut_down, strict=True))) != len(set(first)) or len(set(cut_down)) != len(set(first)):
-        raise Uncuttable("with fewer layers its layers are others")
-
-
-def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapping[str, Any]) -> None:
-    """Refuses where the planner would count other weights or adapters than the network has."""
-    from planner.memory.network.net import Net
-    from planner.memory.step.program import rank_shares
-    from planner.models.lora import trainable_parameters
-
-    kept = []
-    for module in spec.modules:
-        if module.layers is None:
-            kept.append(module)
-        elif inside := tuple(index for index in module.layers if index < layers):
-            kept.append(replace(module, layers=inside))
-    part = replace(spec, modules=tuple(kept), num_layers=layers)
-    shares = rank_shares(Net.build(part, choices))
-    ours = {"weights": shares.weights - int(spec.config["recorded"]["buffer_bytes"]), "adapters": shares.adapters}
-    theirs = {name: answer["weights"][name] for name in ours}
-    if choices.method == "full":
-        ours["adapters"] = theirs["adapters"]
-    if ours != theirs or trainable_parameters(part, choices) != answer["trainable"]:
-        cause = Uncuttable if layers < spec.total_layers else Irregular
-        raise cause(f"its weights or adapters are stored in a way that is not known here ({theirs}, not {ours})")
-
-
-def verify(log: Log, traced: Mapping[str, Any], point: Point) -> None:
-    """Refuses a program that does not give a held-out trace to the byte."""
-    values = point.values()
-    sizes = [sum(coefficient * values[monomial] for monomial, coefficient in size) for size in log.sizes]
-    ours = _peaks(
-        [(part.phase, [(key, code if code < 0 else sizes[code]) for key, code, _ in part.events]) for part in log.parts]
-    )
-    theirs = _peaks([(phase, [(event[0], event[1]) for event in events]) for phase, _, events in traced["parts"]])
-    if ours != theirs:
-        raise Irregular(
-            f"a trace of {point.batch} x {point.length} tokens has {theirs} bytes, its polynomials give {ours}"
-        )
-
-
-def _peaks(parts: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> dict[str, int]:
-    """Largest live bytes by phase, and those that stay."""
-    live: dict[int, int] = {}
-    total = 0
-    peaks: dict[str, int] = {}
-    for phase, events in parts:
-        if phase == "end":
-            continue
-        peaks[phase] = max(peaks.get(phase, 0), total)
-        for key, size in events:
-            if size >= 0:
-                live[key] = size
-                total += size
-                peaks[phase] = max(peaks[phase], total)
-            elif size == RELEASE:
-                total -= live.pop(key)
-    peaks["after"] = total
-    return peaks

@@ -19,7 +19,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.spec import ModelSpec
 from planner.contract.towers import text_part
-from planner.decide import learning
+from planner.decide import learning, learning_checks
 from planner.memory import device
 from planner.memory.recorded.log import RELEASE, SCHEMA
 from planner.memory.recorded.shapes import shapes
@@ -394,10 +394,10 @@ def test_lengths_that_a_recurrence_takes_whole_are_a_regime_of_their_own(own_hom
 
 
 def test_a_cut_that_changes_the_layers_is_refused() -> None:
-    learning.alike("aabaab", "xxyxx")
+    learning_checks.alike("aabaab", "xxyxx")
     for other in ("xxyxy", "xxxxx", "xzyxz"):
         with pytest.raises(NotModelled, match="its layers are others"):
-            learning.alike("aabaab", other)
+            learning_checks.alike("aabaab", other)
 
 
 def _shipped() -> list[str]:
