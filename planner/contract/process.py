@@ -12,8 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from planner.contract.errors import Infeasible, InvalidInput, RunFailed, TuneplanError
+
+if TYPE_CHECKING:
+    import subprocess
 
 PACKAGES = ("planner", "trainer", "hardware_profiles")
 """Top-level names that are ours."""
@@ -42,6 +46,30 @@ def environment(**more: str) -> dict[str, str]:
     if path:
         kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
     return {**kept, "PYTHONSAFEPATH": "1", **more}
+
+
+def talking(command: list[str], name: str, *, stderr: int) -> subprocess.Popen[str]:
+    """A child that is told and answers in lines, in a session of its own: a Ctrl-C is answered here.
+
+    `stderr`: `subprocess.PIPE` or `DEVNULL`. Raises `RunFailed`, which calls it by `name`, where it can't be started.
+    """
+    import subprocess
+
+    try:
+        return subprocess.Popen(
+            command,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            bufsize=1,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RunFailed(f"the {name} could not be started: {error.strerror or error}") from None
 
 
 def shut_out_working_folder() -> None:

@@ -53,21 +53,7 @@ class Recorder:
         child.communicate()
 
     def _start(self) -> subprocess.Popen[str]:
-        try:
-            # In a session of its own: a Ctrl-C is answered here.
-            self._child = subprocess.Popen(
-                process.command("trainer", *self.words),
-                env=process.environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise RunFailed(f"the {self.NAME} could not be started: {error.strerror or error}") from None
+        self._child = process.talking(process.command("trainer", *self.words), self.NAME, stderr=subprocess.DEVNULL)
         return self._child
 
 

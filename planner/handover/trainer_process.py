@@ -251,22 +251,8 @@ def start(
             command += [option, str(value)]
     command += ["--with-parent"] if with_parent else []
     command += extra
-    try:
-        with process.held():
-            child = subprocess.Popen(
-                command,
-                env=process.environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                bufsize=1,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise RunFailed(f"the trainer could not be started: {error.strerror or error}") from None
+    with process.held():
+        child = process.talking(command, "trainer", stderr=subprocess.PIPE)
     run = Run(child)
     run.resumes = resume is not None
     return run
