@@ -90,7 +90,7 @@ class Epoch:
             shape = self._shape(rows)
             batch = prepared(shape)
             if not most:
-                player.play((key + 2 * LASTING, size) for key, size in batch.loading)
+                player.repeat(batch.loading)
             if gives_back and 0 < most < sum(shape):
                 player.give_back()
             most = max(most, sum(shape))
@@ -114,7 +114,7 @@ class Epoch:
 class _Batch:
     step: PreparedEvents
     update: PreparedEvents
-    loading: list[tuple[int, int]]
+    loading: PreparedEvents
     state: list[int]
 
 

@@ -32,6 +32,11 @@ WORTH_NAMING = 0.01
 
 MUCH_SLOWER = 0.5
 """Share of a step's time by which another device may be slower and still be worth a line."""
+OUT_OF_REACH = 1.25
+"""What takes so many times the budget in tensors alone does not fit: measurements take no figure below 0.8 of itself
+(`planner.calibration.reading`)."""
+IN_THE_ALLOCATOR = {"expandable_segments", "garbage_collection_threshold"}
+"""Choices that change what the allocator holds, and no tensor."""
 OTHER_DEVICES = 3
 """How many other devices are named: the smallest ones on which the configuration fits as it is."""
 
@@ -86,6 +91,17 @@ class _Hunt:
     def predict_after(self, change: Change) -> MemoryReport | None:
         """The memory after a change on the same device."""
         return self.predict(self.question.having(self.after(change)))
+
+    def tensors_after(self, change: Change) -> int | None:
+        """Bytes of the tensors after a change: quickly, since no allocator is played."""
+        from planner import memory
+
+        asked = self.question.having(self.after(change))
+        try:
+            check_length(asked.model, asked.choices)
+            return memory.allocated_peak(asked.model, asked.hardware, asked.choices, asked.lengths)
+        except TuneplanError:
+            return None
 
     def settled(self, change: Change) -> Change:
         """The change with all that follows from it where the person named nothing: number format, optimizer's step.
@@ -278,7 +294,8 @@ def _combine(hunt: _Hunt, singles: list[tuple[Change, int]]) -> tuple[Change, Me
     """
     total: Change = {}
     choices = hunt.choices
-    last: MemoryReport | None = hunt.predict_after({})
+    last: MemoryReport | None = hunt.judged.memory
+    fewest, out_of_reach = hunt.tensors_after({}), OUT_OF_REACH * hunt.judged.memory.budget_bytes
     sequences = choices.batch_size * choices.gradient_accumulation_steps
     # A micro-batch of one goes with every combination: it costs nothing of the result.
     steps: list[Change] = (
@@ -287,10 +304,17 @@ def _combine(hunt: _Hunt, singles: list[tuple[Change, int]]) -> tuple[Change, Me
     steps += [change for change, _ in singles if "batch_size" not in change]
     for change in steps:
         wanted = hunt.settled({**total, **change})
+        tensors = hunt.tensors_after(wanted)
+        if tensors is None:
+            continue
+        if tensors > out_of_reach:
+            if fewest is None or tensors < fewest or change.keys() <= IN_THE_ALLOCATOR:
+                total, last, fewest = wanted, None, tensors
+            continue
         after = hunt.predict_after(wanted)
         if after is None or (last is not None and after.device_peak_bytes >= last.device_peak_bytes):
             continue
-        total, last = wanted, after
+        total, last, fewest = wanted, after, tensors
         if _inside(after):
             found = _largest_batch(hunt, total, after)
             return found if len(found[0]) > 1 else None

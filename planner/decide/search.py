@@ -94,16 +94,19 @@ class NothingFits(Infeasible):
         self.report = report
 
 
-def recommend(question: Question, *, meanwhile: Callable[[], None] | None = None) -> Recommendation:
+def recommend(
+    question: Question, *, meanwhile: Callable[[], None] | None = None, with_remedies: bool = True
+) -> Recommendation:
     """Tiers for the question: distinct points of the front of peak against speed, in the nearest way that fits.
 
-    `meanwhile`: called between the parts that take time; what it raises ends the search.
+    `meanwhile`: called between the parts that take time; what it raises ends the search. `with_remedies`: whether a
+    `NothingFits` says what would help.
     Choices that its `fixed` names are kept wherever anything fits with them; else the answer says what it changed.
     Adapter scale and dropout that nobody named are the advised ones. Raises `NothingFits` when nothing fits however it
     is changed, `InvalidInput` and `NotModelled` for requests without an answer.
     """
     scope = _scope(question)
-    found = _search(replace(question, notes=()), scope, meanwhile or (lambda: None))
+    found = _search(replace(question, notes=()), scope, meanwhile or (lambda: None), with_remedies)
     goal = question.goal or question.preset.goal
     wanted = question.tier or GOALS[goal]
     options, places = distinct(found.picked, wanted)
@@ -146,7 +149,7 @@ SPARING_REACH = 1.15
 """How far over the budget the smallest candidate may be for host memory and 8-bit state to be worth a look."""
 
 
-def _search(plain: Question, scope: _Scope, meanwhile: Callable[[], None]) -> _Found:
+def _search(plain: Question, scope: _Scope, meanwhile: Callable[[], None], with_remedies: bool) -> _Found:
     """The first way that holds something that fits; a tight one only where no change would avoid it gently."""
     budget = plain.budget_bytes
     least: tuple[int, Way, Candidates] | None = None
@@ -178,13 +181,14 @@ def _search(plain: Question, scope: _Scope, meanwhile: Callable[[], None]) -> _F
         assert refused is not None
         raise refused
     meanwhile()
-    raise _refusal(plain, scope, *least[1:])
+    raise _refusal(plain, scope, *least[1:], with_remedies=with_remedies)
 
 
-def _refusal(plain: Question, scope: _Scope, way: Way, candidates: Candidates) -> NothingFits:
+def _refusal(plain: Question, scope: _Scope, way: Way, candidates: Candidates, *, with_remedies: bool) -> NothingFits:
     """What the smallest of all candidates lacks."""
     smallest = candidates.choices(int(np.argmin(candidates.upper)), plain.model)
-    report = check(replace(way.question, choices=smallest, notes=tuple(scope.batch_notes)))
+    asked = replace(way.question, choices=smallest, notes=tuple(scope.batch_notes))
+    report = check(asked, with_remedies=with_remedies)
     return NothingFits(_nothing_fits(report), report)
 
 

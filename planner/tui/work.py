@@ -228,7 +228,7 @@ def recommend(state: WizardState) -> WizardAnswer:
     from planner.decide import search
 
     try:
-        found = learned(lambda: search.recommend(wanted.question, meanwhile=_still_wanted))
+        found = learned(lambda: search.recommend(wanted.question, meanwhile=_still_wanted, with_remedies=False))
     except Superseded:
         raise
     except Infeasible as error:

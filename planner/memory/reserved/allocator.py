@@ -21,7 +21,7 @@ driver places segments is not documented.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable
 
 from planner.contract.units import MIB
@@ -33,6 +33,8 @@ MIDDLE_LIMIT = 10 * MIB
 MIDDLE_SEGMENT = 20 * MIB
 LARGE_ROUND = 2 * MIB
 SPLIT_LARGE_ABOVE = 1 * MIB
+SIZE_SHIFT = 64
+"""Bits of an address in the number by which free blocks are in order (`Block.place`)."""
 
 
 def rounded(size: int) -> int:
@@ -56,13 +58,15 @@ class OutOfMemory(Exception):
 class Block:
     """A stretch of a segment, in a doubly linked list of its neighbours."""
 
-    __slots__ = ("address", "free", "next", "previous", "since", "size", "small")
+    __slots__ = ("address", "free", "next", "place", "previous", "since", "size", "small")
 
     def __init__(self, address: int, size: int, small: bool) -> None:
         self.address = address
         self.size = size
         self.small = small
         self.free = True
+        self.place = 0
+        """Size and, in the lower bits, address, while it is free in a pool: two numbers would be slower to compare."""
         self.since = 0
         """Requests to its pool before it came to lie there."""
         self.previous: Block | None = None
@@ -73,7 +77,31 @@ Step = tuple[int, int, int, int]
 """What a pool does: change and largest sum, since the step before, of the bytes that are counted beside it; the block's
 key; the bytes it takes (rounded), 0 for its release, or below 0 those that it takes and gives back at once."""
 
-_Free = tuple[int, int, Block]
+
+class _Pool:
+    """All that is free in a pool: the smallest first, of one size the one at the lowest address."""
+
+    __slots__ = ("blocks", "places")
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        """`Block.place` of each, ascending."""
+        self.blocks: list[Block] = []
+
+    def add(self, block: Block) -> None:
+        block.place = block.size << SIZE_SHIFT | block.address
+        at = bisect_left(self.places, block.place)
+        self.places.insert(at, block.place)
+        self.blocks.insert(at, block)
+
+    def remove(self, block: Block) -> None:
+        at = bisect_left(self.places, block.place)
+        del self.places[at], self.blocks[at]
+
+    def keep(self, blocks: list[Block]) -> None:
+        """These alone, which are in order."""
+        self.places[:] = [block.place for block in blocks]
+        self.blocks[:] = blocks
 
 
 class CachingAllocator:
@@ -99,8 +127,9 @@ class CachingAllocator:
         self.allocated_peak = 0
         """With what is counted beside the blocks; likewise the next."""
         self.reserved_peak = 0
-        self._free: dict[bool, list[_Free]] = {True: [], False: []}
-        """Size, address and block of all that is free in a pool, in this order."""
+        self._free = {True: _Pool(), False: _Pool()}
+        self._spare: dict[bool, list[Block]] = {True: [], False: []}
+        """Blocks that went into their neighbours, free, to be used again: making one is what costs most in a split."""
         self._first: dict[int, Block] = {}
         """The first block of each segment, by its address."""
         self._single: dict[int, Block] = {}
@@ -141,77 +170,106 @@ class CachingAllocator:
         what is added to the steps' keys. A release finds its key in one of the two, or does nothing. It is one loop
         that calls nothing but what is rare, since every plan waits for some hundred thousand steps of it.
         """
-        pool, tail = self._free[small], self._tail
+        pool, tail, spare = self._free[small], self._tail if self.expandable else None, self._spare[small]
+        places, blocks = pool.places, pool.blocks
         least = BLOCK if small or self.expandable else SPLIT_LARGE_ABOVE + 1
-        allocated, peak, requests = self.allocated, self.allocated_peak, self._requests
+        total, peak, aside = self.allocated + now, self.allocated_peak, self.aside
+        requests = self._requests
         asked = requests[small]
         try:
             for change, most, key, need in steps:
                 if most:
-                    if now + most > self.aside:
+                    if now + most > aside:
                         requests[small] = asked
                         self.set_aside(now + most)
-                    if allocated + now + most > peak:
-                        peak = allocated + now + most
+                        aside = self.aside
+                    if total + most > peak:
+                        peak = total + most
                 now += change
+                total += change
                 if need > 0:
                     asked += 1
-                    place = bisect_left(pool, (need, -1))
-                    if place < len(pool):
-                        block = pool.pop(place)[2]
+                    at = bisect_left(places, need << SIZE_SHIFT)
+                    if at < len(places):
+                        del places[at]
+                        block = blocks.pop(at)
                     else:
                         requests[small] = asked
                         block = self._grow(need, small)
                     left = block.size - need
                     if left >= least:
-                        rest = Block(block.address + need, left, small)
-                        after = block.next
-                        rest.previous, rest.next = block, after
+                        rest = spare.pop() if spare else Block(0, 0, small)
+                        rest.previous, after = block, block.next
+                        rest.next = after
                         if after is not None:
                             after.previous = rest
+                        rest.size, rest.since = left, asked
+                        rest.address = address = block.address + need
+                        rest.place = place = left << SIZE_SHIFT | address
+                        at = bisect_left(places, place)
+                        places.insert(at, place)
+                        blocks.insert(at, rest)
                         block.next, block.size = rest, need
-                        rest.since = asked
-                        insort(pool, (left, rest.address, rest))
-                        if tail[small] is block:
+                        if tail and tail[small] is block:
                             tail[small] = rest
+                        total += need
+                    else:
+                        total += block.size
                     block.free = False
-                    allocated += block.size
-                    if allocated + now > peak:
-                        peak = allocated + now
+                    if total > peak:
+                        peak = total
                     held[key + shift] = block
-                    continue
-                if need:
+                elif need:
                     asked += 1
-                    place = bisect_left(pool, (-need, -1))
-                    if place == len(pool):
+                    at = bisect_left(places, -need << SIZE_SHIFT)
+                    if at == len(places):
                         requests[small] = asked
-                        block = self._grow(-need, small)
-                        insort(pool, (block.size, block.address, block))
-                        place = bisect_left(pool, (-need, -1))
-                    size, _, block = pool[place]  # split off and merged again it is what it was
+                        pool.add(self._grow(-need, small))
+                        at = bisect_left(places, -need << SIZE_SHIFT)
+                    block = blocks[at]  # split off and merged again it is what it was
                     block.since = asked
-                    taken = -need if size + need >= least else size
-                    if allocated + taken + now > peak:
-                        peak = allocated + taken + now
-                    continue
-                found = held.pop(key + shift, None)
-                if found is None:
-                    now -= beside.pop(key + shift, 0)
-                    continue
-                allocated -= found.size
-                found.free = True
-                after, before = found.next, found.previous
-                if after is not None and after.free:
-                    del pool[bisect_left(pool, (after.size, after.address))]
-                    self._merge(found, after)
-                if before is not None and before.free:
-                    del pool[bisect_left(pool, (before.size, before.address))]
-                    self._merge(before, found)
-                    found = before
-                found.since = asked
-                insort(pool, (found.size, found.address, found))
+                    taken = -need if block.size + need >= least else block.size
+                    if total + taken > peak:
+                        peak = total + taken
+                else:
+                    found = held.pop(key + shift, None)
+                    if found is None:
+                        gone = beside.pop(key + shift, 0)
+                        now -= gone
+                        total -= gone
+                        continue
+                    size = found.size
+                    total -= size
+                    found.free = True
+                    after, before = found.next, found.previous
+                    if after is not None and after.free:
+                        at = bisect_left(places, after.place)
+                        del places[at], blocks[at]
+                        size += after.size
+                        spare.append(after)
+                        if tail and tail[small] is after:
+                            tail[small] = found
+                        found.next = after = after.next
+                        if after is not None:
+                            after.previous = found
+                    if before is not None and before.free:
+                        at = bisect_left(places, before.place)
+                        del places[at], blocks[at]
+                        size += before.size
+                        spare.append(found)
+                        if tail and tail[small] is found:
+                            tail[small] = before
+                        before.next = after
+                        if after is not None:
+                            after.previous = before
+                        found = before
+                    found.size, found.since = size, asked
+                    found.place = place = size << SIZE_SHIFT | found.address
+                    at = bisect_left(places, place)
+                    places.insert(at, place)
+                    blocks.insert(at, found)
         finally:
-            self.allocated, self.allocated_peak, requests[small] = allocated, peak, asked
+            self.allocated, self.allocated_peak, requests[small] = total - now, peak, asked
         return now
 
     def state(self) -> object:
@@ -220,10 +278,10 @@ class CachingAllocator:
         What is reserved does not belong to it: steps that leave the free blocks as they found them need no more of it
         the next time. Where segments are collected it does, and so do the ages of what is free.
         """
-        free: object = [[(size, address) for size, address, _ in pool] for pool in self._free.values()]
+        free: object = [list(pool.places) for pool in self._free.values()]
         if self.collect_above is None:
             return free, self.allocated
-        ages = [self._requests[False] - block.since for _, _, block in self._free[False]]
+        ages = [self._requests[False] - block.since for block in self._free[False].blocks]
         return free, self.allocated, ages, self.reserved
 
     def segments(self) -> list[tuple[bool, list[tuple[int, int, bool]]]]:
@@ -277,8 +335,7 @@ class CachingAllocator:
             more = -(-(need - have) // page) * page
         self._reserve(more)
         if tail is not None and tail.free:
-            pool = self._free[small]
-            del pool[bisect_left(pool, (tail.size, tail.address))]
+            self._free[small].remove(tail)
             tail.size += more
             return tail
         start = (1 << 60 if small else 0) if tail is None else tail.address + tail.size
@@ -306,18 +363,17 @@ class CachingAllocator:
             return
         excess = self.reserved + self.aside - self.collect_above
         pool, asked = self._free[False], self._requests[False]
-        whole = [entry for entry in pool if entry[2].previous is None and entry[2].next is None]
+        whole = [block for block in pool.blocks if block.previous is None and block.next is None]
         while excess > 0 and whole:
-            mean = sum(asked - block.since for _, _, block in whole) / len(whole)
-            oldest = [entry for entry in whole if asked - entry[2].since >= mean]
-            for entry in oldest:
-                size, address, _ = entry
-                pool.remove(entry)
-                del self._first[address]
-                self.reserved -= size
-                excess -= size
+            mean = sum(asked - block.since for block in whole) / len(whole)
+            oldest = [block for block in whole if asked - block.since >= mean]
+            for block in oldest:
+                pool.remove(block)
+                del self._first[block.address]
+                self.reserved -= block.size
+                excess -= block.size
                 self.collected += 1
-            whole = [entry for entry in whole if entry not in oldest]
+            whole = [block for block in whole if block not in oldest]
 
     def _flush(self) -> None:
         self.flushes += 1
@@ -327,23 +383,15 @@ class CachingAllocator:
         """Gives every wholly free segment back to the device."""
         for small, pool in self._free.items():
             kept = []
-            for size, address, block in pool:
+            for block in pool.blocks:
                 if block.previous is None and block.next is None:
-                    del self._first[address]
-                    self.reserved -= size
+                    del self._first[block.address]
+                    self.reserved -= block.size
                     if self._tail[small] is block:
                         self._tail[small] = None
                 else:
-                    kept.append((size, address, block))
-            pool[:] = kept
-
-    def _merge(self, left: Block, right: Block) -> None:
-        left.size += right.size
-        left.next = right.next
-        if right.next is not None:
-            right.next.previous = left
-        if self._tail[left.small] is right:
-            self._tail[left.small] = left
+                    kept.append(block)
+            pool.keep(kept)
 
 
 __all__ = ["Block", "CachingAllocator", "OutOfMemory", "Step", "rounded", "segment_size"]

@@ -8,14 +8,19 @@ stay is lost to anything larger.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from planner.contract.choices import TrainingChoices
+from planner.contract.spec import ModelSpec
 from planner.memory.engine.ledger import BACKWARD_LIBRARY, FORWARD_LIBRARY, UPDATE
 from planner.memory.engine.unroll import Copies, Event, Log
 from planner.memory.network.net import Net
 from planner.memory.reserved.loading import loading
 from planner.memory.reserved.player import Player, PreparedEvents
 from planner.memory.step.case import Case
+from planner.memory.step.kept import config_hash
 from planner.memory.step.optimizers import state_bytes, trained_tensors
 from planner.memory.step.updates import one_by_one
 
@@ -38,8 +43,8 @@ class Step:
 class History:
     """All parts of a run."""
 
-    load: list[list[Event]]
-    """Each way that loading may go."""
+    load: list[PreparedEvents]
+    """Each way that loading may go, under keys that no step has."""
     step: Step
     state: list[int]
     """Sizes of the optimizer's state, in the order in which it is made."""
@@ -96,9 +101,23 @@ def state_sizes(case: Case) -> list[int]:
     return sizes
 
 
-def before_the_step(case: Case) -> list[list[Event]]:
-    """Loading (`reserved.loading`)."""
-    return loading(Net.build(case.spec, case.choices))
+_LOADED: OrderedDict[tuple[ModelSpec, str, TrainingChoices], list[PreparedEvents]] = OrderedDict()
+MOST_LOADED = 8
+
+
+def before_the_step(case: Case) -> list[PreparedEvents]:
+    """Loading (`reserved.loading`), which is the same for every batch and length: told once."""
+    key = case.spec, config_hash(case.spec), case.choices
+    if key not in _LOADED:
+        _LOADED[key] = [prepared_loading(way) for way in loading(Net.build(case.spec, case.choices))]
+        if len(_LOADED) > MOST_LOADED:
+            _LOADED.popitem(last=False)
+    return _LOADED[key]
+
+
+def prepared_loading(events: Iterable[Event]) -> PreparedEvents:
+    """Events of loading under keys that are told from those of a step."""
+    return PreparedEvents.of((key + 2 * LASTING, size) for key, size in events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +213,8 @@ def play(
     ]
 
 
-def _played(history: History, parts: _Parts, load: list[Event], player: Player) -> Played:
-    # Keys of loading are told from those of a step.
-    player.play((key + 2 * LASTING, size) for key, size in load)
+def _played(history: History, parts: _Parts, load: PreparedEvents, player: Player) -> Played:
+    player.repeat(load)
     resident = player.allocated
     player.forget_peak()
     run = _Run(history, parts, player)

@@ -214,9 +214,10 @@ def _middle(sizes: Iterable[int]) -> int:
 
 def alike(persistent: list[int], log: list[Event]) -> History:
     """A history in which every step is the same: what persists, then the step's log again and again."""
-    from planner.memory.reserved.history import History, Step
+    from planner.memory.reserved.history import History, Step, prepared_loading
 
-    return History(load=[list(enumerate(persistent))], step=Step(log, None, []), state=[], workspace=0, waiting=[])
+    load = [prepared_loading(enumerate(persistent))]
+    return History(load=load, step=Step(log, None, []), state=[], workspace=0, waiting=[])
 
 
 def largest_tensor(case: Case, values: Values) -> int:
@@ -224,9 +225,11 @@ def largest_tensor(case: Case, values: Values) -> int:
 
     def made() -> int:
         from planner.memory.engine.unroll import flat
-        from planner.memory.reserved.history import before_the_step, split
+        from planner.memory.network.net import Net
+        from planner.memory.reserved.history import split
+        from planner.memory.reserved.loading import loading
 
-        loaded = before_the_step(case)[-1]  # without a warm-up, which is no tensor
+        loaded = loading(Net.build(case.spec, case.choices))[-1]  # without a warm-up, which is no tensor
         return max(size for _, size in (*loaded, *flat(split(folded_log(case, values))[0])))
 
     return int(recall("largest tensor", case, values, made, lambda value: type(value) is int and value >= 0))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from planner.contract.files import expanded, open_plain
 
 if TYPE_CHECKING:
+    from planner.contract.spec import ModelSpec
     from planner.memory.step.case import Case
 
 PLANNER = Path(__file__).parents[2]
@@ -69,17 +70,18 @@ def remembered(name: Callable[[], str], make: Callable[[], Any], right: Callable
 
 def _named(case: Case) -> str:
     """All that the case says; the config, which a spec's text leaves out, by its hash."""
-    return f"{case!r}{_config_hash(id(case.spec), case)}"
+    return f"{case!r}{config_hash(case.spec)}"
 
 
 _HASHES: dict[int, tuple[object, str]] = {}
 
 
-def _config_hash(number: int, case: Case) -> str:
-    known = _HASHES.get(number)
-    if known is None or known[0] is not case.spec:
-        text = json.dumps(case.spec.config, sort_keys=True, default=repr)
-        known = _HASHES[number] = (case.spec, hashlib.sha256(text.encode()).hexdigest())
+def config_hash(spec: ModelSpec) -> str:
+    """Of all that its config says."""
+    known = _HASHES.get(id(spec))
+    if known is None or known[0] is not spec:
+        text = json.dumps(spec.config, sort_keys=True, default=repr)
+        known = _HASHES[id(spec)] = (spec, hashlib.sha256(text.encode()).hexdigest())
     return known[1]
 
 

@@ -231,7 +231,9 @@ def _check(pool: CachingAllocator, held: dict[int, int], *, segments: bool) -> N
     assert sum(block.size for block in blocks if not block.free) == pool.allocated
     assert pool.allocated <= pool.reserved <= pool.reserved_peak
     free = sorted((block.size, block.address) for block in blocks if block.free)
-    assert free == sorted((size, address) for size, address, _ in (*pool._free[True], *pool._free[False]))
+    assert free == sorted((block.size, block.address) for one in pool._free.values() for block in one.blocks)
+    for one in pool._free.values():
+        assert one.places == sorted(block.place for block in one.blocks)
     at = {block.address: block for block in blocks}
     for address, asked in held.items():
         assert at[address].size >= asked

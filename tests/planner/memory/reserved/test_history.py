@@ -17,7 +17,7 @@ from planner.memory.engine.unroll import Copies, flat
 from planner.memory.engine.values import multipliers
 from planner.memory.network.net import Net
 from planner.memory.reserved.allocator import BLOCK, CachingAllocator, OutOfMemory
-from planner.memory.reserved.history import History, Step, play
+from planner.memory.reserved.history import History, Step, play, prepared_loading
 from planner.memory.reserved.loading import loading
 from planner.memory.reserved.player import Player, PreparedEvents
 from planner.memory.reserved.replay import Asked, history, numbers
@@ -60,7 +60,9 @@ def test_quantised_weights_come_near_what_was_counted(model: str) -> None:
 
 def test_the_optimizer_s_state_is_made_by_the_first_update_and_stays() -> None:
     step = Step([(1, 30 * MIB), (2, 20 * MIB), (1, -1)], None, [(3, 4 * MIB), (3, -1)])
-    (found,) = play(History([[(0, 10 * MIB)]], step, state=[20 * MIB, 20 * MIB], workspace=0, waiting=[]))
+    (found,) = play(
+        History([prepared_loading([(0, 10 * MIB)])], step, state=[20 * MIB, 20 * MIB], workspace=0, waiting=[])
+    )
     # 10 of weights, 40 of state, 30 and 20 in the second step.
     assert found.resident == 10 * MIB
     assert found.allocated == 100 * MIB
@@ -68,7 +70,7 @@ def test_the_optimizer_s_state_is_made_by_the_first_update_and_stays() -> None:
 
 def test_a_workspace_is_taken_at_the_first_product_and_stays() -> None:
     events = [(1, 30 * MIB), (FORWARD_LIBRARY, 0), (1, -1), (BACKWARD_LIBRARY, 0), (2, 30 * MIB), (2, -1)]
-    (found,) = play(History([[]], Step(events, None, []), state=[], workspace=8 * MIB, waiting=[]))
+    (found,) = play(History([prepared_loading([])], Step(events, None, []), state=[], workspace=8 * MIB, waiting=[]))
     assert found.allocated == 46 * MIB
     assert found.reserved == 50 * MIB  # both stand in one segment of 20 MiB
 
