@@ -103,7 +103,8 @@ def _litgpt(row: dict[str, Any], choices: TrainingChoices) -> Iterator[tuple[str
     yield "loss", ("full", "loss of all tokens")
     yield "transformers_version", ("no-upcast", "on bf16 logits")
     if choices.method == "qlora":
-        yield "quantization", ("nf4", "nf4 without double quantisation")
+        if "quantization" not in (row.get("variant") or {}):
+            yield "quantization", ("nf4", "nf4 without double quantisation")
         yield "kbit_preparation", ("none", "norms, embeddings and head stay bf16")
 
 

@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.accuracy import collection, coverage, evaluate, measured, metrics, observed, plot, published, throughput
+from benchmarks.accuracy import (
+    collection,
+    coverage,
+    evaluate,
+    litgpt,
+    measured,
+    metrics,
+    observed,
+    plot,
+    published,
+    throughput,
+)
 from benchmarks.accuracy.formulas import FORMULAS, GUIDES
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec
@@ -18,10 +29,7 @@ from planner.data.lengths import Batch
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-OLD_PRODUCT = "bitsandbytes of that time kept the input of every 4-bit product, about half of what is missing"
 REASONS = {
-    "litgpt-hub-phi-2-qlora-1xA10G": OLD_PRODUCT,
-    "litgpt-hub-tiny-llama-qlora-1xA10G": OLD_PRODUCT,
     "tt-l32-3b-chunkedce": "measured under torch.compile, which fuses operators",
     "tt-l32-3b-ac": "measured under torch.compile, all memory options of that table switched on one after another",
     "rasbt-gpt2-7-flash": "its own GPT-2 code; the figure is reserved and given to 0.1 GiB",
@@ -274,7 +282,8 @@ def _published_rows(
             cells.append(f"{found['bytes'] / GIB:.3f}" if ok else "refused")
             cells.append(metrics.percent(found["bytes"] / case.measured - 1, 3 if case.exact else 1) if ok else "")
         error = closed["bytes"] / case.measured - 1 if "bytes" in closed else 0.0
-        reason = (REASONS.get(case.id, "") or case.reason) if abs(error) > 0.005 else ""
+        known = litgpt.REASON if litgpt.applies(case) else REASONS.get(case.id, case.reason)
+        reason = known if abs(error) > 0.005 else ""
         rows.append(
             (
                 f"[{case.id}]({case.url})",
@@ -361,6 +370,7 @@ def write(grid: Grid, *, run_traces: bool = True, docs: Path = DOCS) -> Path:
         *measured.section(),
         *_observed_section(runs, refused, cuda=True),
         *_published_section(cases, run_traces),
+        *litgpt.section([*cases, *collected]),
         *collection.section(collected, published.read_verdicts()),
         *coverage.section([*cases, *collected], runs),
         *_formulas_section(grid, cases),

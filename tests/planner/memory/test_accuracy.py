@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import collection, evaluate, fingerprint, grid, metrics, published, store
+from benchmarks.accuracy import collection, evaluate, fingerprint, grid, litgpt, metrics, published, store
 from planner import memory
 from planner.contract.errors import NotModelled
 from planner.contract.settings import to_flags
@@ -74,6 +74,17 @@ def test_closed_form_of_collected_transformers_runs() -> None:
     errors = {case.id: published.closed_form(case)["bytes"] / case.measured - 1 for case in exact}
     assert len(errors) >= 24
     assert max(abs(error) for error in errors.values()) <= 0.001, errors
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.nightly)])
+def test_litgpt_s_rows_are_met_with_what_its_code_holds_beside(every: int) -> None:
+    """GIVEN LitGPT's adapter rows WHEN its source's terms are added THEN they are met, and what is planned is low."""
+    rows = [case for case in (*CASES.values(), *COLLECTED.values()) if litgpt.applies(case)]
+    found = [(case.measured, *litgpt.allocated(case)) for case in rows[::every]]
+    errors = [whole / measured - 1 for measured, _, whole in found]
+    assert statistics.fmean(abs(error) for error in errors) <= 0.015, errors
+    assert max(abs(error) for error in errors) <= 0.05, errors
+    assert statistics.fmean(planned / measured - 1 for measured, planned, _ in found) < -0.1
 
 
 @pytest.mark.parametrize(
