@@ -195,6 +195,7 @@ _ALL = (
     # ---- mixtures of experts
     Architecture(
         name="mixtral",
+        liger=True,
         tokenizer_from_file=True,
         decoder=Decoder(
             experts=Experts(
@@ -224,6 +225,7 @@ _ALL = (
     ),
     Architecture(
         name="qwen3_moe",
+        liger=True,
         towers=(Tower(name="qwen3_vl_moe_text", defaults=(*_QWEN3_VL, ("norm_topk_prob", True))),),
         decoder=replace(
             _QWEN3,

@@ -1,8 +1,8 @@
 """Liger's Triton kernels on the tape, as `use_liger_kernel=True` of the transformers Trainer patches them in.
 
-Sources: linkedin/Liger-Kernel 0.8.5 src/liger_kernel/ops/{fused_linear_cross_entropy,rms_norm,swiglu,geglu,rope}.py,
-transformers/model/llama.py, transformers/monkey_patch.py (`MODEL_TYPE_TO_APPLY_LIGER_FN`); transformers 5.23
-integrations/liger.py; read 2026-11. Held against its own autograd functions (trainer.trace.liger, docs/trace.md).
+Sources: linkedin/Liger-Kernel 0.8.5 src/liger_kernel/ops/{fused_linear_cross_entropy,rms_norm,swiglu,geglu,rope,
+fused_moe}.py, transformers/model/llama.py, transformers/monkey_patch.py (`MODEL_TYPE_TO_APPLY_LIGER_FN`); transformers
+5.23 integrations/liger.py; read 2026-11. Held against its own autograd functions (trainer.trace.liger, docs/trace.md).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from planner.contract.architectures import ARCHITECTURES
 from planner.contract.errors import NotModelled
 from planner.contract.sentence import named
 from planner.memory.engine.graph import Gradients, Tensor
-from planner.memory.engine.monomials import FP32, ONE
+from planner.memory.engine.monomials import FP32, ONE, T
 from planner.memory.engine.tape import Tape
 from planner.memory.engine.values import Array
 from planner.memory.engine.weight import Weight
@@ -49,6 +49,8 @@ def check(spec: ModelSpec, choices: TrainingChoices) -> None:
         raise NotModelled(switch, " with ", named("precision"), f" {choices.precision} is not modelled: use bf16-amp")
     if choices.num_gpus > 1 and choices.strategy == "fsdp" and choices.method == "full":
         raise NotModelled(switch, " with ", named("strategy"), " fsdp is not modelled")
+    if runs(choices, "swiglu") and spec.num_experts and len(spec.sparse_layers) < spec.num_layers:
+        raise NotModelled(switch, f" for {spec.architecture} with dense layers: Liger patches experts in every layer")
     if "lm_head" in choices.lora_targets and fused:
         raise NotModelled(switch, " with adapters on the vocabulary head: its loss reads the head's weight alone")
 
@@ -94,6 +96,39 @@ def gated(tape: Tape, gate: Tensor, up: Tensor) -> Tensor:
     """act(gate)·up: output n·w; saves both; backward writes their gradients into them."""
     out = tape.like(gate)
     return tape.record(out, (gate, up), (gate, up), lambda g, s: [s[0].alias(), s[1].alias()])
+
+
+def experts(tape: Tape, x: Tensor, weights: tuple[Weight, Weight], factors: Tensor, inner: int) -> Tensor:
+    """A layer's experts as one function (`LigerFusedMoEFunction`), rows found by index: output n·w.
+
+    weights: of gate and up, and of down, all experts' in one tensor. Saves x, what gate and up made and three int32
+    indices a row; backward makes that and the activation anew, the rows of x, and gradients of both weights of their
+    own size, frozen or not.
+    """
+    up, down = weights
+    top_k, hidden, width = factors.elements, x.elements, x.itemsize
+    ids = tape.new(T, top_k, FP32)
+    places = [tape.new(T, top_k, FP32) for _ in range(3)]
+    made = tape.new(T, 2 * top_k * inner, width)
+    activated, rows = tape.new(T, top_k * inner, width), tape.new(T, top_k * hidden, width)
+    out = tape.new(T, hidden, width)
+    sizes = [(weight.tensor.elements, weight.tensor.itemsize) for weight in weights]
+    trains = [weight.tensor.requires_grad for weight in weights]
+
+    def backward(g: Gradients, s: tuple[Tensor, ...]) -> list[Tensor | None]:
+        unmade, again = tape.new(T, 2 * top_k * inner, width), tape.new(T, top_k * inner, width)
+        scores = tape.new(T, top_k, width)
+        narrow = tape.new(ONE, *sizes[1])
+        spread = tape.new(T, top_k * hidden, width)
+        gradient = tape.new(T, hidden, width)
+        wide = tape.new(ONE, *sizes[0])
+        del unmade, again, spread  # tidy
+        return [gradient, wide if trains[0] else None, narrow if trains[1] else None, scores]
+
+    inputs = (x, up.tensor, down.tensor, factors)
+    result = tape.record(out, inputs, (x, up.tensor, down.tensor, made, factors.alias(), *places), backward)
+    del ids, activated, rows  # tidy
+    return result
 
 
 def rotary(

@@ -14,6 +14,7 @@ from planner.memory import predict, predict_grid
 from planner.memory.network.liger import chunk_rows
 from planner.models.sources import from_config, load_model
 from tests.planner.memory.test_memory_decoders import CONFIGS
+from tests.planner.memory.test_memory_experts import CONFIGS as EXPERT_CONFIGS
 
 LLAMA: dict[str, Any] = {
     "batch_size": 4,
@@ -126,9 +127,9 @@ def test_what_liger_does_not_do_is_refused(settings: dict[str, Any], named: str)
         predict(load_model("llama-3-8b"), load("a100-80gb"), TrainingChoices(**{**LLAMA, **settings}))
 
 
-@pytest.mark.parametrize("model", ["phi-2", "granite-3.1-2b", "mixtral-8x7b", "falcon-7b"])
+@pytest.mark.parametrize("model", ["phi-2", "granite-3.1-2b", "qwen1.5-moe-a2.7b", "falcon-7b"])
 def test_a_model_that_is_patched_otherwise_is_refused(model: str) -> None:
-    """GIVEN no patch, logits that it can't do without, or experts THEN the refusal says which models have a figure."""
+    """GIVEN no patch, or logits that it can't do without THEN the refusal says which models have a figure."""
     choices = TrainingChoices(stack="peft", liger=True, lora_targets=("attention",))
     with pytest.raises(NotModelled, match="qwen3"):
         predict(load_model(model), load("a100-80gb"), choices)
@@ -137,6 +138,47 @@ def test_a_model_that_is_patched_otherwise_is_refused(model: str) -> None:
 def test_an_unknown_kernel_is_refused() -> None:
     with pytest.raises(InvalidInput, match="fused_linear_cross_entropy"):
         TrainingChoices(liger=True, liger_kernels=("softmax",))
+
+
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {**EXPERT_CONFIGS["mixtral"], "intermediate_size": 704},
+    "qwen3_moe": {**EXPERT_CONFIGS["qwen3_moe"], "moe_intermediate_size": 352, "mlp_only_layers": []},
+}
+ATTENTION: dict[str, Any] = {"lora_targets": ("attention",), "liger": True, "stack": "peft"}
+
+
+@pytest.mark.parametrize("model", EXPERTS)
+def test_experts_are_one_function_whose_backward_makes_both_weights_gradients(model: str) -> None:
+    """GIVEN frozen experts WHEN their kernel runs THEN no sorted rows are kept, and backward still makes gradients."""
+    spec, device = from_config(EXPERTS[model], "small"), load("a100-80gb")
+
+    def instants(kernels: tuple[str, ...], tokens: int) -> dict[str, int]:
+        chosen = {**ATTENTION, "liger_kernels": kernels, "gradient_checkpointing": False}
+        return dict(predict(spec, device, TrainingChoices(**chosen, batch_size=1, max_length=tokens)).instants)
+
+    kept = spec.num_layers * spec.experts_per_token * 2048 * 2 * spec.expert_intermediate_size
+    assert instants(("rope",), 2048)["forward"] - instants(("rope", "swiglu"), 2048)["forward"] > kept
+    experts = 3 * spec.num_experts * spec.hidden_size * spec.expert_intermediate_size * 2
+    more = instants(("rope", "swiglu"), 16)["backward"] - instants(("rope",), 16)["backward"]
+    assert 0.8 * experts < more <= experts
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "said"),
+    [
+        ({"lora_targets": ("all-linear",), "lora_dropout": 0.0}, {}, "adapters on experts"),
+        ({"transformers_version": "4.48", "lora_dropout": 0.0}, {}, "modules of their own"),
+        ({}, {"mlp_only_layers": [1]}, "dense layers"),
+    ],
+)
+def test_experts_that_liger_fails_on_are_refused(settings: dict[str, Any], config: dict[str, Any], said: str) -> None:
+    name = "qwen3_moe" if config else "mixtral"
+    with pytest.raises(NotModelled, match=said):
+        predict(
+            from_config({**EXPERTS[name], **config}, "small"),
+            load("a100-80gb"),
+            TrainingChoices(**{**ATTENTION, **settings}),
+        )
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -151,15 +193,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eager": {"attention": "eager"},
     "quantised": {"method": "qlora"},
     "full but for the loss": {"method": "full", "liger_kernels": LIGER_KERNELS[:3]},
+    "on attention": {"lora_targets": ("attention",)},
+    "checkpointed on attention": {"lora_targets": ("attention",), "gradient_checkpointing": True},
+    "swiglu alone on attention": {"lora_targets": ("attention",), "liger_kernels": ("swiglu",)},
     **{f"{name} alone": {"liger_kernels": (name,)} for name in LIGER_KERNELS},
 }
-CASES = [("qwen3", name) for name in SETTINGS] + [
+CASES = [("qwen3", name) for name in SETTINGS if "on attention" not in name] + [
     (model, "checkpointed") for model in ("llama-biased-tied", "mistral-window", "qwen2-window", "smollm3", "gemma")
 ]
 CASES += [
     (model, name)
     for model in ("gemma2", "gemma3", "olmo2", "phi3")
     for name in ("plain", "checkpointed", "rope alone", "rms_norm alone", "swiglu alone", "full but for the loss")
+]
+CASES += [
+    (model, name)
+    for model in EXPERTS
+    for name in ("on attention", "checkpointed on attention", "swiglu alone on attention", "full but for the loss")
 ]
 
 
@@ -173,7 +223,7 @@ def test_liger_agrees_with_its_own_functions(model: str, case: str, monkeypatch:
 
     monkeypatch.setattr(tracing, "CUDA_GRANULARITY", 1)
     wide = {"hidden_size": 512, "intermediate_size": 1408, "vocab_size": 8000, "max_position_embeddings": 2048}
-    spec = from_config({**CONFIGS[model], **wide}, "small")
+    spec = from_config(EXPERTS[model] if model in EXPERTS else {**CONFIGS[model], **wide}, "small")
     shared: dict[str, Any] = {"batch_size": 4, "max_length": 512, "gradient_accumulation_steps": 1, "stack": "peft"}
     choices = TrainingChoices(**{**shared, "gradient_checkpointing": False, "liger": True, **SETTINGS[case]})
     traced(spec, choices)  # the first one in a process looks for Liger's backends, and holds on to what it had then

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from planner.contract.sentence import named
 from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BSS, BYTE, FP32, INT64, ONE, T
 from planner.memory.engine.weight import Weight
-from planner.memory.network import layers
+from planner.memory.network import layers, liger
 from planner.memory.network.blocks import expert_adapters, llama, routing, separate_experts
 from planner.memory.network.blocks.program import Program
 from planner.memory.network.net import Net, unmodelled
@@ -119,6 +120,17 @@ def _experts(net: Net, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     tape, spec = net.tape, net.spec
     hidden, inner, top_k = spec.hidden_size, spec.expert_intermediate_size, spec.experts_per_token
     down, up = (_adapted(net, f"mlp.experts.{name}") for name in ("down_proj", "gate_up_proj"))
+    if liger.runs(net.choices, "swiglu"):
+        if up is not None or down is not None:
+            raise unmodelled(
+                "adapters on experts with ", named("liger"), ", whose kernel does not run in PEFT's wrapper (leave "
+                "swiglu out of ", named("liger_kernels"), ")",
+            )  # fmt: skip
+        both = (
+            net.base_weight(spec.num_experts * hidden * 2 * inner),
+            net.base_weight(spec.num_experts * inner * hidden),
+        )
+        return liger.experts(tape, x, both, weights, inner)
     order, sorted_ids = tape.new(T, top_k, INT64), tape.new(T, top_k, INT64)
     rows = routing.gather(net, x, T, top_k * hidden, tape.new(T, top_k, INT64))
     factors = routing.gather(net, weights, T, top_k, order.alias())

@@ -15,13 +15,17 @@ from planner.contract.spec import Module
 from planner.memory.engine import norms, ops, products
 from planner.memory.engine.graph import Gradients, Tensor
 from planner.memory.engine.monomials import BYTE, FP32, INT64, T
-from planner.memory.network import quantized
+from planner.memory.network import liger, quantized
 from planner.memory.network.blocks import routing
 from planner.memory.network.net import Net, unmodelled
 
 
 def check(net: Net) -> None:
-    """Refuses adapters on the experts or the router, which PEFT puts on each linear module by itself."""
+    """Refuses Liger's MLP, and adapters on experts or router, which PEFT puts on each linear module by itself."""
+    if liger.runs(net.choices, "swiglu"):
+        raise unmodelled(
+            named("liger"), " for experts that are modules of their own (", named("transformers_version"), " below 5)"
+        )
     if any(module.kind == "parameter" and net.has_adapter(module) for module in net.spec.modules):
         raise unmodelled(
             "adapters on experts that are modules of their own (", named("transformers_version"), " below 5)"
