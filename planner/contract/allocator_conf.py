@@ -16,6 +16,9 @@ ALL_OF_IT = "0.999999"
 """A share of the card that takes nothing away, but lets PyTorch know what it may hold: without one it never collects
 (`allowed_memory_maximum`, CUDACachingAllocator.cpp of 2.10 and newer; `set_fraction` before; read 2026-11).
 """
+LOADING = "CUDA_MODULE_LOADING"
+"""Whether kernels come to the card when they are first used, as PyTorch asks for unless this says EAGER (CUDA 11.7 and
+newer, driver 515 and newer: CUDA programming guide, "Lazy Loading", read 2026-11)."""
 NOT_MODELLED = ("max_split_size_mb", "roundup_power2_divisions", "max_non_split_rounding_mb", "large_segment_size_mb")
 """Settings that move what is reserved, by ways that no plan follows (c10/core/AllocatorConfig.h, 2.13)."""
 
@@ -52,10 +55,13 @@ def read(text: str) -> dict[str, str]:
 
 def remarks(choices: TrainingChoices, environment: Mapping[str, str]) -> list[str]:
     """A sentence for each setting of the environment that a plan of these choices does not count on."""
-    name = next((name for name in VARIABLES if environment.get(name)), None)
-    if name is None:
-        return []
-    given, said = read(environment[name]), []
+    said = []
+    if environment.get(LOADING, "").upper() == "EAGER":
+        said.append(
+            f"{LOADING} is EAGER: all kernels are loaded at once, a context of 1 GiB and more that no plan counts"
+        )
+    name = next((name for name in VARIABLES if environment.get(name)), VARIABLES[0])
+    given = read(environment.get(name, ""))
     if given.get(EXPANDABLE) == "True" and not choices.expandable_segments:
         said.append(f"{name} lets segments expand here; this plan is of those that don't: {flag(EXPANDABLE)}")
     if COLLECT in given and choices.garbage_collection_threshold is None:

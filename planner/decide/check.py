@@ -11,7 +11,7 @@ from planner.contract.records import CheckReport, ModelSummary
 from planner.contract.settings import check_length
 from planner.decide import own_runs
 from planner.decide.question import Question
-from planner.decide.reasons import calibration_sentences, explain
+from planner.decide.reasons import basis, calibration_sentences, explain
 from planner.decide.verdict import hardware_summary, predict_speed, verdict_of
 
 
@@ -56,7 +56,11 @@ def check(
         verdict=verdict,
         reasons=[
             *(*question.notes, *format_notes),
-            *(*explain(predicted, verdict, applied), *calibration_sentences(hardware), *own_runs.sentences(own)),
+            *(
+                *explain(predicted, verdict, applied, basis(hardware)),
+                *calibration_sentences(hardware),
+                *own_runs.sentences(own),
+            ),
         ],
         remedies=remedies,
         calibration=applied,

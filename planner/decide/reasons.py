@@ -81,8 +81,28 @@ def _allocated(memory: MemoryReport) -> str:
     return f"{allocated} of it allocated, {format_bytes(tensors)} in tensors"
 
 
-def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, object] | None = None) -> list[str]:
-    """Why the verdict is what it is: binding instant, largest components, what is left, how certain."""
+def basis(hardware: HardwareProfile) -> str:
+    """What the interval of an uncalibrated device rests on, to be added to the sentence that has it; empty otherwise.
+
+    A calibrated device's is told by `calibration_sentences`; a CPU's peaks are those of its tensors.
+    """
+    if hardware.kind == "cpu" or (hardware.calibration is not None and hardware.calibration.applied):
+        return ""
+    if hardware.kind == "mps":
+        return ", by a rule that no run on a Mac has been held against yet"
+    context = hardware.facts.get("context")
+    guessed = context is not None and context.source.startswith(("estimate:", "rule:"))
+    size = format_bytes(hardware.context_bytes)
+    return ", by a rule from others' runs" + (f"; {size} of it, the context, are an estimate" if guessed else "")
+
+
+def explain(
+    memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, object] | None = None, rests_on: str = ""
+) -> list[str]:
+    """Why the verdict is what it is: binding instant, largest components, what is left, how certain.
+
+    rests_on: the interval's `basis`.
+    """
     where = INSTANT_TEXT.get(memory.binding_instant, f"at {memory.binding_instant}")
     low, high = memory.interval_bytes
     left = memory.budget_bytes - memory.device_peak_bytes
@@ -108,7 +128,7 @@ def explain(memory: MemoryReport, verdict: Verdict, calibration: Mapping[str, ob
     else:
         sentences.append(f"The budget is {budget}: {format_bytes(left)} are left.")
     inside = runs_inside(calibration)
-    sentences.append(f"In {inside} runs the peak lies between {format_bytes(low)} and {format_bytes(high)}.")
+    sentences.append(f"In {inside} runs the peak lies between {format_bytes(low)} and {format_bytes(high)}{rests_on}.")
     if verdict == "tight":
         if high > memory.budget_bytes:
             sentences.append("Tight: the upper end of that interval is beyond the budget.")

@@ -191,6 +191,11 @@ def test_settings_of_the_environment_that_no_plan_counts_on_are_said(text: str, 
     assert not remarks(TrainingChoices(), {})
 
 
+def test_kernels_that_are_all_loaded_at_once_are_said() -> None:
+    assert "1 GiB" in remarks(TrainingChoices(), {"CUDA_MODULE_LOADING": "EAGER"})[0]
+    assert not remarks(TrainingChoices(), {"CUDA_MODULE_LOADING": "LAZY"})
+
+
 def test_what_the_plan_counts_on_is_not_remarked_on() -> None:
     assert not remarks(TrainingChoices(expandable_segments=True), {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
     told = {"PYTORCH_ALLOC_CONF": "garbage_collection_threshold:0.8"}
