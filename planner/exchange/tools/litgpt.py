@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from planner.contract.errors import InvalidInput
-from planner.exchange.keys import Keys, is_number
+from planner.contract.run_settings import Hyperparameters
+from planner.exchange.keys import Keys
 from planner.exchange.targets import ALIKE, in_words_of
 from planner.exchange.writing import Written, WrittenRun, unsaid
 
@@ -142,16 +143,16 @@ def _batch(keys: Keys, devices: int) -> None:
     train.put(
         "max_length", length or 1024, "max_seq_length", why="" if length else "the file has none: the data's decide"
     )
-    clip = train.number("max_norm")
-    train.put("max_grad_norm", clip or 0.0, "max_norm")
+    keys.values["max_grad_norm"] = 0.0
+    if train.number("max_norm") is not None:
+        train.note("max_norm", "assumed", "nothing is clipped: LitGPT's fine-tuning refuses this key")
     if (epochs := train.number("epochs")) is not None and epochs > 0:
         train.put("epochs", epochs, "epochs")
     if (steps := train.whole("max_steps")) is not None:
         train.put("max_steps", steps, "max_steps")
     warm = train.whole("lr_warmup_steps", least=0)
     train.put("warmup_steps", 100 if warm is None else warm, "lr_warmup_steps")
-    keys.hyperparameters["scheduler"] = "cosine"
-    train.raw("min_lr")
+    keys.hyperparameters.update(scheduler="cosine", min_learning_rate_ratio=0.0)  # min_lr is pretraining's alone
     train.idle(
         "min_lr", "save_interval", "log_interval", "max_tokens", "tie_embeddings", "max_time", "lr_warmup_fraction"
     )
@@ -184,10 +185,6 @@ def _optimizer(keys: Keys) -> None:
         arguments.put("epsilon", least, "eps")
     arguments.finish()
     below.finish()
-    least = keys.content.get("train")
-    minimum = least.get("min_lr") if isinstance(least, dict) else None
-    lowest = float(minimum) if isinstance(minimum, int | float | str) and is_number(minimum) else 6e-5
-    keys.hyperparameters["min_learning_rate_ratio"] = min(1.0, lowest / keys.hyperparameters.get("learning_rate", 1e-3))
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -235,27 +232,35 @@ def write(run: WrittenRun) -> Written:
 
 def _written_training(run: WrittenRun, content: dict[str, Any], out: Written) -> None:
     choices, h = run.choices, run.hyperparameters
-    steps = h.warmup_steps
-    if steps is None:
-        steps = 0
-        out.drop(f"warmup_ratio {h.warmup_ratio:g}: set lr_warmup_steps to that share of the steps")
     content["train"] = {
         "global_batch_size": choices.effective_batch_size,
         "micro_batch_size": choices.batch_size,
-        "lr_warmup_steps": steps,
+        "lr_warmup_steps": _warm_up(h, out),
         "epochs": max(1, round(h.epochs)),
         "max_seq_length": choices.max_length,
-        "min_lr": h.min_learning_rate_ratio * h.learning_rate,
     }
     if h.max_steps is not None:
-        content["train"]["max_steps"] = h.max_steps
-    if choices.max_grad_norm:
-        content["train"]["max_norm"] = choices.max_grad_norm
-        out.drop("max_grad_norm: named, though LitGPT's fine-tuning refuses it in some versions (train.max_norm)")
-    if h.epochs % 1:
+        # LitGPT ends with the first of both; no run has more epochs than steps.
+        content["train"] |= {"max_steps": h.max_steps, "epochs": max(content["train"]["epochs"], h.max_steps)}
+        out.drop("epochs: so many that max_steps alone ends the run, as in the plan")
+    elif h.epochs % 1:
         out.drop(f"epochs {h.epochs:g}: a whole number there")
+    if choices.max_grad_norm:
+        out.drop(f"max_grad_norm {choices.max_grad_norm:g}: LitGPT's fine-tuning clips nothing, and refuses the key")
     if h.scheduler != "cosine":
         out.drop(f"scheduler {h.scheduler}: LitGPT's is cosine")
+
+
+def _warm_up(h: Hyperparameters, out: Written) -> int:
+    """Steps of warm-up: at least one, by which LitGPT divides, and fewer than all, as its cosine needs one."""
+    steps = h.warmup_steps
+    if steps is None:
+        steps = round(h.warmup_ratio * (h.max_steps or 0))
+        if h.max_steps is None and h.warmup_ratio:
+            out.drop(f"warmup_ratio {h.warmup_ratio:g}: set lr_warmup_steps to that share of the steps")
+    if steps == 0:
+        out.drop("no warm-up: one step there, the least that LitGPT takes; its rate is 0")
+    return max(1, min(steps, (h.max_steps or steps + 1) - 1))
 
 
 def _written_optimizer(run: WrittenRun) -> dict[str, object]:

@@ -134,7 +134,7 @@ def _schedule(keys: Keys) -> None:
         return
     name, arguments = below.text("name") or "", below.raw("arguments")
     warm = below.whole("warmup", least=0)
-    below.put("warmup_steps", (warm or 0) // keys.values["gradient_accumulation_steps"], "warmup")
+    below.put("warmup_steps", warm or 0, "warmup")
     known = {"cosine_decay": "cosine", "linear_schedule": "linear"}
     if name in known and isinstance(arguments, list) and arguments:
         below.put("scheduler", known[name], "name")
@@ -174,14 +174,14 @@ def write(run: WrittenRun) -> Written:
         "grad_checkpoint": choices.gradient_checkpointing,
         "learning_rate": h.learning_rate,
         "seed": h.seed,
-        "steps_per_report": h.logging_steps,
+        "steps_per_report": h.logging_steps * steps,
         "adapter_path": "adapters",
     }
     iterations = (h.max_steps or 1000) * steps
     content["iters"] = iterations
     if h.max_steps is None:
         out.drop(f"epochs {h.epochs:g}: set iters to epochs × examples / batch_size")
-    if (schedule := _written_schedule(h, iterations, steps, out)) is not None:
+    if (schedule := _written_schedule(h, iterations // steps, out)) is not None:
         content["lr_schedule"] = schedule
     if choices.max_grad_norm:
         out.drop(f"max_grad_norm {choices.max_grad_norm:g}: nothing is clipped")
@@ -212,12 +212,14 @@ def _written_method(run: WrittenRun, out: Written) -> dict[str, object]:
     content: dict[str, object] = {
         "fine_tune_type": "full" if full else choices.lora_variant,
         "data": run.data.path or "data",
-        "mask_prompt": not run.hyperparameters.train_on_prompt,
+        "mask_prompt": not run.hyperparameters.train_on_prompt and run.shape != "text",  # it refuses to mask plain text
         "num_layers": -1,
     }
     if run.data.path and "." in run.data.path.rpartition("/")[2]:
         content["data"] = "data"
         out.drop("data: a folder with train.jsonl and valid.jsonl there")
+    if run.shape not in ("messages", "prompt-completion", "text"):
+        out.drop(f"data of shape {run.shape}: mlx-lm reads messages, prompt and completion, or text")
     if not full:
         content["lora_parameters"] = {
             "rank": choices.lora_r,
@@ -248,11 +250,11 @@ def _paths(run: WrittenRun) -> list[str]:
     return list(dict.fromkeys(module.path.partition("{}.")[2] for module in found))
 
 
-def _written_schedule(h: Hyperparameters, iterations: int, steps: int, out: Written) -> dict[str, object] | None:
-    """MLX counts micro-batches; it takes no warm-up without a schedule."""
+def _written_schedule(h: Hyperparameters, updates: int, out: Written) -> dict[str, object] | None:
+    """Its schedules count updates, where `iters` counts micro-batches; it takes no warm-up without a schedule."""
     warm = h.warmup_steps
     if warm is None:
-        warm = round(h.warmup_ratio * iterations / steps)
+        warm = round(h.warmup_ratio * updates)
     last = h.min_learning_rate_ratio * h.learning_rate
     if h.scheduler == "constant":
         if warm:
@@ -260,7 +262,7 @@ def _written_schedule(h: Hyperparameters, iterations: int, steps: int, out: Writ
         return None
     if h.scheduler not in ("cosine", "linear"):
         out.drop(f"scheduler {h.scheduler}: cosine there")
-    left = max(1, iterations - warm * steps)
+    left = max(1, updates - warm)
     if h.scheduler == "linear":
-        return {"name": "linear_schedule", "warmup": warm * steps, "arguments": [h.learning_rate, last, left]}
-    return {"name": "cosine_decay", "warmup": warm * steps, "arguments": [h.learning_rate, left, last]}
+        return {"name": "linear_schedule", "warmup": warm, "arguments": [h.learning_rate, last, left]}
+    return {"name": "cosine_decay", "warmup": warm, "arguments": [h.learning_rate, left, last]}

@@ -15,7 +15,7 @@ STACK = "the nearest that is modelled for torchtune's own network: stack peft wi
 RECOGNISED_BY = (frozenset({"model", "checkpointer"}), frozenset({"tokenizer", "optimizer", "loss"}))
 
 _BUILDER = re.compile(r"(?:(q?lora)_)?(.+)")
-SIZE = re.compile(r"([0-9]+(?:_[0-9]+)?b|mini)(?:_instruct|_base|_text|_v[0-9])*")
+_SIZE = re.compile(r"([0-9]+(?:_[0-9]+)?b|mini)(?:_instruct|_base|_text|_v[0-9])*")
 MODELS = {
     "llama2": "llama-2",
     "llama3": "llama-3",
@@ -125,8 +125,6 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
         keys.hyperparameters["train_on_prompt"] = masked
     if (seed := keys.whole("seed", least=0)) is not None and seed < 2**32:
         keys.put("seed", seed, "seed")
-    if (steps := keys.whole("max_steps_per_epoch")) is not None:
-        keys.put("max_steps", steps, "max_steps_per_epoch", why="with one epoch")
     keys.finish(IDLE, ("profile", "ref_", "generation"))
     return model, name, None
 
@@ -136,7 +134,7 @@ def _model(keys: Keys) -> str:
     below = keys.sub("model")
     component = below.text("_component_") or ""
     found = _BUILDER.fullmatch(component.rpartition(".")[2])
-    model = _named(found[2]) if found else None
+    model = named(found[2]) if found else None
     if found is None or model is None:
         raise below.refuse("_component_", "no builder of a language model that is known by its name")
     kind = found[1]
@@ -154,11 +152,11 @@ def _model(keys: Keys) -> str:
     return model
 
 
-def _named(builder: str) -> str | None:
-    """`llama3_1_8b` is llama-3.1-8b."""
+def named(builder: str) -> str | None:
+    """The catalogue's name of what a builder makes: `llama3_1_8b` is llama-3.1-8b."""
     for family in sorted(MODELS, key=len, reverse=True):
         rest = builder.removeprefix(family + "_")
-        found = SIZE.fullmatch(rest) if rest != builder else None
+        found = _SIZE.fullmatch(rest) if rest != builder else None
         if found is not None:
             size = found[1]
             return EXACT.get(f"{family}_{size}") or f"{MODELS[family]}-{size.replace('_', '.')}"
@@ -212,6 +210,10 @@ def _optimizer(keys: Keys) -> None:
 def _schedule(keys: Keys) -> None:
     if (epochs := keys.number("epochs")) is not None and epochs > 0:
         keys.put("epochs", epochs, "epochs")
+    if (steps := keys.whole("max_steps_per_epoch")) is not None:
+        keys.put(
+            "max_steps", max(1, round(steps * (epochs or 1))), "max_steps_per_epoch", why="at most, over all epochs"
+        )
     below = keys.sub("lr_scheduler")
     if not below.content:
         keys.put("scheduler", "constant", "lr_scheduler")
@@ -219,7 +221,8 @@ def _schedule(keys: Keys) -> None:
         return
     word = (below.text("_component_") or "").rpartition(".")[2]
     if word == "get_cosine_schedule_with_warmup":
-        below.put("scheduler", "cosine", "_component_")
+        cycles = below.number("num_cycles")
+        below.put("scheduler", "constant" if cycles == 0 else "cosine", ("_component_", "num_cycles"))
         below.hyperparameters["min_learning_rate_ratio"] = 0.0
     else:
         below.note("_component_", "ignored", "no schedule of tuneplan's")

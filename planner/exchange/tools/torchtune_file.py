@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import re
+
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
 from planner.contract.run_settings import Hyperparameters
 from planner.exchange.targets import ALIKE
-from planner.exchange.tools.torchtune import EXACT, MODELS, NAME, SIZE, TARGETS
+from planner.exchange.tools.torchtune import NAME, TARGETS, named
 from planner.exchange.writing import Written, WrittenRun, one_device, unsaid
+
+BUILDERS = {
+    "code_llama2": ("code_llama2_7b", "code_llama2_13b", "code_llama2_70b"),
+    "gemma": ("gemma_2b", "gemma_7b"),
+    "gemma2": ("gemma2_2b", "gemma2_9b", "gemma2_27b"),
+    "llama2": ("llama2_7b", "llama2_13b", "llama2_70b"),
+    "llama3": ("llama3_8b", "llama3_70b"),
+    "llama3_1": ("llama3_1_8b", "llama3_1_70b", "llama3_1_405b"),
+    "llama3_2": ("llama3_2_1b", "llama3_2_3b"),
+    "llama3_3": ("llama3_3_70b",),
+    "mistral": ("mistral_7b",),
+    "phi3": ("phi3_mini",),
+    "phi4": ("phi4_14b",),
+    "qwen2": ("qwen2_0_5b", "qwen2_1_5b", "qwen2_7b"),
+    "qwen2_5": (
+        *("qwen2_5_0_5b", "qwen2_5_1_5b_base", "qwen2_5_1_5b_instruct", "qwen2_5_3b", "qwen2_5_7b_base"),
+        *("qwen2_5_7b_instruct", "qwen2_5_14b_base", "qwen2_5_14b_instruct", "qwen2_5_32b_base"),
+        *("qwen2_5_32b_instruct", "qwen2_5_72b_base", "qwen2_5_72b_instruct"),
+    ),
+}
+"""Builders of torchtune 0.6.1 (`torchtune/models/*/__init__.py`); each has one with adapters, `lora_…`, beside it."""
 
 
 def write(run: WrittenRun) -> Written:
@@ -23,21 +46,26 @@ def write(run: WrittenRun) -> Written:
     if not full:
         model |= _written_adapters(run, out)
         if choices.method == "qlora":
-            model["_component_"] = f"torchtune.models.{family}.q{builder}"
+            model["quantize_base"] = True
             if choices.quantization != "nf4-double":
                 out.drop(f"quantization {choices.quantization}: torchtune's NF4 quantises its constants again")
     content |= _written_files(run, family)
     out.drop(f"weights and tokenizer: tune download {run.model} --output-dir checkpoint, and name its files")
     content["dataset"] = _written_data(run)
     content |= {"seed": h.seed, "shuffle": True, "batch_size": choices.batch_size}
-    content |= {"gradient_accumulation_steps": choices.gradient_accumulation_steps, "epochs": max(1, round(h.epochs))}
+    epochs = max(1, round(h.epochs)) if h.max_steps is None else 1
+    content |= {"gradient_accumulation_steps": choices.gradient_accumulation_steps, "epochs": epochs}
     content["max_steps_per_epoch"] = h.max_steps
     content["optimizer"] = _written_optimizer(choices, h, out)
+    if full:
+        content["optimizer_in_bwd"] = False
     _written_schedule(h, content, out)
     content |= _written_step(choices, out)
     content["metric_logger"] = {"_component_": "torchtune.training.metric_logging.DiskLogger", "log_dir": "./out/logs"}
     content |= {"log_every_n_steps": h.logging_steps, "log_peak_memory_stats": True, "resume_from_checkpoint": False}
-    if h.epochs % 1:
+    if h.max_steps is not None:
+        out.drop(f"max_steps {h.max_steps}: of one epoch there; set epochs where the data are shorter than that")
+    elif h.epochs % 1:
         out.drop(f"epochs {h.epochs:g}: a whole number there")
     if choices.padding == "max":
         out.drop("padding max: rows are padded to the longest of a batch")
@@ -47,11 +75,6 @@ def write(run: WrittenRun) -> Written:
 
 def _written_files(run: WrittenRun, family: str) -> dict[str, object]:
     """Tokenizer and checkpoint, which stand in a folder of their own."""
-    tokenizer = {
-        "_component_": f"torchtune.models.{_tokenizer(family)}",
-        "path": "checkpoint/tokenizer.model",
-        "max_seq_len": run.choices.max_length,
-    }
     checkpointer = {
         "_component_": "torchtune.training.FullModelHFCheckpointer",
         "checkpoint_dir": "checkpoint",
@@ -59,16 +82,17 @@ def _written_files(run: WrittenRun, family: str) -> dict[str, object]:
         "model_type": _model_type(family),
         "output_dir": "./out",
     }
-    return {"tokenizer": tokenizer, "checkpointer": checkpointer}
+    return {"tokenizer": _tokenizer(run, family), "checkpointer": checkpointer}
 
 
 def _written_data(run: WrittenRun) -> dict[str, object]:
-    shape = "chat_dataset" if run.shape in ("messages", "sharegpt") else "instruct_dataset"
-    if run.shape == "text":
-        shape = "text_completion_dataset"
-    data: dict[str, object] = {"_component_": f"torchtune.datasets.{shape}", "source": "json"}
+    kinds = {"text": "text_completion", "alpaca": "alpaca", "prompt-completion": "instruct"}
+    shape = f"{kinds.get(run.shape, 'chat')}_dataset"
+    path = run.data.path or "data.jsonl"
+    kind = {"csv": "csv", "parquet": "parquet"}.get(path.rpartition(".")[2], "json")
+    data: dict[str, object] = {"_component_": f"torchtune.datasets.{shape}", "source": kind}
     packed = run.choices.padding == "packed"
-    data |= {"data_files": run.data.path or "data.jsonl", "split": "train", "packed": packed}
+    data |= {"data_files": path, "split": "train", "packed": packed}
     if shape != "text_completion_dataset":
         data["train_on_input"] = run.hyperparameters.train_on_prompt
     if shape == "chat_dataset":
@@ -76,8 +100,7 @@ def _written_data(run: WrittenRun) -> dict[str, object]:
         data["conversation_column"] = "conversations" if sharegpt else "messages"
         data["conversation_style"] = "sharegpt" if sharegpt else "openai"
     elif shape == "instruct_dataset":
-        names = ("prompt", "completion") if run.shape == "prompt-completion" else ("instruction", "output")
-        data["column_map"] = {"input": names[0], "output": names[1]}
+        data["column_map"] = {"input": "prompt", "output": "completion"}
     return data
 
 
@@ -87,6 +110,8 @@ def _written_step(choices: TrainingChoices, out: Written) -> dict[str, object]:
     kind = "torchtune.modules.loss.CEWithChunkedOutputLoss" if chunked else "torch.nn.CrossEntropyLoss"
     storage = choices.precision.removesuffix("-amp").removesuffix("-mixed")
     dtype = "fp32" if choices.precision.endswith("-mixed") else storage
+    if dtype == "fp16":
+        raise InvalidInput("--to torchtune: its recipes refuse fp16; plan precision bf16 or fp32")
     if storage != choices.precision:
         out.drop(f"precision {choices.precision}: {dtype} throughout there")
     return {
@@ -106,28 +131,30 @@ def _builder(run: WrittenRun) -> tuple[str, str]:
 
     found = catalogue.look_up(run.model)
     name = (found.name if found else run.model.rpartition("/")[2]).lower()
-    prefix = "" if run.choices.method == "full" else "lora_"
-    for short, entry in EXACT.items():
-        if entry == name:
-            return short.rpartition("_")[0], prefix + short
-    for family, begins in sorted(MODELS.items(), key=lambda item: -len(item[1])):
-        size = name.removeprefix(begins + "-")
-        if size != name and SIZE.fullmatch(size.replace(".", "_")):
-            return family, f"{prefix}{family}_{size.replace('.', '_')}"
-    raise InvalidInput(f"--to torchtune: it has no builder for {run.model}; known families: {', '.join(MODELS)}")
+    known = [(family, builder) for family, sizes in BUILDERS.items() for builder in sizes]
+    plain = re.sub("-(instruct|chat|it|base)$", "", name)  # tuned copies have their base's shape
+    fitting = [(family, builder) for family, builder in known if named(builder) == plain]
+    if not fitting:
+        raise InvalidInput(f"--to torchtune: it has no builder for {run.model}; known families: {', '.join(BUILDERS)}")
+    tuned = "instruct" in run.model.lower()
+    family, builder = next((item for item in fitting if item[1].endswith("_instruct") is tuned), fitting[0])
+    return family, builder if run.choices.method == "full" else f"lora_{builder}"
 
 
-def _tokenizer(family: str) -> str:
-    names = {
-        "llama3_1": "llama3",
-        "llama3_2": "llama3",
-        "llama3_3": "llama3",
-        "gemma2": "gemma",
-        "code_llama2": "llama2",
-    }
-    base = names.get(family, family)
-    function = {"phi3": "phi3_mini_tokenizer", "phi4": "phi4_tokenizer"}.get(base, f"{base}_tokenizer")
-    return f"{base}.{function}"
+def _tokenizer(run: WrittenRun, family: str) -> dict[str, object]:
+    """Builder and the files that it reads, as the hub has them."""
+    base = {"gemma2": "gemma", "code_llama2": "llama2"}.get(family, family)
+    if base in ("llama3_1", "llama3_2", "llama3_3"):
+        base = "llama3"
+    function = f"{base}_tokenizer" if base != "phi3" else "phi3_mini_tokenizer"
+    files: dict[str, object] = {"path": "checkpoint/tokenizer.model"}
+    if base == "llama3":
+        files = {"path": "checkpoint/original/tokenizer.model"}
+    elif base in ("qwen2", "qwen2_5"):
+        files = {"path": "checkpoint/vocab.json", "merges_file": "checkpoint/merges.txt"}
+    elif base == "phi4":
+        files = {"vocab_path": "checkpoint/vocab.json", "merges_path": "checkpoint/merges.txt"}
+    return {"_component_": f"torchtune.models.{base}.{function}", **files, "max_seq_len": run.choices.max_length}
 
 
 def _model_type(family: str) -> str:
@@ -193,17 +220,19 @@ def _written_optimizer(choices: TrainingChoices, h: Hyperparameters, out: Writte
 
 
 def _written_schedule(h: Hyperparameters, content: dict[str, object], out: Written) -> None:
-    if h.scheduler == "constant":
-        return
     steps = h.warmup_steps
     if steps is None:
-        steps = 0
-        if h.warmup_ratio:
+        steps = round(h.warmup_ratio * (h.max_steps or 0))
+        if h.warmup_ratio and h.max_steps is None:
             out.drop(f"warmup_ratio {h.warmup_ratio:g}: set num_warmup_steps to that share of the steps")
-    content["lr_scheduler"] = {
+    schedule: dict[str, object] = {
         "_component_": "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
         "num_warmup_steps": steps,
     }
+    content["lr_scheduler"] = schedule
+    if h.scheduler == "constant":
+        schedule["num_cycles"] = 0.0  # the recipes with adapters know no run without a schedule
+        return
     if h.scheduler != "cosine":
         out.drop(f"scheduler {h.scheduler}: cosine there")
     if h.min_learning_rate_ratio:

@@ -207,3 +207,55 @@ def test_the_datas_shape_is_that_of_its_file(row: dict[str, Any], key: str, tmp_
     written = (tmp_path / "out" / "trl.yaml").read_text()
     switches = re.findall(r"^(\w+_only_loss): true", written, re.MULTILINE)
     assert switches == [key]
+
+
+def _written(tool: str, name: str = "lora", **hyperparameters: Any) -> dict[str, Any]:
+    whole = plan(name)
+    h = Hyperparameters(**{**whole.hyperparameters.model_dump(), **hyperparameters})
+    made = write.export(whole.model_copy(update={"hyperparameters": h}), tool)
+    content: dict[str, Any] = yaml_text.parse(made.files[made.main], made.main).value
+    return content
+
+
+def test_litgpts_file_holds_what_its_recipe_takes() -> None:
+    """GIVEN a plan that clips, without warm-up THEN LitGPT's file names no clipping, which its fine-tuning refuses, one
+    step of warm-up, by which it divides, and so many epochs that the steps end the run."""
+    train = _written("litgpt", warmup_steps=0, warmup_ratio=0.0)["train"]
+    assert not {"max_norm", "min_lr"} & set(train)
+    assert (train["lr_warmup_steps"], train["epochs"], train["max_steps"]) == (1, 200, 200)
+    assert _written("litgpt", warmup_steps=None, warmup_ratio=0.1)["train"]["lr_warmup_steps"] == 20
+    assert _written("litgpt", warmup_steps=9, max_steps=5)["train"]["lr_warmup_steps"] == 4
+
+
+def test_mlx_counts_iterations_in_micro_batches_and_rates_in_updates() -> None:
+    """GIVEN a plan of 200 steps, 10 of warm-up, each of several micro-batches THEN `iters` counts these, the schedule
+    the steps; plain text is not masked, which mlx-lm refuses."""
+    content = _written("mlx-lm")
+    pieces = content["grad_accumulation_steps"]
+    assert pieces > 1
+    assert content["iters"] == 200 * pieces
+    assert content["lr_schedule"]["warmup"] == 10
+    assert content["lr_schedule"]["arguments"][1] == 190
+    assert content["mask_prompt"] is True
+    assert _written("mlx-lm", "full")["mask_prompt"] is False
+
+
+def test_torchtunes_file_names_builders_steps_and_a_schedule_that_it_has() -> None:
+    """GIVEN plans for torchtune 0.6.1 THEN the steps are of one epoch, a constant rate is a cosine of no cycle, QLoRA
+    is said of the builder with adapters, and a model without a builder is refused."""
+    content = _written("torchtune", scheduler="constant")
+    assert (content["epochs"], content["max_steps_per_epoch"]) == (1, 200)
+    assert content["lr_scheduler"]["num_cycles"] == 0
+    assert _written("torchtune", "full")["optimizer_in_bwd"] is False
+    model = _written("torchtune", "qlora")["model"]
+    assert (model["_component_"], model["quantize_base"]) == ("torchtune.models.llama3_1.lora_llama3_1_8b", True)
+    for name, component in (
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen2_5.lora_qwen2_5_7b_instruct"),
+        ("qwen2.5-7b", "qwen2_5.lora_qwen2_5_7b_base"),
+        ("qwen2.5-3b", "qwen2_5.lora_qwen2_5_3b"),
+        ("phi-4", "phi4.lora_phi4_14b"),
+    ):
+        made = write.export(plan("lora").model_copy(update={"model": name, "settings": TrainingChoices()}), "torchtune")
+        assert f"_component_: torchtune.models.{component}\n" in made.files[made.main]
+    with pytest.raises(InvalidInput, match="no builder for qwen3-4b"):
+        write.export(plan("lora").model_copy(update={"model": "qwen3-4b"}), "torchtune")
