@@ -27,7 +27,7 @@ from planner.memory.recorded.fit import Irregular, Point, Uncuttable, fitted
 from planner.memory.recorded.known import KnownSizes, same_course
 from planner.memory.recorded.log import Log, Part
 from planner.memory.recorded.shapes import shapes, terms
-from planner.memory.recorded.wanted import assumed, path_of, recurrent_piece
+from planner.memory.recorded.wanted import assumed, path_of
 from planner.models import recorded
 from planner.models.recorded import Unlearned
 
@@ -90,6 +90,10 @@ class Teacher:
         """By network, the sizes that its programs gave so far."""
         self.distinct: set[str] = set()
         """Networks whose layers with a window run otherwise than those without, however short the sequence."""
+        self.looped: set[str] = set()
+        """Networks that run more turns of a loop the longer a sequence is."""
+        self.last: dict[str, object] = {}
+        """What the last run recorded."""
 
     def close(self) -> None:
         """Ends the children."""
@@ -199,42 +203,58 @@ class Teacher:
     def _by(self, way: _CutPair, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
         whole = len(spec.config["recorded"]["kinds"])
         points, held_out = shapes(spec, asked)
-        windows, wanted_terms = way.found.windows, terms(spec, asked)
-        known = self.known.setdefault(recorded.identity(config), KnownSizes())
+        windows, wanted_terms, network = way.found.windows, terms(spec, asked), recorded.identity(config)
+        known = self.known.setdefault(network, KnownSizes())
 
-        def held() -> dict[str, object]:
+        def seen() -> dict[str, object] | None:
+            """What the last run tells of its loops; None where it tells less than the network's other programs."""
+            return self._shorter(1)[0] if network in self.looped else self.last
+
+        def held() -> tuple[dict[str, object], dict[str, object] | None]:
             self._open(config, asked, way.longer.layers, whole)
-            return self._run(held_out, way.longer.checkpointed, asked)
+            traced = self._run(held_out, way.longer.checkpointed, asked)
+            return traced, seen()
 
         self._open(config, asked, way.found.layers, whole)
         alike(spec.config["recorded"]["kinds"], self.answer["kinds"])
         weighed(spec, choices_of(asked), way.found.layers, self.answer)
         logs = [self._run(points[0], way.found.checkpointed, asked)]
+        first = seen()
         log: Log | None = None
-        if recurrent_piece(spec) < 2:
-            log = known.program(logs[0], points[0], wanted_terms, windows, single=asked["single"])
+        if first is not None:
+            log = known.program(first, points[0], wanted_terms, windows, single=asked["single"])
         traced = None if log is None else held()
-        if log is None or traced is None or not same_course(way.told(log), traced, held_out):
+        if log is None or traced is None or not _proven(way.told(log), *traced, held_out):
             self._open(config, asked, way.found.layers, whole)
             logs += [self._run(point, way.found.checkpointed, asked) for point in points[1:]]
-            log = self._fitted(logs, points, wanted_terms, way.found)
+            log, told = self._fitted(logs, points, wanted_terms, way.found, network)
             traced = traced or held()
-            verify(way.told(log), traced, held_out)
-            if way.windowless and not same_course(way.told(log), traced, held_out):
+            verify(way.told(log), traced[0], held_out)
+            if way.windowless and not _proven(way.told(log), *traced, held_out):
                 raise Irregular("its layers with a window hold what those without don't")
-            if recurrent_piece(spec) < 2:
-                known.learn(logs[0], log, single=asked["single"])
+            known.learn(told, log, single=asked["single"])
         return replace(log, windowless=way.windowless)
 
-    def _fitted(self, logs: Sequence[dict[str, Any]], points: Sequence[Point], terms: Sequence[int], found: Cut) -> Log:
-        """The program; where a loop runs more often at one shape than at another, with its turns told by a few."""
+    def _fitted(
+        self, logs: Sequence[dict[str, Any]], points: Sequence[Point], terms: Sequence[int], found: Cut, network: str
+    ) -> tuple[Log, dict[str, Any]]:
+        """The program, and what it tells of the first of the logs: where a loop runs more often at one shape than at
+        another, its turns are told by a few."""
         try:
-            return fitted(logs, points, terms, found.windows)
+            return fitted(logs, points, terms, found.windows), logs[0]
         except Irregular:
-            shorter = self.recorder.ask(do="shorter")["logs"][-len(logs) :]
-            if len(shorter) < len(logs) or None in shorter:
+            shorter = self._shorter(len(logs))
+            told = [log for log in shorter if log is not None]
+            if len(told) < len(logs):
                 raise
-        return fitted(shorter, points, terms, found.windows)
+        program = fitted(told, points, terms, found.windows)
+        self.looped.add(network)
+        return program, told[0]
+
+    def _shorter(self, count: int) -> list[dict[str, Any] | None]:
+        """The last runs with their loops told by few turns, oldest first; None for those that have none."""
+        found: list[dict[str, Any] | None] = self.recorder.ask(do="shorter", count=count)["logs"]
+        return found
 
     def _open(self, config: Mapping[str, object], asked: Mapping[str, Any], layers: int, whole: int) -> None:
         choices = asked["choices"]
@@ -262,7 +282,18 @@ class Teacher:
             checkpointed=checkpointed,
             evaluate=asked["evaluating"],
         )["log"]
+        self.last = found
         return found
+
+
+def _proven(log: Log, traced: Mapping[str, Any], told: Mapping[str, Any] | None, point: Point) -> bool:
+    """Whether a program is a trace's, allocation by allocation; `told`: the trace with its loops told by few turns,
+    beside which the whole one must hold the same bytes."""
+    if told is None or not same_course(log, told, point):
+        return False
+    if told is not traced:
+        verify(log, traced, point)
+    return True
 
 
 def shares(wanted: Sequence[dict[str, object]]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:

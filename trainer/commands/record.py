@@ -102,7 +102,7 @@ class _Desk:
             options = {name: request[name] for name in ("piece", "chunk", "checkpointed", "evaluate")}
             return {"log": self.session.run(*(request[name] for name in names), **options)}
         if request["do"] == "shorter" and self.session is not None:
-            return {"logs": self.session.shorter()}
+            return {"logs": self.session.shorter(request["count"])}
         raise InvalidInput(f"record: {str(request.get('do'))[:40]!r} is no request that can be answered now")
 
 

@@ -179,9 +179,10 @@ class Session:
                 parameter.grad = None
         return found
 
-    def shorter(self) -> list[dict[str, Any] | None]:
-        """The logs of the last runs, oldest first, with long loops told by few turns; None where there are none."""
-        return [recorder.shorter() for recorder in self.done]
+    def shorter(self, count: int) -> list[dict[str, Any] | None]:
+        """The logs of the last `count` runs, oldest first, with long loops told by few turns; None where there are none
+        (or the run isn't kept any more)."""
+        return [None] * (count - len(self.done)) + [recorder.shorter() for recorder in list(self.done)[-count:]]
 
     def _step(self, recorder: MarkedRecorder, choices: TrainingChoices, *, evaluate: bool) -> None:
         batch = tracing.make_batch(self.config, choices)
