@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from planner.contract.choices import TrainingChoices
     from planner.contract.spec import ModelSpec
 
+PATCHED_TOO = {
+    *("deepseek_v2", "deepseek_v3", "deepseek_v4", "exaone4", "falcon_h1", "gemma4_text", "glm4", "gpt_oss", "granite"),
+    *("hunyuan_v1_dense", "hunyuan_v1_moe", "llama4_text", "mllama_text_model", "nemotron", "olmo3", "qwen3_next"),
+    *("qwen3_5_text", "qwen3_5_moe_text"),
+}
+"""Types of a text model that Liger patches and that have no model here; any other it leaves as it is."""
 BLOCKS = 132
 """Multiprocessors, each of which sums a trained norm's gradient for itself: 132 on an H100, 108 on an A100."""
 
@@ -44,7 +50,9 @@ def check(spec: ModelSpec, choices: TrainingChoices) -> None:
         raise NotModelled(switch, " brings a loss of its own, in chunks: use it with ", named("loss"), " full")
     if not spec.facts.liger:
         known = ", ".join(name for name, record in ARCHITECTURES.items() if record.liger)
-        raise NotModelled(switch, f" for {spec.architecture} is not modelled; it is for {known}")
+        if spec.architecture in PATCHED_TOO:
+            raise NotModelled(switch, f" for {spec.architecture} is not modelled; it is for {known}")
+        raise NotModelled(f"Liger has no kernels for {spec.architecture}: leave ", switch, f" out; it is for {known}")
     if choices.precision.endswith("-mixed"):
         raise NotModelled(switch, " with ", named("precision"), f" {choices.precision} is not modelled: use bf16-amp")
     if choices.num_gpus > 1 and choices.strategy == "fsdp" and choices.method == "full":

@@ -135,6 +135,12 @@ def test_a_model_that_is_patched_otherwise_is_refused(model: str) -> None:
         predict(load_model(model), load("a100-80gb"), choices)
 
 
+@pytest.mark.parametrize(("model", "said"), [("phi-2", "no kernels for phi"), ("granite-3.1-2b", "not modelled")])
+def test_a_model_without_kernels_is_told_from_one_without_a_figure(model: str, said: str) -> None:
+    with pytest.raises(NotModelled, match=said):
+        predict(load_model(model), load("a100-80gb"), TrainingChoices(**ATTENTION))
+
+
 def test_an_unknown_kernel_is_refused() -> None:
     with pytest.raises(InvalidInput, match="fused_linear_cross_entropy"):
         TrainingChoices(liger=True, liger_kernels=("softmax",))
