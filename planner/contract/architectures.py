@@ -322,6 +322,14 @@ _FURTHER_TASKS: tuple[tuple[Task, tuple[str, ...]], ...] = (
 )
 """Heads of model types that have no record and can be trained all the same."""
 
+LIGER_PATCHES_TOO = {
+    *("deepseek_v2", "deepseek_v3", "deepseek_v4", "exaone4", "falcon_h1", "gemma4_text", "glm4", "gpt_oss", "granite"),
+    *("hunyuan_v1_dense", "hunyuan_v1_moe", "llama4_text", "mllama_text_model", "nemotron", "olmo3", "qwen3_next"),
+    *("qwen3_5_text", "qwen3_5_moe_text"),
+}
+"""Types of a text model that Liger 0.8.5 patches beside those whose record says so (`MODEL_TYPE_TO_APPLY_LIGER_FN`):
+what they take then is not modelled. Any other it leaves as it is."""
+
 
 def of(model_type: str) -> Architecture:
     """The facts of a model type; of one without a record what most decoders do, and no layer program."""

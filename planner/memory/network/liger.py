@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planner.contract.architectures import ARCHITECTURES
+from planner.contract.architectures import ARCHITECTURES, LIGER_PATCHES_TOO
 from planner.contract.errors import NotModelled
 from planner.contract.sentence import named
 from planner.memory.engine.graph import Gradients, Tensor
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from planner.contract.choices import TrainingChoices
     from planner.contract.spec import ModelSpec
 
-PATCHED_TOO = {
-    *("deepseek_v2", "deepseek_v3", "deepseek_v4", "exaone4", "falcon_h1", "gemma4_text", "glm4", "gpt_oss", "granite"),
-    *("hunyuan_v1_dense", "hunyuan_v1_moe", "llama4_text", "mllama_text_model", "nemotron", "olmo3", "qwen3_next"),
-    *("qwen3_5_text", "qwen3_5_moe_text"),
-}
-"""Types of a text model that Liger patches and that have no model here; any other it leaves as it is."""
 BLOCKS = 132
 """Multiprocessors, each of which sums a trained norm's gradient for itself: 132 on an H100, 108 on an A100."""
 
@@ -50,7 +44,7 @@ def check(spec: ModelSpec, choices: TrainingChoices) -> None:
         raise NotModelled(switch, " brings a loss of its own, in chunks: use it with ", named("loss"), " full")
     if not spec.facts.liger:
         known = ", ".join(name for name, record in ARCHITECTURES.items() if record.liger)
-        if spec.architecture in PATCHED_TOO:
+        if spec.architecture in LIGER_PATCHES_TOO:
             raise NotModelled(switch, f" for {spec.architecture} is not modelled; it is for {known}")
         raise NotModelled(f"Liger has no kernels for {spec.architecture}: leave ", switch, f" out; it is for {known}")
     if choices.precision.endswith("-mixed"):
