@@ -180,6 +180,11 @@ class EvalEvent(Told):
     """Whether no earlier evaluation of the training had a lower loss."""
     sample: Words = None
     """What the model writes after the sample's prompt."""
+    sample_prompt: Words = None
+    """What was asked of it, without the chat template: a held-out example's last question, or `sample_prompt` of the
+    plan; 2,000 characters at the most. Left out where no sample is made, as the next."""
+    sample_expected: Words = None
+    """What the example answers to that; cut like the prompt. Null where the plan gives the prompt."""
     accuracy: Amount = None
     """Share of right answers, 0 to 1; only of a classifier."""
 

@@ -14,8 +14,10 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import DiscoveryHit, Hits
 from textual.filter import LineFilter
 from textual.screen import Screen
+from textual.system_commands import SystemCommandsProvider
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
@@ -41,12 +43,29 @@ from planner.tui.shield import Shield
 from planner.tui.theme import THEMES, component_variables, fit_mark, usual_theme
 
 ORDER = ("hardware", "model", "data", "plan")
+OWN_WORDS = {
+    "Theme": "Other colours; the last choice is kept",
+    "Screenshot": "Saves a picture of the screen as SVG",
+    "Quit": "Leaves the wizard; asks while a run goes on",
+}
+"""Textual's commands that the palette keeps, in words for whoever doesn't know its widgets."""
+
+
+class Likely(SystemCommandsProvider):
+    """The palette's commands in the order in which they are likely: the step's own first, not by letter."""
+
+    async def discover(self) -> Hits:
+        """Every command, before anything is typed."""
+        for title, said, callback, discover in self.app.get_system_commands(self.screen):
+            if discover:
+                yield DiscoveryHit(title, callback, help=said)
 
 
 class TuneplanApp(Asking):
     """Every start value may be given; what is given is chosen already, and the wizard opens at the first open step."""
 
     TITLE = "tuneplan"
+    COMMANDS = {Likely}  # noqa: RUF012
     CSS_PATH = Path(__file__).with_name("wizard.tcss")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]  # noqa: RUF012
@@ -134,12 +153,16 @@ class TuneplanApp(Asking):
 
         return attach.find(name)
 
-    def model_entries(self) -> list[ListEntry]:
-        """The catalogue by family, the newest first; a chosen model that is not in it stands first."""
+    def model_entries(self, wide: bool = False) -> list[ListEntry]:
+        """The catalogue by family, the newest first; a chosen model that is not in it stands first.
+
+        `wide`: whole names, and where each lies on the hub.
+        """
         from planner.models import catalogue
 
         published = {entry.name: entry for entry in catalogue.entries()}
         found = []
+        room = 46 if wide else 30
         for name, hub_id, spellings in catalogue.models():
             known = catalogue.look_up(hub_id)
             facts = published.get(known.name) if known else None
@@ -149,7 +172,10 @@ class TuneplanApp(Asking):
             weights = f"{2 * count / 1e9:.1f} GB" if count else ""
             entry = ListEntry(
                 key=name,
-                row=f"{figures.row(name, format_count(count) if count else '', 30)}{weights:>10}  {licence}".rstrip(),
+                row=(
+                    f"{figures.row(name, format_count(count) if count else '', room)}{weights:>10}  "
+                    + (f"{licence:<14}{hub_id}" if wide else licence)
+                ).rstrip(),
                 more=" ".join((hub_id, *spellings)),
                 names=(hub_id.lower(), *spellings),
                 group=family_of(name),
@@ -161,7 +187,7 @@ class TuneplanApp(Asking):
         chosen = self.wizard
         if chosen.model is not None and chosen.model_name not in [entry.key for entry in rows]:
             size = format_count(chosen.model.parameters)
-            row = figures.row(chosen.short_model_name, size, 30)
+            row = figures.row(chosen.short_model_name, size, room)
             rows.insert(0, ListEntry(key=chosen.model_name, row=row, more="chosen", group="Chosen", mark="  "))
         return rows
 
@@ -271,6 +297,10 @@ class TuneplanApp(Asking):
         """The chosen data's first examples."""
         self.tell(DataScreen, lambda screen: screen.show_samples(message.path, message.samples))
 
+    def on_columns_read(self, message: messages.ColumnsRead) -> None:
+        """The columns of a data set that is to be read otherwise."""
+        self.tell(DataScreen, lambda screen: screen.ask(message.path, message.columns, message.classifies))
+
     # ---------------------------------------------------------------------------------------------- help, quitting
 
     def action_help(self) -> None:
@@ -337,7 +367,9 @@ class TuneplanApp(Asking):
                     yield SystemCommand("Runs", "Opens a run, or compares several", self.action_runs)
                 for name in ORDER:
                     yield SystemCommand(f"Go to {name}", f"Shows the step {name}", lambda name=name: self.go(name))
-        yield from super().get_system_commands(screen)
+        for command in super().get_system_commands(screen):
+            if command.title in OWN_WORDS:  # the others are of widgets, and what they do has a key here
+                yield SystemCommand(command.title, OWN_WORDS[command.title], command.callback)
 
     def _run_on_screen(self, action: str) -> None:
         self.call_later(self.run_action, action, self.shown)

@@ -182,6 +182,11 @@ class Asking(RunControl):
         if chosen.data.path:
             self.post_message(messages.SamplesRead(chosen.data.path, reading.again(chosen.data.path, chosen)))
 
+    @work(thread=True, group="data", exit_on_error=False)
+    def read_columns(self, path: str) -> None:
+        """Asks for the columns of a data set that could be read."""
+        self.post_message(messages.ColumnsRead(path, *reading.columns_of(path, self.wizard)))
+
     # ------------------------------------------------------------------------------------------------------ answers
 
     def on_evaluated(self, message: messages.Evaluated) -> None:

@@ -10,6 +10,8 @@ from planner.tui.live import Point, RunSnapshot
 from planner.tui.plot import Curve
 
 VIEWS = ("loss", "memory", "tokens/s", "learning rate", "gradient norm")
+DEVICE = "device"
+"""Load and temperature of the card, where it tells them."""
 SMOOTH = 24
 """Points from which the loss is drawn smoothed too."""
 SMOOTHED = 0.05
@@ -68,6 +70,11 @@ def curves_of(view: str, run: RunSnapshot) -> list[Curve]:
         found = [Curve(points=run.learning_rates, color=MEASURED)]
     elif view == "gradient norm":
         found = [Curve(points=run.norms, color="$secondary")]
+    elif view == DEVICE:
+        found = [
+            Curve(points=run.loads, name="load %", color=MEASURED),
+            Curve(points=run.heats, name="°C", color="$warning"),
+        ]
     else:
         found = [
             Curve(points=_level(run.planned_speed, run.speeds), name="planned", color=PLANNED),
@@ -97,7 +104,7 @@ def compared(view: str, runs: Sequence[tuple[str, RunSnapshot]]) -> list[Curve]:
             found.append(Curve(points=run.evals, color=color, marks=True))
         else:
             measured = {"memory": tuple((x, y / MIB) for x, y in run.memory), "tokens/s": run.speeds}
-            measured |= {"learning rate": run.learning_rates, "gradient norm": run.norms}
+            measured |= {"learning rate": run.learning_rates, "gradient norm": run.norms, DEVICE: run.loads}
             line = measured[view]
         found.append(Curve(points=line, name=name, color=color))
     return [curve for curve in found if curve.points]

@@ -46,13 +46,6 @@ class PastRun:
     loss: float | None = None
     """Lowest loss in evaluation, as far as its last events tell."""
 
-    @property
-    def line(self) -> str:
-        """Name, state and step in one line."""
-        steps = f", step {self.step}" + (f" of {self.total_steps}" if self.total_steps else "")
-        loss = "" if self.loss is None else f", eval loss {self.loss:.4f}"
-        return f"{self.folder.name}: {self.state}{steps if self.step else ''}{loss}"
-
 
 def unfinished(output: Path) -> tuple[PastRun, ...]:
     """Runs that go on without a wizard, or ended early and left a checkpoint; the last written to first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from planner.contract.events import (
     ChangedEvent,
@@ -36,6 +36,17 @@ SAMPLES = 20
 """Samples that are kept."""
 
 
+class Sample(NamedTuple):
+    """What the model wrote at one evaluation, and what it was asked."""
+
+    step: int
+    text: str
+    prompt: str = ""
+    """Empty where the run doesn't tell it, as those of earlier versions."""
+    expected: str = ""
+    """The answer that the example holds; empty where there is none."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSnapshot:
     """Everything that is known of a run at one moment."""
@@ -59,8 +70,11 @@ class RunSnapshot:
     """Norm of the gradients before clipping."""
     memory: tuple[Point, ...] = ()
     """Measured allocated peak so far, by step."""
-    samples: tuple[tuple[int, str], ...] = ()
-    """(step, what the model wrote), the newest last."""
+    loads: tuple[Point, ...] = ()
+    """Load of the card in percent, and below its temperature in °C; empty where no sensor tells."""
+    heats: tuple[Point, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    """The newest last."""
     began: float | None = None
     """Seconds since the epoch at the first event."""
     heard: float | None = None
@@ -133,6 +147,8 @@ def _resumable(run: RunSnapshot) -> RunSnapshot:
         speeds=run.speeds,
         norms=run.norms,
         memory=run.memory,
+        loads=run.loads,
+        heats=run.heats,
         samples=run.samples,
         sample=run.sample,
         checkpoint=run.checkpoint,
@@ -281,6 +297,8 @@ def _step(run: RunSnapshot, told: StepEvent) -> RunSnapshot:
         speeds=_curve(run.speeds, step, told.tokens_per_second),
         norms=_curve(run.norms, step, told.grad_norm),
         memory=_curve(run.memory, step, max(measured, default=None)),
+        loads=_curve(run.loads, step, None if told.device_load is None else 100 * told.device_load),
+        heats=_curve(run.heats, step, told.device_celsius),
         step_seconds=run.step_seconds if told.step_seconds is None else told.step_seconds,
         seconds_left=run.seconds_left if told.seconds_left is None else told.seconds_left,
         measured_bytes=max(measured, default=None),
@@ -299,10 +317,11 @@ def _eval(run: RunSnapshot, told: EvalEvent) -> RunSnapshot:
         line += f", perplexity {told.perplexity:.4g}"
     if told.best:
         line += ", the best so far"
-    sample = shown(told.sample, keep=LAYOUT) if told.sample else run.sample
-    samples = (*run.samples, (step, sample))[-SAMPLES:] if told.sample else run.samples
     evals = _curve(run.evals, step, told.loss)
-    run = replace(run, step=max(run.step, step), evals=evals, sample=sample, samples=samples)
+    run = replace(run, step=max(run.step, step), evals=evals)
+    if told.sample:
+        words = [shown(text or "", keep=LAYOUT) for text in (told.sample, told.sample_prompt, told.sample_expected)]
+        run = replace(run, sample=words[0], samples=(*run.samples, Sample(step, *words))[-SAMPLES:])
     return _logged(run, line)
 
 

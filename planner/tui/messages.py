@@ -67,6 +67,16 @@ class SamplesRead(Message):
         super().__init__()
 
 
+class ColumnsRead(Message):
+    """The columns of the data set at `path`, and whether the chosen model can learn labels as a classifier."""
+
+    def __init__(self, path: str, columns: tuple[str, ...], classifies: bool) -> None:
+        self.path = path
+        self.columns = columns
+        self.classifies = classifies
+        super().__init__()
+
+
 class Surrounded(Message):
     """The step's memory and the other batches and lengths of the state `about`."""
 

@@ -150,6 +150,22 @@ def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[st
     )
 
 
+def columns_of(path: str, state: WizardState) -> tuple[tuple[str, ...], bool]:
+    """A readable file's columns, by its first row, and whether the chosen model can learn labels as a classifier."""
+    from planner.contract.data import files, tables
+    from planner.contract.data.account import Account
+
+    try:
+        account = Account()
+        found = files.find(str(expand(path)), account)
+        _, row = next(tables.rows(found.train[0], account))
+        heads = possible(("", {"format": "classification"}), state)
+    except Exception as error:
+        error_line(error)
+        return (), False
+    return (tuple(str(name) for name in row) if isinstance(row, dict) else ()), heads
+
+
 def again(path: str, state: WizardState) -> tuple[SampleText, ...]:
     """The first examples of a data set that was taken without a look at it."""
     return _samples(path, state.data, state)

@@ -84,6 +84,28 @@ def device_text(run: RunSnapshot) -> str:
     return measured + (f" plan {short_bytes(run.predicted_device_bytes)}" if run.predicted_device_bytes else "")
 
 
+FELL = 0.01
+"""Share by which the held-out loss must differ to say something of another run."""
+
+
+def again(run: RunSnapshot) -> str:
+    """What the evaluations say of another run; empty where they say nothing, as after fewer than three."""
+    evals = [point for point in run.evals if point[0] > 0]
+    if len(evals) < 3:
+        return ""
+    (last_step, last), (best_step, best) = evals[-1], min(evals, key=lambda point: point[1])
+    if last > best * (1 + FELL):
+        return (
+            f"The held-out loss was best at step {best_step:,.0f} ({best:.4f}) and rose to {last:.4f} by step "
+            f"{last_step:,.0f}: again with fewer epochs, a lower learning rate or more data."
+        )
+    if best_step == last_step and last < evals[-2][1] * (1 - FELL):
+        return (
+            f"The held-out loss still fell at the end, from {evals[-2][1]:.4f} to {last:.4f}: again with more epochs."
+        )
+    return ""
+
+
 def deviation_text(run: RunSnapshot) -> str:
     """How far the measured peak is from the predicted one, e.g. `+1.2 %`."""
     deviation = run.deviation

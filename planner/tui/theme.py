@@ -97,7 +97,7 @@ DARK = Theme(
     dark=True,
     variables={
         **_variables(0),
-        "border-blurred": "#2c3742",
+        "border-blurred": "#3a4754",
         "footer-key-foreground": "#ffb454",
         "footer-background": "#1c242d",
         "block-cursor-blurred-background": "#24303b",
@@ -120,7 +120,7 @@ LIGHT = Theme(
     dark=False,
     variables={
         **_variables(1),
-        "border-blurred": "#c9d2db",
+        "border-blurred": "#b4c0cb",
         "footer-key-foreground": "#b35c00",
         "footer-background": "#e9edf2",
         "block-cursor-blurred-background": "#dde5ec",

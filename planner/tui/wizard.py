@@ -63,7 +63,7 @@ class Wizard(Protocol):
     fits: dict[str, str]
     """What of each model fits the chosen device, as far as it was looked at."""
 
-    def model_entries(self) -> list[ListEntry]:
+    def model_entries(self, wide: bool = False) -> list[ListEntry]:
         """Models to choose from."""
 
     def look_what_fits(self) -> None:
@@ -77,6 +77,9 @@ class Wizard(Protocol):
 
     def read_samples(self) -> None:
         """Reads the first examples of the chosen data in the background."""
+
+    def read_columns(self, path: str) -> None:
+        """Reads the columns of a data file in the background."""
 
     def choose_data(self, dataset: Any, settings: Any = None, model: Any = None) -> None:
         """Takes measured data, or none."""

@@ -45,9 +45,9 @@ def made_up(steps: int) -> RunSnapshot:
         run = live.reduce(run, event("step", float(step), step=step, total_steps=STEPS, epoch=step / 40, **told))
         if step % 40 == 0:
             loss = 2.0 * math.exp(-step / 40) + 0.35
-            run = live.reduce(
-                run, event("eval", float(step), step=step, loss=loss, best=True, sample="It is in Paris.")
-            )
+            asked = {"sample_prompt": "Where is the tower that Eiffel built?", "sample_expected": "In Paris."}
+            told = {"loss": loss, "best": True, "sample": "It is in Paris.", **asked}
+            run = live.reduce(run, event("eval", float(step), step=step, **told))
     return run
 
 

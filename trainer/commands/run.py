@@ -249,7 +249,7 @@ def build(accounts: Accounts, material: Material, resumed: Path | None) -> Built
         ),
         callbacks=[reporter],
     )
-    reporter.trainer = loop
+    reporter.trainer, reporter.asked = loop, material.asked
     state: TrainerState | None = None
     if resumed is not None:
         loop.recovery.restore(checkpoints.recovery_state(resumed))

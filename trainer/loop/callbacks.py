@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from planner.contract.events import CheckpointEvent, EvalEvent, PausedEvent, ResumedEvent, StepEvent
 from planner.contract.run_settings import Hyperparameters
+from trainer.data.samples import Asked
 from trainer.loop import wishes
 from trainer.measure import devices
 from trainer.measure.sensors import Sensors
@@ -40,6 +41,8 @@ class Reporter(TrainerCallback):
         """Of the run's cards, in the process that tells of them."""
         self.trainer: Any = None
         """Set once the trainer exists: transformers doesn't pass it to callbacks."""
+        self.asked: Asked | None = None
+        """What the evaluations' sample asks."""
         self.step_seconds: list[float] = []
         self.reason = "completed"
         self.eval_loss_before: float | None = None
@@ -229,8 +232,10 @@ class Reporter(TrainerCallback):
             best=best,
             sample=self.trainer.last_sample,
         )
-        accuracy = {"accuracy": metrics["eval_accuracy"]} if "eval_accuracy" in metrics else {}
-        self.events.emit(told.model_copy(update=accuracy))
+        more: dict[str, Any] = {"accuracy": metrics["eval_accuracy"]} if "eval_accuracy" in metrics else {}
+        if self.asked is not None and told.sample is not None:
+            more |= {"sample_prompt": self.asked.prompt, "sample_expected": self.asked.expected}
+        self.events.emit(told.model_copy(update=more))
         if best:
             control.should_save = True  # the best weights are on disk, whatever the save interval is
         if by_hand:  # how often a person looks says nothing of how the training goes

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+    from trainer.data.samples import Asked
     from trainer.data.tokens import TokenizedData
     from trainer.loop.inputs import Listeners, Material
     from trainer.loop.trainer import LoopTrainer
@@ -156,8 +157,8 @@ def read_material(plan: Plan, choices: TrainingChoices, events: EventStream) -> 
     tokenizer = loading.load_tokenizer(plan.model)
     task = tasks.choose(config, plan.data)
     task.check(choices)
-    train, validation, prompt = read_data(plan, choices, task, tokenizer, events)
-    return Material(config=config, tokenizer=tokenizer, task=task, train=train, validation=validation, prompt=prompt)
+    found = read_data(plan, choices, task, tokenizer, events)
+    return Material(config=config, tokenizer=tokenizer, task=task, **found._asdict())
 
 
 def load(
@@ -217,6 +218,8 @@ class Sequences(NamedTuple):
     validation: TokenizedData | None
     prompt: str | None
     """Rendered prompt of the sample."""
+    asked: Asked | None
+    """The same as a person reads it."""
 
 
 def read_data(
@@ -226,6 +229,7 @@ def read_data(
     from planner.contract.data.render_process import close_all
     from trainer.data.batches import split_validation
     from trainer.data.hub import local_data
+    from trainer.data.samples import asked
 
     h, settings = plan.hyperparameters, local_data(task.data_settings(plan.data))
     reading = open_data(settings)
@@ -247,9 +251,10 @@ def read_data(
     if validation is not None and not validation.sequences:
         validation = None
     _tell_data(events, reading, train, validation, choices.max_length, examples[0].shape)
-    prompt = task.sample_prompt((held_out or examples)[0], tokenizer, h.sample_prompt) if held_out else None
+    prompt = task.sample_prompt(held_out[0], tokenizer, h.sample_prompt) if held_out else None
     close_all()
-    return Sequences(train, validation, prompt)
+    said = None if prompt is None else asked(held_out[0], prompt, h.sample_prompt)
+    return Sequences(train, validation, prompt, said)
 
 
 def _tell_data(

@@ -9,9 +9,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from planner.tui.widgets.filter_list import FilterList
+from planner.tui.widgets.hanging import MARK, Hanging
+from planner.tui.widgets.key_line import KeyLine
 from planner.tui.widgets.steps import StepBar
 from planner.tui.wizard import Wizard
 
@@ -21,6 +23,12 @@ DIGITS = tuple(
     for place in range(5)
 )  # fmt: skip
 """On screens where nothing is typed a digit goes to a step."""
+
+
+WIDE = 110
+"""Columns from which there is room for more than the step itself; as in the stylesheet, like the next."""
+VAST = 150
+"""Columns from which lists show more of each entry, and a step's facts stand in two columns."""
 
 
 class WizardScreen(Screen[None]):
@@ -46,7 +54,7 @@ class WizardScreen(Screen[None]):
         yield from self.body()
         yield Static("", id="message", markup=False)
         yield Static("", id="too-small", markup=False)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine(compact=True, show_command_palette=False)
 
     def body(self) -> ComposeResult:
         """The panes between the line at the top and the footer."""
@@ -55,7 +63,8 @@ class WizardScreen(Screen[None]):
     def on_resize(self) -> None:
         """A wide terminal has room to name the command palette's key; a tiny one is told so."""
         width, height = self.size
-        self.query_one(Footer).show_command_palette = width >= 110
+        self.set_class(width >= VAST, "-vast")
+        self.query_one(KeyLine).widen(width >= WIDE)
         notice = self.query_one("#too-small", Static)
         notice.display = width < self.MINIMUM[0] or height < self.MINIMUM[1]
         if notice.display:
@@ -89,7 +98,7 @@ class ListScreen(WizardScreen):
         with Horizontal(classes="panes"):
             yield FilterList(hint, id=name)
             with VerticalScroll(id="facts", classes="pane"):
-                yield Static("", id="facts-text", markup=False)
+                yield Hanging("", id="facts-text", markup=False)
 
     def name_panes(self, listing: str, facts: str) -> None:
         """Names both panes."""
@@ -111,5 +120,5 @@ def facts_of(title: str, rows: list[tuple[str, str]], *, width: int) -> list[Con
     """A title and a table of names and values, as parts of a `Content`."""
     parts: list[Content | str | tuple[str, str]] = [(title, "bold"), "\n"]
     for name, text in rows:
-        parts += [(f"{name:<{width}}", "dim"), text, "\n"]
+        parts += [(f"{name:<{width}}{MARK}", "dim"), text, "\n"]
     return parts

@@ -22,8 +22,10 @@ from planner.tui.samples import SampleText
 from planner.tui.screens.base import WizardScreen
 from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.filter_list import LineInput
+from planner.tui.widgets.hanging import MARK, Hanging
 from planner.tui.widgets.ways import Ways
 
+EMPTY = Content("")
 NO_DATA = (
     "No data yet. Pick a file of examples in the tree (⏎), or type its path.\n\n"
     "One example a line, for instance:\n"
@@ -45,9 +47,12 @@ class DataScreen(WizardScreen):
         "still stands, but says nothing of the length of an epoch, and nothing can be trained."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back", id="wizard.back", tooltip="Out of a question, to the step before"),
         Binding("ctrl+n", "next", "Next / skip", key_display="^n", id="data.next", tooltip="Go on, even without data"),
+        Binding("ctrl+t", "columns", "Columns", key_display="^t", id="data.columns",
+                tooltip="Choose what is learned, and of which columns"),
         Binding("ctrl+r", "drop", "Remove", key_display="^r", id="data.drop", tooltip="Plan without data"),
-    ]
+    ]  # fmt: skip
 
     def body(self) -> ComposeResult:
         with Horizontal(classes="panes"):
@@ -57,7 +62,9 @@ class DataScreen(WizardScreen):
                 )
                 yield DataTree(self.wizard_app.start_folder, id="tree")
             with VerticalScroll(id="facts", classes="pane"):
-                yield Static("", id="facts-text", markup=False)
+                yield Hanging("", id="facts-text", markup=False)
+                yield Hanging("", id="examples-text", markup=False)
+                yield Static("", id="lengths-text", markup=False)
                 yield Ways(id="ways")
 
     def on_mount(self) -> None:
@@ -91,7 +98,7 @@ class DataScreen(WizardScreen):
                 self.wizard_app.read_samples()  # it was named on the command line, or stands in a plan
         else:
             self._found = None
-            self.query_one("#facts-text", Static).update(Content.styled(NO_DATA, "dim"))
+            self._write(Content.styled(NO_DATA, "dim"))
 
     def show_samples(self, path: str, samples: tuple[SampleText, ...]) -> None:
         """The first examples arrived."""
@@ -131,22 +138,28 @@ class DataScreen(WizardScreen):
         """A data set was read: its figures, or what was wrong with it."""
         if found.dataset is None:
             self._found, self._refused = None, found.path
-            self.say(found.error or "this file can't be read", error=True)
-            self.query_one("#facts-text", Static).update("")
+            asks = bool(found.ways or found.names)
+            self.say(found.error or "this file can't be read", error=not asks)
+            self._write(Content("") if asks else Content.styled(NO_DATA, "dim"))
             self.query_one(Ways).offer(found)
+            self.refresh_bindings()
             return
         self._found = found
+        self.refresh_bindings()
         self.query_one(Ways).close()
         chosen = self.wizard_app.wizard.dataset is found.dataset
         self.say("Enter goes on with this data set" if chosen else "Enter takes this data set")
         self._refused = ""
         length = self.wizard_app.wizard.choices.max_length
-        examples = samples_text(found.samples)
-        figures_, lengths = data_text(found.dataset, length), lengths_text(found.dataset)
-        tall = self.app.size.height >= TALL
-        order = (figures_, examples, lengths) if tall else (figures_, lengths, "\n", examples)
-        self.query_one("#facts-text", Static).update(Content.assemble(*order))
+        self._write(data_text(found.dataset, length), samples_text(found.samples), lengths_text(found.dataset))
         self.query_one("#facts").scroll_home(animate=False)
+
+    def _write(self, facts: Content, examples: Content = EMPTY, lengths: Content = EMPTY) -> None:
+        """Fills the right pane; what is empty takes no room."""
+        for name, text in (("facts", facts), ("examples", examples), ("lengths", lengths)):
+            widget = self.query_one(f"#{name}-text", Static)
+            widget.update(text.rstrip())
+            widget.display = bool(text.plain)
 
     @on(Ways.Chosen)
     def _chosen(self, event: Ways.Chosen) -> None:
@@ -167,8 +180,34 @@ class DataScreen(WizardScreen):
             self.wizard_app.go("plan")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """There is something to remove once a data set is chosen."""
+        """There is something to remove once a data set is chosen, and columns once one is read."""
+        if action == "columns":
+            return self._found is not None
         return action != "drop" or self.wizard_app.wizard.dataset is not None
+
+    def action_columns(self) -> None:
+        """Asks what is to be learned, and of which columns."""
+        if self._found is not None:
+            self.wizard_app.read_columns(self._found.path)
+
+    def ask(self, path: str, columns: tuple[str, ...], classifies: bool) -> None:
+        """The columns arrived."""
+        if self._found is None or self._found.path != path:
+            return
+        if not columns:
+            self.say("this file has no columns to choose from: it is read as it stands")
+            return
+        self.say()
+        self._write(EMPTY)
+        self.query_one(Ways).ask(path, columns, classifies)
+
+    def action_back(self) -> None:
+        """Leaves the question about the columns, else a step back."""
+        if self._found is not None and self.query_one(Ways).display:
+            self.show(self._found)
+            self.set_focus(self.query_one("#path"))
+        else:
+            self.wizard_app.go("model")
 
     def action_drop(self) -> None:
         """Forgets the data set."""
@@ -178,10 +217,6 @@ class DataScreen(WizardScreen):
         self.say()
         self.refresh_choice()
         self.refresh_bindings()
-
-
-TALL = 34
-"""Rows of the screen from which examples stand before the histogram."""
 
 
 def data_text(data: DatasetProfile, max_length: int) -> Content:
@@ -199,8 +234,8 @@ def data_text(data: DatasetProfile, max_length: int) -> Content:
     ]
     parts: list[Content | str | tuple[str, str]] = [(Path(data.path).name, "bold"), "\n"]
     for name, text in rows:
-        parts += [(f"{name:<14}", "dim"), text, "\n"]
-    parts += [(f"! {figures.in_labels(sentence)}\n", "$warning") for sentence in data.said]
+        parts += [(f"{name:<14}{MARK}", "dim"), text, "\n"]
+    parts += [(f"! {MARK}{figures.in_labels(sentence)}\n", "$text-warning") for sentence in data.said]
     return Content.assemble(*parts)
 
 
@@ -220,13 +255,14 @@ def samples_text(samples: Sequence[SampleText]) -> Content:
     how = "as the model's chat template writes them" if samples[0].templated else "as the model sees them"
     parts: list[Content | str | tuple[str, str]] = [
         (f"First examples, {how}\n", "bold underline"),
-        ("what is learned is ", "dim"),
-        ("marked so" if not samples[0].label else "the label", "bold $success"),
+        ("what is learned: ", "dim"),
+        ("▸ and what follows in this colour" if not samples[0].label else "the label", "bold $success"),
         "\n",
     ]
     for number, sample in enumerate(samples, start=1):
         parts.append((f"{number} ", "dim"))
         for text, learned in sample.pieces:
+            parts += [("▸", "bold $success")] if learned and not sample.label else []
             parts.append((shown(text, keep=LAYOUT), "$success" if learned else ""))
         if sample.cut:
             parts.append((f" … {sample.cut:,} characters more", "dim"))

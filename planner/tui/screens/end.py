@@ -6,14 +6,15 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Grid, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
 from planner.tui import run_texts
 from planner.tui.screens.base import DIGITS, WizardScreen
 from planner.tui.screens.talk import TalkScreen
-from planner.tui.widgets.charts import ChartKeys, Curves
+from planner.tui.widgets.charts import MORE_CURVES, ChartKeys, Curves
+from planner.tui.widgets.hanging import MARK, Hanging
 
 
 class EndScreen(ChartKeys, WizardScreen):
@@ -37,8 +38,11 @@ class EndScreen(ChartKeys, WizardScreen):
 
     def body(self) -> ComposeResult:
         with VerticalScroll(id="outcome", classes="pane"):
-            yield Static("", id="outcome-text", markup=False)
-        yield Curves(id="curves")
+            yield Hanging("", id="outcome-text", markup=False)
+        with Grid(id="charts"):
+            yield Curves(id="curves")
+            for name, view in MORE_CURVES:
+                yield Curves(view, id=f"curve-{name}", classes="more")
 
     def on_mount(self) -> None:
         self.watch(self.app, "run_snapshot", self._show)
@@ -64,13 +68,16 @@ class EndScreen(ChartKeys, WizardScreen):
             parts.append("\n" if len(run.log) > 1 else "")
         else:
             for name, text in run_texts.outcome(run):
-                parts += [(f"{name:<17}", "dim"), (f"{text}\n", "bold")]
+                parts += [(f"{name:<17}{MARK}", "dim"), (f"{text}\n", "bold")]
+            if said := run_texts.again(run):
+                parts += [("\nnext time", "dim"), f"        {MARK}{said}\n"]
         for title, command in self.wizard_app.next_commands():
             parts += [(f"\n{title}\n", "dim"), (f"  {command}\n", "bold $accent")]
         self.query_one("#outcome-text", Static).update(Content.assemble(*parts))
-        curves = self.query_one(Curves)
-        curves.run = run
-        curves.display = bool(run.train or run.evals)
+        self.set_class(bool(run.loads or run.heats), "-sensed")
+        for curves in self.query(Curves):
+            curves.run = run
+        self.query_one("#charts").display = bool(run.train or run.evals)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Resume is offered where there is something to resume."""

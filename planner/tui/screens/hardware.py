@@ -14,8 +14,9 @@ from planner.contract.spec import HardwareProfile
 from planner.contract.units import format_bytes, format_quantity, format_rate
 from planner.report.finding import ListEntry
 from planner.tui.makers import device_order, maker_of, same_but_memory
-from planner.tui.screens.base import ListScreen, facts_of
+from planner.tui.screens.base import VAST, ListScreen, facts_of
 from planner.tui.widgets.filter_list import FilterList
+from planner.tui.widgets.hanging import MARK
 from planner.tui.work import error_line
 
 WELCOME = (
@@ -51,13 +52,14 @@ class HardwareScreen(ListScreen):
 
     def _fill(self) -> None:
         wizard = self.wizard_app.wizard
+        wide = self.size.width >= VAST
         entries = []
         for profile in sorted(self.wizard_app.profiles, key=device_order):
             here = profile.name == wizard.this_machine
             size = f"{profile.total_bytes / 2**30:.0f} GiB"
             entry = ListEntry(
                 key=profile.name,
-                row=f"{profile.name:<18}{size:>8}",
+                row=f"{profile.name:<18}{size:>8}{rates(profile) if wide else ''}",
                 more=f"{profile.title} {' '.join(profile.aliases)}",
                 names=tuple(alias.lower() for alias in profile.aliases),
                 group="This machine" if here else maker_of(profile),
@@ -72,6 +74,11 @@ class HardwareScreen(ListScreen):
         self._shown = entries
         self.query_one(FilterList).fill([entry for _, entry in entries], select=chosen)
         self.query_one("#devices").border_subtitle = "★ this machine" if wizard.this_machine else "looking …"
+
+    def on_resize(self) -> None:
+        """Where there is room, the devices' rates stand beside them."""
+        super().on_resize()
+        self._fill()
 
     @on(FilterList.Highlighted)
     def _highlighted(self, event: FilterList.Highlighted) -> None:
@@ -122,6 +129,14 @@ class HardwareScreen(ListScreen):
         return wizard.used_by_others_bytes if profile and profile.name == wizard.this_machine else 0
 
 
+def rates(profile: HardwareProfile) -> str:
+    """Bandwidth and the highest rate of computing, for a list that is wide enough to show them."""
+    bandwidth = format_rate(profile.bandwidth_bytes_per_second, "B")
+    name = "bf16" if "bf16" in profile.flops_per_second else "fp16"
+    rate = profile.flops_per_second.get(name) or profile.flops_per_second.get("fp32")
+    return f"{bandwidth:>13}" + (f"{format_rate(rate, 'FLOP'):>15}" if rate else "")
+
+
 def facts_text(profile: HardwareProfile, used_by_others_bytes: int = 0) -> Content:
     """Everything known of a device, each fact with its source and date."""
     reserve = profile.reserve_bytes
@@ -145,5 +160,5 @@ def facts_text(profile: HardwareProfile, used_by_others_bytes: int = 0) -> Conte
         parts += ["\n", ("Sources\n", "bold underline")]
         for name, fact in profile.facts.items():
             value = format_quantity(fact.value, fact.unit)
-            parts += [f"{name} ", (f"{value}\n", "bold"), (f"  {fact.source}, {fact.date}\n", "dim")]
+            parts += [f"{name} ", (f"{value}\n", "bold"), (f"  {MARK}{fact.source}, {fact.date}\n", "dim")]
     return Content.assemble(*parts)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
+from textual.containers import Grid, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import Key
 from textual.widgets import RichLog, Static
@@ -19,7 +19,8 @@ from planner.tui import figures, live, run_texts
 from planner.tui.live import RunSnapshot
 from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.base import DIGITS, WizardScreen
-from planner.tui.widgets.charts import ChartKeys, Curves
+from planner.tui.widgets.charts import MORE_CURVES, ChartKeys, Curves
+from planner.tui.widgets.hanging import MARK, Hanging
 
 PHASE_STYLES = {"paused": "bold $text-warning", "stopping": "bold $text-warning", "failed": "bold $text-error"}
 BAR_WIDTH = 9
@@ -56,17 +57,16 @@ class LiveScreen(ChartKeys, WizardScreen):
 
     def body(self) -> ComposeResult:
         yield Static("", id="status", markup=False)
-        with Horizontal(classes="panes", id="upper"):
+        with Grid(classes="panes", id="run"):
             with Grid(id="charts"):
                 yield Curves(id="curves")
-                for name, view in (("memory", "memory"), ("speed", "tokens/s"), ("norm", "gradient norm")):
+                for name, view in MORE_CURVES:
                     yield Curves(view, id=f"curve-{name}", classes="more")
             with Vertical(id="numbers", classes="pane"):
                 yield Static("", id="numbers-text", markup=False)
-        with Horizontal(classes="panes", id="lower"):
-            yield RichLog(id="log", classes="pane", max_lines=live.LOG_LINES, wrap=True, min_width=0)
             with VerticalScroll(id="sample", classes="pane"):
-                yield Static("", id="sample-text", markup=False)
+                yield Hanging("", id="sample-text", markup=False)
+            yield RichLog(id="log", classes="pane", max_lines=live.LOG_LINES, wrap=True, min_width=0)
 
     def on_mount(self) -> None:
         self._logged: tuple[str, ...] = ()
@@ -97,10 +97,12 @@ class LiveScreen(ChartKeys, WizardScreen):
         if run is None or not self.is_current:
             return
         self._tick()
+        self.set_class(bool(run.loads or run.heats), "-sensed")
         for chart in self.query(Curves):
             if chart.display:
                 chart.run = run
-        self.query_one("#numbers-text", Static).update(numbers_text(run))
+        numbers = self.query_one("#numbers")
+        self.query_one("#numbers-text", Static).update(numbers_text(run, numbers.size.height))
         if run.samples != self._sampled:
             self._sampled = run.samples
             self.query_one("#sample-text", Static).update(samples_text(run))
@@ -122,7 +124,7 @@ class LiveScreen(ChartKeys, WizardScreen):
             fresh = lines
         self._logged = lines
         for line in fresh:
-            log.write(Text(line))
+            log.write(log_line(line))
 
     def on_resize(self) -> None:
         """Lines are wrapped when they are written, so another width writes them again."""
@@ -187,13 +189,44 @@ class LiveScreen(ChartKeys, WizardScreen):
         self.say("x stops the run, q leaves and asks whether it shall go on")
 
 
+def log_line(line: str) -> Text:
+    """A line of the log: its step recedes, what needs a look stands out."""
+    text = Text(line)
+    if line.startswith("warning: "):
+        text.stylize("yellow")
+    elif line.startswith("out of memory"):
+        text.stylize("bold red")
+    elif line.startswith("step ") and ":" in line:
+        text.stylize("dim", 0, line.index(":") + 1)
+    return text
+
+
+LONGEST = 400
+"""Characters of a sample's prompt and of what is expected that are shown."""
+
+
 def samples_text(run: RunSnapshot) -> Content:
-    """What the model wrote at each evaluation, the newest first."""
+    """What was asked and expected, and what the model wrote at each evaluation, the newest first."""
     if not run.samples:
         return Content.styled("none yet: each evaluation writes one", "dim")
     parts: list[str | tuple[str, str]] = []
-    for step, text in reversed(run.samples):
-        parts += [(f"step {step}\n", "bold $accent"), f"{text}\n\n"]
+    losses, before = dict(run.evals), ("", "")
+    for sample in reversed(run.samples):
+        asked = sample.prompt, sample.expected
+        if asked != before:
+            for name, text in zip(("prompt", "expected"), asked, strict=True):
+                cut = f"{text[:LONGEST]} …" if len(text) > LONGEST else text
+                parts += [(f"{name:<9}{MARK}", "dim"), f"{cut.strip()}\n"] if text else []
+            parts.append("\n")
+            before = asked
+        right = bool(sample.expected) and sample.text.strip() == sample.expected.strip()
+        loss = losses.get(sample.step)
+        parts += [
+            (f"step {sample.step}", "bold $accent"),
+            ("" if loss is None else f"  eval loss {loss:.4f}", "dim"),
+            (("  ✓ as expected" if right else ""), "$success"),
+            f"\n{sample.text.strip() or '(nothing)'}\n\n",
+        ]
     return Content.assemble(*parts)
 
 
@@ -217,10 +250,19 @@ def status_line(run: RunSnapshot, width: int, now: float) -> Content:
     )
 
 
-def numbers_text(run: RunSnapshot) -> Content:
-    """Every figure, and predicted beside measured memory as bars on one scale."""
+LEAST_TELLING = ("epoch", "step time", "learning rate")
+"""What is left out first where a card's own figures need the room."""
+MEMORY_ROWS = 4
+
+
+def numbers_text(run: RunSnapshot, height: int) -> Content:
+    """Every figure that has room in `height` rows, and predicted beside measured memory as bars on one scale."""
     parts: list[str | tuple[str, str]] = []
-    for name, text in run_texts.figures(run):
+    rows = run_texts.figures(run)
+    for least in LEAST_TELLING:
+        if len(rows) + MEMORY_ROWS > height > 0:
+            rows = [row for row in rows if row[0] != least]
+    for name, text in rows:
         parts += [(f"{name:<14}", "dim"), (f"{text}\n", "bold")]
     parts += [(f"{'peak in tensors':<18}", "dim"), (f"{run_texts.deviation_text(run)}\n", "bold")]
     lines = run_texts.memory_lines(run)

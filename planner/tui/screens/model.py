@@ -16,7 +16,7 @@ from planner.models import catalogue
 from planner.tui.hints import leaf_names
 from planner.tui.makers import first_model
 from planner.tui.reading import ModelFound
-from planner.tui.screens.base import ListScreen, facts_of
+from planner.tui.screens.base import VAST, ListScreen, facts_of
 from planner.tui.theme import fit_mark
 from planner.tui.widgets.filter_list import FilterList
 
@@ -38,6 +38,8 @@ class ModelScreen(ListScreen):
     def on_mount(self) -> None:
         self.name_panes("Model: what to start from?", "Details")
         self._typed: ModelFound | None = None
+        self._wide = False
+        """Whether the list shows what only a wide one has room for."""
         listing = self.query_one(FilterList)
         listing.focus_filter()
         self._fill()
@@ -53,7 +55,14 @@ class ModelScreen(ListScreen):
         if name and listing.text == name:
             listing.clear()
         start = first_model(self.wizard_app.wizard.hardware) if not listing.current else None
-        listing.fill(self.wizard_app.model_entries(), select=name or start)
+        self._wide = self.size.width >= VAST
+        listing.fill(self.wizard_app.model_entries(self._wide), select=name or start)
+
+    def on_resize(self) -> None:
+        """Where there is room, names are whole and the hub's stand beside them."""
+        super().on_resize()
+        if self._wide != (self.size.width >= VAST):
+            self._fill()
 
     def mark(self, fits: dict[str, str]) -> None:
         """Marks what of some models fits the device."""
@@ -99,7 +108,12 @@ class ModelScreen(ListScreen):
             return
         self._typed = found
         self.say("Enter takes this model" if found.name == listing.text else "")
-        self.show_facts(details_text(found.model))
+        self.show_facts(details_text(found.model, *self._fit(found.name)))
+
+    def _fit(self, name: str) -> tuple[str, str]:
+        """The chosen device and whether the model fits it; empty while nobody knows."""
+        device, fit = self.wizard_app.wizard.hardware, self.wizard_app.fits.get(name, "")
+        return (device.name, FITS[fit]) if device is not None and fit in FITS else ("", "")
 
 
 def is_path(text: str) -> bool:
@@ -123,13 +137,24 @@ def weights_text(model: ModelSpec) -> str:
     return f"{format_bytes(2 * model.parameters) if here else f'{2 * model.parameters / 1e9:.1f} GB'} {how}"
 
 
-def details_text(model: ModelSpec) -> Content:
-    """What a model is made of."""
+FITS = {
+    "fits": "fits, with LoRA",
+    "tight": "fits tightly, with LoRA",
+    "qlora": "fits as QLoRA only",
+    "no": "does not fit, not even as QLoRA",
+    "unknown": "no program is written for it yet",
+}
+"""What the list's marks mean."""
+
+
+def details_text(model: ModelSpec, device: str = "", fit: str = "") -> Content:
+    """What a model is made of, and whether it fits a device."""
     attention = f"{model.num_heads} heads of {model.head_dim}"
     if model.num_kv_heads != model.num_heads:
         attention += f", {model.num_kv_heads} for keys and values"
     found = catalogue.look_up(model.id)
     rows = [
+        *([(f"on {device}"[:13], f"{fit} (one sequence of 512 tokens, recomputed)")] if device else []),
         *([("on the hub", found.hub_id)] if found is not None else []),
         ("parameters", f"{format_count(model.parameters)} ({model.parameters:,})"),
         ("weights", weights_text(model)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, ClassVar
 
 from textual import on
@@ -10,15 +11,25 @@ from textual.binding import Binding, BindingType
 from textual.containers import Grid, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from planner.contract.units import format_duration
+from planner.contract.words import one_line
+from planner.tui import figures
 from planner.tui.comparing import MOST, Compared, sort_key
 from planner.tui.curves import RUN_COLORS
 from planner.tui.history import PastRun
+from planner.tui.screens.base import VAST, WIDE
 from planner.tui.widgets.charts import ChartKeys, Curves
+from planner.tui.widgets.key_line import KeyLine
 
+COMPARED = (("memory", "tokens/s"), ("speed", "memory"), ("norm", "learning rate"), ("rate", "gradient norm"))
+"""Place and view of the charts beside the loss."""
 ORDERS = ("time", "loss", "name")
+REST = {"state": 13, "steps": 12, "eval loss": 11, "ago": 8}
+"""Columns beside a run's name."""
+STATE_STYLES = {"going on": "$text-success", "failed": "$text-error", "interrupted": "$text-warning"}
 COLUMN, FIRST = 22, 22
 """Columns of one run and of a row's name in the table."""
 
@@ -46,6 +57,7 @@ class RunsScreen(ModalScreen[tuple[PastRun, ...]]):
             dialog.border_subtitle = "⏎ opens · space marks · c compares · o order · esc back"
             yield Static("One that goes on is followed; one that ended early can be resumed.", id="runs-said",
                          markup=False)  # fmt: skip
+            yield Static("", id="runs-header", markup=False)
             yield OptionList(compact=True, markup=False)
 
     def on_mount(self) -> None:
@@ -55,13 +67,31 @@ class RunsScreen(ModalScreen[tuple[PastRun, ...]]):
     def _fill(self, place: int) -> None:
         listing = self.query_one(OptionList)
         self.runs.sort(key=lambda run: sort_key(self.order, run))
-        listing.set_options([Option(self._line(run), id=str(number)) for number, run in enumerate(self.runs)])
+        room = max(20, min(self.app.size.width, WIDE) - 4 - 2 - sum(REST.values()))
+        names = Content.assemble("  ", ("run".ljust(room), "dim"))
+        header = "".join(name.rjust(cells) for name, cells in REST.items())
+        self.query_one("#runs-header", Static).update(Content.assemble(names, (header, "dim")))
+        lines = [self._line(run, room) for run in self.runs]
+        listing.set_options([Option(line, id=str(number)) for number, line in enumerate(lines)])
         listing.highlighted = place
 
-    def _line(self, run: PastRun) -> Content:
-        if run not in self.marked:
-            return Content.assemble("  ", run.line)
-        return Content.assemble(("● ", RUN_COLORS[self.marked.index(run)]), run.line)
+    def _line(self, run: PastRun, room: int) -> Content:
+        mark = ("● ", RUN_COLORS[self.marked.index(run)]) if run in self.marked else ("  ", "")
+        name = figures.row(one_line(run.folder.name), "", room)[:room]
+        steps = f"{run.step}/{run.total_steps or '?'}" if run.step else "–"
+        loss = "–" if run.loss is None else f"{run.loss:.4f}"
+        age = format_duration(max(0.0, time.time() - run.changed))
+        texts = zip((run.state, steps, loss, age), REST.values(), strict=True)
+        styles = (STATE_STYLES.get(run.state, ""), "", "", "dim")
+        return Content.assemble(
+            mark, name, *((text.rjust(cells), style) for (text, cells), style in zip(texts, styles, strict=True))
+        )
+
+    def on_resize(self) -> None:
+        """Another width: other columns."""
+        place = self.query_one(OptionList).highlighted
+        if place is not None:
+            self._fill(place)
 
     def _current(self) -> PastRun | None:
         place = self.query_one(OptionList).highlighted
@@ -121,17 +151,22 @@ class CompareScreen(ChartKeys, ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with Grid(id="charts"):
             yield Curves(id="curves")
-            for name, view in (("memory", "tokens/s"), ("speed", "memory"), ("norm", "learning rate")):
+            for name, view in COMPARED:
                 yield Curves(view, id=f"curve-{name}", classes="more")
         with VerticalScroll(id="table", classes="pane"):
             yield Static(table_text(self.found), id="table-text", markup=False)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
         for chart in self.query(Curves):
             chart.runs = self.found.runs
         self.query_one("#table").border_title = "What differs"
         self.set_focus(self.query_one("#table"))
+
+    def on_resize(self) -> None:
+        """A wide screen names the charts' keys."""
+        self.query_one(KeyLine).widen(self.size.width >= WIDE)
+        self.set_class(self.size.width >= VAST, "-vast")
 
     def action_leave(self) -> None:
         """Back."""

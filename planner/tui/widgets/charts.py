@@ -14,10 +14,15 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from planner.tui import plot
-from planner.tui.curves import LEAST, MOST_ZOOM, VIEWS, Look, compared, curves_of, title
+from planner.tui.curves import DEVICE, LEAST, MOST_ZOOM, VIEWS, Look, compared, curves_of, title
 from planner.tui.live import RunSnapshot
 from planner.tui.plot import Curve
 
+MORE_CURVES = (
+    *(("memory", "memory"), ("speed", "tokens/s"), ("norm", "gradient norm")),
+    *(("rate", "learning rate"), ("device", DEVICE)),
+)
+"""Name and view of the charts that stand beside the first where there is room; in their order."""
 GUTTER = 9
 """Columns for the values at the left."""
 
@@ -36,8 +41,10 @@ class Curves(Widget):
         self.set_reactive(Curves.view, view)
 
     def next_view(self) -> None:
-        """Loss, memory, tokens/s, learning rate, gradient norm, and round again."""
-        self.view = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
+        """Loss, memory, tokens/s, learning rate, gradient norm, the device where it tells, and round again."""
+        shown = [run for _, run in self.runs] or ([] if self.run is None else [self.run])
+        views = (*VIEWS, DEVICE) if any(run.loads or run.heats for run in shown) else VIEWS
+        self.view = views[(views.index(self.view) + 1) % len(views)] if self.view in views else views[0]
 
     def curves(self) -> list[Curve]:
         """What is drawn."""
@@ -97,7 +104,8 @@ class Curves(Widget):
 
     def _meanings(self, curves: Sequence[Curve]) -> Content:
         """The view's name and what each colour means."""
-        named = [curve for curve in curves if curve.name]
+        repeats = bool(self.runs) and self.has_class("more")  # the first chart names the runs for all
+        named = [curve for curve in curves if curve.name and not repeats]
         parts: list[str | tuple[str, str]] = [title(self.view, None if self.runs else self.run)]
         for curve in named:
             parts += ["  ", ("● " if curve.marks else "━ ", curve.color), (curve.name, "dim")]

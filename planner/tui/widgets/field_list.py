@@ -113,6 +113,10 @@ class FieldList(Vertical):
         self._editing: str | None = None
         self.border_title = "Settings"
 
+    def on_resize(self) -> None:
+        """The row under the cursor stays in sight."""
+        self.call_after_refresh(self.query_one(Rows).scroll_to_highlight)
+
     @property
     def current(self) -> str | None:
         """Field under the cursor."""
@@ -173,7 +177,7 @@ class FieldList(Vertical):
         line = self.query_one(EditLine)
         with line.prevent(Input.Changed):
             line.value = text
-        line.border_title = self._fields[key].label
+        line.placeholder = self._fields[key].label
         self.add_class("editing")
         self.screen.set_focus(line)
         line.action_end()

@@ -82,6 +82,11 @@ class FilterList(Vertical):
     def on_mount(self) -> None:
         self.query_one(OptionList).can_focus = False
 
+    def on_resize(self) -> None:
+        """The entry under the cursor stays in sight."""
+        listing = self.query_one(OptionList)
+        self.call_after_refresh(listing.scroll_to_highlight)
+
     @property
     def text(self) -> str:
         """What stands in the filter."""
