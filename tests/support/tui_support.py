@@ -63,6 +63,11 @@ def write_pairs(path: Path, count: int = 200) -> Path:
     return path
 
 
+def planned(pairs: Path | None = None, **more: Any) -> TuneplanApp:
+    """The wizard at the plan of phi-2 on an A10G."""
+    return TuneplanApp(gpu="a10g", model="phi-2", data=pairs, **more)
+
+
 def screen_text(app: TuneplanApp) -> str:
     """What the terminal shows."""
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips(app.size))

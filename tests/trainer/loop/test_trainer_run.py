@@ -53,6 +53,8 @@ def test_events_tell_the_whole_story(finished: tuple[Path, list[Event]]) -> None
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
     assert evaluations[-1]["perplexity"] == pytest.approx(math.exp(evaluations[-1]["loss"]))
     assert isinstance(evaluations[0]["sample"], str)
+    assert evaluations[0]["sample_prompt"]
+    assert evaluations[0]["sample_expected"]
     assert {phase["name"] for phase in of_kind(events, "phase")} == {"load", "data", "train", "eval", "save", "finish"}
     (end,) = of_kind(events, "finished")
     assert end["reason"] == "completed"

@@ -10,6 +10,8 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from planner.tui.widgets.hanging import Hanging
+
 
 class Panel(Widget):
     """A part of the plan screen; `NAME` is its place in `rooms.PANELS`."""
@@ -48,7 +50,7 @@ class TextPanel(Panel, VerticalScroll, can_focus=True):
 
     def compose(self):  # type: ignore[no-untyped-def]
         """The text."""
-        yield Static("", markup=False, classes="text")
+        yield Hanging("", markup=False, classes="text")
 
     def on_mount(self) -> None:
         self.name_it()

@@ -17,6 +17,7 @@ from planner.contract.choices import TrainingChoices
 from planner.contract.records import CheckReport
 from planner.tui import figures
 from planner.tui.figures import TIER_HEADER
+from planner.tui.widgets.hanging import MARK, Hanging
 from planner.tui.widgets.panels.base import BoxPanel
 from planner.tui.widgets.panels.verdict import VERDICT_STYLES
 from planner.tui.work import Evaluation, WizardAnswer
@@ -58,7 +59,7 @@ class TiersPanel(BoxPanel):
         yield Static("", classes="header", markup=False)
         yield TakeList(compact=True, markup=False, id="tier-list")
         with VerticalScroll(id="notes-scroll", can_focus=False):
-            yield Static("", id="notes", markup=False)
+            yield Hanging("", id="notes", markup=False)
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -134,7 +135,7 @@ class WhyPanel(BoxPanel):
         yield Static(figures.REMEDY_HEADER, classes="header", markup=False)
         yield TakeList(compact=True, markup=False, id="remedy-list")
         with VerticalScroll(id="reasons-scroll"):
-            yield Static("", id="reasons", markup=False)
+            yield Hanging("", id="reasons", markup=False)
 
     def wanted(self, width: int) -> int:
         """Remedies and reasons, as far as they make sense at a glance."""
@@ -156,7 +157,7 @@ class WhyPanel(BoxPanel):
             reasons.update(evaluation.error or "")
             self._fill([], [])
             return
-        said = [Content(f"· {figures.in_labels(reason)}") for reason in report.reasons]
+        said = [Content(f"· {MARK}{figures.in_labels(reason)}") for reason in report.reasons]
         if looking:
             said.insert(0, Content.styled("looking for what would help …", "dim"))
         self._said = said
@@ -202,9 +203,9 @@ def notes_text(found: WizardAnswer) -> Content:
                 "\n\nThe settings show the least that was tried. w shows what would help, the bar what it is made of."
             )
         return Content(found.error + more)
-    lines = [f"· {figures.in_labels(note)}" for note in found.notes]
+    lines = [f"· {MARK}{figures.in_labels(note)}" for note in found.notes]
     if len({tier.settings for tier in found.tiers}) == 1:
-        lines.insert(0, "· One configuration is both the fastest and the smallest: all tiers are the same.")
+        lines.insert(0, f"· {MARK}One configuration is both the fastest and the smallest: all tiers are the same.")
     lines.insert(
         0,
         "▸ is what the settings are now, ★ what is recommended"

@@ -12,6 +12,7 @@ from planner.contract.units import format_bytes, format_count
 from planner.data.dataset import DatasetProfile
 from planner.tui import figures
 from planner.tui.theme import color_of
+from planner.tui.widgets.hanging import MARK
 from planner.tui.widgets.panels.base import TextPanel
 from planner.tui.work import WizardAnswer
 
@@ -73,8 +74,8 @@ def advice_text(found: WizardAnswer) -> Content:
     for advice in found.advice:
         value = figures.word(advice.value)
         rule = figures.in_labels(advice.rule)
-        parts += [(f"{advice.name.replace('_', ' ')} ", "bold"), (f"{value}\n", "bold $accent"), f"  {rule}\n"]
-        parts += [(f"  {short_source(advice.source)}\n", "dim")]
+        parts += [(f"{advice.name.replace('_', ' ')} ", "bold"), (f"{value}\n", "bold $accent"), f"  {MARK}{rule}\n"]
+        parts += [(f"  {MARK}{short_source(advice.source)}\n", "dim")]
     if not parts:
         return Content.styled(found.error or "no advice yet", "dim")
     return Content.assemble(*parts, ("\nThe sources' addresses: plan … --advice, docs/advice.md", "dim"))
