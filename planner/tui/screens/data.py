@@ -19,7 +19,7 @@ from planner.data.dataset import DatasetProfile
 from planner.tui import figures
 from planner.tui.reading import DataFound
 from planner.tui.samples import SampleText
-from planner.tui.screens.base import WizardScreen
+from planner.tui.screens.base import VAST, WizardScreen
 from planner.tui.widgets.data_tree import DataTree
 from planner.tui.widgets.filter_list import LineInput
 from planner.tui.widgets.hanging import MARK, Hanging
@@ -161,6 +161,16 @@ class DataScreen(WizardScreen):
             widget.update(text.rstrip())
             widget.display = bool(text.plain)
 
+    def on_resize(self) -> None:
+        """In a low pane the lengths stand before the examples, which may be long."""
+        super().on_resize()
+        examples, lengths = self.query_one("#examples-text"), self.query_one("#lengths-text")
+        pane = self.query_one("#facts")
+        if self.size.height < TALL and self.size.width < VAST:
+            pane.move_child(lengths, before=examples)
+        else:
+            pane.move_child(examples, before=lengths)
+
     @on(Ways.Chosen)
     def _chosen(self, event: Ways.Chosen) -> None:
         event.stop()
@@ -217,6 +227,10 @@ class DataScreen(WizardScreen):
         self.say()
         self.refresh_choice()
         self.refresh_bindings()
+
+
+TALL = 34
+"""Rows of the screen from which examples stand before the histogram."""
 
 
 def data_text(data: DatasetProfile, max_length: int) -> Content:

@@ -49,15 +49,15 @@ class Ways(Static, can_focus=True):
         self.display = False
         self._found: DataFound | None = None
         self._columns: dict[str, str] = {}
-        self._tasks: list[tuple[str, str, tuple[str, ...]]] = []
+        self._menu: list[tuple[str, str, tuple[str, ...]]] = []
         """What can be learned, where that is asked first."""
-        self._task: tuple[str, str, tuple[str, ...]] | None = None
+        self._picked: tuple[str, str, tuple[str, ...]] | None = None
         """What was chosen of it."""
 
     def ask(self, path: str, columns: tuple[str, ...], classifies: bool) -> None:
         """Asks what of a readable data set's columns is to be learned; `classifies`: whether the model can do that."""
-        self._found, self._columns, self._task = DataFound(path=path, names=columns), {}, None
-        self._tasks = [
+        self._found, self._columns, self._picked = DataFound(path=path, names=columns), {}, None
+        self._menu = [
             task for task in TASKS if len(task[2]) <= len(columns) and (task[1] != "classification" or classifies)
         ]
         self.display = True
@@ -69,14 +69,14 @@ class Ways(Static, can_focus=True):
         if not found.ways and not found.names:
             self.close()
             return
-        self._found, self._columns, self._tasks, self._task = found, {}, [], None
+        self._found, self._columns, self._menu, self._picked = found, {}, [], None
         self.display = True
         self._show()
         self.screen.set_focus(self)
 
     def close(self) -> None:
         """Asks nothing."""
-        self._found, self._tasks, self._task = None, [], None
+        self._found, self._menu, self._picked = None, [], None
         self.display = False
 
     def on_key(self, event: Key) -> None:
@@ -85,7 +85,7 @@ class Ways(Static, can_focus=True):
         character = KEYS[0] if event.key == "enter" and found is not None and found.ways else event.character
         if found is None or character is None:
             return
-        if self._tasks:
+        if self._menu:
             self._answer(event, found, KEYS.find(character))
             return
         if found.ways:
@@ -103,16 +103,16 @@ class Ways(Static, can_focus=True):
 
     def _answer(self, event: Key, found: DataFound, place: int) -> None:
         """The next answer where what is to be learned was asked first."""
-        if self._task is None:
-            if place == len(self._tasks):
+        if self._picked is None:
+            if place == len(self._menu):
                 event.stop()
                 self.post_message(self.Chosen(found.path, AUTO[1]))
-            elif place in range(len(self._tasks)):
+            elif place in range(len(self._menu)):
                 event.stop()
-                self._task = self._tasks[place]
+                self._picked = self._menu[place]
                 self._show()
             return
-        _, format, roles = self._task
+        _, format, roles = self._picked
         if place in range(len(found.names)) and found.names[place] not in self._columns.values():
             event.stop()
             self._columns[roles[len(self._columns)]] = found.names[place]
@@ -138,11 +138,11 @@ class Ways(Static, can_focus=True):
         found = self._found
         if found is None:
             return
-        if self._tasks and self._task is None:
+        if self._menu and self._picked is None:
             lines = [("What is to be learned of it?\n", "bold")]
-            lines += [*_choices([*(words for words, _, _ in self._tasks), AUTO[0]]), ("esc leaves it as it is", "dim")]
-        elif self._task is not None:
-            lines = [(ASKS[self._task[2][len(self._columns)]], "bold")]
+            lines += [*_choices([*(words for words, _, _ in self._menu), AUTO[0]]), ("esc leaves it as it is", "dim")]
+        elif self._picked is not None:
+            lines = [(ASKS[self._picked[2][len(self._columns)]], "bold")]
             lines += _choices([_column(name, self._columns) for name in found.names])
         elif found.ways:
             lines = [("What is to be done?\n", "bold"), *_choices([words for words, _ in found.ways])]

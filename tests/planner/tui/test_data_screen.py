@@ -140,7 +140,7 @@ async def test_columns_are_chosen_though_the_data_could_be_read(
     """GIVEN a table that is read as a text WHEN ^t and digits say what is learned THEN it is read so."""
     (tmp_path / "a.csv").write_text("body,topic,reply\nlong words,a,short\nmore words,b,brief\n")
     app = TuneplanApp(gpu="a10g", model="phi-2", start_folder=tmp_path)
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(120, 36)) as pilot:
         await settle(app, pilot)
         await pilot.press("down", "enter")
         await settle(app, pilot)
