@@ -36,11 +36,9 @@ SAMPLES = 20
 """Samples that are kept."""
 
 
-class Sample(NamedTuple):
-    """What the model wrote at one evaluation, and what it was asked."""
+class AskedSample(NamedTuple):
+    """What the model was asked at an evaluation."""
 
-    step: int
-    text: str
     prompt: str = ""
     """Empty where the run doesn't tell it, as those of earlier versions."""
     expected: str = ""
@@ -73,8 +71,10 @@ class RunSnapshot:
     loads: tuple[Point, ...] = ()
     """Load of the card in percent, and below its temperature in °C; empty where no sensor tells."""
     heats: tuple[Point, ...] = ()
-    samples: tuple[Sample, ...] = ()
-    """The newest last."""
+    samples: tuple[tuple[int, str], ...] = ()
+    """(step, what the model wrote), the newest last."""
+    asked: tuple[AskedSample, ...] = ()
+    """By sample, what it was asked."""
     began: float | None = None
     """Seconds since the epoch at the first event."""
     heard: float | None = None
@@ -150,6 +150,7 @@ def _resumable(run: RunSnapshot) -> RunSnapshot:
         loads=run.loads,
         heats=run.heats,
         samples=run.samples,
+        asked=run.asked,
         sample=run.sample,
         checkpoint=run.checkpoint,
     )
@@ -320,8 +321,9 @@ def _eval(run: RunSnapshot, told: EvalEvent) -> RunSnapshot:
     evals = _curve(run.evals, step, told.loss)
     run = replace(run, step=max(run.step, step), evals=evals)
     if told.sample:
-        words = [shown(text or "", keep=LAYOUT) for text in (told.sample, told.sample_prompt, told.sample_expected)]
-        run = replace(run, sample=words[0], samples=(*run.samples, Sample(step, *words))[-SAMPLES:])
+        sample, *words = (shown(x or "", keep=LAYOUT) for x in (told.sample, told.sample_prompt, told.sample_expected))
+        samples, asked = (*run.samples, (step, sample)), (*run.asked, AskedSample(*words))
+        run = replace(run, sample=sample, samples=samples[-SAMPLES:], asked=asked[-SAMPLES:])
     return _logged(run, line)
 
 

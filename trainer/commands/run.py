@@ -228,9 +228,9 @@ def build(accounts: Accounts, material: Material, resumed: Path | None) -> Built
     )
 
     def sample() -> str | None:
-        if material.prompt is None:
+        if material.asked is None:
             return None
-        return complete(model, material.tokenizer, material.prompt, max_new_tokens=h.sample_max_new_tokens)
+        return complete(model, material.tokenizer, material.asked.rendered, max_new_tokens=h.sample_max_new_tokens)
 
     reporter = accounts.reporter = Reporter(begun.events, begun.control, device, h)
     loop = accounts.loop = LoopTrainer(

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from planner.contract.events import CheckpointEvent, EvalEvent, PausedEvent, ResumedEvent, StepEvent
 from planner.contract.run_settings import Hyperparameters
-from trainer.data.samples import Asked
+from trainer.data.samples import SamplePrompt
 from trainer.loop import wishes
 from trainer.measure import devices
 from trainer.measure.sensors import Sensors
@@ -41,7 +41,7 @@ class Reporter(TrainerCallback):
         """Of the run's cards, in the process that tells of them."""
         self.trainer: Any = None
         """Set once the trainer exists: transformers doesn't pass it to callbacks."""
-        self.asked: Asked | None = None
+        self.asked: SamplePrompt | None = None
         """What the evaluations' sample asks."""
         self.step_seconds: list[float] = []
         self.reason = "completed"

@@ -14,7 +14,7 @@ from planner.contract.control import Command
 from planner.contract.events import OomEvent
 from planner.contract.run_settings import Hyperparameters
 from trainer.data.batches import EpochBatches
-from trainer.data.samples import Asked
+from trainer.data.samples import SamplePrompt
 from trainer.data.tokens import TokenizedData
 from trainer.distributed.batches import RankBatches
 from trainer.distributed.world import World
@@ -71,10 +71,8 @@ class Material:
     task: Task
     train: TokenizedData
     validation: TokenizedData | None = None
-    prompt: str | None = None
-    """Rendered prompt of the evaluations' sample; None without one."""
-    asked: Asked | None = None
-    """The same as a person reads it, with the answer that is expected."""
+    asked: SamplePrompt | None = None
+    """What the evaluations' sample asks; None without one."""
     identity: dict[str, object] = field(default_factory=dict)
     """What a checkpoint must share with a run that goes on from it."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-    from trainer.data.samples import Asked
+    from trainer.data.samples import SamplePrompt
     from trainer.data.tokens import TokenizedData
     from trainer.loop.inputs import Listeners, Material
     from trainer.loop.trainer import LoopTrainer
@@ -216,10 +216,8 @@ class Sequences(NamedTuple):
 
     train: TokenizedData
     validation: TokenizedData | None
-    prompt: str | None
-    """Rendered prompt of the sample."""
-    asked: Asked | None
-    """The same as a person reads it."""
+    asked: SamplePrompt | None
+    """What the sample asks."""
 
 
 def read_data(
@@ -253,8 +251,7 @@ def read_data(
     _tell_data(events, reading, train, validation, choices.max_length, examples[0].shape)
     prompt = task.sample_prompt(held_out[0], tokenizer, h.sample_prompt) if held_out else None
     close_all()
-    said = None if prompt is None else asked(held_out[0], prompt, h.sample_prompt)
-    return Sequences(train, validation, prompt, said)
+    return Sequences(train, validation, None if prompt is None else asked(held_out[0], prompt, h.sample_prompt))
 
 
 def _tell_data(

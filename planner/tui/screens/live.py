@@ -16,7 +16,7 @@ from textual.widgets import RichLog, Static
 from planner.contract.control import Command
 from planner.contract.units import format_bytes
 from planner.tui import figures, live, run_texts
-from planner.tui.live import RunSnapshot
+from planner.tui.live import AskedSample, RunSnapshot
 from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.base import DIGITS, WizardScreen
 from planner.tui.widgets.charts import MORE_CURVES, ChartKeys, Curves
@@ -210,22 +210,21 @@ def samples_text(run: RunSnapshot) -> Content:
     if not run.samples:
         return Content.styled("none yet: each evaluation writes one", "dim")
     parts: list[str | tuple[str, str]] = []
-    losses, before = dict(run.evals), ("", "")
-    for sample in reversed(run.samples):
-        asked = sample.prompt, sample.expected
+    losses, before = dict(run.evals), AskedSample()
+    for (step, text), asked in zip(reversed(run.samples), reversed(run.asked), strict=True):
         if asked != before:
-            for name, text in zip(("prompt", "expected"), asked, strict=True):
-                cut = f"{text[:LONGEST]} …" if len(text) > LONGEST else text
-                parts += [(f"{name:<9}{MARK}", "dim"), f"{cut.strip()}\n"] if text else []
+            for name, words in zip(("prompt", "expected"), asked, strict=True):
+                cut = f"{words[:LONGEST]} …" if len(words) > LONGEST else words
+                parts += [(f"{name:<9}{MARK}", "dim"), f"{cut.strip()}\n"] if words else []
             parts.append("\n")
             before = asked
-        right = bool(sample.expected) and sample.text.strip() == sample.expected.strip()
-        loss = losses.get(sample.step)
+        right = bool(asked.expected) and text.strip() == asked.expected.strip()
+        loss = losses.get(step)
         parts += [
-            (f"step {sample.step}", "bold $accent"),
+            (f"step {step}", "bold $accent"),
             ("" if loss is None else f"  eval loss {loss:.4f}", "dim"),
             (("  ✓ as expected" if right else ""), "$success"),
-            f"\n{sample.text.strip() or '(nothing)'}\n\n",
+            f"\n{text.strip() or '(nothing)'}\n\n",
         ]
     return Content.assemble(*parts)
 

@@ -134,8 +134,6 @@ class PlanScreen(WizardScreen):
             return
         self.query_one(WhyPanel).show(evaluation, looking=not evaluation.complete)
         report = evaluation.report
-        fits = report is None or report.verdict != "does_not_fit"
-        self.query_one(Deck).suggest("tiers" if fits else "why")  # with what would help
         self.query_one(FullPanel).show("" if report is None else breakdown(report))
         self._settle_rooms()
 

@@ -27,7 +27,7 @@ from planner.tui.widgets.key_line import KeyLine
 COMPARED = (("memory", "tokens/s"), ("speed", "memory"), ("norm", "learning rate"), ("rate", "gradient norm"))
 """Place and view of the charts beside the loss."""
 ORDERS = ("time", "loss", "name")
-REST = {"state": 13, "steps": 12, "eval loss": 11, "ago": 8}
+REST = {"state": 31, "eval loss": 10, "ago": 8}
 """Columns beside a run's name."""
 STATE_STYLES = {"going on": "$text-success", "failed": "$text-error", "interrupted": "$text-warning"}
 COLUMN, FIRST = 22, 22
@@ -69,7 +69,7 @@ class RunsScreen(ModalScreen[tuple[PastRun, ...]]):
         self.runs.sort(key=lambda run: sort_key(self.order, run))
         room = max(20, min(self.app.size.width, WIDE) - 4 - 2 - sum(REST.values()))
         names = Content.assemble("  ", ("run".ljust(room), "dim"))
-        header = "".join(name.rjust(cells) for name, cells in REST.items())
+        header = "".join(_column(name, place) for place, name in enumerate(REST))
         self.query_one("#runs-header", Static).update(Content.assemble(names, (header, "dim")))
         lines = [self._line(run, room) for run in self.runs]
         listing.set_options([Option(line, id=str(number)) for number, line in enumerate(lines)])
@@ -78,14 +78,14 @@ class RunsScreen(ModalScreen[tuple[PastRun, ...]]):
     def _line(self, run: PastRun, room: int) -> Content:
         mark = ("● ", RUN_COLORS[self.marked.index(run)]) if run in self.marked else ("  ", "")
         name = figures.row(one_line(run.folder.name), "", room)[:room]
-        steps = f"{run.step}/{run.total_steps or '?'}" if run.step else "–"
+        state = run.state + (f", step {run.step}" if run.step else "")
+        state += f" of {run.total_steps}" if run.step and run.total_steps else ""
         loss = "–" if run.loss is None else f"{run.loss:.4f}"
         age = format_duration(max(0.0, time.time() - run.changed))
-        texts = zip((run.state, steps, loss, age), REST.values(), strict=True)
-        styles = (STATE_STYLES.get(run.state, ""), "", "", "dim")
-        return Content.assemble(
-            mark, name, *((text.rjust(cells), style) for (text, cells), style in zip(texts, styles, strict=True))
-        )
+        styles = (STATE_STYLES.get(run.state, ""), "", "dim")
+        cells = [(_column(text, place), style)
+                 for place, (text, style) in enumerate(zip((state, loss, age), styles, strict=True))]  # fmt: skip
+        return Content.assemble(mark, f"{name:<{room}}", *cells)
 
     def on_resize(self) -> None:
         """Another width: other columns."""
@@ -135,6 +135,12 @@ class RunsScreen(ModalScreen[tuple[PastRun, ...]]):
     def action_answer(self) -> None:
         """None was chosen."""
         self.dismiss(())
+
+
+def _column(text: str, place: int) -> str:
+    """A text in its column beside the name; numbers stand at its right."""
+    cells = list(REST.values())[place]
+    return f" {text[: cells - 1]:<{cells - 1}}" if place == 0 else text.rjust(cells)
 
 
 class CompareScreen(ChartKeys, ModalScreen[None]):

@@ -70,8 +70,6 @@ class Deck(Container):
         self._layout = _Rooms()
         self.active = rooms.SLOT_FIRST[0]
         """What the slot shows."""
-        self.picked = False
-        """Whether a person chose that."""
         self.zoomed = ""
         """What fills the screen; empty for none."""
 
@@ -118,15 +116,8 @@ class Deck(Container):
         self.zoomed = ""
         if name not in self.arrangement(self.size) and name in rooms.SLOT_FIRST:
             self._leave(name)
-            self.active, self.picked = name, True
-        self.settle()
-
-    def suggest(self, name: str) -> None:
-        """What the slot shows as long as nobody chose something else."""
-        if not self.picked and name != self.active:
-            self._leave(name)
             self.active = name
-            self.settle()
+        self.settle()
 
     def jump(self, name: str) -> None:
         """Shows a panel and puts the focus into it."""

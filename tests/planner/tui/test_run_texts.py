@@ -8,7 +8,7 @@ import pytest
 from textual.content import Content
 
 from planner.tui import live, run_texts
-from planner.tui.live import RunSnapshot, Sample
+from planner.tui.live import AskedSample, RunSnapshot
 from planner.tui.screens.live import log_line, numbers_text, samples_text
 from planner.tui.widgets.hanging import MARK, hung
 
@@ -31,13 +31,13 @@ def test_the_evaluations_say_what_to_do_next(losses: tuple[float, ...], says: st
 
 
 def test_samples_name_what_was_asked_once_and_the_newest_answer_first() -> None:
-    samples = (Sample(5, "no", "what?", "this"), Sample(10, "this ", "what?", "this"))
-    text = samples_text(RunSnapshot(samples=samples, evals=((5.0, 2.0), (10.0, 1.0)))).plain
+    samples, asked = ((5, "no"), (10, "this ")), 2 * (AskedSample("what?", "this"),)
+    text = samples_text(RunSnapshot(samples=samples, asked=asked, evals=((5.0, 2.0), (10.0, 1.0)))).plain
     assert text.count("what?") == 1
     assert text.index("step 10") < text.index("step 5")
     assert text.count("✓ as expected") == 1
     assert "eval loss 1.0000" in text
-    old = samples_text(RunSnapshot(samples=(Sample(5, "written"),))).plain
+    old = samples_text(RunSnapshot(samples=((5, "written"),), asked=(AskedSample(),))).plain
     assert "prompt" not in old, "an earlier version's run tells no prompt"
     assert "written" in old
 
@@ -65,4 +65,5 @@ def test_text_behind_a_mark_is_wrapped_under_itself() -> None:
 def test_a_sample_is_taken_with_its_prompt_and_without() -> None:
     told = {"step": 4, "loss": 1.0, "sample": "x\x1b[2J", "sample_prompt": "p", "sample_expected": None}
     run = live.reduce(RunSnapshot(), live.Event(kind="eval", time=1.0, data=told))
-    assert run.samples == (Sample(4, "x\\x1b[2J", "p", ""),)
+    assert run.samples == ((4, "x\\x1b[2J"),)
+    assert run.asked == (AskedSample("p"),)

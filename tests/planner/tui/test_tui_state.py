@@ -506,7 +506,7 @@ def test_a_run_keeps_its_samples_its_best_loss_and_its_clock() -> None:
         told("eval", 1090.0, step=10, loss=1.75, sample="second"),
     ):
         run = live.reduce(run, event)
-    assert run.samples == (live.Sample(5, "first"), live.Sample(10, "second"))
+    assert run.samples == ((5, "first"), (10, "second"))
     assert run.norms == ((5, 1.5), (10, 0.5))
     assert run.memory == ((5, 1900), (10, 1900)), "the peak so far never falls"
     rows = dict(run_texts.figures(run))

@@ -42,7 +42,7 @@ def test_splits_weights_and_invalid_examples_reach_the_run(tmp_path: Path) -> No
     settings = DataSettings(path=str(data), skip_invalid=True)
     plan = Plan(model="m", gpu="cpu", settings={}, data=settings)
     choices = TrainingChoices(max_length=64)
-    train, validation, *_ = read_data(plan, choices, Task({}), tokenizer, told)  # type: ignore[arg-type]
+    train, validation, _ = read_data(plan, choices, Task({}), tokenizer, told)  # type: ignore[arg-type]
     assert (len(train.sequences), len(validation.sequences)) == (3, 2)
     learned = tokenizer.decode([label for label in train.sequences[0].labels if label != -100])
     assert learned == "good<|end|>"
