@@ -187,7 +187,8 @@ def tried(model_type: str, seed: int, teacher: Teacher, worker: Worker) -> Resul
 
     def trace_one(name: str) -> float:
         batch, length = next(shapes)
-        given = choices_of(SETTINGS[name], batch, length, spec.task, "cuda")
+        most = min(length, spec.max_positions or length)
+        given = choices_of(SETTINGS[name], batch, most, spec.task, "cuda")
         return with_its_loss(given, lambda choices: traced(config, spec, choices, teacher))
 
     def run_one(name: str) -> float:

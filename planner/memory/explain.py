@@ -51,6 +51,7 @@ MEANING = {
     "BUUP": "B·U · U rounded up to 16",
     "SUP": "U · S rounded up to 16",
     "BSUP": "B·U · S rounded up to 16",
+    "TE": "tokens that are sorted for an embedding's gradient",
 }
 
 

@@ -28,6 +28,7 @@ from trainer.trace import int8, operators, ragged, scratch
 from trainer.trace import run as tracing
 from trainer.trace.autocast import cuda_autocast_rules
 from trainer.trace.fakes import make_fake, quantization_tensors
+from trainer.trace.recorder import ScratchRules
 
 MOST_KEPT = 4
 """Runs whose events are kept, should a program need their loops told shorter."""
@@ -51,6 +52,8 @@ def cut(config: dict[str, object], layers: int) -> dict[str, object]:
     for key, value in vars(made).items():
         if isinstance(value, list) and len(value) == whole and not key.startswith("_"):
             fewer[names.get(key, key)] = copy.deepcopy(value[:layers])
+    if "attention_types" in vars(made) and "attention_layers" in fewer:  # GPT-Neo writes its kinds in multiples
+        fewer["attention_types"] = [[fewer.pop("attention_layers"), 1]]
     return fewer
 
 
@@ -143,7 +146,7 @@ class Session:
             parameter.grad = None
         recorder = MarkedRecorder(self.paths, LoopWatch(checkpointable_layers(self.model)))
         if self.target == "cuda":
-            for rules in (scratch.cuda_scratch(), int8.scratch(), ragged.scratch()):
+            for rules in (scratch.cuda_scratch(), int8.scratch(), ragged.scratch(), _sorted_scratch(batch * length)):
                 recorder.scratch_for(rules)
         recorder.stand_in_for(scratch.stand_ins())
         recorder.stand_in_for(int8.stand_ins())
@@ -206,6 +209,16 @@ class Session:
         loss.backward()
         del loss, held
         recorder.enter("end")
+
+
+def _sorted_scratch(tokens: int) -> ScratchRules:
+    """What CUDA holds for an embedding's gradient beyond 3072 tokens, told at every shape: the planner knows from how
+    many on. The same sum that a written program has (`engine.ops.embedding`)."""
+
+    def held(args: Any, out: torch.Tensor) -> list[int]:
+        return [tokens * (out.shape[-1] * 4 * 11 // 10 + 6 * 8)] if args[1].numel() == tokens else []
+
+    return {torch.ops.aten.embedding_dense_backward.default: held}
 
 
 @contextlib.contextmanager

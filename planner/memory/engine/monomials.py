@@ -8,7 +8,8 @@ pieces that a recurrence takes of a sequence, and B times their square; P and PP
 none). Of a flat row of sequences (network/flat.py) S and T are its tokens, BSS the sum of squared lengths, SS, SSP
 and TR of one sequence, L its length, TP and QP the sums of lengths and of squares up to it. Of a decoder whose
 answers have a length of their own: U, TU, UU, BUU, TRU, RU, RXU, TXU, UUP and BUUP are S, T, SS … BSSP of the
-answers, SU and BSU (SUP and BSUP with S rounded up to 16) what its look at the encoder takes; 0 elsewhere. Every
+answers, SU and BSU (SUP and BSUP with S rounded up to 16) what its look at the encoder takes; 0 elsewhere. TE is T
+where an embedding's gradient is summed over sorted tokens (beyond 3072), else 0. Every
 coefficient is split in a part that is constant and a part that is multiplied by N, the number of checkpointed layers,
 so that one run covers every N.
 """
@@ -54,9 +55,11 @@ BASIS = (
     "BUUP",
     "SUP",
     "BSUP",
+    "TE",
 )
 ONE, S, T, SS, BSS, C, B, TR, TL, R, TX, SSP, BSSP, L, TP, QP, RX, CX, K, KK, P, PP = range(22)
-U, TU, UU, BUU, SU, BSU, TRU, RU, RXU, TXU, UUP, BUUP, SUP, BSUP = range(22, len(BASIS))
+U, TU, UU, BUU, SU, BSU, TRU, RU, RXU, TXU, UUP, BUUP, SUP, BSUP = range(22, 36)
+TE = 36
 WIDTH = len(BASIS)
 
 FP32, HALF, BYTE, INT64 = 4, 2, 1, 8

@@ -9,7 +9,7 @@ A backward gradient takes the dtype of the forward input: where an operator comp
 from __future__ import annotations
 
 from planner.memory.engine.graph import Gradients, Raw, Tensor
-from planner.memory.engine.monomials import BSS, BSU, BUU, BYTE, FP32, INT64, ONE, SS, SU, TU, TX, UU, B, C, S, T, U
+from planner.memory.engine.monomials import BSS, BSU, BUU, BYTE, FP32, INT64, ONE, SS, SU, TE, TU, UU, B, C, S, T, U
 from planner.memory.engine.tape import Tape
 from planner.memory.engine.weight import Weight
 
@@ -238,7 +238,7 @@ def embedding(tape: Tape, weight: Weight, width: int, monomial: int = T) -> Tens
     """Row lookup: output tokens·width·w; backward a dense gradient of the whole table.
 
     CUDA sorts the tokens first and sums in parts of ten: 1.1·tokens·width·4 and six index arrays, beside the gradient
-    (native/cuda/EmbeddingBackwardKernel.cu, 2.13). Up to 3072 tokens another kernel runs; here the step is at 2048.
+    (native/cuda/EmbeddingBackwardKernel.cu, 2.13). Up to 3072 tokens another kernel runs.
     """
     out = tape.new(monomial, width, weight.tensor.itemsize)
     count, itemsize = weight.tensor.elements, weight.tensor.itemsize
@@ -246,7 +246,7 @@ def embedding(tape: Tape, weight: Weight, width: int, monomial: int = T) -> Tens
     def backward(g: Gradients, s: tuple[Tensor, ...]) -> tuple[Tensor]:
         gradient = tape.new(ONE, count, itemsize)
         if tape.rules.target == "cuda" and monomial == T:
-            sums = tape.new(TX, width * FP32 * 11 // 10 + 6 * INT64, 1)
+            sums = tape.new(TE, width * FP32 * 11 // 10 + 6 * INT64, 1)
             del sums  # tidy
         return (gradient,)
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.memory.engine.monomials import (
-    BASIS,
     BSS,
     BSSP,
     CX,
@@ -18,6 +17,7 @@ from planner.memory.engine.monomials import (
     RX,
     SS,
     SSP,
+    TE,
     TL,
     TP,
     TR,
@@ -38,6 +38,8 @@ Floats = npt.NDArray[np.float64]
 MASK_ROW = 16
 """The efficient kernel pads a mask's rows to a multiple of this (PyTorch attention.cpp, `pad_bias`; read 2026-11)."""
 PIECE_ROWS = 2048
+SORTED_ROWS = 3072
+"""Tokens beyond which CUDA sorts them for an embedding's gradient (native/cuda/EmbeddingBackwardKernel.cu, 2.13)."""
 """Tokens that a piece of a lean function handles at a time (trainer.modeling.lean.rows.ROWS)."""
 CHUNK_BYTES = 256 * 1024**2
 """fp32 logits that one chunk of the chunked loss may hold (trainer.modeling.chunked, same rule)."""
@@ -97,7 +99,8 @@ def multipliers(
             b * k * k,
             k,
             k * k,
-            *(_of_answers(b, s, answers) if answers else [0 * one] * (len(BASIS) - U)),
+            *(_of_answers(b, s, answers) if answers else [0 * one] * (TE - U)),
+            tokens * (tokens > SORTED_ROWS),
         ],
         axis=-1,
     )
@@ -149,6 +152,7 @@ def row_multipliers(lengths: Sequence[int], checkpointed: int, chunk_rows: int) 
         (TL, tokens - count),
         (R, min(tokens, PIECE_ROWS)),
         (TX, tokens * (tokens > PIECE_ROWS)),
+        (TE, tokens * (tokens > SORTED_ROWS)),
         (RX, min(max(tokens - PIECE_ROWS, 0), PIECE_ROWS)),
         (CX, min(max(tokens - count - chunk_rows, 0), chunk_rows)),
         (L, own),

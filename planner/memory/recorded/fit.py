@@ -13,11 +13,13 @@ from itertools import combinations
 from typing import Any
 
 from planner.contract.errors import NotModelled
-from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, PP, RX, SS, SSP, TL, TR, B, C, K, P, R, S, T
+from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, PP, RX, SS, SSP, TE, TL, TR, B, C, K, P, R, S, T
 from planner.memory.engine.values import turns
 from planner.memory.recorded.log import HANDED_OVER, RELEASE, Event, Log, Part, Size, Window
 
 LARGEST_TERMS = 3
+SORTED = "embedding_dense_backward.default scratch"
+"""What a recorder notes at every shape, though it is there beyond some thousand tokens only (`TE`)."""
 
 
 class Irregular(NotModelled):
@@ -62,6 +64,7 @@ class Point:
             KK: b * k * k,
             P: k,
             PP: k * k,
+            TE: tokens,
         }
 
 
@@ -80,10 +83,13 @@ def fitted(
 
     def size(number: int, place: int, event: Sequence[Any]) -> Size:
         seen = tuple(log["parts"][number][2][place][1] for log in logs)
+        if event[2].startswith(SORTED):
+            return solve(seen, values, (TE,), event[2])
         # Rows that a kernel of attention rounds up are none that a recurrence pads, and the other way round.
         attends = "attention" in event[2].split("|")[0]
         if (seen, attends) not in known:
-            kept = [t for t in terms if t not in ((K, KK, P, PP) if attends else (TR,) if K in terms else ())]
+            others = (K, KK, P, PP) if attends else (TR,) if K in terms else ()
+            kept = [t for t in terms if t not in (*others, TE)]
             known[seen, attends] = solve(seen, values, kept, event[2])
         return known[seen, attends]
 

@@ -22,8 +22,9 @@ def play(ledger: Ledger, case: Case, *, accumulating: bool) -> None:
     log = log_of(case)
     found = cut_of(case.spec, 0 if case.evaluating else case.checkpointed, windowless=log.windowless)
     parts = log.parts
-    for window, copies in zip(found.windows, found.copies, strict=True):
-        parts = expanded(parts, window, copies)
+    if log.windows:  # else all layers were traced
+        for window, copies in zip(found.windows, found.copies, strict=True):
+            parts = expanded(parts, window, copies)
     _Player(ledger, log, accumulating=accumulating and not case.evaluating).play(parts)
 
 

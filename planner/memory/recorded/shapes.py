@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.contract.spec import ModelSpec
-from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, PP, RX, SS, SSP, TL, TR, B, C, K, P, R, S, T
+from planner.memory.engine.monomials import BSS, BSSP, CX, KK, ONE, PP, RX, SS, SSP, TE, TL, TR, B, C, K, P, R, S, T
 from planner.memory.recorded.fit import Point
 from planner.memory.recorded.wanted import CHUNKS, PIECES, UNPADDED, recurrent_piece
 
@@ -17,6 +17,8 @@ HELD_OUT = (4, 368)
 SINGLE = ((1, 240), (1, 368), (1, 480))
 SINGLE_HELD_OUT = (1, 608)
 """(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
+SINGLE_SHORT, SINGLE_SHORT_HELD_OUT = ((1, 112), (1, 240), (1, 368)), (1, 480)
+"""The same for networks of no more than 512 positions."""
 SHORT, SHORT_HELD_OUT = ((5, 96), (2, 112), (3, 144)), (4, 176)
 """The same for networks that go through a sequence token by token: a trace takes as long as its sequence is."""
 FURTHER = 7
@@ -34,8 +36,12 @@ def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Poin
     if recurrent == 1:
         whole = [*SHORT, SHORT_HELD_OUT]
         whole = [(1, length) for _, length in whole] if asked["single"] else whole
+    elif not asked["single"]:
+        whole = [*SHAPES, HELD_OUT]
+    elif 0 < spec.max_positions < SINGLE_HELD_OUT[1]:
+        whole = [*SINGLE_SHORT, SINGLE_SHORT_HELD_OUT]
     else:
-        whole = [*(SINGLE if asked["single"] else SHAPES), SINGLE_HELD_OUT if asked["single"] else HELD_OUT]
+        whole = [*SINGLE, SINGLE_HELD_OUT]
     if recurrent > 1:
         whole.insert(-1, (1 if asked["single"] else FURTHER, 0))
     pieces, chunks, unpadded = (asked["regime"] & bit for bit in (PIECES, CHUNKS, UNPADDED))
@@ -59,7 +65,7 @@ def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Poin
 
 def terms(spec: ModelSpec, asked: Mapping[str, Any]) -> list[int]:
     """Monomials that sizes may hold in a program."""
-    found = [ONE, T, BSS, TR] if asked["single"] else [ONE, T, S, B, BSS, SS, TR, TL]
+    found = [ONE, T, BSS, TR, TE] if asked["single"] else [ONE, T, S, B, BSS, SS, TR, TL, TE]
     if asked["regime"] & PIECES:
         found += [R, RX]
     if asked["regime"] & CHUNKS:

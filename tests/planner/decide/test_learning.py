@@ -21,6 +21,9 @@ from planner.contract.spec import ModelSpec
 from planner.contract.towers import text_part
 from planner.decide import learning, learning_checks
 from planner.memory import device
+from planner.memory.engine.ledger import Ledger
+from planner.memory.engine.monomials import ONE
+from planner.memory.recorded import play as playing
 from planner.memory.recorded.log import RELEASE, SCHEMA
 from planner.memory.recorded.shapes import shapes
 from planner.memory.recorded.wanted import SPELT, assumed, log_of, path_of, wanted
@@ -335,6 +338,38 @@ def test_held_out_shapes_are_none_of_those_that_were_fitted(own_home: Path) -> N
             assert all(replace(point, piece=1, chunk=1).length % 16 == 0 for point in points)
             if regime & 2:
                 assert all(p.chunk < p.batch * (p.length - 1) <= 2 * p.chunk for p in [*points, held_out])
+
+
+def test_no_traced_sequence_is_longer_than_a_network_of_512_positions_reads(own_home: Path) -> None:
+    _write_spec(own_home, {**SPEC, "max_positions": 512})
+    found = from_config(CONFIG, "small")
+    for single in (False, True):
+        points, held_out = shapes(found, {"single": single, "regime": 0, "windowed": False, "unaligned": False})
+        assert max(point.length for point in [*points, held_out]) <= 512
+        assert len({point.length for point in points}) == 3
+
+
+def test_a_network_whose_layers_were_all_traced_is_told_as_it_was(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN alike layers that no cut could stand for WHEN the program is played THEN no layer is told twice."""
+    _write_spec(
+        own_home,
+        {
+            **SPEC,
+            "kinds": ["a"] * 12,
+            "num_layers": 12,
+            "parameters": 32 * 8 * 2 + 12 * 64,
+            "modules": [{**one, "layers": one["layers"] and list(range(12))} for one in SPEC["modules"]],  # type: ignore[index]
+        },
+    )
+    parts = [["forward", layer, [[layer, 0, 0]]] for layer in range(12)]
+    content = {"parts": parts, "sizes": [[[ONE, 8]]], "components": ["layer_activations"]}
+    case = _program(from_config(CONFIG, "small"), TrainingChoices(gradient_checkpointing=False), **content)
+    told: list[Any] = []
+    monkeypatch.setattr(playing._Player, "play", lambda self, parts: told.extend(parts))
+    playing.play(Ledger(), case, accumulating=False)
+    assert [part.layer for part in told] == list(range(12))
 
 
 def test_programs_are_shared_by_what_is_opened_for_them_and_few_go_to_one() -> None:

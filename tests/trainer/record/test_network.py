@@ -56,6 +56,13 @@ def test_a_number_of_layers_that_another_one_gives_is_cut_by_that_one() -> None:
     assert (made.num_layers, made.num_hidden_layers) == (2, 4)
 
 
+def test_kinds_of_layers_that_are_written_in_multiples_are_cut_with_them() -> None:
+    own = {"num_layers": 12, "num_heads": 2, "hidden_size": 32, "attention_types": [[["global", "local"], 6]]}
+    config = {"model_type": "gpt_neo", "architectures": ["GPTNeoForCausalLM"], **own}
+    made = modeling.as_config(cut(config, 5))
+    assert (made.num_layers, made.attention_layers) == (5, ["global", "local", "global", "local", "global"])
+
+
 def test_a_recurrence_is_told_by_the_tokens_that_it_takes_at_a_time() -> None:
     pieces = {
         "mamba": _described(model_type="mamba", architectures=["MambaForCausalLM"], state_size=4),

@@ -17,10 +17,10 @@ from planner.contract.spec import ModelSpec
 from planner.memory.engine import ops, products
 from planner.memory.engine.graph import Node, Parameter, Tensor
 from planner.memory.engine.layout import Stretch, layout, period, stacked, symbolic_range
-from planner.memory.engine.monomials import ONE, SS, WIDTH, T, Vector, add
+from planner.memory.engine.monomials import ONE, SS, TE, WIDTH, T, Vector, add
 from planner.memory.engine.peak import envelope, evaluate
 from planner.memory.engine.tape import Tape
-from planner.memory.engine.values import multipliers
+from planner.memory.engine.values import multipliers, row_multipliers
 from planner.memory.reserved.replay import step_log
 from planner.memory.step.case import Case
 from planner.memory.step.program import layer_kind, run
@@ -500,8 +500,14 @@ def test_the_monomials_at_a_batch_and_a_length() -> None:
     # K and KK, P and PP: a recurrence takes 3 pieces of each sequence
     constant: Sequence[float] = [1, 130, 390, 16900, 50700, 64, 3, 768, 387, 390, 0, 18720, 56160]
     constant = [*constant, 130, 390, 50700, 0, 64, 9, 27, 3, 9]
-    none = [0] * 14  # answers are as long as what is read
+    none = [0] * 15  # answers are as long as what is read; no more tokens than one kernel takes unsorted
     assert values.tolist() == [*constant, *none, *(5 * value for value in constant), *none]
+
+
+def test_tokens_are_sorted_for_an_embedding_beyond_3072() -> None:
+    values = multipliers(np.array([3, 3]), np.array([1024, 1025]), np.array([0, 0]), 64)
+    assert values[:, TE].tolist() == [0, 3075]
+    assert row_multipliers([1024, 2049], 0, 64)[:, TE].tolist() == [3073, 3073]
 
 
 def test_the_monomials_of_answers() -> None:
