@@ -212,10 +212,11 @@ def write(run: WrittenRun) -> Written:
         "init_args": {
             "json_path": run.data.path or "data.json",
             "mask_prompt": not h.train_on_prompt,
-            "val_split_fraction": run.data.validation_split or 0.1,
+            "val_split_fraction": run.data.validation_split,
             "seed": h.seed,
         },
     }
+    out.drop("the model's chat template: prompts are in Alpaca's form there (data.init_args.prompt_style)")
     if run.shape != "alpaca":
         out.drop(f"data of shape {run.shape}: LitGPT's JSON holds instruction, input and output")
     _written_training(run, content, out)

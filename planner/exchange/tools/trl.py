@@ -26,6 +26,7 @@ NOT_MODELLED = {
     "max_prompt_length": "a preference's or a reward's training, with further forward passes",
     "num_generations": "training on generated answers",
     "precompute_ref_log_probs": "a preference's training",
+    "spectrum_config_path": "full training of chosen parameters",
 }
 IDLE = frozenset(
     (
@@ -56,7 +57,7 @@ IDLE = frozenset(
             "preprocessing_num_workers",
             "completion_only_loss",
         ),
-        *("assistant_only_loss", "dataset_name"),
+        *("assistant_only_loss", "dataset_name", "tokenizer_name_or_path"),
     )
 )
 _PEFT_CHOOSES = (
@@ -103,7 +104,7 @@ def _before_1(keys: Keys) -> bool:
     """Whether names stand there that went away before TRL 1: its defaults were others."""
     gone = [
         name
-        for name in ("max_seq_length", "torch_dtype", "dataset_mixer", "preprocessing_num_workers")
+        for name in ("max_seq_length", "torch_dtype", "dataset_mixer", "preprocessing_num_workers", "use_liger")
         if keys.has(name)
     ]
     if gone:
@@ -166,8 +167,9 @@ def _loss(keys: Keys, older: bool) -> None:
     kind = (keys.text("loss_type") or "nll").lower()
     if kind not in ("nll", "chunked_nll"):
         raise keys.refuse("loss_type", "modelled is nll")
-    if hf.liger(keys, "use_liger_kernel"):
-        keys.put("loss", "full", "use_liger_kernel", why="Liger's own, which never holds the whole logits")
+    switch = "use_liger" if keys.has("use_liger") and not keys.has("use_liger_kernel") else "use_liger_kernel"
+    if hf.liger(keys, switch):
+        keys.put("loss", "full", switch, why="Liger's own, which never holds the whole logits")
         keys.idle("loss_type")
         return
     why = "whole logits, before TRL 1.0" if older else "TRL 1 never holds the whole logits"

@@ -167,3 +167,14 @@ def test_a_shell_script_fills_in_what_it_sets(tmp_path: Path) -> None:
         "num_gpus": 2,
     }
     assert found.values["lora_targets"] == ("q_proj", "v_proj")
+
+
+def test_an_older_trls_words_for_liger_and_parts_are_heeded(tmp_path: Path) -> None:
+    """GIVEN `use_liger` of TRL before 0.16 THEN its kernels are on, as under today's name; a list of chosen weights
+    (Spectrum) is refused by key, since less is trained than the method says."""
+    older = read(tmp_path, f"{TRL}\nuse_liger: true\n")
+    today = read(tmp_path, f"{TRL}\nuse_liger_kernel: true\ntorch_dtype: bfloat16\n")
+    assert older.values["liger"] is True
+    assert (older.values["loss"], older.values["liger"]) == (today.values["loss"], today.values["liger"])
+    with pytest.raises(NotModelled, match="spectrum_config_path"):
+        read(tmp_path, f"{TRL}\nspectrum_config_path: snr.yaml\n")

@@ -223,6 +223,9 @@ def test_litgpts_file_holds_what_its_recipe_takes() -> None:
     train = _written("litgpt", warmup_steps=0, warmup_ratio=0.0)["train"]
     assert not {"max_norm", "min_lr"} & set(train)
     assert (train["lr_warmup_steps"], train["epochs"], train["max_steps"]) == (1, 200, 200)
+    data = DataSettings(path="train.jsonl", format="alpaca", validation_split=0.0)
+    made = write.export(plan("lora").model_copy(update={"data": data}), "litgpt")
+    assert "val_split_fraction: 0.0" in made.files["litgpt.yaml"]
     assert _written("litgpt", warmup_steps=None, warmup_ratio=0.1)["train"]["lr_warmup_steps"] == 20
     assert _written("litgpt", warmup_steps=9, max_steps=5)["train"]["lr_warmup_steps"] == 4
 
