@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from planner.cli.talk import print_json, say
@@ -50,8 +51,12 @@ def _write(folder: Path, made: Export) -> None:
         raise InvalidInput("a file of this export would leave its folder")
     try:
         folder.mkdir()
-        for name, text in made.files.items():
-            write_whole(folder / name, text.encode())
+        try:
+            for name, text in made.files.items():
+                write_whole(folder / name, text.encode())
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     except OSError as error:
         raise RunFailed(f"--output {folder} can't be written: {error.strerror or error}") from None
 

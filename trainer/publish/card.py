@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from planner.contract.choices import DEFAULTS
 from planner.contract.events import FinishedEvent
 from planner.contract.units import format_bytes
 from planner.contract.words import one_line
+from planner.contract.yaml_text import dumps
 from trainer.publish.facts import Facts
 
 UNKNOWN = "not known here: look at the base model's page before you share this"
@@ -14,28 +17,39 @@ UNKNOWN = "not known here: look at the base model's page before you share this"
 def card(facts: Facts, *, merged: bool, licence: str | None, loads: str) -> str:
     """Markdown with the hub's front matter. `loads`: Python that loads it."""
     full = facts.plan.settings.method == "full"
-    front = ["---", f"base_model: {_word(facts.base)}", f"library_name: {'transformers' if merged else 'peft'}"]
-    front += [f"license: {licence}"] if licence else []
-    front += ["pipeline_tag: text-generation", "tags:", "- tuneplan", *([] if full else ["- lora"]), "---", ""]
+    front = dumps(
+        {
+            "base_model": one_line(facts.base),
+            "library_name": "transformers" if merged else "peft",
+            **({"license": licence} if licence else {}),
+            "pipeline_tag": "text-generation",
+            "tags": ["tuneplan", *([] if full else ["lora"])],
+        }
+    )
     kind = "fine-tuned model" if full else "model with a LoRA adapter merged into it" if merged else "LoRA adapter"
     lines = [
-        f"# {one_line(facts.base)}, fine-tuned",
+        f"# {_plain(facts.base)}, fine-tuned",
         "",
         f"A {kind}, made with tuneplan from `{_word(facts.base)}`.",
         "",
     ]
-    lines += [f"Licence of the base: {licence or UNKNOWN}.", ""]
+    lines += [f"Licence of the base: {_plain(licence) if licence else UNKNOWN}.", ""]
     lines += ["## Loading", "", "```python", loads, "```", ""]
     lines += ["## Data", "", *_data(facts), ""]
     lines += ["## Result", "", *_result(facts), ""]
     lines += ["## Memory", "", *_memory(facts), ""]
     lines += ["## Settings", "", *_settings(facts), ""]
     lines += ["## Versions", "", *_versions(facts), ""]
-    return "\n".join([*front, *lines])
+    return "\n".join(["---", front.rstrip("\n"), "---", "", *lines])
 
 
 def _word(text: str) -> str:
     return one_line(text).replace("`", "'")
+
+
+def _plain(text: str) -> str:
+    """Text for a heading or a sentence: what Markdown could take for its own, or for HTML, stands as code."""
+    return text if re.fullmatch(r"[\w./ -]+", text) else f"`{_word(text)}`"
 
 
 def _data(facts: Facts) -> list[str]:

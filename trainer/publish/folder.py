@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def publish(run_dir: Path, target: Path, *, merged: bool, dtype: str = "auto") -
     if multimodal:
         _for_the_whole(target, base)
     licence = facts.licence(found.plan.model)
-    text = card.card(found, merged=whole_model, licence=licence, loads=_loads(found.base, whole_model, multimodal))
+    text = card.card(found, merged=whole_model, licence=licence, loads=loads(found.base, whole_model, multimodal))
     (target / "README.md").write_text(text, encoding="utf-8")
     return {"base": found.base, "merged": whole_model, "licence": licence}
 
@@ -69,8 +70,6 @@ def _generation_config(base: str, target: Path) -> None:
 
 def _without_paths(config: Path, base: str) -> None:
     """An adapter names its base by hub id or by the last part of its folder, never by this machine's path."""
-    import json
-
     from planner.contract import json_text
 
     if not config.is_file():
@@ -84,8 +83,6 @@ def _without_paths(config: Path, base: str) -> None:
 
 def _for_the_whole(target: Path, base: str) -> None:
     """Names the adapter's tensors as they are called in the multimodal model whose text tower was trained."""
-    import json
-
     from planner.contract import json_text
     from trainer.weights import model_files, tensors
 
@@ -96,13 +93,14 @@ def _for_the_whole(target: Path, base: str) -> None:
     config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _loads(base: str, whole: bool, multimodal: bool) -> str:
+def loads(base: str, whole: bool, multimodal: bool) -> str:
+    """Python that loads what was published."""
     if whole:
         return 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("THIS")'
     auto = "AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM"
     return (
         f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
-        f'model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "THIS")'
+        f'model = PeftModel.from_pretrained({auto}.from_pretrained({json.dumps(base)}), "THIS")'
     )
 
 

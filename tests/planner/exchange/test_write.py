@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from planner.calibration import attach
-from planner.cli import main
+from planner.cli import exporting, main
 from planner.contract import settings, yaml_text
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
@@ -156,6 +158,27 @@ def test_exports_leave_links_and_their_targets_alone(tmp_path: Path, capsys: Any
     assert not (tmp_path / "nowhere").exists()
     assert main(["export", str(tmp_path / "plan.yaml"), "--to", "elsewhere"]) == 2
     assert "axolotl" in capsys.readouterr().err
+
+
+def test_an_export_that_breaks_off_leaves_no_folder(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """GIVEN a disk that is full at the second file THEN nothing stays, so that the same command can be given again."""
+    plans.save(plan("two devices"), tmp_path / "plan.yaml")
+    written: list[Path] = []
+
+    def fills(path: Path, content: bytes) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        path.write_bytes(content)
+        written.append(path)
+
+    again = ["export", str(tmp_path / "plan.yaml"), "--to", "trl", "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patched:
+        patched.setattr(exporting, "write_whole", fills)
+        assert main(again) == 4
+    assert "No space left" in capsys.readouterr().err
+    assert written
+    assert not (tmp_path / "out").exists()
+    assert main(again) == 0
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from planner.contract.errors import InvalidInput, NotModelled, RunFailed
 from tests.support import hub_stand_in
 from tests.support.trainer_support import make_model, make_plan, train, write_pairs
 from trainer.commands.publish import publish
+from trainer.publish import card
+from trainer.publish import facts as facts_of
+from trainer.publish import folder as folder_of
 
 PROMPT = "say abab"
 
@@ -74,6 +80,23 @@ def test_the_merged_model_gives_the_adapters_tokens(run: Path, tmp_path: Path) -
         assert str(run.parent) not in text_of(tmp_path / name)
         assert (tmp_path / name / "tokenizer.json").is_file()
         assert not list((tmp_path / name).glob("*.pt")) + list((tmp_path / name).glob("*manifest*"))
+
+
+def test_a_card_takes_names_for_names(run: Path) -> None:
+    """GIVEN a model, data and licence whose names are HTML, Markdown, YAML and terminal codes THEN the front matter
+    holds them as values, nothing outside of code is theirs, and the lines that load it are Python."""
+    facts = facts_of.read(run)
+    base = 'm <img src=x> \x1b[31m\u202e`|](javascript:x): "y"\n```\n# H1'
+    whole = dataclasses.replace(facts, base=base)
+    text = card.card(whole, merged=False, licence="<b>: #x", loads=folder_of.loads(base, False, False))
+    front, _, body = text.removeprefix("---\n").partition("\n---\n")
+    said = yaml.safe_load(front)
+    assert (said["base_model"][:15], said["license"]) == ("m <img src=x> \\", "<b>: #x")
+    title, code = body.split("\n")[1], body.partition("```python\n")[2].partition("\n```")[0]
+    assert title.startswith("# `m <img src=x>")
+    assert "Licence of the base: `<b>: #x`." in body
+    assert base in [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert not {"\x1b", "\u202e"} & set(text)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
