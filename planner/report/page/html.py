@@ -30,8 +30,9 @@ border-bottom:1px solid var(--line)}p{margin:.3rem 0}.dim{color:var(--dim)}.fits
 .tight{color:var(--tight)}.does_not_fit{color:var(--bad)}svg{width:100%;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--dim)}.grid{stroke:var(--line);stroke-width:1}.budget{stroke:var(--bad);stroke-width:1.5;
 stroke-dasharray:5 4}table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{text-align:left;
-padding:.2rem .6rem .2rem 0;vertical-align:top;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-th{overflow-wrap:normal}figure{margin:0 0 .8rem}.legend{list-style:none;padding:0;margin:.2rem 0;display:flex;
+padding:.2rem .6rem .2rem 0;vertical-align:top;border-bottom:1px solid var(--line);overflow-wrap:break-word}
+.short{white-space:nowrap}.long{overflow-wrap:anywhere}th{overflow-wrap:normal}
+figure{margin:0 0 .8rem}.legend{list-style:none;padding:0;margin:.2rem 0;display:flex;
 flex-wrap:wrap;gap:.2rem 1rem;font-size:.85rem}
 .key{display:inline-block;width:.8em;height:.8em;margin-right:.4em;vertical-align:-1px}polyline{fill:none;
 stroke-width:2}.pairs{columns:2;column-gap:2.5rem;margin:.3rem 0;font-size:.9rem}.pairs div{display:flex;
@@ -89,10 +90,15 @@ def _figure(picture: str, names: Sequence[str], kind: str) -> str:
     return f"<figure>{picture}{svg.legend(names, kind)}</figure>"
 
 
+def _width(cell: str) -> str:
+    """Figures stay on one line, words whole; what is long may break anywhere, as addresses must."""
+    return " class=short" if len(cell) <= 10 else " class=long" if len(cell) > 40 else ""
+
+
 def _table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...] = (), marked: Container[int] = ()) -> str:
     body = "".join(
         f"<tr{' class=own' if number in marked else ''}>"
-        + "".join(f"<td>{escape(one_line(cell))}</td>" for cell in row)
+        + "".join(f"<td{_width(cell)}>{escape(one_line(cell))}</td>" for cell in row)
         + "</tr>"
         for number, row in enumerate(rows)
     )
@@ -264,6 +270,8 @@ def _settings(content: Content) -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):
@@ -272,8 +280,14 @@ def _shown(value: object) -> str:
 
 
 def _advice(content: Content) -> str:
-    rows = [(item.name.replace("_", " "), _shown(item.value), item.rule, item.source) for item in content.plan.advice]
-    return _section("Advice", _table(rows, ("", "value", "rule", "source")))
+    """Each source under its rule: beside it, one of the two would be a column of single words on paper and phones."""
+    rows = [
+        f"<tr><td>{escape(one_line(item.name.replace('_', ' ')))}</td><td>{escape(one_line(_shown(item.value)))}</td>"
+        f"<td class=long>{escape(one_line(item.rule))}<div class=dim>{escape(one_line(item.source))}</div></td></tr>"
+        for item in content.plan.advice
+    ]
+    head = "<tr><th></th><th>value</th><th>rule, and where it is from</th></tr>"
+    return _section("Advice", f"<table>{head}{''.join(rows)}</table>" if rows else "")
 
 
 def _foot(content: Content) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,15 +124,17 @@ def lines(
             parts.append(_text(place, HEIGHT - BOTTOM + 18, f"{tick:g}"))
             last = place
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 6, x, "end"))
+    curves: list[list[tuple[float, float]]] = []
     for number, item in enumerate(series):
         kept = thinned([point for point in item.points if all(map(math.isfinite, point))])
         drawn = [(_x(a, low_x, high_x), _y(b, low, high)) for a, b in kept]
+        curves.append(drawn)
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in drawn)
         parts.append(f'<polyline class="l{number % 10}" points="{path}"><title>{escape(item.name)}</title></polyline>')
         if marks or len(kept) == 1:
             parts += [f'<circle class="d{number % 10}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>' for a, b in drawn]
     if level is not None:
-        parts += _level(level[0], _y(level[1], low, high))
+        parts += _level(level[0], _y(level[1], low, high), curves)
     return _frame("".join(parts), label)
 
 
@@ -145,10 +148,30 @@ def _rungs(low: float, high: float, unit: str, size: float = 1) -> list[str]:
     return parts
 
 
-def _level(name: str, y: float) -> list[str]:
-    """A dashed line with its name above its left end, where curves that climb are not."""
+def _level(name: str, y: float, curves: Sequence[Sequence[tuple[float, float]]] = ()) -> list[str]:
+    """A dashed line with its name at the first of its ends that no curve passes, above it or below."""
     line = f'<line class="budget" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return [line, _text(LEFT + 8, y - 6, name, "start")]
+    wide = 9 * len(name)  # of a letter in a narrow window, where they are largest
+    spots = [(x, y + down) for down in (-6, 16) for x in (LEFT + 8, WIDTH - RIGHT - 8)]
+
+    def passed(spot: tuple[float, float]) -> int:
+        left = spot[0] if spot[0] < WIDTH / 2 else spot[0] - wide
+        return sum(
+            left - 4 <= a <= left + wide + 4 and spot[1] - 16 <= b <= spot[1] + 5
+            for curve in curves
+            for one, other in itertools.pairwise(curve)
+            for a, b in _between(one, other)
+        )
+
+    x, place = min(spots, key=passed)
+    return [line, _text(x, place, name, "start" if x < WIDTH / 2 else "end")]
+
+
+def _between(one: tuple[float, float], other: tuple[float, float]) -> list[tuple[float, float]]:
+    """Points of a line from one to the other, a few apart."""
+    steps = 1 + int(math.dist(one, other) // 4)
+    (a, b), (c, d) = one, other
+    return [(a + (c - a) * step / steps, b + (d - b) * step / steps) for step in range(steps + 1)]
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -156,3 +156,16 @@ def test_a_browser_opens_it_without_a_word_or_a_request(tmp_path: Path) -> None:
     seen = re.search(r'data-seen="([^"]*)"', shown[look])
     assert seen is not None
     assert json.loads(unescape(seen[1])) == [[], [], []]
+
+
+def test_a_budgets_name_stands_where_no_curve_passes() -> None:
+    """GIVEN curves that climb through the budget at the left THEN its name stands at the right; where they stay low, or
+    there are none, at the left."""
+    level = ("budget 20 GiB", 20.0)
+    climbing = [
+        svg.Series(name="a", points=tuple((float(x), 17 + x * slope) for x in range(1, 30))) for slope in (1, 9)
+    ]
+    low = [svg.Series(name="a", points=((1.0, 1.0), (30.0, 2.0)))]
+    for series, anchor in ((climbing, "end"), (low, "start")):
+        text = svg.lines(series, "peaks", x="batch", unit=" GiB", level=level)
+        assert f'text-anchor="{anchor}">budget 20 GiB' in text
