@@ -174,7 +174,7 @@ def attempts(
 def tried(model_type: str, seed: int, teacher: Teacher, worker: Worker) -> Result:
     """Differences of one type, or why it has none."""
     known = types()
-    cls = known["causal"].get(model_type) or known["masked"][model_type]
+    cls = known["masked"].get(model_type) or known["causal"][model_type]  # an encoder is trained as one
     try:
         config = text_part(default_config(model_type, cls))
         spec = learned(teacher, lambda: from_config(config, model_type))
