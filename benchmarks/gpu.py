@@ -36,6 +36,9 @@ LAST_SECONDS = 6.0
 """Kept for what is written at the end."""
 PATIENCE = 10.0
 """Seconds between a section's time being up and its end."""
+SITE = "site-packages"
+"""Folder of unpacked wheels. dill, which `datasets` pickles with, takes modules elsewhere for the program's own and
+pickles them whole, which fails (dill 0.4.1, `_is_builtin_module`)."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -180,9 +183,9 @@ def environment_of(out: Path, wheels: Path | None) -> dict[str, str]:
     if wheels is not None:
         import gpu_wheels
 
-        taken = gpu_wheels.unpack_missing(wheels, out / "site")
+        taken = gpu_wheels.unpack_missing(wheels, out / SITE)
         print(f"gpu: from wheels: {', '.join(taken) or 'nothing is missing'}", file=sys.stderr, flush=True)
-        paths.append(str(out / "site"))
+        paths.append(str(out / SITE))
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     # Corrections that were learned on this machine would flatter the model; this home has none.
     return {**os.environ, **OFFLINE, "TUNEPLAN_HOME": str(out / "home"), "PYTHONPATH": os.pathsep.join(paths)}

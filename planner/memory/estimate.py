@@ -148,19 +148,28 @@ class _Held:
 
 
 def _held(model: ModelSpec, hardware: HardwareProfile, choices: TrainingChoices, step: _Step, budget: int) -> _Held:
+    by_rule = int(device.reserved(np.array([step.allocated]), np.array([step.persistent]))[0])
     if hardware.kind in ("cuda", "rocm") and choices.num_gpus == 1:
         found = _replayed(hardware, step, budget - hardware.context_bytes)
         allocated = max(found.allocated_bytes, step.allocated)
         most = max(found.free_bytes, allocated)
         return _Held(allocated, max(found.limited_bytes or most, allocated), most, replayed=True)
-    by_rule = int(device.reserved(np.array([step.allocated]), np.array([step.persistent]))[0])
+    if hardware.kind in ("cuda", "rocm") and exchanges(choices):
+        # What the allocator can't use again; the parts of loading and update are rough, so the peak is the step's own.
+        found = _replayed(hardware, step, budget - hardware.context_bytes)
+        unused = (found.limited_bytes or found.free_bytes) - found.allocated_bytes
+        held = max(step.allocated + unused, by_rule)
+        most = by_rule if choices.stack == "peft" else held  # `may_hold` is what stack `peft` may hold beyond the rule
+        return _Held(step.allocated, held, most, replayed=True)
     return _Held(step.allocated, by_rule, by_rule)
 
 
 def _interval(hardware: HardwareProfile, step: _Step, held: _Held) -> tuple[int, int]:
     low, persistent = np.array([step.allocated]), np.array([step.persistent])
     upper = int(device.upper(np.array([held.most + hardware.context_bytes]), low, persistent)[0])
-    return int(device.lower(np.array([held.reserved + hardware.context_bytes]), low, persistent)[0]), upper
+    reserved = min(held.reserved, held.most)
+    lower = int(device.lower(np.array([reserved + hardware.context_bytes]), low, persistent)[0])
+    return lower, max(upper, held.reserved + hardware.context_bytes)
 
 
 FALL = 0.8

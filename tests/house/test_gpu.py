@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_only_what_is_missing_is_unpacked(tmp_path: Path) -> None:
     wheel(tmp_path, "no_such_thing_here")
     assert gpu_wheels.unpack_missing(tmp_path, tmp_path / "site") == ["no-such-thing-here"]
     assert sorted(path.name for path in (tmp_path / "site").glob("*.py")) == ["no_such_thing_here.py"]
+
+
+def test_wheels_lie_where_pickling_takes_them_for_installed(tmp_path: Path) -> None:
+    """dill pickles a module by its name only below the interpreter's prefix or a folder of this name."""
+    wheel(tmp_path, "no_such_thing_here")
+    _, folder, *_ = gpu.environment_of(tmp_path / "out", tmp_path)["PYTHONPATH"].split(os.pathsep)
+    assert Path(folder).name == "site-packages"
+    assert (Path(folder) / "no_such_thing_here.py").exists()
 
 
 def test_a_wheel_that_wants_what_is_nowhere_is_named(tmp_path: Path) -> None:

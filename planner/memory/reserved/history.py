@@ -22,6 +22,7 @@ from planner.memory.reserved.player import Player, PreparedEvents
 from planner.memory.step.case import Case
 from planner.memory.step.kept import config_hash
 from planner.memory.step.optimizers import state_bytes, trained_tensors
+from planner.memory.step.sharding import exchanges, kept_share
 from planner.memory.step.updates import one_by_one
 
 LASTING = 1 << 40
@@ -98,7 +99,8 @@ def state_sizes(case: Case) -> list[int]:
         if size is None:
             size = known[tensor.shape] = state_bytes([replace(tensor, copies=1)], case.choices) // 2
         sizes += [size, size] if size else []
-    return sizes
+    ranks = kept_share(case.choices) if exchanges(case.choices) else 1
+    return [-(-size // ranks) for size in sizes]
 
 
 _LOADED: OrderedDict[tuple[ModelSpec, str, TrainingChoices], list[PreparedEvents]] = OrderedDict()

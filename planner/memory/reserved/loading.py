@@ -27,6 +27,7 @@ from planner.memory.network import quantized
 from planner.memory.network.net import Net
 from planner.memory.step.optimizers import adapter_tensors, registered, whole_tensors
 from planner.memory.step.program import buffer_bytes, module_sizes
+from planner.memory.step.sharding import exchanges, kept_share
 
 WAYS = ((2, False), (4, True))
 """How many tensors are brought ahead of the one that is quantised, and whether the allocator is warmed up first."""
@@ -68,8 +69,13 @@ class _Writer:
 def loading(net: Net) -> list[list[Event]]:
     """Allocations and releases until the model is ready, on the device that it is trained on; each way it may go."""
     if net.choices.method == "qlora" and net.choices.stack == "peft":
-        return [_loaded(net, way) for way in WAYS]
-    return [_loaded(net, AT_ONCE)]
+        found = [_loaded(net, way) for way in WAYS]
+    else:
+        found = [_loaded(net, AT_ONCE)]
+    if not exchanges(net.choices):
+        return found
+    ranks = kept_share(net.choices)  # of each tensor its part; the order in which a rank gets them is roughly this one
+    return [[(key, -(-size // ranks) if size > 0 else size) for key, size in way] for way in found]
 
 
 def _loaded(net: Net, way: tuple[int, bool]) -> list[Event]:
