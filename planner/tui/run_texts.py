@@ -99,7 +99,8 @@ def again(run: RunSnapshot) -> str:
             f"The held-out loss was best at step {best_step:,.0f} ({best:.4f}) and rose to {last:.4f} by step "
             f"{last_step:,.0f}: again with fewer epochs, a lower learning rate or more data."
         )
-    if best_step == last_step and last < evals[-2][1] * (1 - FELL):
+    stopped = run.result is not None and run.result.reason == "stopped"  # it goes on, rather than again
+    if not stopped and best_step == last_step and last < evals[-2][1] * (1 - FELL):
         return (
             f"The held-out loss still fell at the end, from {evals[-2][1]:.4f} to {last:.4f}: again with more epochs."
         )

@@ -141,11 +141,11 @@ class StepPanel(Panel, can_focus=True):
         unit, every = _unit(full + floor)[0], max(2, rows // 5)
         digits = 2 if full * every / rows < 0.1 * unit and full + floor < 100 * unit else 1
         if row == budget_row:
-            return f"{budget / unit:>{GUTTER - 1}.{digits}f} ", "$text-error"
+            return _in_gutter(budget / unit, digits), "$text-error"
         if floor and row == rows - 1:
-            return f"{f'≈{floor / unit:.{digits}f}':>{GUTTER - 1}} ", "dim"
+            return _in_gutter(floor / unit, digits, "≈"), "dim"
         if row % every == 0 and abs(row - budget_row) > 1 and not (floor and row > rows - 1 - every):
-            return f"{(floor + full * (rows - row - 0.5) / rows) / unit:>{GUTTER - 1}.{digits}f} ", "dim"
+            return _in_gutter((floor + full * (rows - row - 0.5) / rows) / unit, digits), "dim"
         return " " * GUTTER, ""
 
     def _names(self, places: picture.Axis, binding: str) -> Content:
@@ -175,6 +175,12 @@ class StepPanel(Panel, can_focus=True):
             room -= len(text) + 3
             parts += [(" ■ ", color_of(name)), text]
         return Content.assemble(*parts)
+
+
+def _in_gutter(value: float, digits: int, sign: str = "") -> str:
+    """A value at the left of the picture, with fewer digits where it would not have room."""
+    texts = [f"{sign}{value:.{number}f}" for number in range(digits, -1, -1)]
+    return f"{next((text for text in texts if len(text) < GUTTER), texts[-1]):>{GUTTER - 1}} "
 
 
 def _unit(highest: float) -> tuple[int, str]:
