@@ -223,7 +223,7 @@ def samples_text(run: RunSnapshot) -> Content:
         parts += [
             (f"step {step}", "bold $accent"),
             ("" if loss is None else f"  eval loss {loss:.4f}", "dim"),
-            (("  ✓ as expected" if right else ""), "$success"),
+            (("  ✓ right" if right else ""), "$success"),
             f"\n{text.strip() or '(nothing)'}\n\n",
         ]
     return Content.assemble(*parts)

@@ -35,7 +35,7 @@ def test_samples_name_what_was_asked_once_and_the_newest_answer_first() -> None:
     text = samples_text(RunSnapshot(samples=samples, asked=asked, evals=((5.0, 2.0), (10.0, 1.0)))).plain
     assert text.count("what?") == 1
     assert text.index("step 10") < text.index("step 5")
-    assert text.count("✓ as expected") == 1
+    assert text.count("✓ right") == 1
     assert "eval loss 1.0000" in text
     old = samples_text(RunSnapshot(samples=((5, "written"),), asked=(AskedSample(),))).plain
     assert "prompt" not in old, "an earlier version's run tells no prompt"
