@@ -20,7 +20,8 @@ LEAST = {"memory": 0.05, "tokens/s": 0.05}
 """Share of its values that a view spans at the least: what lies a hair apart shall not look far apart."""
 MOST_ZOOM = 6
 """The nearest look is at 1/64 of the steps."""
-PLANNED, MEASURED, RAW = "$accent", "$success", "$foreground 40%"
+PLANNED, MEASURED, RAW = "$warning", "$success", "$foreground 40%"
+"""The accent is no colour beside success: both are green among the sixteen."""
 RUN_COLORS = (
     *("$mem-communication", "$mem-lora-activations", "$mem-checkpoints", "$mem-gradients", "$mem-attention"),
     *("$mem-logits-and-loss", "$mem-adapters", "$mem-layer-activations"),
@@ -73,7 +74,7 @@ def curves_of(view: str, run: RunSnapshot) -> list[Curve]:
     elif view == DEVICE:
         found = [
             Curve(points=run.loads, name="load %", color=MEASURED),
-            Curve(points=run.heats, name="°C", color="$warning"),
+            Curve(points=run.heats, name="°C", color="$error"),
         ]
     else:
         found = [

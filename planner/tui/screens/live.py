@@ -16,6 +16,7 @@ from textual.widgets import RichLog, Static
 from planner.contract.control import Command
 from planner.contract.units import format_bytes
 from planner.tui import figures, live, run_texts
+from planner.tui.curves import MEASURED, PLANNED
 from planner.tui.live import AskedSample, RunSnapshot
 from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.base import DIGITS, WizardScreen
@@ -269,7 +270,7 @@ def numbers_text(run: RunSnapshot, height: int) -> Content:
     for name, size in lines:
         cells = figures.filled(size or 0, full, BAR_WIDTH)
         text = format_bytes(size) if size else "–"
-        color = "$accent" if name == "predicted" else "$success"
+        color = PLANNED if name == "predicted" else MEASURED
         parts += [(f"{name:<10}", "dim"), ("█" * cells, color), f" {text}\n"]
     parts += [(f"{run_texts.holder(run):<8}", "dim"), run_texts.device_text(run)]
     return Content.assemble(*parts)
