@@ -204,6 +204,14 @@ def histogram(bins: Sequence[tuple[int, int]], width: int) -> list[tuple[str, in
     ]
 
 
+def clipped(text: str, most: int) -> str:
+    """A sentence of at most so many characters: its middle is left out, where a pasted value stands."""
+    if len(text) <= most:
+        return text
+    tail = most // 2 - 2
+    return f"{text[: most - tail - 3]} … {text[-tail:]}"
+
+
 def row(name: str, size: str, width: int = 32) -> str:
     """A list's row: the name, shortened in its middle where it is long, and a size at the right."""
     room = width - len(size) - 1

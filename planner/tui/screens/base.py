@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
+from planner.tui import figures
 from planner.tui.widgets.filter_list import FilterList
 from planner.tui.widgets.hanging import MARK, Hanging
 from planner.tui.widgets.key_line import KeyLine
@@ -25,6 +26,8 @@ DIGITS = tuple(
 """On screens where nothing is typed a digit goes to a step."""
 
 
+MOST_SAID = 480
+"""Characters that have room above the footer of a small terminal."""
 WIDE = 110
 """Columns from which there is room for more than the step itself; as in the stylesheet, like the next."""
 VAST = 150
@@ -73,7 +76,7 @@ class WizardScreen(Screen[None]):
     def say(self, text: str = "", *, error: bool = False) -> None:
         """One line above the footer; empty hides it."""
         line = self.query_one("#message", Static)
-        line.update(text)
+        line.update(figures.clipped(text, MOST_SAID))
         line.set_class(bool(text), "shown")
         line.set_class(error, "error")
 

@@ -13,9 +13,12 @@ from textual.message import Message
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from planner.tui import figures
 from planner.tui.field import Field
 
 LABEL_WIDTH = 21
+MOST_HINT = 320
+"""Characters of what is wrong that have room under the settings of a small terminal."""
 
 
 class Rows(OptionList):
@@ -162,7 +165,7 @@ class FieldList(Vertical):
     def explain(self, text: str | Content, error: bool = False) -> None:
         """The lines under the list: what the row means, or what is wrong with what was typed."""
         hint = self.query_one("#hint", Static)
-        hint.update(text)
+        hint.update(figures.clipped(text, MOST_HINT) if error and isinstance(text, str) else text)
         hint.set_class(error, "error")
 
     def focus_rows(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from textual.content import Content
 
-from planner.tui import live, run_texts
+from planner.tui import figures, live, run_texts
 from planner.tui.live import AskedSample, RunSnapshot
 from planner.tui.screens.live import log_line, numbers_text, samples_text
 from planner.tui.widgets.hanging import MARK, hung
@@ -67,3 +67,11 @@ def test_a_sample_is_taken_with_its_prompt_and_without() -> None:
     run = live.reduce(RunSnapshot(), live.Event(kind="eval", time=1.0, data=told))
     assert run.samples == ((4, "x\\x1b[2J"),)
     assert run.asked == (AskedSample("p"),)
+
+
+def test_what_was_pasted_leaves_room_for_the_way_out() -> None:
+    said = figures.clipped(f"unknown GPU '{'x' * 10_000}' (`plan gpus` lists all)", 480)
+    assert len(said) == 480
+    assert said.startswith("unknown GPU 'xx")
+    assert said.endswith("(`plan gpus` lists all)")
+    assert figures.clipped("short", 480) == "short"
