@@ -14,10 +14,8 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
-from textual.command import DiscoveryHit, Hits
 from textual.filter import LineFilter
 from textual.screen import Screen
-from textual.system_commands import SystemCommandsProvider
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.spec import HardwareProfile
@@ -30,6 +28,7 @@ from planner.tui import figures, kept, live, messages, state
 from planner.tui.asking import Asking
 from planner.tui.history import PastRun
 from planner.tui.opening import Opening, opened
+from planner.tui.palette import Likely, in_own_words
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
@@ -43,22 +42,6 @@ from planner.tui.shield import Shield
 from planner.tui.theme import THEMES, component_variables, fit_mark, usual_theme
 
 ORDER = ("hardware", "model", "data", "plan")
-OWN_WORDS = {
-    "Theme": "Other colours; the last choice is kept",
-    "Screenshot": "Saves a picture of the screen as SVG",
-    "Quit": "Leaves the wizard; asks while a run goes on",
-}
-"""Textual's commands that the palette keeps, in words for whoever doesn't know its widgets."""
-
-
-class Likely(SystemCommandsProvider):
-    """The palette's commands in the order in which they are likely: the step's own first, not by letter."""
-
-    async def discover(self) -> Hits:
-        """Every command, before anything is typed."""
-        for title, said, callback, discover in self.app.get_system_commands(self.screen):
-            if discover:
-                yield DiscoveryHit(title, callback, help=said)
 
 
 class TuneplanApp(Asking):
@@ -367,9 +350,7 @@ class TuneplanApp(Asking):
                     yield SystemCommand("Runs", "Opens a run, or compares several", self.action_runs)
                 for name in ORDER:
                     yield SystemCommand(f"Go to {name}", f"Shows the step {name}", lambda name=name: self.go(name))
-        for command in super().get_system_commands(screen):
-            if command.title in OWN_WORDS:  # the others are of widgets, and what they do has a key here
-                yield SystemCommand(command.title, OWN_WORDS[command.title], command.callback)
+        yield from in_own_words(super().get_system_commands(screen))
 
     def _run_on_screen(self, action: str) -> None:
         self.call_later(self.run_action, action, self.shown)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LONG = 60
 """Seconds from which on a run's end is rung."""
+GONE = "its folder is gone: it was deleted or moved while the run wrote into it"
 
 
 class RunControl(InOrder):
@@ -219,8 +220,9 @@ class RunControl(InOrder):
         """The trainer has ended, one way or another."""
         if self.run_snapshot is None or self._run is None:
             return
-        if message.error is not None:
-            self.run_snapshot = live.fail(self.run_snapshot, message.error)
+        gone = not self.run_snapshot.over and not Path(self.run_folder).is_dir()
+        if message.error is not None or gone:
+            self.run_snapshot = live.fail(self.run_snapshot, message.error or GONE)
         else:
             self.run_snapshot = live.ended(self.run_snapshot, message.exit_code, message.tail)
         failed = process.exit_code(message.exit_code or 0) or RunFailed.exit_code
@@ -335,7 +337,7 @@ class RunControl(InOrder):
         if self.may_resume:
             words = plan_command("train", plan, "--output", folder, "--resume", *self._device_words())
             found.append(("go on from the last checkpoint, here with r, or later with:", words))
-        elif run.phase == "failed":
+        elif run.phase == "failed" and self._plan_path is not None and self._plan_path.is_file():
             words = plan_command("train", plan, "--output", folder, *self._device_words())
             found.append(("no checkpoint was saved; n goes back to the plan, the same again starts with:", words))
         return found
