@@ -137,10 +137,7 @@ class TuneplanApp(Asking):
         return attach.find(name)
 
     def model_entries(self, wide: bool = False) -> list[ListEntry]:
-        """The catalogue by family, the newest first; a chosen model that is not in it stands first.
-
-        `wide`: whole names, and where each lies on the hub.
-        """
+        """By family, the newest first, a chosen one of elsewhere before them; `wide`: whole names, and the hub's."""
         from planner.models import catalogue
 
         published = {entry.name: entry for entry in catalogue.entries()}
@@ -152,13 +149,11 @@ class TuneplanApp(Asking):
             count = facts.parameters if facts else None
             mark, style = fit_mark(self.fits.get(name))
             licence = "" if facts is None or facts.licence == catalogue.UNKNOWN else facts.licence
-            weights = f"{2 * count / 1e9:.1f} GB" if count else ""
+            weights, size = (f"{2 * count / 1e9:.1f} GB", format_count(count)) if count else ("", "")
+            rest = f"{licence:<14}{hub_id}" if wide else licence
             entry = ListEntry(
                 key=name,
-                row=(
-                    f"{figures.row(name, format_count(count) if count else '', room)}{weights:>10}  "
-                    + (f"{licence:<14}{hub_id}" if wide else licence)
-                ).rstrip(),
+                row=f"{figures.row(name, size, room)}{weights:>10}  {rest}".rstrip(),
                 more=" ".join((hub_id, *spellings)),
                 names=(hub_id.lower(), *spellings),
                 group=family_of(name),
