@@ -28,7 +28,7 @@ from planner.tui import figures, kept, live, messages, state
 from planner.tui.asking import Asking
 from planner.tui.history import PastRun
 from planner.tui.opening import Opening, opened
-from planner.tui.palette import Likely, in_own_words
+from planner.tui.palette import Likely, in_own_words, likely_first
 from planner.tui.screens.base import WizardScreen
 from planner.tui.screens.data import DataScreen
 from planner.tui.screens.end import EndScreen
@@ -334,7 +334,7 @@ class TuneplanApp(Asking):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every step and every action of the step by name, in the command palette."""
         if isinstance(screen, WizardScreen):
-            for active in screen.active_bindings.values():
+            for active in likely_first(screen.active_bindings.values()):
                 binding = active.binding
                 if binding.tooltip and binding.id and binding.id.split(".")[0] in self.SCREENS and active.enabled:
                     yield SystemCommand(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from textual.app import SystemCommand
+from textual.binding import ActiveBinding
 from textual.command import DiscoveryHit, Hits
 from textual.system_commands import SystemCommandsProvider
 
@@ -21,6 +22,20 @@ def in_own_words(commands: Iterable[SystemCommand]) -> Iterable[SystemCommand]:
     for command in commands:
         if command.title in OWN_WORDS:
             yield SystemCommand(command.title, OWN_WORDS[command.title], command.callback)
+
+
+MOST_LIKELY = ("plan.train", "plan.save", "live.pause", "live.evaluate", "end.talk", "end.resume")
+"""Names of what keys do that comes before the rest of a step."""
+
+
+def likely_first(bindings: Iterable[ActiveBinding]) -> list[ActiveBinding]:
+    """What a step is for first, then what the last line names, then the rest."""
+
+    def place(active: ActiveBinding) -> tuple[int, bool]:
+        name = active.binding.id
+        return MOST_LIKELY.index(name) if name in MOST_LIKELY else len(MOST_LIKELY), not active.binding.show
+
+    return sorted(bindings, key=place)
 
 
 class Likely(SystemCommandsProvider):
