@@ -6,11 +6,13 @@ import ast
 import operator
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from planner.contract import json_text
 from planner.contract.errors import InvalidInput, NotModelled
 from planner.contract.yaml_text import Document
+from planner.exchange import trl_script
+from planner.exchange.keys import Keys
 
 CALLS = {
     "from_pretrained",
@@ -47,9 +49,12 @@ def document(text: str, where: str) -> Document:
             arguments["model_name"] = _value(node.args[0], known)
     _require_training(tree, where)
     if "from_pretrained" not in content:
+        of_trl = trl_script.document(tree, where, lambda node: _value(node, known))
+        if of_trl is not None:
+            return of_trl
         raise InvalidInput(
-            f"{where}: no call of Unsloth's from_pretrained in it, and other scripts are not read; name TRL's settings "
-            "as YAML, JSON or a command line"
+            f"{where}: neither Unsloth's from_pretrained nor TRL's SFTTrainer with a causal model is called in it, and "
+            "other scripts are not read; name TRL's settings as YAML, JSON or a command line"
         )
     return Document(where=where, value=content, lines=lines)
 
@@ -86,7 +91,23 @@ class Unreadable:
         return f"{self.call}(…)" if self.call else "an expression"
 
 
-_MATTERS = re.compile(rf"\b(?:{'|'.join(sorted(CALLS))}|\w*Trainer)\s*\(")
+def literal(below: Keys, silent: Container[str] = ()) -> Keys:
+    """The call without the arguments that are computed, which are noted but for those that hold no setting."""
+    computed = [name for name, value in below.content.items() if _computed(value)]
+    below.content = {name: value for name, value in below.content.items() if name not in computed}
+    for name in computed:
+        if name not in silent:
+            below.note(name, "unknown", "computed when the script runs; not used")
+    return below
+
+
+def _computed(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_computed(item) for item in value.values())
+    return isinstance(value, Unreadable) or (isinstance(value, list) and any(_computed(item) for item in value))
+
+
+_MATTERS = re.compile(rf"\b(?:{'|'.join(sorted(CALLS.union(trl_script.CALLS)))}|\w*Trainer)\s*\(")
 
 
 def _cells(text: str, where: str) -> str:

@@ -7,6 +7,7 @@ Keys and defaults: trl 1.16.0, `trainer/sft_config.py`, `trainer/model_config.py
 from __future__ import annotations
 
 from planner.contract.choices import LIGER_KERNELS, TrainingChoices
+from planner.exchange import script
 from planner.exchange.keys import Keys
 from planner.exchange.tools import hf, hf_file, launch
 from planner.exchange.writing import Written, WrittenRun, launcher, unsaid
@@ -21,6 +22,7 @@ RECOGNISED_BY = (
 NOT_MODELLED = {
     "activation_offloading": "every activation goes to the host",
     "lora_target_parameters": "adapters on fused expert tensors",
+    "lora_layers_to_transform": "adapters on some of the layers",
     "max_grad_value": "clipping by value",
     "beta": "a preference's or a reward's training, with further forward passes",
     "max_prompt_length": "a preference's or a reward's training, with further forward passes",
@@ -68,6 +70,7 @@ _PEFT_CHOOSES = (
 
 def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
     """Model, data and the key that divides the run, of TRL's arguments; all else into `keys`."""
+    script.literal(keys, IDLE | hf.IDLE)
     model = keys.text("model_name_or_path")
     if model is not None:
         keys.note("model_name_or_path", "read", f"model {model}")

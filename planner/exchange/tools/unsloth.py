@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from planner.contract.errors import InvalidInput
+from planner.exchange import script
 from planner.exchange.keys import Keys
 from planner.exchange.script import Unreadable
 from planner.exchange.tools import hf, hf_file
@@ -90,13 +91,7 @@ def read(keys: Keys) -> tuple[str | None, str | None, str | None]:
 
 
 def _literal(below: Keys) -> Keys:
-    """The call without the arguments that are computed, which are noted."""
-    computed = [name for name, value in below.content.items() if _computed(value)]
-    below.content = {name: value for name, value in below.content.items() if name not in computed}
-    for name in computed:
-        if name not in _COMPUTED_IDLE:
-            below.note(name, "unknown", "computed when the script runs; not used")
-    return below
+    return script.literal(below, _COMPUTED_IDLE)
 
 
 _COMPUTED_IDLE = frozenset(
@@ -106,12 +101,6 @@ _COMPUTED_IDLE = frozenset(
     }
 )
 """Arguments that are always computed and hold no setting."""
-
-
-def _computed(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(_computed(item) for item in value.values())
-    return isinstance(value, Unreadable) or (isinstance(value, list) and any(_computed(item) for item in value))
 
 
 def _only_text(loading: Keys, attaching: Keys, trainer: Keys) -> None:

@@ -178,3 +178,76 @@ def test_an_older_trls_words_for_liger_and_parts_are_heeded(tmp_path: Path) -> N
     assert (older.values["loss"], older.values["liger"]) == (today.values["loss"], today.values["liger"])
     with pytest.raises(NotModelled, match="spectrum_config_path"):
         read(tmp_path, f"{TRL}\nspectrum_config_path: snr.yaml\n")
+
+
+TRL_SCRIPT = """
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+model_id = "mistralai/Mistral-7B-v0.1"
+rank = 16
+quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True, bnb_4bit_quant_type="nf4",
+    bnb_4bit_compute_dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained(model_id, quantization_config=quantised, dtype=torch.bfloat16,
+    attn_implementation="flash_attention_2", device_map="auto")
+adapters = LoraConfig(r=rank, lora_alpha=rank * 2, target_modules="all-linear", task_type="CAUSAL_LM")
+settings = SFTConfig(output_dir=make_name(), max_length=2048, packing=True, per_device_train_batch_size=2,
+    gradient_accumulation_steps=8, learning_rate=2e-4, report_to="none")
+trainer = SFTTrainer(model=model, args=settings, train_dataset=data, peft_config=adapters)
+trainer.train()
+"""
+
+
+def test_trls_script_is_its_yaml(tmp_path: Path) -> None:
+    """GIVEN TRL's calls in a script, and the same in a notebook THEN they say what the same YAML says, with PEFT's own
+    defaults where a call is silent."""
+    found = read(tmp_path, TRL_SCRIPT, "train.py")
+    yaml = read(
+        tmp_path,
+        "model_name_or_path: mistralai/Mistral-7B-v0.1\ndtype: bfloat16\nattn_implementation: flash_attention_2\n"
+        "load_in_4bit: true\nuse_bnb_nested_quant: true\nuse_peft: true\nlora_r: 16\nlora_alpha: 32\n"
+        "lora_dropout: 0.0\n"
+        "lora_target_modules: all-linear\nmax_length: 2048\npacking: true\nper_device_train_batch_size: 2\n"
+        "gradient_accumulation_steps: 8\nlearning_rate: 2e-4\n",
+    )
+    assert (found.tool, found.model, found.values) == ("trl", yaml.model, yaml.values)
+    assert found.hyperparameters == yaml.hyperparameters
+    assert not found.of("unknown")
+    named = TRL_SCRIPT.replace("from_pretrained(model_id", "from_pretrained(pretrained_model_name_or_path=model_id")
+    cells = [{"cell_type": "code", "source": part} for part in ("!pip install trl", named)]
+    assert read(tmp_path, json.dumps({"cells": cells}), "train.ipynb").values == yaml.values
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("peft_config=adapters", "peft_config=get_peft_config(words)", "peft_config comes from elsewhere"),
+        ("settings = SFTConfig(", "settings = parse(", "makes no SFTConfig"),
+        ("trainer.train()", "again = SFTTrainer(model=model)", "SFTTrainer is made a second time"),
+        (
+            "AutoModelForCausalLM.from",
+            "AutoModelForImageTextToText.from",
+            "AutoModelForImageTextToText is not modelled",
+        ),
+        ("max_length=2048", "max_length='many'", "max_length must be a number"),
+        ("r=rank,", "r=rank, layers_to_transform=[1],", "layers_to_transform"),
+    ],
+)
+def test_what_a_trl_script_leaves_open_is_refused(old: str, new: str, said: str, tmp_path: Path) -> None:
+    """GIVEN settings from elsewhere, two trainers or another model THEN one line says so and nothing is guessed."""
+    text = TRL_SCRIPT.replace(old, new)
+    if "get_peft_config" in new:
+        text = text.replace("adapters = LoraConfig(", "adapters = made(")
+    with pytest.raises((InvalidInput, NotModelled), match=said) as caught:
+        read(tmp_path, text, "train.py")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trl_script_without_adapters_trains_the_whole(tmp_path: Path) -> None:
+    """GIVEN a LoraConfig that no trainer is given THEN the method is full; what is computed is said."""
+    text = TRL_SCRIPT.replace(", peft_config=adapters", "").replace("quantization_config=quantised, ", "")
+    text = text.replace("load_in_4bit=True, ", "").replace("learning_rate=2e-4", "learning_rate=rate()")
+    found = read(tmp_path, text, "train.py")
+    assert found.values["method"] == "full"
+    assert [note.key for note in found.of("unknown")] == ["learning_rate"]
