@@ -200,6 +200,7 @@ def _spec(found: Mapping[str, Any], config: Mapping[str, object], id: str) -> Mo
         "recurrent_piece": _count(found.get("recurrent_piece", 0)),
         "fp32": [str(path) for path in found.get("fp32", ())],
         "frozen": [str(path) for path in found.get("frozen", ())],
+        "unquantized": [str(path) for path in found.get("unquantized", ())],
         "experts": {str(name): str(tensor) for name, tensor in found["experts"].items()},
         "versions": {str(name): str(version) for name, version in found["versions"].items()},
     }

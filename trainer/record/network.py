@@ -78,6 +78,7 @@ def describe(config: dict[str, object]) -> dict[str, object]:
         "experts": expert_tensors(model),
         "fp32": fp32_modules(model, layers),
         "frozen": frozen_modules(model, layers),
+        "unquantized": unquantized_modules(model, layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -211,6 +212,16 @@ def frozen_modules(model: torch.nn.Module, layers: list[str]) -> list[str]:
         if still and len(still) == len(own):
             found[path] = None
     return list(found)
+
+
+def unquantized_modules(model: torch.nn.Module, layers: list[str]) -> list[str]:
+    """Paths of linear layers that transformers leaves as they are when it loads quantised, as the network asks for."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    kept = list(getattr(model, "_keep_in_fp32_modules", None) or ())
+    stems = {path: index for index, path in enumerate(layers)}
+    linear = (name for name, module in model.named_modules() if type(module) is torch.nn.Linear)
+    return list(dict.fromkeys(_pattern(name, stems)[0] for name in linear if not should_convert_module(name, kept)))
 
 
 def _pattern(name: str, stems: dict[str, int]) -> tuple[str, int | None]:

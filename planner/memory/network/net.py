@@ -122,6 +122,7 @@ class Net:
             net.itemsize = FP32  # the stock k-bit preparation turns everything that is not 4-bit into fp32
         net.norm_itemsize = FP32 if choices.kbit_prepared == "norms" else net.itemsize
         net.fp32_paths = frozenset(spec.config.get("recorded", {}).get("fp32", ()))
+        net.unquantized = frozenset(spec.config.get("recorded", {}).get("unquantized", ()))
         net.kept_itemsize, net.kept_adapter_itemsize = net.itemsize, net.adapter_itemsize
         if kept.gathers_narrow:
             # What trains is fp32 there, and frozen weights are as they were loaded.

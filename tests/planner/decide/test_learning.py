@@ -23,6 +23,8 @@ from planner.decide import learning, learning_checks
 from planner.memory import device
 from planner.memory.engine.ledger import Ledger
 from planner.memory.engine.monomials import ONE
+from planner.memory.network.net import Net
+from planner.memory.network.quantized import is_quantized
 from planner.memory.recorded import play as playing
 from planner.memory.recorded.log import RELEASE, SCHEMA
 from planner.memory.recorded.shapes import shapes
@@ -252,6 +254,15 @@ def test_a_described_network_is_read_without_torch(own_home: Path) -> None:
     ]
     with pytest.raises(Unlearned, match="no program is recorded for these settings"):
         memory.predict(found, CARD, TrainingChoices())
+
+
+def test_a_layer_that_the_network_leaves_unquantised_is_counted_so(own_home: Path) -> None:
+    kept = []
+    for own in ([], ["l.{}.q"]):
+        _write_spec(own_home, {**SPEC, "unquantized": own})
+        net = Net.build(from_config(CONFIG, "small"), TrainingChoices(method="qlora"))
+        kept.append(is_quantized(net, net.by_path["l.{}.q"]))
+    assert kept == [True, False]
 
 
 @pytest.mark.parametrize(

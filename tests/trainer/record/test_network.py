@@ -23,6 +23,10 @@ SMALL: dict[str, Any] = {
 }
 
 
+PARTS_OF_T5 = (("encoder", 1), ("decoder", 2))
+"""Both stacks, and which of a block's parts is its MLP."""
+
+
 def _described(**config: Any) -> dict[str, object]:
     return {"schema": recorded.SCHEMA, "versions": {}, **describe({**SMALL, **config})}
 
@@ -40,6 +44,13 @@ def test_what_stays_wide_among_narrow_weights_is_named() -> None:
     found = _described(model_type="ernie4_5_moe", architectures=["Ernie4_5_MoeForCausalLM"], **own)
     assert any(path.endswith("gate.weight") for path in found["fp32"])  # type: ignore[attr-defined]
     assert _described(model_type="arcee", architectures=["ArceeForCausalLM"])["fp32"] == []
+
+
+def test_what_a_network_asks_to_be_left_unquantised_is_named() -> None:
+    own = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
+    found = _described(model_type="mt5", architectures=["MT5ForConditionalGeneration"], **own)
+    assert found["unquantized"] == [f"{part}.block.{{}}.layer.{n}.DenseReluDense.wo" for part, n in PARTS_OF_T5]
+    assert _described(model_type="arcee", architectures=["ArceeForCausalLM"])["unquantized"] == []
 
 
 def test_the_decoder_alone_of_an_encoder_decoder_is_cut_by_its_own_layers() -> None:
