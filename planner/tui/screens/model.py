@@ -70,6 +70,9 @@ class ModelScreen(ListScreen):
         for name, fit in fits.items():
             character, style = fit_mark(fit)
             listing.mark(name, f"{character} ", style)
+        seen = self._typed
+        if seen is not None and seen.model is not None and seen.name in fits:
+            self.query_one("#facts-text", Static).update(details_text(seen.model, *self._fit(seen.name)))
         if self.wizard_app.wizard.hardware is not None:
             listing.border_subtitle = "✓ fits ! tight q QLoRA ✗ no"
 
