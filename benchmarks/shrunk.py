@@ -47,6 +47,8 @@ def _sizes(made: Any) -> dict[str, Any]:
         if isinstance(value, int) and not isinstance(value, bool) and (value >= size or key.endswith("_token_id")):
             found[names.get(key, key)] = size
     layers = next((found[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in found), 0)
+    if "attention_types" in own and layers:
+        found["attention_types"] = [[["global", "local"], layers // 2]]
     kinds = own.get("layer_types")
     if isinstance(kinds, list) and layers and len(kinds) > layers:
         found["layer_types"] = kinds[-layers:]

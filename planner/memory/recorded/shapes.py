@@ -17,8 +17,8 @@ HELD_OUT = (4, 368)
 SINGLE = ((1, 240), (1, 368), (1, 480))
 SINGLE_HELD_OUT = (1, 608)
 """(batch, length): beyond half of a 128, so that kernels which round to 64 and to 128 round alike."""
-SINGLE_SHORT, SINGLE_SHORT_HELD_OUT = ((1, 112), (1, 240), (1, 368)), (1, 480)
-"""The same for networks of no more than 512 positions."""
+HELD_OUT_OF_512 = (1, 112)
+"""In its place for networks of no more positions."""
 SHORT, SHORT_HELD_OUT = ((5, 96), (2, 112), (3, 144)), (4, 176)
 """The same for networks that go through a sequence token by token: a trace takes as long as its sequence is."""
 FURTHER = 7
@@ -38,10 +38,9 @@ def shapes(spec: ModelSpec, asked: Mapping[str, Any]) -> tuple[list[Point], Poin
         whole = [(1, length) for _, length in whole] if asked["single"] else whole
     elif not asked["single"]:
         whole = [*SHAPES, HELD_OUT]
-    elif 0 < spec.max_positions < SINGLE_HELD_OUT[1]:
-        whole = [*SINGLE_SHORT, SINGLE_SHORT_HELD_OUT]
     else:
-        whole = [*SINGLE, SINGLE_HELD_OUT]
+        few = 0 < spec.max_positions < SINGLE_HELD_OUT[1]
+        whole = [*SINGLE, HELD_OUT_OF_512 if few else SINGLE_HELD_OUT]
     if recurrent > 1:
         whole.insert(-1, (1 if asked["single"] else FURTHER, 0))
     pieces, chunks, unpadded = (asked["regime"] & bit for bit in (PIECES, CHUNKS, UNPADDED))
