@@ -8,6 +8,7 @@ import unicodedata
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as runs
 from hypothesis import strategies as st
 from rich.panel import Panel
 from rich.table import Table
@@ -29,6 +30,7 @@ def steers(text: str) -> list[str]:
     return [c for c in text if unicodedata.category(c) in steering or unicodedata.bidirectional(c) in TURNS]
 
 
+@runs(deadline=None)
 @given(HOSTILE)
 def test_what_is_shown_is_harmless_and_stays_so(text: str) -> None:
     assert steers(visible(text)) == []
@@ -38,6 +40,7 @@ def test_what_is_shown_is_harmless_and_stays_so(text: str) -> None:
     visible(text).encode()
 
 
+@runs(deadline=None)
 @given(HOSTILE)
 def test_json_reads_back_the_same_and_is_one_line(text: str) -> None:
     content = {text: [text, 1.5, None]}
