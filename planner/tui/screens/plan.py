@@ -151,6 +151,10 @@ class PlanScreen(WizardScreen):
             self._data_shown = shown
             panel.show(lengths_text(wizard.dataset, wizard.choices.max_length, max(24, panel.size.width)))
 
+    @on(DataPanel.Widened)
+    def _widened(self) -> None:
+        self._show_data()
+
     def on_resize(self) -> None:
         """Histograms are as wide as their panel."""
         super().on_resize()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from textual.content import Content
+from textual.message import Message
 
 from planner.contract.records import CheckReport
 from planner.contract.units import format_bytes, format_count
@@ -35,6 +36,13 @@ class DataPanel(TextPanel):
     """Lengths in tokens, and what the maximal length cuts."""
 
     NAME, TITLE, JUMP = "data", "Data", "d"
+
+    class Widened(Message):
+        """It has another width: its bars follow."""
+
+    def on_resize(self) -> None:
+        """Told, since it may come into sight long after the screen has its size."""
+        self.post_message(self.Widened())
 
     def wanted(self, width: int) -> int:
         """Its lines, border included; one line where there is no data."""
