@@ -30,9 +30,10 @@ def is_quantized(net: Net, module: Module) -> bool:
     """Whether the module's weight is quantised, as transformers converts: every plain `nn.Linear` and GPT-2's `Conv1D`
     but the output head.
 
-    Outside the stack only an encoder's head has one that is no output layer. The very last parameter is kept too,
-    which is a matrix only where norms have no weights and the head is tied. Source: transformers 5.23
-    quantizers/base.py, integrations/bitsandbytes.py.
+    Outside the stack an encoder's head has one that is no output layer; a recorded network has those that don't give
+    the vocabulary (learning compares the bytes with the network's own). The very last parameter is kept too, which is a
+    matrix only where norms have no weights and the head is tied. Source: transformers 5.23 quantizers/base.py,
+    integrations/bitsandbytes.py.
     """
     spec = net.spec
     if net.separate_experts and module.kind == "parameter":
@@ -44,6 +45,8 @@ def is_quantized(net: Net, module: Module) -> bool:
         raise NotModelled("quantised weights of OLMo with a tied head: transformers leaves its last matrix unquantized")
     if spec.facts.own_linear or module.leaf in spec.facts.unquantized:
         return False
+    if module.layers is None and "recorded" in spec.config:
+        return module.out_features != spec.vocab_size
     encoder = spec.facts.encoder
     return module.layers is not None or (encoder is not None and module.path == encoder.transform[0])
 

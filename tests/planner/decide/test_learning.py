@@ -256,6 +256,15 @@ def test_a_described_network_is_read_without_torch(own_home: Path) -> None:
         memory.predict(found, CARD, TrainingChoices())
 
 
+def test_outside_the_stack_every_matrix_but_the_vocabulary_s_is_quantised(own_home: Path) -> None:
+    outside = {"kind": "linear", "bias": False, "layers": None, "tied_to": None}
+    dense = {**outside, "path": "head.dense", "shape": [8, 8]}
+    _write_spec(own_home, {**SPEC, "parameters": SPEC["parameters"] + 64, "modules": [*SPEC["modules"], dense]})
+    net = Net.build(from_config(CONFIG, "small"), TrainingChoices(method="qlora"))
+    quantised = [module.path for module in net.spec.modules if module.layers is None and is_quantized(net, module)]
+    assert quantised == ["head.dense"]
+
+
 def test_a_layer_that_the_network_leaves_unquantised_is_counted_so(own_home: Path) -> None:
     kept = []
     for own in ([], ["l.{}.q"]):
