@@ -19,6 +19,7 @@ from planner.contract.events import EvalEvent, Event, FailedEvent, FinishedEvent
 from planner.contract.files import open_plain, read_plain
 from planner.contract.records import parse_record
 from planner.contract.run_folder import EVENTS, PLAN, checkpoints, holder
+from planner.contract.units import format_duration
 from planner.tui import live
 from planner.tui.live import RunSnapshot
 
@@ -45,6 +46,12 @@ class PastRun:
     """Time of its last event's writing, seconds since the epoch."""
     loss: float | None = None
     """Lowest loss in evaluation, as far as its last events tell."""
+
+    def cells(self, now: float) -> tuple[str, str, str]:
+        """Its state with the step, its loss and its age at `now` (seconds since the epoch), beside its name."""
+        steps = f", step {self.step}" + (f" of {self.total_steps}" if self.total_steps else "")
+        loss = "–" if self.loss is None else f"{self.loss:.4f}"
+        return self.state + (steps if self.step else ""), loss, format_duration(max(0.0, now - self.changed))
 
 
 def unfinished(output: Path) -> tuple[PastRun, ...]:

@@ -442,7 +442,7 @@ def runs(random: Random, folder: Path) -> None:
         if "good" not in found:
             raise oracle.Broken(f"the good run is hidden: {sorted(found)}")
         for run in found.values():
-            oracle.complaint(run.line)
+            oracle.complaint(" ".join(run.cells(run.changed + 60.0)))
             oracle.asked(lambda run=run: history.reopen(run))
 
 

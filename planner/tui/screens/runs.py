@@ -14,7 +14,6 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from planner.contract.units import format_duration
 from planner.contract.words import one_line
 from planner.tui import figures
 from planner.tui.comparing import MOST, Compared, sort_key
@@ -78,13 +77,9 @@ class RunsScreen(ModalScreen[tuple[PastRun, ...]]):
     def _line(self, run: PastRun, room: int) -> Content:
         mark = ("● ", RUN_COLORS[self.marked.index(run)]) if run in self.marked else ("  ", "")
         name = figures.row(one_line(run.folder.name), "", room)[:room]
-        state = run.state + (f", step {run.step}" if run.step else "")
-        state += f" of {run.total_steps}" if run.step and run.total_steps else ""
-        loss = "–" if run.loss is None else f"{run.loss:.4f}"
-        age = format_duration(max(0.0, time.time() - run.changed))
         styles = (STATE_STYLES.get(run.state, ""), "", "dim")
         cells = [(_column(text, place), style)
-                 for place, (text, style) in enumerate(zip((state, loss, age), styles, strict=True))]  # fmt: skip
+                 for place, (text, style) in enumerate(zip(run.cells(time.time()), styles, strict=True))]  # fmt: skip
         return Content.assemble(mark, f"{name:<{room}}", *cells)
 
     def on_resize(self) -> None:

@@ -97,14 +97,14 @@ def test_what_a_t4_counted_is_what_is_said() -> None:
 def test_a_trained_embedding_sums_its_rows_beside_the_gradient() -> None:
     """GIVEN more than 3072 tokens WHEN all is trained THEN CUDA sums them beside the gradient, a CPU not."""
     from planner.memory.engine.ledger import Ledger
-    from planner.memory.engine.monomials import TX
+    from planner.memory.engine.monomials import TE
     from planner.memory.step.case import Case
     from planner.memory.step.program import run
 
     choices = TrainingChoices(method="full", gradient_accumulation_steps=1)
     held: dict[str, Ledger] = {t: run(Case(load_model("gpt2"), choices, 12, target=t)).ledger for t in ("cuda", "cpu")}
     last = {name: next(s for s in reversed(found.segments) if s.name == "backward") for name, found in held.items()}
-    sums = {name: max(event[TX] for event in segment.events) for name, segment in last.items()}
+    sums = {name: max(event[TE] for event in segment.events) for name, segment in last.items()}
     assert sums == {"cuda": 768 * 44 // 10 + 48, "cpu": 0}
 
 
