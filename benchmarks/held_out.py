@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import shrunk
-from benchmarks.model_types import default_config, types
+from benchmarks.model_types import PUBLISHED, default_config, types
 from planner import memory
 from planner.calibration import attach
 from planner.calibration.worker import Worker
@@ -193,7 +193,8 @@ def tried(model_type: str, seed: int, teacher: Teacher, worker: Worker) -> Resul
 
     def run_one(name: str) -> float:
         batch, length = draw.choice(REAL_SHAPES)
-        given, small = choices_of(REAL[name], batch, length, spec.task, "cpu"), text_part(shrunk.small(model_type, cls))
+        given = choices_of(REAL[name], batch, length, spec.task, "cpu")
+        small = text_part(shrunk.small(model_type, cls, PUBLISHED.get(model_type)))
         return with_its_loss(given, lambda choices: measured(small, choices, teacher, worker))
 
     written = str(config["model_type"]) in ARCHITECTURES

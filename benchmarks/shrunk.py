@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 SIZES: dict[str, int] = {
@@ -10,7 +12,7 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("encoder_ffn_dim", "intermediate_size_mlp", "shared_intermediate_size", "mamba_d_ssm"), 96),
     **dict.fromkeys(("num_attention_heads", "n_head", "num_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "n_routed_experts", "num_experts", "num_local_experts"), 4),
-    **dict.fromkeys(("num_key_value_heads", "n_head_kv", "num_experts_per_tok", "moe_top_k", "moe_k"), 2),
+    **dict.fromkeys(("num_key_value_heads", "n_head_kv", "num_experts_per_tok", "moe_top_k", "moe_k", "moe_topk"), 2),
     **dict.fromkeys(("head_dim", "d_kv", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank"), 16),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "q_lora_rank"), 32),
     **dict.fromkeys(("expert_ffn_hidden_size", "global_head_dim", "embedding_dim"), 32),
@@ -25,13 +27,16 @@ SIZES: dict[str, int] = {
 }
 
 
-def small(model_type: str, cls: str) -> dict[str, Any]:
-    """A config.json of the type whose network takes some megabytes; the class itself may refuse it."""
+def small(model_type: str, cls: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A config.json of the type whose network takes some megabytes; the class itself may refuse it.
+
+    own: what its class has no usable default of.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    kind = CONFIG_MAPPING[model_type]
-    made = kind()
-    config: dict[str, Any] = {"model_type": model_type, "architectures": [cls]}
+    given = copy.deepcopy(dict(own or {}))
+    made = CONFIG_MAPPING[model_type](**given)
+    config: dict[str, Any] = {"model_type": model_type, "architectures": [cls], **copy.deepcopy(dict(own or {}))}
     if getattr(made, "text_config", None) is not None:
         inner = made.text_config
         return {**config, "text_config": {"model_type": inner.model_type, **_sizes(inner)}}
