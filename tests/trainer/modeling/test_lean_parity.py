@@ -13,9 +13,11 @@ import torch
 from planner.contract.choices import TrainingChoices
 from tests.support.trace_support import TINY
 from trainer import modeling
+from trainer.measure.meter import StorageMeter
 from trainer.measure.processor import Processor
 from trainer.modeling import chunked
 from trainer.modeling.lean import PIECES, apply_lean, products, rows
+from trainer.modeling.lean.dropout import SeededDropout
 
 RELATIVE = 1e-5
 SIZES: dict[str, Any] = {
@@ -251,6 +253,30 @@ def test_dropout_keeps_the_share_it_promises() -> None:
     mask = masks.next(500, 400)
     assert mask.mean().item() == pytest.approx(1.0, abs=0.01)
     assert sorted(mask.unique().tolist()) == pytest.approx([0.0, 1.25])
+
+
+@pytest.mark.parametrize("shape", [(3, 50, 64), (2, 4, 50, 30)])
+def test_dropout_is_the_same_share_of_value_and_gradient(shape: tuple[int, ...]) -> None:
+    x = torch.rand(shape).add_(1).requires_grad_()
+    out = SeededDropout.apply(x, 0.25, 11)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(out, x * x.grad)
+    assert sorted(x.grad.unique().tolist()) == pytest.approx([0.0, 4 / 3])
+
+
+@pytest.mark.parametrize("layout", ["plain", "turned"])
+def test_dropout_of_attention_s_probabilities_makes_nothing_but_its_result(layout: str) -> None:
+    """However many heads: a mask beside it would be as large as rows of all heads together."""
+    x = torch.ones(2, 4, 50, 30)
+    x = x.transpose(1, 2).contiguous().transpose(1, 2) if layout == "turned" else x
+    with StorageMeter() as meter:
+        meter.adopt([x])
+        meter.enter("forward")
+        out = SeededDropout.apply(x, 0.25, 11)
+        meter.enter("end")
+    copied = 1 if layout == "turned" else 0
+    assert meter.instants["forward"] == (2 + copied) * out.numel() * 4
 
 
 LENGTHS = (40, 7, 29)

@@ -25,10 +25,16 @@ class SeededDropout(torch.autograd.Function):
 
 
 def masked(x: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
-    """x under the mask of `seed`."""
+    """x under the mask of `seed`.
+
+    Of (batch, heads, rows, columns), as attention's probabilities are, the mask is drawn into the result: its rows are
+    no tokens, so that pieces of ROWS would be as many as its heads make them.
+    """
     flat = x.reshape(-1, x.shape[-1])
     out = torch.empty_like(flat)
     masks = Masks(probability, seed, flat)
+    if x.dim() > 3:
+        return masks.draw(out).mul_(flat).view_as(x)
     for piece in pieces(flat.shape[0]):
         rows = flat[piece]
         torch.mul(masks.next(*rows.shape), rows, out=out[piece])

@@ -32,5 +32,8 @@ class Masks:
 
     def next(self, rows: int, width: int) -> torch.Tensor:
         """The next piece's mask, (rows, width): 0 or 1/(1-p)."""
-        mask = torch.empty((rows, width), dtype=self.dtype, device=self.device)
+        return self.draw(torch.empty((rows, width), dtype=self.dtype, device=self.device))
+
+    def draw(self, mask: torch.Tensor) -> torch.Tensor:
+        """The next mask in a tensor's place."""
         return mask.bernoulli_(self.keep, generator=self.generator).div_(self.keep)
