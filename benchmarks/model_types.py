@@ -109,13 +109,34 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 24,
         "layer_types": ["full_attention" if index in (2, 6, 10, 14, 18, 21) else "conv" for index in range(24)],
     },
+    # facebook/esm2_t33_650M_UR50D, read 2026-11-27
+    "esm": {
+        "vocab_size": 33,
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 20,
+        "num_hidden_layers": 33,
+        "max_position_embeddings": 1026,
+        "position_embedding_type": "rotary",
+        "emb_layer_norm_before": False,
+        "token_dropout": True,
+        "mask_token_id": 32,
+        "pad_token_id": 1,
+    },
     # Its rotary settings stand by kind of layer, of which the defaults have none.
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
 }
 """What a type's own defaults lack for a network, as published checkpoints have it."""
 CHOICES = TrainingChoices(
-    batch_size=2, max_length=256, lora_targets=("all-linear",), lora_dropout=0.0, gradient_checkpointing=False
+    batch_size=2, max_length=256, lora_targets=("all-linear",), lora_dropout=0.0, gradient_checkpointing=True
 )
+WAYS: tuple[dict[str, Any], ...] = (
+    {"loss": "chunked"},
+    {"loss": "full"},
+    {"loss": "full", "gradient_checkpointing": False},
+    {"loss": "full", "precision": "fp32"},
+)
+"""Settings that are tried one after the other; all layers are recomputed where nothing else is said."""
 
 
 def types() -> dict[str, dict[str, str]]:
@@ -208,10 +229,9 @@ class _Tried:
     def _recorded(self, config: dict[str, Any], model_type: str) -> dict[str, str]:
         spec = self._learned(lambda: from_config(config, model_type))
         reasons = []
-        for loss in ("chunked", "full") if spec.task == "causal" else ("full",):
-            choices = replace(CHOICES.with_usual_implementation("cuda"), loss=loss)
-
-            case = case_of(spec, self.card, choices, spec.total_layers, choices.max_length, 0)
+        for way in WAYS if spec.task == "causal" else WAYS[1:]:
+            choices = replace(CHOICES.with_usual_implementation("cuda"), **way)
+            case = case_of(spec, self.card, choices, choices.checkpointed_layers(spec.total_layers), choices.max_length)
 
             def work(case: Case = case) -> Any:
                 return log_of(case)
@@ -223,8 +243,10 @@ class _Tried:
             except TuneplanError as error:
                 reasons.append(one_line(error))
                 continue
-            return {"basis": "recorded", **({"why": f"loss full: {reasons[0]}"} if reasons else {})}
-        return {"basis": "traced or refused", "why": reasons[-1]}
+            named = ", ".join(f"{name} {value}" for name, value in way.items())
+            return {"basis": "recorded", **({"why": f"{named}: {reasons[-1]}"} if reasons else {})}
+        traced = any("plan trace" in reason for reason in reasons)
+        return {"basis": "only traced" if traced else "refused", "why": reasons[0 if spec.task != "causal" else 1]}
 
     def _learned(self, work: Callable[[], Any]) -> Any:
         for _ in range(8):

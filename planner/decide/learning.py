@@ -175,7 +175,7 @@ class Teacher:
         try:
             log = self._recorded(spec, config, asked)
         except (InvalidInput, NotModelled) as error:
-            recorded.refuse(path, str(error))
+            recorded.refuse(path, str(error), traced=not isinstance(error, InvalidInput))
             return
         recorded.write(path, {**log.content(), "assumed": assumed(asked), "versions": recorded.versions()})
 

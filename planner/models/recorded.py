@@ -155,9 +155,10 @@ def write(path: Path, content: Mapping[str, object]) -> None:
     write_whole(path, json.dumps(content, separators=(",", ":")).encode())
 
 
-def refuse(path: Path, reason: str) -> None:
-    """Keeps why there is no such file, and for which versions that holds."""
-    write(path, {"schema": REFUSED, "reason": reason, "versions": versions()})
+def refuse(path: Path, reason: str, *, traced: bool = True) -> None:
+    """Keeps why there is no such file, and for which versions that holds; `traced`: whether single shapes can be."""
+    known = {} if traced else {"traced": False}
+    write(path, {"schema": REFUSED, "reason": reason, "versions": versions(), **known})
 
 
 def outdated(content: Mapping[str, object], path: Path | None = None) -> bool:

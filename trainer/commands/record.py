@@ -43,6 +43,10 @@ def _answer(desk: _Desk, line: str) -> dict[str, Any]:
         said = str(error)
         if "Unrecognized configuration class" in said:  # goes on with the names of all classes that there are
             said = "transformers has no class with a language model's head for this type"
+        operator = getattr(error, "func", None)  # torch's own exceptions for what a fake tensor doesn't know
+        if operator is not None and said == str(operator):
+            name = "item" if "_local_scalar_dense" in said else said.removesuffix(".default").removeprefix("aten.")
+            said = f"its code reads values of tensors ({name}), which a trace doesn't have"
         return {"error": one_line(said)[:MOST_WORDS] or text, "code": 2}
 
 

@@ -51,7 +51,22 @@ def auto_class(config: dict[str, object]) -> Any:
         return transformers.AutoModelForSeq2SeqLM
     if architecture.endswith("ForMaskedLM") or task == "masked":
         return transformers.AutoModelForMaskedLM
-    return transformers.AutoModelForCausalLM
+    return _listed(architecture) or transformers.AutoModelForCausalLM
+
+
+def _listed(architecture: str) -> Any:
+    """The auto class that alone has this class, whose name says nothing (FlaubertWithLMHeadModel); None where several
+    have it or none."""
+    import transformers
+    from transformers.models.auto import modeling_auto as lists
+
+    heads = (
+        (lists.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForCausalLM),
+        (lists.MODEL_FOR_MASKED_LM_MAPPING_NAMES, transformers.AutoModelForMaskedLM),
+        (lists.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForSeq2SeqLM),
+    )
+    found = [cls for names, cls in heads if architecture in names.values()]
+    return found[0] if len(found) == 1 else None
 
 
 def is_causal(config: dict[str, object]) -> bool:
@@ -74,7 +89,7 @@ def as_config(config: dict[str, object], name: str = "the model") -> Any:
     Raises NotModelled for an unknown type, InvalidInput for values that its class refuses.
     """
     made = configs.as_config(config, name)
-    if architectures.of(made.model_type).task == "seq2seq" and getattr(made, "decoder_start_token_id", None) is None:
+    if learns_answers(config) and getattr(made, "decoder_start_token_id", None) is None:
         made.decoder_start_token_id = getattr(made, "pad_token_id", None) or 0  # the decoder's input begins with it
     made.use_cache = False  # as the transformers Trainer sets it: keys and values are not kept for generation
     return made

@@ -46,7 +46,7 @@ def describe(config: dict[str, object]) -> dict[str, object]:
     text = made.get_text_config() if hasattr(made, "get_text_config") else made
     heads = _first(text, "num_attention_heads", "n_head", "num_heads", "encoder_attention_heads") or 1
     hidden = _first(text, "hidden_size", "d_model", "n_embd", "dim") or _width(model)
-    window = getattr(text, "sliding_window", None)
+    window = _window(text)
     types = getattr(text, "layer_types", None) or []
     head = model.get_output_embeddings()
     return {
@@ -81,6 +81,18 @@ def describe(config: dict[str, object]) -> dict[str, object]:
         "unquantized": unquantized_modules(model, layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
+
+
+def _window(config: Any) -> Any:
+    """Tokens that layers with a window see; refused where some see more than others, of which a recording knows
+    nothing."""
+    try:
+        return getattr(config, "sliding_window", None)
+    except Exception:  # a value of each layer's own, which transformers refuses to read for all
+        found = sorted({one.sliding_window for one in config.per_layer_config if one.sliding_window})
+    if len(found) > 1:
+        raise NotModelled(f"its layers have windows of {', '.join(map(str, found))} tokens; a recording knows one")
+    return found[0] if found else None
 
 
 def recurrent_piece(model: Any, config: object) -> int:

@@ -6,6 +6,7 @@ ScratchRules by operator overload, for the recorder: `rule(args, outputs) -> lis
 from __future__ import annotations
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from trainer.trace.attention import HALF
 from trainer.trace.recorder import Arguments, ScratchRules, StandIns
@@ -96,6 +97,25 @@ def grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, *args: object, **kwargs
     return torch.empty_strided(out.shape, out.stride(), dtype=mat_a.dtype, device=out.device)
 
 
+def all_hold(mask: torch.Tensor) -> torch.Tensor:
+    """`all`, which remembers that it is one should code ask for its value."""
+    out: torch.Tensor = aten.all.default(mask)
+    out.all_hold = True  # type: ignore[attr-defined]
+    return out
+
+
+def value_of(tensor: torch.Tensor) -> object:
+    """What code reads off a fake tensor in order to choose a way: all of something holds, nothing odd is among it (no
+    padding, no overflow, no token with an attention of its own), and no layer is drawn to be left out, of which there
+    is none in the costliest step. Numbers stay unknown."""
+    try:
+        return aten._local_scalar_dense.default(tensor)
+    except DataDependentOutputException:
+        if tensor.dtype != torch.bool:
+            raise
+    return getattr(tensor, "all_hold", False)
+
+
 def fused_update(*_: object, **__: object) -> None:
     """SGD's fused kernel updates in place. Without a fake implementation it would run on real tensors of full size."""
 
@@ -104,6 +124,8 @@ def stand_ins() -> StandIns:
     """Functions by operator that a trace calls in its place."""
     return {
         aten._grouped_mm.default: grouped_mm,
+        aten.all.default: all_hold,
+        aten._local_scalar_dense.default: value_of,
         aten._fused_sgd_.default: fused_update,
         aten._fused_sgd_.tensor_lr: fused_update,
     }

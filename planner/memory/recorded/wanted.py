@@ -168,7 +168,8 @@ def log_of(case: Case) -> Log:
             asked,
         )
     if content.get("schema") == recorded.REFUSED:
-        raise NotModelled(f"{case.spec.id}: {content.get('reason')}; 'plan trace' gives the figure of one shape")
+        further = "; 'plan trace' gives the figure of one shape" if content.get("traced", True) else ""
+        raise NotModelled(f"{case.spec.id}: {content.get('reason')}{further}")
     from planner.memory.recorded.log import Log
 
     found = _LOGS[str(path)] = Log.read(content, str(path))

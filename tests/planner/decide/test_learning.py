@@ -23,6 +23,7 @@ from planner.decide import learning, learning_checks
 from planner.memory import device
 from planner.memory.engine.ledger import Ledger
 from planner.memory.engine.monomials import ONE
+from planner.memory.loads import case_of
 from planner.memory.network.net import Net
 from planner.memory.network.quantized import is_quantized
 from planner.memory.recorded import play as playing
@@ -289,6 +290,15 @@ def test_what_cannot_be_recorded_is_refused_with_its_reason(own_home: Path) -> N
     _write_spec(own_home, {"schema": recorded.REFUSED, "reason": "it has no layers"})
     with pytest.raises(NotModelled, match="small: it has no layers"):
         from_config(CONFIG, "small")
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_trace_is_offered_only_where_there_is_one(home: Path, spec: ModelSpec, traced: bool) -> None:
+    choices = TrainingChoices(lora_r=5 if traced else 6)
+    case = case_of(spec, CARD, choices, 0, 256)
+    recorded.refuse(path_of(recorded.plain(spec), wanted(case)), "odd", traced=traced)
+    with pytest.raises(NotModelled, match="odd; 'plan trace' gives" if traced else "odd$"):
+        log_of(case)
 
 
 def test_a_refusal_ends_with_the_versions_that_made_it(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

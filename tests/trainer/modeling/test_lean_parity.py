@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from planner.contract.choices import TrainingChoices
 from tests.support.trace_support import TINY
@@ -253,6 +254,16 @@ def test_dropout_keeps_the_share_it_promises() -> None:
     mask = masks.next(500, 400)
     assert mask.mean().item() == pytest.approx(1.0, abs=0.01)
     assert sorted(mask.unique().tolist()) == pytest.approx([0.0, 1.25])
+
+
+def test_experts_in_one_tensor_are_no_mlp() -> None:
+    experts = torch.nn.Module()
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        experts.register_parameter(name, torch.nn.Parameter(torch.zeros(2, 4, 4)))
+    experts.act_fn = torch.nn.SiLU()
+    experts.config = PretrainedConfig()
+    assert apply_lean(experts, choices()) is experts
+    assert "forward" not in vars(experts)
 
 
 @pytest.mark.parametrize("shape", [(3, 50, 64), (2, 4, 50, 30)])

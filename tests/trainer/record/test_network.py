@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from planner.contract.errors import NotModelled
 from planner.models import recorded
 from trainer import modeling
+from trainer.commands import record
+from trainer.modeling.build import auto_class
 from trainer.record.network import describe, task_of
 from trainer.record.session import cut
 
@@ -72,6 +76,45 @@ def test_kinds_of_layers_that_are_written_in_multiples_are_cut_with_them() -> No
     config = {"model_type": "gpt_neo", "architectures": ["GPTNeoForCausalLM"], **own}
     made = modeling.as_config(cut(config, 5))
     assert (made.num_layers, made.attention_layers) == (5, ["global", "local", "global", "local", "global"])
+
+
+def test_a_class_whose_name_says_nothing_is_built_with_the_head_that_has_it() -> None:
+    import transformers
+
+    heads = {
+        name: auto_class({"model_type": kind, "architectures": [name]})
+        for kind, name in (
+            ("flaubert", "FlaubertWithLMHeadModel"),
+            ("xlnet", "XLNetLMHeadModel"),
+            ("marian", "MarianMTModel"),
+        )
+    }
+    assert heads == {
+        "FlaubertWithLMHeadModel": transformers.AutoModelForMaskedLM,
+        "XLNetLMHeadModel": transformers.AutoModelForCausalLM,
+        "MarianMTModel": transformers.AutoModelForSeq2SeqLM,
+    }
+
+
+def test_a_decoder_of_an_unwritten_type_begins_with_a_token_too() -> None:
+    made = modeling.as_config({"model_type": "longt5", "architectures": ["LongT5ForConditionalGeneration"]})
+    assert made.decoder_start_token_id == made.pad_token_id
+
+
+def test_windows_of_each_layer_s_own_are_refused_by_their_lengths() -> None:
+    own = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = {"model_type": "neomme", "architectures": ["NeoMMEForMaskedLM"], "num_hidden_layers": 6, **own}
+    with pytest.raises(NotModelled, match="windows of 256, 1024 tokens"):
+        describe({**config, "vocab_size": 300, "head_dim": 16, "layer_types": None})
+
+
+def test_what_a_fake_tensor_does_not_know_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise DynamicOutputShapeException(torch.ops.aten.nonzero.default)
+
+    monkeypatch.setattr(record._Desk, "answer", fails)
+    said = record._answer(record._Desk(), "{}")
+    assert said == {"error": "its code reads values of tensors (nonzero), which a trace doesn't have", "code": 2}
 
 
 def test_a_recurrence_is_told_by_the_tokens_that_it_takes_at_a_time() -> None:

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from planner.contract.errors import NotModelled
 from tests.support.trace_support import TINY, choices
 from trainer.trace import Setup, TraceResult, explain, trace
 from trainer.trace.attention import choose_kernel
 from trainer.trace.autocast import cuda_autocast_rules
+from trainer.trace.recorder import StepRecorder
 from trainer.trace.result import pattern
+from trainer.trace.scratch import stand_ins
 
 BATCH, LENGTH, HIDDEN, HEADS, GROUPS, WIDTH, LAYERS = 3, 64, 64, 4, 2, 16, 3
 TOKENS = BATCH * LENGTH
@@ -190,6 +193,33 @@ def test_layer_indices_become_a_pattern() -> None:
     assert pattern("model.layers.11.mlp.experts.3.up_proj") == "model.layers.{}.mlp.experts.{}.up_proj"
     assert pattern("h.0") == "h.{}"
     assert pattern("fc1") == "fc1"
+
+
+def test_no_layer_is_left_out_by_chance_in_a_trace() -> None:
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 32)
+    few = dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 2)
+    own = {"model_type": "m2m_100", "architectures": ["M2M100ForConditionalGeneration"], "vocab_size": 128}
+    drawn, never = (
+        trace(
+            {**own, **sizes, **few, "encoder_layerdrop": rate, "decoder_layerdrop": rate},
+            choices(method="full", loss="full", gradient_checkpointing=False),
+        )
+        for rate in (0.05, 0.0)
+    )
+    # The number that is drawn and whether it is small enough.
+    assert all(0 <= drawn.instants[name] - never.instants[name] <= 2 * 512 for name in never.instants)
+
+
+def test_of_a_fake_tensor_s_values_only_a_choice_is_known() -> None:
+    recorder = StepRecorder()
+    recorder.stand_in_for(stand_ins())
+    with FakeTensorMode() as mode, recorder:
+        x = mode.from_tensor(torch.ones(4))
+        assert torch.isfinite(x).all()
+        assert not torch.isinf(x).any()
+        assert not torch.rand([]) < 0.5
+        with pytest.raises(DataDependentOutputException):
+            x.max().item()
 
 
 def test_unknown_targets_are_refused() -> None:

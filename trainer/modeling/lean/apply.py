@@ -161,7 +161,7 @@ def _is_mlp(module: Any) -> bool:
         if pair is None:
             return False
         last = getattr(module, pair[1])
-    if _activation(module) is None:
+    if _activation(module) is None or not isinstance(last, torch.nn.Module):  # experts hold theirs in one tensor
         return False
     frozen = not hasattr(last, "lora_A") and not any(p.requires_grad for p in last.parameters())
     return _is_lora_linear(last) or (frozen and type(last).__name__ in _LINEARS)
