@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from planner.contract.choices import TrainingChoices
@@ -20,12 +20,12 @@ from planner.contract.errors import InvalidInput, NotModelled, TuneplanError
 from planner.contract.sentence import named
 from planner.contract.spec import ModelSpec
 from planner.decide.learning_checks import alike, verify, weighed
+from planner.decide.learning_cuts import MOST_WHOLE_LAYERS, CutPair, picked_cuts, plain_cuts, whole_cut, windowless_cuts
 from planner.handover.recorder import Recorder
-from planner.memory.recorded.cuts import Cut, by_modules, cut_of, some_counts, windowless_cut
-from planner.memory.recorded.expand import expanded
+from planner.memory.recorded.cuts import Cut
 from planner.memory.recorded.fit import Irregular, Point, Uncuttable, fitted
 from planner.memory.recorded.known import KnownSizes, same_course
-from planner.memory.recorded.log import Log, Part
+from planner.memory.recorded.log import Log
 from planner.memory.recorded.shapes import shapes, terms
 from planner.memory.recorded.wanted import assumed, path_of
 from planner.models import recorded
@@ -36,8 +36,6 @@ WORTH_A_CHILD = 3
 """Programs that a second child is started for: it takes as long to start as two or three of them."""
 MOST_PROGRAMS = 64
 """That one question may ask for."""
-MOST_WHOLE_LAYERS = 64
-"""Of a network that is traced whole, where one with fewer layers is another."""
 
 
 def learned(
@@ -92,8 +90,10 @@ class Teacher:
         """Networks whose layers with a window run otherwise than those without, however short the sequence."""
         self.looped: set[str] = set()
         """Networks that run more turns of a loop the longer a sequence is."""
-        self.last: dict[str, object] = {}
-        """What the last run recorded."""
+        self.whole: dict[str, bool] = {}
+        """Whether layers may be left out anywhere of a network: it came out whole in this way, or it did not."""
+        self.leads = False
+        """Whether what is recorded now is the first program of its network."""
 
     def close(self) -> None:
         """Ends the children."""
@@ -137,6 +137,8 @@ class Teacher:
         """A second teacher with a child of its own, which begins to load at once."""
         if self.beside is None:
             self.beside = Teacher(self.say)
+            self.beside.known, self.beside.whole = self.known, self.whole
+            self.beside.distinct, self.beside.looped = self.distinct, self.looped
             threading.Thread(target=self.beside._load, daemon=True).start()
         return self.beside
 
@@ -181,15 +183,27 @@ class Teacher:
 
     def _recorded(self, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
         """The program, with as few layers as it takes: where no length reaches a window, layers with one may be as
-        those without; where fewer layers are another network, all are traced."""
-        ways = [_plain_cuts(spec, asked)]
-        simpler = _windowless_cuts(spec, asked, ways[0].found)
-        if simpler is not None and recorded.identity(config) not in self.distinct:
+        those without; layers may be left out anywhere; where fewer layers are another network, all are traced."""
+        network = recorded.identity(config)
+        known = self.known.setdefault(network, KnownSizes())
+        self.leads = known.claim()
+        try:
+            return self._tried(network, spec, config, asked)
+        finally:
+            if self.leads:
+                known.first.set()
+
+    def _tried(self, network: str, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
+        """The same, one cut after the other."""
+        plain = plain_cuts(spec, asked)
+        ways = [plain]
+        if (picked := picked_cuts(spec, asked, certain=self.whole.get(network))) is not None:
+            ways.insert(0, picked)
+        simpler = windowless_cuts(spec, asked, plain.found)
+        if simpler is not None and network not in self.distinct:
             ways.insert(0, simpler)
-        whole = spec.total_layers
-        if ways[-1].found.windows and asked["checkpointed"] != "some" and whole <= MOST_WHOLE_LAYERS:
-            cut = Cut(whole, whole if ways[-1].found.checkpointed else 0, (), ())
-            ways.append(_CutPair(cut, cut, 2))
+        if plain.found.windows and asked["checkpointed"] != "some" and spec.total_layers <= MOST_WHOLE_LAYERS:
+            ways.append(whole_cut(spec, replace(plain.found, windows=(), copies=())))
         for way, further in itertools.pairwise(ways):
             try:
                 return self._by(way, spec, config, asked)
@@ -197,35 +211,41 @@ class Teacher:
                 if not further.found.windows and not isinstance(error, (Uncuttable, InvalidInput)):
                     raise
                 if way.windowless:
-                    self.distinct.add(recorded.identity(config))
+                    self.distinct.add(network)
+                if way.picked:
+                    self.whole[network] = False
         return self._by(ways[-1], spec, config, asked)
 
-    def _by(self, way: _CutPair, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
-        whole = len(spec.config["recorded"]["kinds"])
+    def _by(self, way: CutPair, spec: ModelSpec, config: Mapping[str, object], asked: Mapping[str, Any]) -> Log:
+        kinds = spec.config["recorded"]["kinds"]
         points, held_out = shapes(spec, asked)
         windows, wanted_terms, network = way.found.windows, terms(spec, asked), recorded.identity(config)
-        known = self.known.setdefault(network, KnownSizes())
+        known = self.known[network]
 
-        def seen() -> dict[str, object] | None:
+        def short(log: dict[str, object]) -> dict[str, object] | None:
             """What the last run tells of its loops; None where it tells less than the network's other programs."""
-            return self._shorter(1)[0] if network in self.looped else self.last
+            return self._shorter(1)[0] if network in self.looped else log
 
-        def held() -> tuple[dict[str, object], dict[str, object] | None]:
-            self._open(config, asked, way.longer.layers, whole)
+        def held(ready: threading.Event | None = None) -> tuple[dict[str, object], dict[str, object] | None]:
+            self._open(config, asked, way.longer.places, len(kinds))
             traced = self._run(held_out, way.longer.checkpointed, asked)
-            return traced, seen()
+            if ready is not None:
+                ready.wait()
+            return traced, short(traced)
 
-        self._open(config, asked, way.found.layers, whole)
-        alike(spec.config["recorded"]["kinds"], self.answer["kinds"])
-        weighed(spec, choices_of(asked), way.found.layers, self.answer)
-        logs = [self._run(points[0], way.found.checkpointed, asked)]
-        first = seen()
-        log: Log | None = None
-        if first is not None:
-            log = known.program(first, points[0], wanted_terms, windows, single=asked["single"])
-        traced = None if log is None else held()
+        self._open(config, asked, way.found.places, len(kinds))
+        alike([kinds[place] for place in way.found.picked or range(len(kinds))], self.answer["kinds"])
+        weighed(spec, choices_of(asked), way.found.places, self.answer)
+        logs, traced = [self._run(points[0], way.found.checkpointed, asked)], None
+        if not self.leads and not known.first.is_set():  # the other child is still at the network's first program
+            traced = held(known.first)
+            self._open(config, asked, way.found.places, len(kinds))
+        first = short(logs[0])
+        log = None if first is None else known.program(first, points[0], wanted_terms, windows, single=asked["single"])
+        if log is not None:
+            traced = traced or held()
         if log is None or traced is None or not _proven(way.told(log), *traced, held_out):
-            self._open(config, asked, way.found.layers, whole)
+            self._open(config, asked, way.found.places, len(kinds))
             logs += [self._run(point, way.found.checkpointed, asked) for point in points[1:]]
             log, told = self._fitted(logs, points, wanted_terms, way.found, network)
             traced = traced or held()
@@ -233,7 +253,9 @@ class Teacher:
             if way.windowless and not _proven(way.told(log), *traced, held_out):
                 raise Irregular("its layers with a window hold what those without don't")
             known.learn(told, log, single=asked["single"])
-        return replace(log, windowless=way.windowless)
+        if way.picked:
+            self.whole[network] = True
+        return replace(log, windowless=way.windowless, picked=way.picked)
 
     def _fitted(
         self, logs: Sequence[dict[str, Any]], points: Sequence[Point], terms: Sequence[int], found: Cut, network: str
@@ -256,9 +278,11 @@ class Teacher:
         found: list[dict[str, Any] | None] = self.recorder.ask(do="shorter", count=count)["logs"]
         return found
 
-    def _open(self, config: Mapping[str, object], asked: Mapping[str, Any], layers: int, whole: int) -> None:
+    def _open(
+        self, config: Mapping[str, object], asked: Mapping[str, Any], places: tuple[int, ...], whole: int
+    ) -> None:
         choices = asked["choices"]
-        key = (repr(sorted(config.items())), repr(sorted(choices.items())), asked["target"], asked["padded"], layers)
+        key = (repr(sorted(config.items())), repr(sorted(choices.items())), asked["target"], asked["padded"], places)
         if key == self.opened:
             return
         self.opened = None
@@ -268,7 +292,7 @@ class Teacher:
             choices=choices,
             target=asked["target"],
             padded=asked["padded"],
-            layers=None if layers == whole else layers,
+            layers=None if len(places) == whole else list(places),
         )
         self.opened = key
 
@@ -282,7 +306,6 @@ class Teacher:
             checkpointed=checkpointed,
             evaluate=asked["evaluating"],
         )["log"]
-        self.last = found
         return found
 
 
@@ -315,57 +338,6 @@ def _named(asked: Mapping[str, Any]) -> str:
     step = "evaluation" if asked["evaluating"] else f"{asked['checkpointed']} of the layers recomputed"
     size = "one sequence" if asked["single"] else "several sequences"
     return f"{' '.join(what)}, {step}, {size}, loss {asked['choices']['loss']}, regime {asked['regime']}"
-
-
-def _count(kinds: Sequence[str], asked: Mapping[str, object]) -> int:
-    if asked["evaluating"] or asked["checkpointed"] == "none":
-        return 0
-    return len(kinds) if asked["checkpointed"] == "all" else some_counts(kinds).start
-
-
-@dataclass(frozen=True, slots=True)
-class _CutPair:
-    """How a network is cut: for the traces that are fitted, and with more layers for the one that is held out."""
-
-    found: Cut
-    longer: Cut
-    copies: int
-    """How often each window's stretch occurs in the longer one."""
-    windowless: bool = False
-
-    def told(self, log: Log) -> Log:
-        """The log as the longer cut has it."""
-        parts: tuple[Part, ...] = log.parts
-        for window in log.windows:
-            parts = expanded(parts, window, self.copies)
-        return replace(log, parts=parts)
-
-
-def _plain_cuts(spec: ModelSpec, asked: Mapping[str, Any]) -> _CutPair:
-    """With one copy more of each stretch held out, where that is not the whole network."""
-    found = cut_of(spec, _count(spec.config["recorded"]["kinds"], asked), windowless=False)
-    if not found.windows or any(copies < 3 for copies in found.copies):
-        return _CutPair(found, found, 2)
-    return _CutPair(found, _with_more(found, 1), 3)
-
-
-def _windowless_cuts(spec: ModelSpec, asked: Mapping[str, Any], plain: Cut) -> _CutPair | None:
-    """The cut where layers with and without a window are one kind, held out with both kinds among the further ones;
-    None where nothing is gained."""
-    kinds = spec.config["recorded"]["kinds"]
-    if asked["windowed"] or asked["checkpointed"] == "some" or not plain.windows:
-        return None
-    if windowless_cut(kinds, by_modules(spec)) is None:
-        return None
-    found, more = cut_of(spec, _count(kinds, asked), windowless=True), plain.windows[0].period
-    return _CutPair(found, _with_more(found, more), 2 + more, windowless=True)
-
-
-def _with_more(found: Cut, copies: int) -> Cut:
-    """The same cut with further copies of each stretch."""
-    before = sum(window.period for window in found.windows if window.start + 2 * window.period <= found.checkpointed)
-    more = sum(window.period for window in found.windows)
-    return replace(found, layers=found.layers + copies * more, checkpointed=found.checkpointed + copies * before)
 
 
 def choices_of(asked: Mapping[str, Any]) -> TrainingChoices:

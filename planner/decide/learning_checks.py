@@ -15,32 +15,34 @@ from planner.memory.recorded.log import RELEASE, Log
 
 
 def alike(whole: Sequence[str], cut_down: Sequence[str]) -> None:
-    """Refuses a cut-down network whose layers differ from one another otherwise than the first ones of the whole."""
+    """Refuses a cut-down network whose layers differ from one another otherwise than those of the whole that it has:
+    the first ones, as `whole` has them."""
     first = whole[: len(cut_down)]
-    if len(set(zip(first, cut_down, strict=True))) != len(set(first)) or len(set(cut_down)) != len(set(first)):
+    told = set(zip(first, cut_down, strict=False))
+    if len(first) < len(cut_down) or not len(set(first)) == len(set(cut_down)) == len(told):
         raise Uncuttable("with fewer layers its layers are others")
 
 
-def weighed(spec: ModelSpec, choices: TrainingChoices, layers: int, answer: Mapping[str, Any]) -> None:
-    """Refuses where the planner would count other weights or adapters than the network has."""
+def weighed(spec: ModelSpec, choices: TrainingChoices, places: Sequence[int], answer: Mapping[str, Any]) -> None:
+    """Refuses where the planner would count other weights or adapters than the network with these layers has."""
     from planner.memory.network.net import Net
     from planner.memory.step.program import rank_shares
     from planner.models.lora import trainable_parameters
 
-    kept = []
+    kept, number = [], {place: index for index, place in enumerate(places)}
     for module in spec.modules:
         if module.layers is None:
             kept.append(module)
-        elif inside := tuple(index for index in module.layers if index < layers):
+        elif inside := tuple(number[index] for index in module.layers if index in number):
             kept.append(replace(module, layers=inside))
-    part = replace(spec, modules=tuple(kept), num_layers=layers)
+    part = replace(spec, modules=tuple(kept), num_layers=len(places))
     shares = rank_shares(Net.build(part, choices))
     ours = {"weights": shares.weights - int(spec.config["recorded"]["buffer_bytes"]), "adapters": shares.adapters}
     theirs = {name: answer["weights"][name] for name in ours}
     if choices.method == "full":
         ours["adapters"] = theirs["adapters"]
     if ours != theirs or trainable_parameters(part, choices) != answer["trainable"]:
-        cause = Uncuttable if layers < spec.total_layers else Irregular
+        cause = Uncuttable if len(places) < spec.total_layers else Irregular
         raise cause(f"its weights or adapters are stored in a way that is not known here ({theirs}, not {ours})")
 
 

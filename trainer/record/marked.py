@@ -7,10 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from trainer.record.turns import Chain, LoopWatch, Mark, gathered
 from trainer.trace.recorder import NEVER, RealStorage, StepRecorder
 from trainer.trace.result import component_of
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class MarkedRecorder(StepRecorder):
@@ -29,6 +32,12 @@ class MarkedRecorder(StepRecorder):
         self._stage = ("", -1)
         self._turn_of_node: dict[int, Chain] = {}
         self._known: dict[str, int | None] = {"": None}
+
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        # Two of three calls ask a fake tensor for its device; nothing is made by that.
+        if func is _DEVICE:
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
     def enter(self, phase: str) -> None:
         """Starts a phase."""

@@ -7,7 +7,7 @@ import copy
 import logging
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,8 +34,8 @@ MOST_KEPT = 4
 """Runs whose events are kept, should a program need their loops told shorter."""
 
 
-def cut(config: dict[str, object], layers: int) -> dict[str, object]:
-    """The config with its first `layers` layers: their number, and every list that has an entry for each of them."""
+def cut(config: dict[str, object], layers: Sequence[int]) -> dict[str, object]:
+    """The config with these of its layers alone: their number, and every list that has an entry for each of them."""
     made = modeling.as_config(config)
     names = getattr(type(made), "attribute_map", {})
     key = names.get("num_hidden_layers", "num_hidden_layers")
@@ -44,14 +44,14 @@ def cut(config: dict[str, object], layers: int) -> dict[str, object]:
     if isinstance(getattr(type(made), key, None), property):  # a number that another one gives
         key = "num_layers"
     whole = getattr(made, key, None)
-    if not isinstance(whole, int) or whole < layers:
+    if not isinstance(whole, int) or whole <= max(layers):
         raise NotModelled(f"{made.model_type}: its config doesn't count its layers as num_hidden_layers")
     fewer = copy.deepcopy(config)
     fewer.pop("num_hidden_layers", None)
-    fewer[key] = layers
+    fewer[key] = len(layers)
     for key, value in vars(made).items():
         if isinstance(value, list) and len(value) == whole and not key.startswith("_"):
-            fewer[names.get(key, key)] = copy.deepcopy(value[:layers])
+            fewer[names.get(key, key)] = [copy.deepcopy(value[layer]) for layer in layers]
     if "attention_types" in vars(made) and "attention_layers" in fewer:  # GPT-Neo writes its kinds in multiples
         fewer["attention_types"] = [[fewer.pop("attention_layers"), 1]]
     return fewer
@@ -61,8 +61,15 @@ class Session:
     """One model under one set of choices; what `run` varies costs no building."""
 
     def __init__(
-        self, config: dict[str, object], choices: TrainingChoices, *, target: str, padded: bool, layers: int | None
+        self,
+        config: dict[str, object],
+        choices: TrainingChoices,
+        *,
+        target: str,
+        padded: bool,
+        layers: Sequence[int] | None,
     ) -> None:
+        """layers: which of the network's layers are built; None: all."""
         logging.getLogger("transformers").setLevel(logging.ERROR)
         self.config = config if layers is None else cut(config, layers)
         self.choices, self.target, self.padded = choices, target, padded

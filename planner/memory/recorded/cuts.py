@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
 
 from planner.contract.errors import NotModelled
 from planner.contract.spec import ModelSpec
@@ -21,11 +23,24 @@ class Cut:
     windows: tuple[Window, ...]
     copies: tuple[int, ...]
     """How often each window's stretch occurs in the whole network."""
+    picked: tuple[int, ...] | None = None
+    """Which of the whole network's layers these are; None: the first ones."""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Which of the whole network's layers these are."""
+        return tuple(range(self.layers)) if self.picked is None else self.picked
 
 
-def cut_of(spec: ModelSpec, checkpointed: int, *, windowless: bool) -> Cut:
-    """What is traced of a network; windowless: where no length of the program reaches a window (`windowless_cut`)."""
+def cut_of(spec: ModelSpec, checkpointed: int, *, windowless: bool, picked: bool = False) -> Cut:
+    """What is traced of a network; windowless: where no length of the program reaches a window (`windowless_cut`);
+    picked: layers are left out wherever equal ones follow one another (`picked_cut`)."""
     kinds: list[str] = spec.config["recorded"]["kinds"]
+    if picked:
+        chosen = picked_cut(tuple(kinds))
+        if chosen is None:
+            raise NotModelled("its layers are none that fewer stand for")
+        return replace(chosen, checkpointed=chosen.layers if checkpointed else 0)
     if not windowless:
         return cut(kinds, checkpointed)
     found = windowless_cut(kinds, by_modules(spec))
@@ -61,6 +76,55 @@ def windowless_cut(kinds: Sequence[str], plain: Sequence[str]) -> Cut | None:
     if start + 2 + rest >= cut(kinds, 0).layers or copies < 2 + period or len(set(plain[start : start + period])) > 1:
         return None
     return Cut(start + 2 + rest, 0, (Window(start, 1),), (copies,))
+
+
+@cache
+def picked_cut(kinds: tuple[str, ...], more: int = 0) -> Cut | None:
+    """The fewest layers that stand for all where layers may be left out anywhere: of equal ones in a row two, of equal
+    stretches two, of each twofold thing `more` further copies; None where that saves less than a fourth of the layers.
+
+    The first layer and the last one stand by themselves. A stretch's own window comes after those inside it.
+    """
+    ways = [(len(kinds) - 1, 0, 0), *_stretches(kinds)]
+    fewest = min(ways, key=lambda way: _picked(kinds, *way, kept=2).layers)
+    if _picked(kinds, *fewest, kept=2).layers * 4 > cut(kinds, 0).layers * 3:
+        return None
+    return _picked(kinds, *fewest, kept=2 + more)
+
+
+def _stretches(kinds: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """(first layer, period, copies) of every stretch that occurs three times and more, one after the other."""
+    count = len(kinds)
+    for period in range(2, LONGEST_PERIOD + 1):
+        for start in range(1, min(count, LONGEST_PREFIX + period)):
+            equal = next((n for n in range(start, count - period) if kinds[n] != kinds[n + period]), count - period)
+            copies = (min(equal, count - 1 - period) - start) // period + 1
+            if copies > 2:
+                yield start, period, copies
+
+
+def _picked(kinds: Sequence[str], start: int, period: int, copies: int, *, kept: int) -> Cut:
+    """The cut whose stretch of `period` layers begins at layer `start`; of equal things in a row the first `kept`."""
+    places, windows, occur = [0], [], []
+
+    def take(begin: int, end: int) -> None:
+        for _, run in groupby(range(begin, end), key=kinds.__getitem__):
+            layers = list(run)
+            if len(layers) > 2:
+                windows.append(Window(len(places), 1))
+                occur.append(len(layers))
+            places.extend(layers[:kept] if len(layers) > 2 else layers)
+
+    take(1, start)
+    first = len(places)
+    for copy in range(min(copies, kept)):
+        take(start + copy * period, start + (copy + 1) * period)
+    if copies:
+        windows.append(Window(first, (len(places) - first) // kept))
+        occur.append(copies)
+    take(start + copies * period, len(kinds) - 1)
+    places.append(len(kinds) - 1)
+    return Cut(len(places), 0, tuple(windows), tuple(occur), tuple(places))
 
 
 def regular(kinds: Sequence[str]) -> tuple[int, int] | None:

@@ -92,7 +92,7 @@ class _Expansion:
         while i < len(a) or j < len(b):
             left = a[i] if i < len(a) else None
             right = b[j] if j < len(b) else None
-            if left is not None and right is not None and self._kind(left) == self._kind(right):
+            if left is not None and right is not None and self._equal(left, right, made_inside):
                 if left[1] >= 0:
                     stretch.of_a[left[0]] = stretch.of_b[right[0]] = len(stretch.pairs)
                 stretch.pairs.append((left, right))
@@ -110,6 +110,13 @@ class _Expansion:
         """Keys that the stretch makes in forward, once that is known."""
         forward = getattr(self, "forward", None)
         return set() if forward is None else {*forward.of_a, *forward.of_b}
+
+    def _equal(self, left: Event, right: Event, made_inside: set[int]) -> bool:
+        """Whether both do the same; what comes from a layer of another kind may be there for something else."""
+        one, other = self._kind(left), self._kind(right)
+        if one == other or one[:2] != other[:2] or left[1] >= 0:
+            return one == other
+        return (left[0] in made_inside) != (right[0] in made_inside)
 
     def _kind(self, event: Event) -> tuple[int, int, int]:
         key, code, component = event

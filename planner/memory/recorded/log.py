@@ -50,6 +50,8 @@ class Log:
     """The stretches that repeat in the whole network; from the first layer on."""
     windowless: bool = False
     """Whether layers with a window were taken for those without: no length of the program reaches it."""
+    picked: bool = False
+    """Whether layers were left out wherever equal ones follow one another, not only behind the first ones."""
 
     def content(self) -> dict[str, object]:
         """The log as JSON holds it."""
@@ -60,6 +62,7 @@ class Log:
             "components": list(self.components),
             "windows": [[window.start, window.period] for window in self.windows],
             **({"windowless": True} if self.windowless else {}),
+            **({"picked": True} if self.picked else {}),
         }
 
     @classmethod
@@ -95,10 +98,10 @@ class Log:
                 read.append((key, code, component))
             parts.append(Part(phase, layer, tuple(read)))
         windows = tuple(Window(_within(a, 1, 4096), _within(b, 1, 4096)) for a, b in content["windows"])
-        windowless = content.get("windowless", False)
-        if type(windowless) is not bool:
+        windowless, picked = content.get("windowless", False), content.get("picked", False)
+        if type(windowless) is not bool or type(picked) is not bool:
             raise ValueError
-        return cls(tuple(parts), sizes, components, windows, windowless)
+        return cls(tuple(parts), sizes, components, windows, windowless, picked)
 
 
 def _number(value: object) -> int:

@@ -20,7 +20,8 @@ def play(ledger: Ledger, case: Case, *, accumulating: bool) -> None:
     """
     assert case.checkpointed is not None
     log = log_of(case)
-    found = cut_of(case.spec, 0 if case.evaluating else case.checkpointed, windowless=log.windowless)
+    recomputed = 0 if case.evaluating else case.checkpointed
+    found = cut_of(case.spec, recomputed, windowless=log.windowless, picked=log.picked)
     parts = log.parts
     if log.windows:  # else all layers were traced
         for window, copies in zip(found.windows, found.copies, strict=True):

@@ -23,9 +23,10 @@ SHORT, SHORT_HELD_OUT = ((5, 96), (2, 112), (3, 144)), (4, 176)
 """The same for networks that go through a sequence token by token: a trace takes as long as its sequence is."""
 FURTHER = 7
 """Sequences of a fourth shape for recurrences, whose sizes may hold more terms."""
-PIECEWISE = ((8, 1), (10, 3), (14, 2), (11, 3))
+PIECEWISE = ((11, 1), (10, 3), (14, 2), (8, 3))
 PIECEWISE_HELD_OUT = (12, 1)
-"""(pieces that a recurrence takes, steps that its last one lacks where it is none whole) in place of those lengths."""
+"""(pieces that a recurrence takes, steps that its last one lacks where it is none whole) in place of those lengths. The
+first, at which other programs' sizes are recognised, is no length that a network's widths are multiples of."""
 STEP = 16
 """Tokens of such a step, or a fourth of the piece where that is less."""
 

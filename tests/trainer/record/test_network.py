@@ -59,22 +59,24 @@ def test_what_a_network_asks_to_be_left_unquantised_is_named() -> None:
 
 def test_the_decoder_alone_of_an_encoder_decoder_is_cut_by_its_own_layers() -> None:
     config = {"model_type": "blenderbot-small", "d_model": 32, "encoder_layers": 2, "decoder_layers": 6}
-    made = modeling.as_config(cut({**config, "architectures": ["BlenderbotSmallForCausalLM"]}, 4))
+    made = modeling.as_config(cut({**config, "architectures": ["BlenderbotSmallForCausalLM"]}, range(4)))
     assert made.decoder_layers == 4
-    assert cut({**SMALL, "model_type": "arcee", "architectures": ["ArceeForCausalLM"]}, 2)["num_hidden_layers"] == 2
+    assert (
+        cut({**SMALL, "model_type": "arcee", "architectures": ["ArceeForCausalLM"]}, range(2))["num_hidden_layers"] == 2
+    )
 
 
 def test_a_number_of_layers_that_another_one_gives_is_cut_by_that_one() -> None:
     own = {"num_layers": 5, "n_routed_experts": 4, "moe_topk": 2, "zero_expert_num": 1, "num_attention_heads": 2}
     config = {"model_type": "longcat_flash", "architectures": ["LongcatFlashForCausalLM"], **own}
-    made = modeling.as_config(cut(config, 2))
+    made = modeling.as_config(cut(config, range(2)))
     assert (made.num_layers, made.num_hidden_layers) == (2, 4)
 
 
 def test_kinds_of_layers_that_are_written_in_multiples_are_cut_with_them() -> None:
     own = {"num_layers": 12, "num_heads": 2, "hidden_size": 32, "attention_types": [[["global", "local"], 6]]}
     config = {"model_type": "gpt_neo", "architectures": ["GPTNeoForCausalLM"], **own}
-    made = modeling.as_config(cut(config, 5))
+    made = modeling.as_config(cut(config, range(5)))
     assert (made.num_layers, made.attention_layers) == (5, ["global", "local", "global", "local", "global"])
 
 
