@@ -31,7 +31,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="every contender runs so often (default 1)")
     parser.add_argument("--quick", action="store_true", help="a quarter of the lengths; goals are for the full one")
     parser.add_argument("--pieces", action="store_true", help="our step less one piece each, instead of other trainers")
-    parser.add_argument("--contenders", nargs="+", choices=list(contenders.TITLES), help="default: all but the last")
+    without = [f"{contenders.OURS}-without-{piece}" for piece in contenders.PIECES]
+    known = [*contenders.TITLES, *without]
+    parser.add_argument("--contenders", nargs="+", choices=known, help=f"default: {', '.join(contenders.USUAL)}")
     parser.add_argument("--data", nargs="+", choices=(workload.RAGGED, workload.FIXED))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help=f"file for the JSON (default: in {RESULTS.name}/, not under --quick)")
@@ -39,7 +41,7 @@ def main() -> int:
     given = parser.parse_args()
     names = list(given.contenders or contenders.USUAL)
     if given.pieces:
-        names = [contenders.OURS, *(f"ours-without-{piece}" for piece in contenders.PIECES)]
+        names = [contenders.OURS, *without]
     if contenders.OURS not in names:
         names.insert(0, contenders.OURS)
     absent = {name: reason for name in names if (reason := contenders.missing(name))}

@@ -32,6 +32,7 @@ PIECES = {
     "lora": "PEFT's own LoRA layers",
     "mlp": "the stock MLP",
     "norm": "the stock norms",
+    "made-again": "MLP and norms kept",
     "grouping": "random order",
 }
 """Pieces of our step that `--pieces` leaves out one by one, with what runs instead."""
@@ -125,6 +126,7 @@ def settings(load: Workload, data: str, without: str | None = None) -> dict[str,
         "loss": "full" if without == "chunked" else "chunked",
         "padding": "longest",
         "stack": "builtin",
+        **({"made_again": []} if without == "made-again" else {}),
     }
 
 
