@@ -9,8 +9,9 @@ stay is lost to anything larger.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.spec import ModelSpec
@@ -19,6 +20,7 @@ from planner.memory.engine.unroll import Copies, Event, Log
 from planner.memory.network.net import Net
 from planner.memory.reserved.loading import loading
 from planner.memory.reserved.player import Player, PreparedEvents
+from planner.memory.reserved.steady import small_most
 from planner.memory.step.case import Case
 from planner.memory.step.kept import config_hash
 from planner.memory.step.optimizers import state_bytes, trained_tensors
@@ -90,6 +92,10 @@ def _apart(item: Event | Copies) -> Event | Copies:
 
 def state_sizes(case: Case) -> list[int]:
     """The optimizer's state, tensor after tensor in the order of the update."""
+    return _told_once(_STATES, case, _state_sizes)
+
+
+def _state_sizes(case: Case) -> list[int]:
     net = Net.build(case.spec, case.choices)
     tensors = trained_tensors(case.spec, case.choices, net.itemsize, net.adapter_itemsize)
     sizes: list[int] = []
@@ -103,18 +109,30 @@ def state_sizes(case: Case) -> list[int]:
     return [-(-size // ranks) for size in sizes]
 
 
-_LOADED: OrderedDict[tuple[ModelSpec, str, TrainingChoices], list[PreparedEvents]] = OrderedDict()
-MOST_LOADED = 8
-
-
 def before_the_step(case: Case) -> list[PreparedEvents]:
-    """Loading (`reserved.loading`), which is the same for every batch and length: told once."""
+    """Loading (`reserved.loading`), each way that it may go."""
+    return _told_once(_LOADED, case, _prepared)
+
+
+def _prepared(case: Case) -> list[PreparedEvents]:
+    return [prepared_loading(way) for way in loading(Net.build(case.spec, case.choices))]
+
+
+Told = TypeVar("Told")
+_Kept = OrderedDict[tuple[ModelSpec, str, TrainingChoices], Told]
+_LOADED: _Kept[list[PreparedEvents]] = OrderedDict()
+_STATES: _Kept[list[int]] = OrderedDict()
+MOST_KEPT = 8
+
+
+def _told_once(kept: _Kept[Told], case: Case, tell: Callable[[Case], Told]) -> Told:
+    """What is the same for every batch and length, whose choices are those of a case."""
     key = case.spec, config_hash(case.spec), case.choices
-    if key not in _LOADED:
-        _LOADED[key] = [prepared_loading(way) for way in loading(Net.build(case.spec, case.choices))]
-        if len(_LOADED) > MOST_LOADED:
-            _LOADED.popitem(last=False)
-    return _LOADED[key]
+    if key not in kept:
+        kept[key] = tell(case)
+        if len(kept) > MOST_KEPT:
+            kept.popitem(last=False)
+    return kept[key]
 
 
 def prepared_loading(events: Iterable[Event]) -> PreparedEvents:
@@ -130,13 +148,28 @@ class _Parts:
     later: PreparedEvents | None
     update: PreparedEvents
     evaluation: PreparedEvents | None
+    small_most: int | None
+    """`steady.small_most` of the first micro-batch and a later one."""
 
     @classmethod
     def of(cls, history: History) -> _Parts:
         step = history.step
+        first = PreparedEvents.of(step.first)
         later = None if step.later is None else PreparedEvents.of(step.later)
         evaluation = None if history.evaluation is None else PreparedEvents.of(history.evaluation)
-        return cls(PreparedEvents.of(step.first), later, PreparedEvents.of(step.update), evaluation)
+        stride = max((item.stride for item in step.first if isinstance(item, Copies)), default=1)
+        most = None if later is None else small_most(first, later, stride)
+        return cls(first, later, PreparedEvents.of(step.update), evaluation, most)
+
+
+@dataclass(frozen=True, slots=True)
+class _Steady:
+    """A later micro-batch that left the large pool as it found it."""
+
+    pool: object
+    """That pool's state."""
+    peak: int
+    """Most that was allocated meanwhile, over what the small pool held at its start."""
 
 
 class _Run:
@@ -145,6 +178,7 @@ class _Run:
     def __init__(self, history: History, parts: _Parts, player: Player) -> None:
         self.history, self.parts, self.player = history, parts, player
         self._lasting = LASTING
+        self._steady: _Steady | None = None
         marked = {passage.mark for passage in parts.first.passages}
         self._marks: dict[int, list[int]] = {
             FORWARD_LIBRARY: [history.workspace],
@@ -159,18 +193,38 @@ class _Run:
         parts, history = self.parts, self.history
         waiting = [(LASTING - 1 - number, size) for number, size in enumerate(history.waiting)]
         self.player.play(waiting)
-        self._pass(parts.first)
-        if parts.later is not None:
-            for _ in range(min(len(history.waiting), 2)):
-                before = self.player.state()
-                self._pass(parts.later)
-                self.player.release(parts.later.left)
-                if self.player.state() == before:
-                    break  # another one would be this one again
+        if not self._goes_as_before():
+            self._pass(parts.first)
+            if parts.later is not None:
+                for _ in range(min(len(history.waiting), 2)):
+                    before = self.player.state()
+                    self._later(parts.later)
+                    if self.player.state() == before:
+                        break  # another one would be this one again
         self._take(history.state, first=UPDATE)
         self._pass(parts.update)
         self.player.release([key for key, _ in waiting])
         self.player.release([*parts.first.left, *parts.update.left])
+
+    def _later(self, log: PreparedEvents) -> None:
+        """A later micro-batch, and whether it is one that all further ones are like."""
+        player = self.player
+        begun, small, peak = player.pool.state(), player.small, player.allocated_peak
+        player.forget_peak()
+        self._pass(log)
+        self._steady = None
+        if player.unhindered and player.pool.state() == begun and player.small == small + sum(log.small.values()):
+            self._steady = _Steady(begun, player.allocated_peak - small)
+        player.pool.allocated_peak = max(peak, player.allocated_peak)
+        player.release(log.left)
+
+    def _goes_as_before(self) -> bool:
+        """Counts a step's micro-batches without playing them, where they would go as the last one did (`steady`)."""
+        steady, small = self._steady, self.parts.small_most
+        if steady is None or small is None or self.player.pool.state() != steady.pool:
+            return False
+        self.player.count(self.parts.first.small, allocated=steady.peak, small=small)
+        return True
 
     def evaluate(self) -> None:
         """An evaluation batch."""

@@ -181,6 +181,28 @@ class Player:
         """Equal where the same events, with the same blocks alive, would go the same way."""
         return (self.pool.state(), self._small_now)
 
+    @property
+    def small(self) -> int:
+        """Bytes of the small pool's blocks in use."""
+        return self._small_now
+
+    @property
+    def unhindered(self) -> bool:
+        """Whether segments are given back for nothing: what they hold then says what is reserved."""
+        return self.pool.limit is None and self.pool.collect_above is None
+
+    def count(self, left: dict[int, int], *, allocated: int, small: int) -> None:
+        """Events that need no playing since the large pool is known to be as it was after them.
+
+        `left`: what they leave behind in the small pool; `allocated` and `small`: the most blocks in use meanwhile, of
+        both pools and of the small one, over what the small one holds once `left` is there.
+        """
+        self._small.update(left)
+        self._small_now += sum(left.values())
+        if self._small_now + small > self.pool.aside:
+            self.pool.set_aside(self._small_now + small)
+        self.pool.allocated_peak = max(self.pool.allocated_peak, self._small_now + allocated)
+
     def forget_peak(self) -> None:
         """The largest allocated sum is sought from here on."""
         self.pool.allocated_peak = self.allocated

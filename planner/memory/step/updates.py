@@ -7,11 +7,12 @@ state exists (fused, 8-bit) take all at once and copy nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 
-from planner.contract.choices import UPDATE_PARTS, TrainingChoices
+from planner.contract.choices import DEFAULTS, UPDATE_PARTS, TrainingChoices
 from planner.memory.step.optimizers import TrainedTensor, state_bytes, step_bytes
 
 
@@ -20,6 +21,13 @@ def update_bytes(tensors: list[TrainedTensor], choices: TrainingChoices) -> int:
 
     On stack `peft` the optimizer updates everything at once and nothing is copied.
     """
+    kind, implementation = choices.optimizer, choices.optimizer_implementation
+    rule = replace(DEFAULTS, stack=choices.stack, optimizer=kind, optimizer_implementation=implementation)
+    return _update_bytes(tuple(tensors), rule)
+
+
+@lru_cache(maxsize=64)  # the same for every batch and length, and thousands of tensors
+def _update_bytes(tensors: tuple[TrainedTensor, ...], choices: TrainingChoices) -> int:
     if choices.stack != "builtin" or writes_late(choices):
         return step_bytes(tensors, choices)
     return max((_part_bytes(part, choices) for part in parts(list(one_by_one(tensors)))), default=0)
@@ -31,7 +39,7 @@ def writes_late(choices: TrainingChoices) -> bool:
     return fused or choices.optimizer in ("adamw-8bit", "paged-adamw-8bit")
 
 
-def one_by_one(tensors: list[TrainedTensor]) -> Iterator[TrainedTensor]:
+def one_by_one(tensors: Sequence[TrainedTensor]) -> Iterator[TrainedTensor]:
     """Every single tensor in the order of the update: those with weight decay first, layer after layer."""
     for decayed in (True, False):
         group = [tensor for tensor in tensors if tensor.decayed is decayed]
