@@ -209,21 +209,24 @@ class _Run:
     def _later(self, log: PreparedEvents) -> None:
         """A later micro-batch, and whether it is one that all further ones are like."""
         player = self.player
-        begun, small, peak = player.pool.state(), player.small, player.allocated_peak
+        begun, small, peak, flushes = player.pool.state(), player.small, player.allocated_peak, player.flushes
         player.forget_peak()
         self._pass(log)
         self._steady = None
-        if player.unhindered and player.pool.state() == begun and player.small == small + sum(log.small.values()):
+        as_it_was = player.pool.state() == begun and player.flushes == flushes
+        if as_it_was and player.small == small + sum(log.small.values()):
             self._steady = _Steady(begun, player.allocated_peak - small)
         player.pool.allocated_peak = max(peak, player.allocated_peak)
         player.release(log.left)
 
     def _goes_as_before(self) -> bool:
         """Counts a step's micro-batches without playing them, where they would go as the last one did (`steady`)."""
-        steady, small = self._steady, self.parts.small_most
-        if steady is None or small is None or self.player.pool.state() != steady.pool:
+        player, steady, small, left = self.player, self._steady, self.parts.small_most, self.parts.first.small
+        if steady is None or small is None or player.pool.state() != steady.pool:
             return False
-        self.player.count(self.parts.first.small, allocated=steady.peak, small=small)
+        if not player.has_room(player.small + sum(left.values()) + small):
+            return False
+        player.count(left, allocated=steady.peak, small=small)
         return True
 
     def evaluate(self) -> None:

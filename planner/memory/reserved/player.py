@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from planner.memory.engine.unroll import Copies, Event
-from planner.memory.reserved.allocator import BLOCK, SMALL_LIMIT, Block, CachingAllocator, Step, rounded
+from planner.memory.reserved.allocator import BLOCK, SMALL_LIMIT, SMALL_SEGMENT, Block, CachingAllocator, Step, rounded
 
 NOTHING = 1 << 60
 """A key of nothing, whatever is added to it: its release is a step that only sees what is counted beside it."""
@@ -186,10 +186,11 @@ class Player:
         """Bytes of the small pool's blocks in use."""
         return self._small_now
 
-    @property
-    def unhindered(self) -> bool:
-        """Whether segments are given back for nothing: what they hold then says what is reserved."""
-        return self.pool.limit is None and self.pool.collect_above is None
+    def has_room(self, small: int) -> bool:
+        """Whether the small pool can come to hold so much with no segment given back for it."""
+        pool = self.pool
+        segments = -(-small // SMALL_SEGMENT) * SMALL_SEGMENT
+        return pool.collect_above is None and (pool.limit is None or pool.reserved + segments <= pool.limit)
 
     def count(self, left: dict[int, int], *, allocated: int, small: int) -> None:
         """Events that need no playing since the large pool is known to be as it was after them.

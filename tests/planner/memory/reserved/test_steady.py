@@ -10,6 +10,7 @@ from planner.contract.units import MIB
 from planner.memory.engine.unroll import Event
 from planner.memory.engine.values import multipliers
 from planner.memory.reserved import history as histories
+from planner.memory.reserved.allocator import OutOfMemory
 from planner.memory.reserved.history import History, play
 from planner.memory.reserved.player import Player, PreparedEvents
 from planner.memory.reserved.replay import Asked, history, numbers
@@ -58,11 +59,34 @@ def test_what_is_counted_is_what_playing_gives(
     assert found == play(run, expandable_segments=expandable)
 
 
-def test_nothing_is_counted_where_segments_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_below_a_limit_it_is_counted_where_nothing_is_given_back_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN limits from too little to enough WHEN a run is played below them THEN counting changes nothing."""
+    run = run_of("qwen2.5-0.5b", {})
+    (free,) = play(run)
+    limits = [free.allocated + (free.reserved - free.allocated) * part // 16 for part in range(-1, 18)]
+    counts: list[int] = []
+    count = Player.count
+    monkeypatch.setattr(Player, "count", lambda self, *args, **sizes: counts.append(1) or count(self, *args, **sizes))
+    found = [(outcome(run, limit, expandable), len(counts)) for expandable in (False, True) for limit in limits]
+    assert {count for _, count in found} != {0}
+    monkeypatch.setattr(histories, "small_most", lambda first, later, stride: None)
+    assert [each for each, _ in found] == [
+        outcome(run, limit, expandable) for expandable in (False, True) for limit in limits
+    ]
+
+
+def outcome(run: History, limit: int, expandable: bool) -> object:
+    """What was held below a limit; None where that does not suffice."""
+    try:
+        return play(run, limit=limit, expandable_segments=expandable)
+    except OutOfMemory:
+        return None
+
+
+def test_nothing_is_counted_where_segments_go_by_age(monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("qwen2.5-0.5b", {})
     (free,) = play(run)
     monkeypatch.setattr(Player, "count", lambda self, *args, **sizes: pytest.fail("it was counted"))
-    assert play(run, limit=free.reserved)[0].reserved == free.reserved
     assert play(run, collect_above=2 * free.reserved)[0].reserved == free.reserved
 
 
