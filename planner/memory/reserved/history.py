@@ -114,6 +114,16 @@ def before_the_step(case: Case) -> list[PreparedEvents]:
     return _told_once(_LOADED, case, _prepared)
 
 
+def largest_loaded(case: Case) -> int:
+    """Bytes of the largest tensor that loading makes."""
+    return _told_once(_LARGEST, case, _largest_loaded)
+
+
+def _largest_loaded(case: Case) -> int:
+    events = loading(Net.build(case.spec, case.choices))[-1]  # without a warm-up, which is no tensor
+    return max((size for _, size in events), default=0)
+
+
 def _prepared(case: Case) -> list[PreparedEvents]:
     return [prepared_loading(way) for way in loading(Net.build(case.spec, case.choices))]
 
@@ -122,6 +132,7 @@ Told = TypeVar("Told")
 _Kept = OrderedDict[tuple[ModelSpec, str, TrainingChoices], Told]
 _LOADED: _Kept[list[PreparedEvents]] = OrderedDict()
 _STATES: _Kept[list[int]] = OrderedDict()
+_LARGEST: _Kept[int] = OrderedDict()
 MOST_KEPT = 8
 
 

@@ -224,13 +224,12 @@ def largest_tensor(case: Case, values: Values) -> int:
     """Bytes of the largest tensor that a run makes or loads."""
 
     def made() -> int:
-        from planner.memory.engine.unroll import flat
-        from planner.memory.network.net import Net
-        from planner.memory.reserved.history import split
-        from planner.memory.reserved.loading import loading
+        from planner.memory.engine.unroll import Copies
+        from planner.memory.reserved.history import largest_loaded, split
 
-        loaded = loading(Net.build(case.spec, case.choices))[-1]  # without a warm-up, which is no tensor
-        return max(size for _, size in (*loaded, *flat(split(folded_log(case, values))[0])))
+        step = split(folded_log(case, values))[0]
+        events = (event for item in step for event in (item.events if isinstance(item, Copies) else (item,)))
+        return max(largest_loaded(case), *(size for _, size in events))
 
     return int(recall("largest tensor", case, values, made, lambda value: type(value) is int and value >= 0))
 
