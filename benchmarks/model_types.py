@@ -23,6 +23,7 @@ from planner.calibration import attach
 from planner.contract.architectures import ARCHITECTURES
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput, NotModelled, RunFailed, TuneplanError
+from planner.contract.towers import text_part
 from planner.contract.words import one_line
 from planner.decide.learning import Teacher
 from planner.memory.loads import case_of
@@ -108,6 +109,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "lfm2_moe": {
         "num_hidden_layers": 24,
         "layer_types": ["full_attention" if index in (2, 6, 10, 14, 18, 21) else "conv" for index in range(24)],
+    },
+    # GLM-4.1V and GLM-4.5V turn half of their heads; docs of NVIDIA's Megatron Bridge, read 2026-11-27
+    "glm4v_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "glm4v_moe_text": {
+        "head_dim": 128,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
     },
     # facebook/esm2_t33_650M_UR50D, read 2026-11-27
     "esm": {
@@ -213,7 +220,7 @@ class _Tried:
             config = default_config(model_type, cls)
         except Exception as error:  # a class whose own defaults it refuses
             return {"basis": "refused", "why": f"its default config can't be made: {one_line(error)}"}
-        if config.get("text_config", config)["model_type"] in ARCHITECTURES:
+        if text_part(config)["model_type"] in ARCHITECTURES:
             return {"basis": "written"}
         signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
         try:

@@ -180,6 +180,11 @@ class Session:
                 stack.enter_context(recorder.naming(self.names))
                 self._step(recorder, choices, evaluate=evaluate)
             recorder._settle()
+            if {id(module) for module in base_model(self.model).modules()} != self.names.keys():
+                raise NotModelled(
+                    "its network puts modules in the place of others while it runs, as long as a sequence is; "
+                    "'plan trace' gives the figure of one shape"
+                )
             found = recorder.log(length)
             self.done.append(recorder)
         finally:

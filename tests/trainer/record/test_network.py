@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
 from planner.models import recorded
 from trainer import modeling
 from trainer.commands import record
 from trainer.modeling.build import auto_class
 from trainer.record.network import describe, task_of
-from trainer.record.session import cut
+from trainer.record.session import Session, cut
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -117,6 +118,15 @@ def test_what_a_fake_tensor_does_not_know_is_said_in_words(monkeypatch: pytest.M
     monkeypatch.setattr(record._Desk, "answer", fails)
     said = record._answer(record._Desk(), "{}")
     assert said == {"error": "its code reads values of tensors (nonzero), which a trace doesn't have", "code": 2}
+
+
+def test_a_network_that_exchanges_its_modules_is_no_one_program() -> None:
+    """BigBird attends in full to short sequences, with modules that it makes when the first of them comes."""
+    config = {"model_type": "big_bird", "architectures": ["BigBirdForMaskedLM"], **SMALL}
+    choices = TrainingChoices(method="full", loss="full", gradient_checkpointing=False)
+    session = Session(config, choices, target="cuda", padded=False, layers=None)
+    with pytest.raises(NotModelled, match="in the place of others"):
+        session.run(2, 32, piece=1 << 20, chunk=1 << 20, checkpointed=0, evaluate=False)
 
 
 def test_a_recurrence_is_told_by_the_tokens_that_it_takes_at_a_time() -> None:
