@@ -206,7 +206,10 @@ def ui(
     aim: Aim,
     plan: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[PLAN|RUN]", help="A plan file to open with, or a run's folder: the run is shown."),
+        typer.Argument(
+            metavar="[PLAN|RUN]",
+            help="A plan file, or another trainer's, to open with; or a run's folder, which is shown.",
+        ),
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="The same questions line by line, for screen readers.")

@@ -39,9 +39,11 @@ def run(target: Target, source: Source, aim: Aim, plan: str | None = None) -> in
     if plan is not None:
         if settings or target.model or aim.effective_batch_size:
             raise InvalidInput(f"{plan} says what is trained; beside it only --gpu and --data have a meaning")
-        from planner.handover import plans
+        from planner.contract.records import Plan
+        from planner.tui.importing import source_of
 
-        given["plan"] = plans.load(plan)
+        said = source_of(plan)
+        given["plan" if isinstance(said, Plan) else "foreign"] = said
     return int(wizard.run({name: value for name, value in given.items() if value}) or 0)
 
 

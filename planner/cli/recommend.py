@@ -107,7 +107,8 @@ def run_check(
     from planner.decide.search import data_notes
 
     if foreign is not None:
-        from planner.cli.foreign import in_model_words, order_notes, without_unmodelled_kernels
+        from planner.cli.foreign import order_notes
+        from planner.exchange.here import in_model_words, without_unmodelled_kernels
 
         question, foreign = without_unmodelled_kernels(in_model_words(question, foreign), foreign)
         question = replace(question, notes=(*question.notes, *order_notes(question)))

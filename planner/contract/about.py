@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SHAPE, METHOD, NUMERICS, LEARNING, RUN, MORE = (
-    "Batch and length", "Method", "Numerics", "Learning", "Run", "More",
+SHAPE, METHOD, NUMERICS, LEARNING, RUN, AIM, MORE = (
+    "Batch and length", "Method", "Numerics", "Learning", "Run", "Aim", "More",
 )  # fmt: skip
-GROUPS = (SHAPE, METHOD, NUMERICS, LEARNING, RUN, MORE)
+GROUPS = (SHAPE, METHOD, NUMERICS, LEARNING, RUN, AIM, MORE)
 """The wizard's groups of rows, in their order."""
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)

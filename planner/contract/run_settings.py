@@ -129,8 +129,8 @@ class Hyperparameters(Record):
         help="Processes that prepare batches; 0: the trainer itself.", label="Data workers", steps=(0, 1, 2, 4, 8),
     )] = 0
     report_to: Annotated[tuple[str, ...], About(
-        help="Where the curves go.",
-        hidden="the wizard draws the curves itself; --report-to of plan train names other places",
+        help="Where the curves go besides this screen; each is a package that has to be installed.",
+        label="Trackers", group=RUN, allowed=REPORTERS, none="none",
     )] = ("tensorboard",)
     train_on_prompt: Annotated[bool, About(
         help="off: only completions are learnt.", label="Train on prompt", group=RUN,
@@ -179,7 +179,8 @@ class DataSettings(Record):
     )] = 0.1
     """In [0, 1): share of the examples that validates, where the data brings no validation split of its own."""
     validation_path: Annotated[str | None, About(
-        help="A file of its own for validation.", hidden="a file of its own for validation is named in the plan file",
+        help="A file of its own to evaluate on, in place of a share of the examples.", label="Validation file",
+        group=RUN, none="none",
     )] = None
     max_examples: Annotated[AtLeastOne | None, About(
         help="Uses only so many examples.", label="Max examples", group=RUN, none="all",

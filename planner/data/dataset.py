@@ -171,8 +171,18 @@ class DatasetProfile:
 
     def histogram(self, bins: int = 16) -> list[tuple[int, int]]:
         """(upper edge in tokens, examples) of equal-width bins from 0 to the longest."""
-        width = max(1, math.ceil(self.longest / bins))
-        counts, edges = np.histogram(self.lengths, bins=np.arange(0, width * bins + 1, width))
+        return self._counted(0, max(1, math.ceil(self.longest / bins)), bins)
+
+    def spread(self, bins: int = 16) -> list[tuple[int, int, int]]:
+        """(fewest, most tokens, examples) of at most so many equal bins from the shortest to the longest."""
+        first = int(min(self.lengths))
+        values = self.longest - first + 1
+        width = math.ceil(values / bins)
+        found = self._counted(first, width, math.ceil(values / width))
+        return [(edge - width, edge - 1, count) for edge, count in found]
+
+    def _counted(self, first: int, width: int, bins: int) -> list[tuple[int, int]]:
+        counts, edges = np.histogram(self.lengths, bins=first + width * np.arange(bins + 1))
         # The last edge is closed in numpy, so nothing is lost at the top.
         return [(int(edge), int(count)) for edge, count in zip(edges[1:], counts, strict=True)]
 

@@ -37,6 +37,10 @@ NOT_READ: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
 MAX_BYTES = 4 * 1024**2
 
 
+class Unrecognised(InvalidInput):
+    """The keys are no known trainer's."""
+
+
 def read(paths: list[Path], *, tool: str | None = None) -> Foreign:
     """A tool's file, with launcher configs beside it in any order; `tool` names the kind where its keys don't tell."""
     if tool is not None and tool not in TOOLS:
@@ -117,7 +121,7 @@ def recognised(document: Document) -> str:
     for needed, some, why in NOT_READ:
         if needed <= names and some & names:
             raise NotModelled(f"{document.where}: {why}")
-    raise InvalidInput(
+    raise Unrecognised(
         f"{document.where}: no trainer's file that is known by its keys; name the kind with --from-tool "
         f"({', '.join(TOOLS)})"
     )

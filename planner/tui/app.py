@@ -24,8 +24,8 @@ from planner.contract.words import one_line
 from planner.handover.commands import plan_command
 from planner.models.order import family_of, model_order
 from planner.report.finding import ListEntry
-from planner.tui import figures, kept, live, messages, state
-from planner.tui.asking import Asking
+from planner.tui import figures, kept, live, messages
+from planner.tui.choosing import ORDER, Choosing
 from planner.tui.history import PastRun
 from planner.tui.opening import Opening, opened
 from planner.tui.palette import Likely, in_own_words, likely_first
@@ -39,12 +39,10 @@ from planner.tui.screens.model import ModelScreen
 from planner.tui.screens.plan import PlanScreen
 from planner.tui.screens.runs import RunsScreen
 from planner.tui.shield import Shield
-from planner.tui.theme import THEMES, component_variables, fit_mark, usual_theme
-
-ORDER = ("hardware", "model", "data", "plan")
+from planner.tui.theme import THEMES, component_variables, fit_mark, legible, usual_theme
 
 
-class TuneplanApp(Asking):
+class TuneplanApp(Choosing):
     """Every start value may be given; what is given is chosen already, and the wizard opens at the first open step."""
 
     TITLE = "tuneplan"
@@ -66,7 +64,7 @@ class TuneplanApp(Asking):
                 tooltip="Leave; asks while a run goes on"),
         *(
             Binding(f"alt+{place + 1}", f"step({place})", f"Step {place + 1}", show=False, id=f"app.step{place + 1}",
-                    tooltip="To this step; a digit alone where none is typed")
+                    tooltip="To this step; on a run's screens the digit alone")
             for place in range(5)
         ),
         Binding("ctrl+o", "runs", "Runs", show=False, key_display="^o", id="app.runs",
@@ -102,11 +100,15 @@ class TuneplanApp(Asking):
         self.set_keymap(kept.own_keys(every_key()))
         self._shield = Shield()
         start = opened(Opening(**{name: value for name, value in given.items() if value is not None}))
-        self.set_reactive(Asking.wizard, start)
+        self.set_reactive(Choosing.wizard, start)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """The components' colours, also in the themes of others."""
         return component_variables(self.current_theme)
+
+    def get_css_variables(self) -> dict[str, str]:
+        """The theme's, borders legible."""
+        return legible(self.current_theme, super().get_css_variables())
 
     # ------------------------------------------------------------------------------------------------------- start
 
@@ -123,18 +125,6 @@ class TuneplanApp(Asking):
         if self._opens_with is not None:
             self.read_run(self._opens_with)
         self.update(self.wizard)
-
-    @property
-    def first_open(self) -> str:
-        """The first step that is not decided yet, else the plan."""
-        done = {"hardware": self.wizard.hardware, "model": self.wizard.model, "data": self.wizard.dataset}
-        return next((name for name in ORDER if not done.get(name)), "plan")
-
-    def find_hardware(self, name: str) -> HardwareProfile:
-        """A device by name or alias, `auto` for this machine's; `InvalidInput` with near names."""
-        from planner.calibration import attach
-
-        return attach.find(name)
 
     def model_entries(self, wide: bool = False) -> list[ListEntry]:
         """By family, the newest first, a chosen one of elsewhere before them; `wide`: whole names, and the hub's."""
@@ -168,21 +158,6 @@ class TuneplanApp(Asking):
             row = figures.row(chosen.short_model_name, size, room)
             rows.insert(0, ListEntry(key=chosen.model_name, row=row, more="chosen", group="Chosen", mark="  "))
         return rows
-
-    # ----------------------------------------------------------------------------------------------------- choosing
-
-    def go_on(self) -> None:
-        """From the device to the first step that is not decided; all were chosen for another one: to the plan."""
-        self.go(self.first_open)
-
-    def choose_hardware(self, profile: HardwareProfile) -> None:
-        """Takes a device."""
-        self.update(state.with_hardware(self.wizard, profile))
-
-    def go(self, name: str) -> None:
-        """Shows a step."""
-        if self.shown is not None:
-            self.switch_screen(name)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The first step has none before it; earlier runs are offered where there are any."""
@@ -237,47 +212,6 @@ class TuneplanApp(Asking):
             self.read_run(chosen[0])
         else:
             self.compare_runs(chosen)
-
-    def on_fits_found(self, message: messages.FitsFound) -> None:
-        """Some models more are known to fit the device, or not to."""
-        if self.wizard.hardware is not None and message.device == self.wizard.hardware.name:
-            self.fits |= message.fits
-            self.tell(ModelScreen, lambda screen: screen.mark(message.fits))
-
-    def on_model_ready(self, message: messages.ModelReady) -> None:
-        """A model was read."""
-        found = message.found
-        screen = self.shown
-        if found.final and found.model is not None:
-            self.say()
-            self.update(state.with_model(self.wizard, found.model, found.name))
-            if self.wizard.data.path:
-                # Tokens are counted with the model's own tokenizer where it is at hand.
-                self.read_data(self.wizard.data.path)
-            if isinstance(screen, ModelScreen):
-                self.go_on()
-        else:
-            self.tell(ModelScreen, lambda screen: screen.show(found))
-
-    def on_data_ready(self, message: messages.DataReady) -> None:
-        """A data set was measured; the one that is chosen already was measured again, for another model."""
-        found = message.found
-        self._measuring -= 1
-        self._look_whether_settled()
-        if found.dataset is not None and found.dataset.path == self.wizard.data.path:
-            self.choose_data(found.dataset, found.settings, found.model)
-        elif found.dataset is None and found.path == self.wizard.data.path:
-            self.choose_data(None)
-            self.say(found.error or "the data can't be read any more", error=True)
-        self.tell(DataScreen, lambda screen: screen.show(found))
-
-    def on_samples_read(self, message: messages.SamplesRead) -> None:
-        """The chosen data's first examples."""
-        self.tell(DataScreen, lambda screen: screen.show_samples(message.path, message.samples))
-
-    def on_columns_read(self, message: messages.ColumnsRead) -> None:
-        """The columns of a data set that is to be read otherwise."""
-        self.tell(DataScreen, lambda screen: screen.ask(message.path, message.columns, message.classifies))
 
     # ---------------------------------------------------------------------------------------------- help, quitting
 
@@ -337,8 +271,9 @@ class TuneplanApp(Asking):
             for active in likely_first(screen.active_bindings.values()):
                 binding = active.binding
                 if binding.tooltip and binding.id and binding.id.split(".")[0] in self.SCREENS and active.enabled:
+                    said = f"{binding.tooltip} ({self.get_key_display(binding)})"
                     yield SystemCommand(
-                        binding.description, binding.tooltip, lambda action=binding.action: self._run_on_screen(action)
+                        binding.description, said, lambda action=binding.action: self._run_on_screen(action)
                     )
             if not self.running:
                 if self.past_runs:

@@ -19,7 +19,7 @@ from textual.reactive import reactive
 from textual.screen import Screen
 from textual.worker import get_current_worker
 
-from planner.tui import messages, reading, state
+from planner.tui import importing, messages, reading, state
 from planner.tui import work as questions
 from planner.tui.around import Surroundings
 from planner.tui.running import RunControl
@@ -76,7 +76,9 @@ class Asking(RunControl):
 
     def update(self, new: WizardState) -> None:
         """The next state; figures, tiers and advice follow."""
-        self.wizard = new
+        before, self.wizard = self.wizard, new
+        if new.data.path == before.data.path and new.data.validation_path != before.data.validation_path:
+            self.read_data(new.data.path or "")  # what is evaluated on is measured with it
         if new.hardware and new.model:
             self._ask()
         else:
@@ -164,6 +166,11 @@ class Asking(RunControl):
     def read_model(self, name: str, final: bool) -> None:
         """Reads a model; `final` means that it was chosen."""
         self.post_message(messages.ModelReady(reading.read_model(name, final=final)))
+
+    @work(thread=True, group="model", exit_on_error=False)
+    def read_file(self, path: str, final: bool) -> None:
+        """Reads a plan or another trainer's file; `final` means that it was chosen."""
+        self.post_message(messages.FileReady(importing.read_file(path, self.wizard, final=final)))
 
     def read_data(self, path: str, changes: Mapping[str, Any] | None = None) -> None:
         """Measures a data set, read as `changes` say."""

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.records import Plan
 from planner.contract.run_folder import PLAN
 from planner.contract.units import format_bytes, format_duration
 from planner.tui import figures, history
+from planner.tui.fields import BY_KEY
 from planner.tui.history import PastRun
 from planner.tui.live import RunSnapshot
 
@@ -69,13 +71,16 @@ def _settings(plan: Plan) -> dict[str, str]:
     from planner.contract.settings import to_settings
 
     data = {"data": Path(plan.data.path).name if plan.data.path else "none"}
-    data |= {"validation_split": figures.word(plan.data.validation_split)}
+    data |= {name: _word(name, getattr(plan.data, name)) for name in ("validation_split", "validation_path")}
     named = {"model": plan.model, "gpu": plan.gpu, **data}
     every = {**to_settings(plan.settings), **plan.hyperparameters.model_dump(mode="json")}
-    return {**named, **{name: _word(value) for name, value in every.items()}}
+    return {**named, **{name: _word(name, value) for name, value in every.items()}}
 
 
-def _word(value: object) -> str:
+def _word(name: str, value: Any) -> str:
+    """A value as its row writes it."""
+    if name in BY_KEY:
+        return BY_KEY[name].format(tuple(value) if isinstance(value, list) else value)
     return f"{value:g}" if isinstance(value, float) else figures.word(value)
 
 

@@ -11,7 +11,7 @@ from planner.contract.about import About
 from planner.contract.errors import InvalidInput
 from planner.contract.units import format_number
 
-Where = Literal["choices", "hyperparameters", "data"]
+Where = Literal["choices", "hyperparameters", "data", "aim"]
 Kind = Literal["whole", "number", "choice", "switch", "text", "names"]
 
 
@@ -20,7 +20,9 @@ class Field:
     """One editable field."""
 
     key: str
-    """Field of `TrainingChoices`, `Hyperparameters` or `DataSettings`; `effective_batch_size` is derived."""
+    """Field of `TrainingChoices`, `Hyperparameters`, `DataSettings` or, what is aimed at, of the wizard's state;
+    `effective_batch_size` is derived.
+    """
     label: str
     group: str
     where: Where
@@ -71,6 +73,8 @@ class Field:
             names = tuple(name for name in text.replace(",", " ").split() if name)
             if not names:
                 raise InvalidInput(f"{self.label}: name at least one, e.g. {' or '.join(self.options[:2])}")
+            if self.none and self.options and (unknown := sorted(set(names) - set(self.options))):
+                raise InvalidInput(f"{self.label}: {unknown[0]!r} is unknown; choose among {', '.join(self.options)}")
             return names
         if self.kind == "text":
             return text
@@ -109,7 +113,8 @@ class Field:
         if self.kind == "names" and not self.options:
             return value
         if self.kind == "names":
-            sets: list[tuple[str, ...]] = [(name,) for name in self.options[:2]]
+            sets: list[tuple[str, ...]] = [(name,) for name in (self.options if self.none else self.options[:2])]
+            sets = [(), *sets] if self.none else sets
             place = sets.index(tuple(value)) if tuple(value) in sets else -1
             return sets[(place + direction) % len(sets)]
         if self.kind == "text" or not self.ladder:

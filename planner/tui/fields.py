@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from planner.contract.about import COUNTS, GROUPS, SHAPE, About
+from planner.contract.about import AIM, COUNTS, GROUPS, SHAPE, About
 from planner.contract.choices import CHOICES
 from planner.contract.record import Record
 from planner.contract.run_settings import DataSettings, Hyperparameters
+from planner.decide.advice_sources import SCENARIOS
+from planner.decide.question import GOALS
 from planner.tui.field import Field, Kind, Where
 
 _KINDS: dict[type, Kind] = {int: "whole", float: "number", bool: "switch", tuple: "names", str: "text"}
@@ -25,6 +27,23 @@ EFFECTIVE_BATCH = Field(
     ladder=(*COUNTS, 384, 512, 768, 1024),
 )
 """Derived from three choices; stands after the accumulation."""
+
+AIMS = (
+    Field(
+        key="scenario", label="Scenario", group=AIM, where="aim", kind="choice", options=tuple(SCENARIOS),
+        help="The guides' presets of epochs, rate, evaluations and goal; what you set yourself stays.",
+    ),
+    Field(
+        key="goal", label="Goal", group=AIM, where="aim", kind="choice", options=tuple(GOALS), none="scenario's",
+        help="Which tier is recommended: the fastest, the balanced or the safest.",
+    ),
+    Field(
+        key="reserve_bytes", label="Reserve in GiB", group=AIM, where="aim", kind="number", low=0, none="usual",
+        help="Memory of the device to leave free; the budget is the rest. Usual: what the device's profile says.",
+        ladder=(0, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24),
+    ),
+)  # fmt: skip
+"""Rows of the question itself, fields of the wizard's state."""
 
 
 def _field(key: str, where: Where, kind: type, about: About) -> Field:
@@ -94,6 +113,6 @@ def _bounded(about: About, parts: Iterable[Any]) -> About:
     return about
 
 
-_FOUND = (*_settings(DataSettings, "data"), *_settings(Hyperparameters, "hyperparameters"), *_choices())
+_FOUND = (*_settings(DataSettings, "data"), *_settings(Hyperparameters, "hyperparameters"), *_choices(), *AIMS)
 FIELDS: tuple[Field, ...] = tuple(sorted(_FOUND, key=lambda field: GROUPS.index(field.group)))
 BY_KEY: dict[str, Field] = {field.key: field for field in FIELDS}

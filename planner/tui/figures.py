@@ -195,12 +195,12 @@ def word(value: object) -> str:
     return "auto" if value is None else str(value)
 
 
-def histogram(bins: Sequence[tuple[int, int]], width: int) -> list[tuple[str, int, int]]:
-    """Label, count and bar cells of every bin; `bins` are (upper edge, count)."""
-    top = max((count for _, count in bins), default=0)
-    lows = [0, *(edge for edge, _ in bins)]
+def histogram(bins: Sequence[tuple[int, int, int]], width: int) -> list[tuple[str, int, int]]:
+    """Label, count and bar cells of every bin; `bins` are (fewest, most, count)."""
+    top = max((count for _, _, count in bins), default=0)
     return [
-        (f"{low:,}–{edge:,}", count, filled(count, top, width)) for low, (edge, count) in zip(lows, bins, strict=False)
+        (f"{low:,}–{high:,}" if high > low else f"{low:,}", count, filled(count, top, width))
+        for low, high, count in bins
     ]
 
 

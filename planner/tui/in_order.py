@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from types import SimpleNamespace
 
 from textual import events
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual.app import App
 
 TURNS = 400
@@ -21,11 +23,21 @@ MOUNT_SECONDS = 1.0
 """How long a screen may take until it stands."""
 
 
+def hear_alt_digits() -> None:
+    """Lets Alt with a digit arrive as such: terminals send it as escape and digit, which Textual (8) turns into the
+    signs that Option makes on a Mac's keyboard (`¡`, `™` …).
+    """
+    if isinstance(ANSI_SEQUENCES_KEYS, dict):
+        for digit in "123456789":
+            ANSI_SEQUENCES_KEYS[f"\x1b{digit}"] = (SimpleNamespace(value=f"alt+{digit}"),)
+
+
 class InOrder(App[int]):
     """Waits between two keys until no message of the first is under way."""
 
     def __init__(self) -> None:
         super().__init__()
+        hear_alt_digits()
         self._typed: deque[events.Key] = deque()
         self._typist: asyncio.Task[None] | None = None
 

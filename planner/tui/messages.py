@@ -8,6 +8,7 @@ from planner.contract.events import Event
 from planner.tui.around import Surroundings
 from planner.tui.comparing import Compared
 from planner.tui.history import FollowedRun, PastRun
+from planner.tui.importing import FileFound
 from planner.tui.live import RunSnapshot
 from planner.tui.reading import DataFound, HardwareFound, ModelFound
 from planner.tui.samples import SampleText
@@ -27,6 +28,14 @@ class ModelReady(Message):
     """A model was read, or the reason why not."""
 
     def __init__(self, found: ModelFound) -> None:
+        self.found = found
+        super().__init__()
+
+
+class FileReady(Message):
+    """A plan or another trainer's file was read, or the reason why not."""
+
+    def __init__(self, found: FileFound) -> None:
         self.found = found
         super().__init__()
 

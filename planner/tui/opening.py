@@ -12,6 +12,7 @@ from planner.contract.errors import InvalidInput
 from planner.contract.records import Plan
 from planner.contract.run_settings import Hyperparameters
 from planner.contract.spec import HardwareProfile
+from planner.exchange.foreign import Foreign, Note
 from planner.tui import reading, state
 from planner.tui.fields import BY_KEY
 from planner.tui.state import WizardState
@@ -35,16 +36,24 @@ class Opening:
     """goal, tier, scenario, as the question has them."""
     plan: Plan | None = None
     """A plan file: what it says goes before everything above but `gpu` and `data`."""
+    foreign: Foreign | None = None
+    """Another trainer's file: what it says counts as set; `gpu`, `model` and `data` are named beside it."""
 
 
 def opened(given: Opening) -> WizardState:
     """The first state. Raises `TuneplanError` for a start value that is wrong."""
     if given.plan is not None:
         return _planned(given, given.plan)
-    start = replace(
-        state.preset(given.settings, given.hyperparameters, given.reserve_bytes),
-        **{name: value for name, value in given.aim.items() if value is not None},
-    )
+    if given.foreign is not None:
+        bare = WizardState(reserve_bytes=given.reserve_bytes)
+        start = bare if given.gpu is None else state.with_hardware(bare, _device(given.gpu))
+        start, _ = imported(start, given.foreign, given.model)
+        return start if given.data is None else _with_data(start, str(given.data), given.reading)
+    start = state.preset(given.settings, given.hyperparameters, given.reserve_bytes)
+    aim = {name: value for name, value in given.aim.items() if value is not None}
+    own = {name for name in BY_KEY if name in aim and aim[name] != getattr(start, name)}
+    own |= {state.RESERVE} if given.reserve_bytes is not None else set()
+    start = replace(start, **aim, edited=start.edited | own)
     if given.gpu is not None:
         start = state.with_hardware(start, _device(given.gpu))
     if given.model is not None:
@@ -86,6 +95,43 @@ def _planned(given: Opening, plan: Plan) -> WizardState:
             # The plan is looked at on another machine: it stands without its data, which is asked for.
             start = state.with_dataset(start, None)
     return replace(start, choices=plan.settings, adopted=start.context)
+
+
+def imported(start: WizardState, foreign: Foreign, model: str | None = None) -> tuple[WizardState, Foreign]:
+    """The state with all that another trainer's file says, and the file with notes on what was taken otherwise.
+
+    `model`: where the file names none. Raises `TuneplanError` for what can't be.
+    """
+    from planner.exchange import here
+
+    name = model or foreign.model or start.model_name
+    if not name:
+        raise InvalidInput(f"{foreign.where}: names no model; choose one first")
+    if (original := here.mirrored(name)) is not None:
+        said = Note(key="model", how="assumed", text=f"{original}, which {name} republishes")
+        foreign, name = replace(foreign, notes=(*foreign.notes, said)), original
+    if foreign.several is not None:
+        text = f"1 device: {foreign.several} divides the run over several, and how many isn't in the file"
+        foreign = replace(foreign, notes=(*foreign.notes, Note(key="num_gpus", how="assumed", text=text)))
+    values = dict(foreign.values)
+    if values.get("gradient_checkpointing") is False:
+        values["checkpoint_reentrant"] = None
+    said_there = state.preset(values, foreign.hyperparameters, start.reserve_bytes)
+    new = replace(
+        start,
+        choices=said_there.choices,
+        hyperparameters=said_there.hyperparameters,
+        edited=said_there.edited,
+        effective_target=None,
+        adopted=None,
+    )
+    if new.hardware is not None:
+        new = state.with_hardware(new, new.hardware)
+    new = _with_model(new, name)
+    if (question := new.question) is not None:
+        question, foreign = here.without_unmodelled_kernels(here.in_model_words(question, foreign), foreign)
+        new = replace(new, choices=question.choices)
+    return new, foreign
 
 
 def _device(gpu: str | HardwareProfile) -> HardwareProfile:

@@ -114,13 +114,17 @@ def fits(hardware: HardwareProfile, budget_bytes: int) -> Iterator[dict[str, str
     yield found
 
 
+PLAINLY: dict[str, Any] = {"format": "auto", "columns": {}, "skip_invalid": False, "validation_path": None}
+"""How a file is read of which nothing was said."""
+
+
 def read_data(path: str, state: WizardState, *, final: bool, changes: Mapping[str, Any] | None = None) -> DataFound:
     """Measures a data set; exact where the model's own tokenizer is at hand. `changes` say how it is to be read."""
     from planner.contract.data.columns import Undecided
 
     settings = state.data
     if path != settings.path:  # how another file was read says nothing of this one
-        settings = settings.model_copy(update={"format": "auto", "columns": {}, "skip_invalid": False})
+        settings = settings.model_copy(update=PLAINLY)
     settings = settings.model_copy(update=dict(changes or {}))
     try:
         from planner.data import dataset

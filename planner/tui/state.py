@@ -5,6 +5,7 @@ What is slow (judging a configuration, searching tiers, reading a data set) is a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,33 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import InvalidInput
+from planner.contract.files import expanded
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.spec import HardwareProfile, ModelSpec
+from planner.contract.units import GIB
+from planner.contract.words import shown
 from planner.tui.field import Field, next_divisor, next_layers
 from planner.tui.fields import BY_KEY, FIELDS
+from planner.tui.visible import hidden_rows
 
 if TYPE_CHECKING:
     from planner.data.dataset import DatasetProfile
     from planner.data.use import DataUse
     from planner.decide.question import Question
 
-BATCH = "effective_batch_size"
-OF_SCHEDULER = {
-    "scheduler_cycles": "cosine-restarts",
-    "scheduler_step_epochs": "step",
-    "scheduler_gamma": "step",
-    "polynomial_power": "polynomial",
-}
-"""Rows that mean something to one schedule only."""
-LORA_FIELDS = {
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_targets",
-    "lora_variant",
-    "adapter_dtype",
-    "modules_to_save",
-}
+BATCH, RESERVE = "effective_batch_size", "reserve_bytes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,45 +192,36 @@ def with_dataset(
     )
 
 
+def with_rows_of(settings: DataSettings, rows: DataSettings) -> DataSettings:
+    """How a file was read, with the values that the plan's rows have by now."""
+    names = [entry.key for entry in FIELDS if entry.where == "data"]
+    return settings.model_copy(update={name: getattr(rows, name) for name in names})
+
+
+def without_validation(state: WizardState) -> WizardState:
+    """No file of its own to evaluate on: the one that was named can't be read."""
+    data = state.data.model_copy(update={"validation_path": None})
+    return replace(state, data=data, edited=state.edited - {"validation_path"})
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Editing
 
 
 def visible_fields(state: WizardState) -> tuple[Field, ...]:
     """The rows that mean something under the current choices."""
-    hidden: set[str] = set()
-    choices = state.choices
-    if choices.method == "full":
-        hidden |= LORA_FIELDS
-    if choices.method != "qlora":
-        hidden.add("quantization")
-    if not choices.gradient_checkpointing:
-        hidden.add("checkpoint_layers")
-        hidden |= {"checkpoint_reentrant", "checkpoint_offload"}
-    scheduler = state.hyperparameters.scheduler
-    if scheduler == "constant":
-        hidden.add("min_learning_rate_ratio")
-    hidden |= {key for key, name in OF_SCHEDULER.items() if name != scheduler}
-    if choices.stack != "peft":
-        hidden |= {"transformers_version", "keep_logits", "keep_cache", "kbit_preparation", "liger"}
-    else:
-        hidden.add("made_again")
-    if not choices.liger or choices.stack != "peft":
-        hidden.add("liger_kernels")
-    if choices.method != "qlora":
-        hidden.add("kbit_preparation")
-    if choices.num_gpus == 1:
-        hidden.add("strategy")
-    if state.model is None or state.model.task != "seq2seq":
-        hidden.add("max_target_length")
-    return tuple(entry for entry in FIELDS if entry.key not in hidden)
+    task = "" if state.model is None else state.model.task
+    out = hidden_rows(state.choices, state.hyperparameters.scheduler, state.data, task)
+    return tuple(entry for entry in FIELDS if entry.key not in out)
 
 
 def value(state: WizardState, key: str) -> Any:
     """The value of a field."""
     entry = BY_KEY[key]
-    source = {"choices": state.choices, "hyperparameters": state.hyperparameters, "data": state.data}[entry.where]
-    return getattr(source, key)
+    if key == RESERVE:
+        return None if state.reserve_bytes is None else state.reserve_bytes / GIB
+    sources = {"choices": state.choices, "hyperparameters": state.hyperparameters, "data": state.data, "aim": state}
+    return getattr(sources[entry.where], key)
 
 
 def rows(state: WizardState) -> list[tuple[Field, str, bool]]:
@@ -275,6 +255,13 @@ def change(state: WizardState, key: str, new: Any) -> WizardState:
         edited -= {BATCH}
     if entry.where == "hyperparameters":
         return replace(state, edited=edited, hyperparameters=state.hyperparameters.model_copy(update={key: new}))
+    if entry.where == "aim":  # another recommendation is taken over then, as for another device
+        new = round(new * GIB) if key == RESERVE and new is not None else new
+        return replace(state, edited=edited, adopted=None, **{key: new})
+    if key == "validation_path" and new is not None:
+        new = str(expanded(new))
+        if not os.path.exists(new):
+            raise InvalidInput(f"{entry.label}: there is no file {shown(new)}")
     if entry.where == "data":
         return replace(state, edited=edited, data=state.data.model_copy(update={key: new}))
     if key == "max_length" and state.model and 0 < state.model.max_positions < new:
@@ -352,7 +339,7 @@ def only_advised(before: WizardState, after: WizardState) -> bool:
 
 
 def _of_person(state: WizardState, name: str) -> object:
-    holders = (state.choices, state.hyperparameters, state.data)
+    holders = (state.choices, state.hyperparameters, state.data, state)
     return next((getattr(holder, name) for holder in holders if hasattr(holder, name)), None)
 
 
@@ -360,7 +347,7 @@ def reset(state: WizardState) -> WizardState:
     """Every editable value as it is before anyone set one; what is no row of the plan stays."""
     from planner.contract.settings import fit_to_hardware
 
-    choices, numbers, data = TrainingChoices(), Hyperparameters(), DataSettings()
+    choices, numbers, data, plain = TrainingChoices(), Hyperparameters(), DataSettings(), WizardState()
     if state.hardware is not None:
         choices, _ = fit_to_hardware(choices, state.hardware)
     if state.model is not None and 0 < state.model.max_positions < choices.max_length:
@@ -379,6 +366,9 @@ def reset(state: WizardState) -> WizardState:
             update={key: getattr(numbers, key) for key in rows_of("hyperparameters")}
         ),
         data=state.data.model_copy(update={key: getattr(data, key) for key in rows_of("data")}),
+        scenario=plain.scenario,
+        goal=plain.goal,
+        reserve_bytes=plain.reserve_bytes,
     )
 
 

@@ -59,13 +59,15 @@ def fit_mark(fit: str | None) -> tuple[str, str]:
 
 
 ANSI = {
-    "context": "bright_black", "workspaces": "cyan", "weights": "blue", "adapters": "bright_magenta",
+    "context": "bright_white", "workspaces": "cyan", "weights": "blue", "adapters": "bright_magenta",
     "optimizer_state": "magenta", "gradients": "bright_red", "communication": "bright_blue",
     "waiting_batches": "bright_cyan", "checkpoints": "green", "lora_activations": "yellow",
     "attention": "bright_yellow", "layer_activations": "bright_green", "logits_and_loss": "red",
-    "temporaries": "white", "fragmentation": "black",
+    "temporaries": "white", "fragmentation": "bright_black",
 }  # fmt: skip
-"""The same among the sixteen colours that a terminal has of its own."""
+"""The same among the sixteen colours that a terminal has of its own, on dark ground."""
+ANSI_LIGHT = ANSI | {"context": "black", "temporaries": "bright_black", "fragmentation": "white"}
+"""On light ground."""
 SIXTEEN = ("ansi-dark", "ansi-light")
 """Textual's themes of these sixteen."""
 
@@ -73,8 +75,23 @@ SIXTEEN = ("ansi-dark", "ansi-light")
 def component_variables(theme: Theme) -> dict[str, str]:
     """The components' colours for a theme that brings none of its own."""
     if theme.ansi:
-        return {f"mem-{name.replace('_', '-')}": f"ansi_{color}" for name, color in ANSI.items()}
+        colors = ANSI if theme.dark else ANSI_LIGHT
+        return {f"mem-{name.replace('_', '-')}": f"ansi_{color}" for name, color in colors.items()}
     return _variables(0 if theme.dark else 1)
+
+
+SEEN = {
+    "border-blurred": "ansi_bright_black",
+    "block-cursor-blurred-background": "ansi_bright_black",
+    "block-cursor-blurred-foreground": "ansi_bright_white",
+}
+
+
+def legible(theme: Theme, variables: dict[str, str]) -> dict[str, str]:
+    """A theme's variables, with borders, scroll bars and a list's cursor that can be seen: Textual's sixteen colours
+    have them in the ground's own.
+    """
+    return variables | SEEN if theme.ansi else variables
 
 
 def _variables(ground: int) -> dict[str, str]:
@@ -123,7 +140,7 @@ LIGHT = Theme(
         "border-blurred": "#b4c0cb",
         "footer-key-foreground": "#b35c00",
         "footer-background": "#e9edf2",
-        "block-cursor-blurred-background": "#dde5ec",
+        "block-cursor-blurred-background": "#c4d4e3",
     },
 )
 THEMES = (DARK, LIGHT)

@@ -72,6 +72,9 @@ class Wizard(Protocol):
     def read_model(self, name: str, final: bool) -> None:
         """Reads a model in the background; `final` goes on to the next step."""
 
+    def read_file(self, path: str, final: bool) -> None:
+        """Reads a plan or another trainer's file in the background; `final` takes it."""
+
     def read_data(self, path: str, changes: Mapping[str, Any] | None = None) -> None:
         """Measures a data file in the background."""
 

@@ -48,7 +48,7 @@ class DataScreen(WizardScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="wizard.back", tooltip="Out of a question, to the step before"),
-        Binding("ctrl+n", "next", "Next / skip", key_display="^n", id="data.next", tooltip="Go on, even without data"),
+        Binding("ctrl+n", "next", "Next", key_display="^n", id="data.next", tooltip="Go on, even without data"),
         Binding("ctrl+t", "columns", "Columns", key_display="^t", id="data.columns",
                 tooltip="Choose what is learned, and of which columns"),
         Binding("ctrl+r", "drop", "Remove", key_display="^r", id="data.drop", tooltip="Plan without data"),
@@ -112,6 +112,14 @@ class DataScreen(WizardScreen):
             self.query_one("#path", Input).value = str(event.path)
         self._read_or_take(str(event.path))
 
+    @on(DataTree.Looked)
+    def _looked(self, event: DataTree.Looked) -> None:
+        event.stop()
+        if self._found is None or self._found.path != str(event.path):
+            with self.prevent(Input.Changed):
+                self.query_one("#path", Input).value = str(event.path)
+            self._read(str(event.path))
+
     @on(Input.Submitted, "#path")
     def _typed(self, event: Input.Submitted) -> None:
         event.stop()
@@ -124,6 +132,9 @@ class DataScreen(WizardScreen):
         if self._found is not None and self._found.dataset is not None and self._found.path == path:
             self._take()
             return
+        self._read(path)
+
+    def _read(self, path: str) -> None:
         self.say(f"reading {Path(path).name} …")
         self.wizard_app.read_data(path)
 
@@ -256,7 +267,7 @@ def data_text(data: DatasetProfile, max_length: int) -> Content:
 def lengths_text(data: DatasetProfile, bins: int = 8) -> Content:
     """The histogram of lengths, and where the counts come from."""
     parts: list[Content | str | tuple[str, str]] = [("Lengths in tokens\n", "bold underline")]
-    for label, count, cells in figures.histogram(data.histogram(bins), 18):
+    for label, count, cells in figures.histogram(data.spread(bins), 18):
         parts += [(f"{label:>13} ", "dim"), ("█" * cells or ("▏" if count else ""), "$primary"), f" {count:,}\n"]
     parts += [(data.basis, "dim")]
     return Content.assemble(*parts)

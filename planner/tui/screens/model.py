@@ -10,15 +10,22 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
+from planner.contract.records import Plan
 from planner.contract.spec import ModelSpec
 from planner.contract.units import format_bytes, format_count
+from planner.contract.words import one_line
+from planner.exchange.foreign import Foreign, How
 from planner.models import catalogue
+from planner.tui import figures, importing
+from planner.tui.fields import BY_KEY
 from planner.tui.hints import leaf_names
+from planner.tui.importing import FileFound
 from planner.tui.makers import first_model
 from planner.tui.reading import ModelFound
 from planner.tui.screens.base import VAST, ListScreen, facts_of
 from planner.tui.theme import fit_mark
 from planner.tui.widgets.filter_list import FilterList
+from planner.tui.widgets.hanging import MARK
 
 
 class ModelScreen(ListScreen):
@@ -29,7 +36,8 @@ class ModelScreen(ListScreen):
     HELP_TEXT = (
         "The base model. Type to narrow the catalogue, or type a folder, a config.json or a hub id (owner/name): Enter "
         "reads it and shows what it is, Enter again takes it. Tab goes to the details, where ↑ ↓ scroll.\n\nOnly the "
-        "config is read here, never the weights."
+        "config is read here, never the weights.\n\nA plan, or another trainer's file (Axolotl, LLaMA-Factory, TRL, "
+        "Unsloth, LitGPT, torchtune, mlx-lm), is read in the same way: model and settings are then taken from it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Choose", key_display="⏎", id="model.choose", tooltip="Take this model")
@@ -38,6 +46,8 @@ class ModelScreen(ListScreen):
     def on_mount(self) -> None:
         self.name_panes("Model: what to start from?", "Details")
         self._typed: ModelFound | None = None
+        self._file: str | None = None
+        """The file of settings that is shown."""
         self._wide = False
         """Whether the list shows what only a wide one has room for."""
         listing = self.query_one(FilterList)
@@ -92,6 +102,10 @@ class ModelScreen(ListScreen):
         name = event.text if typed else event.key
         if not name:
             return
+        if typed and importing.may_be(name):
+            self.say(f"reading {name} …")
+            self.wizard_app.read_file(name, final=name == self._file)
+            return
         if typed and (self._typed is None or self._typed.name != name):
             self.say(f"reading {name} …")
             self.wizard_app.read_model(name, final=False)
@@ -113,6 +127,17 @@ class ModelScreen(ListScreen):
         self.say("Enter takes this model" if found.name == listing.text else "")
         self.show_facts(details_text(found.model, *self._fit(found.name)))
 
+    def show_file(self, found: FileFound) -> None:
+        """A plan or another trainer's file was read: what it says, or what was wrong with it."""
+        if found.path != self.query_one(FilterList).text:
+            return
+        self._file = found.path if found.state is not None else None
+        if found.source is None or found.state is None:
+            self.say(found.error or "this file can't be read", error=True)
+            return
+        self.say("Enter takes what this file says; every setting can be changed in the plan")
+        self.show_facts(file_text(found.source))
+
     def _fit(self, name: str) -> tuple[str, str]:
         """The chosen device and whether the model fits it; empty while nobody knows."""
         device, fit = self.wizard_app.wizard.hardware, self.wizard_app.fits.get(name, "")
@@ -121,7 +146,7 @@ class ModelScreen(ListScreen):
 
 def is_path(text: str) -> bool:
     """Whether a typed text means a path, whatever the catalogue holds."""
-    return text.startswith((".", "/", "~", "$")) or text.endswith(".json")
+    return text.startswith((".", "/", "~", "$")) or text.endswith(importing.ENDINGS)
 
 
 def _licence_rows(name: str | None) -> list[tuple[str, str]]:
@@ -175,3 +200,49 @@ def details_text(model: ModelSpec, device: str = "", fit: str = "") -> Content:
         rows.append(("window", f"{model.sliding_window:,} tokens in {len(model.sliding_layers)} layers"))
     rows.append(("LoRA targets", " ".join(leaf_names(model))))
     return Content.assemble(*facts_of(model.id, rows, width=14))
+
+
+READ: tuple[tuple[How, str], ...] = (("read", "Read"), ("assumed", "Assumed"))
+NAMED: tuple[tuple[How, str], ...] = (("ignored", "Moves no memory"), ("unknown", "Not known, not used"))
+
+
+KEYS = 20
+"""Columns of a file's keys; a longer one has a line of its own."""
+
+
+def in_row_words(text: str) -> str:
+    """`batch_size 2` as the plan's rows call it: `Batch size 2`."""
+    name, space, rest = one_line(text).partition(" ")
+    return f"{figures.label(name)}{space}{rest}" if name in BY_KEY else one_line(text)
+
+
+def file_text(source: Plan | Foreign) -> Content:
+    """What of a file is taken, key by key, and what is not."""
+    if isinstance(source, Plan):
+        chosen = source.settings
+        rows = [
+            ("model", one_line(source.model)),
+            ("made for", one_line(source.gpu)),
+            ("data", one_line(source.data.path or "none")),
+            ("method", chosen.method),
+            ("batch", f"{chosen.batch_size} × {chosen.gradient_accumulation_steps}"),
+            ("max length", f"{chosen.max_length:,}"),
+        ]
+        return Content.assemble(*facts_of("A plan of tuneplan", rows, width=14))
+    rows = [("model", one_line(source.model or "none is named"))]
+    if source.data is not None:
+        rows.append(("data", f"{one_line(source.data)} (is chosen in the next step)"))
+    rows.append(("planned as", source.stack))
+    parts = facts_of(f"{one_line(source.where)} ({source.tool})", rows, width=14)
+    for how, title in READ:
+        if notes := source.of(how):
+            parts += ["\n", (f"{title}\n", "bold underline")]
+            for note in notes:
+                key = one_line(note.key)
+                beside = f"{key:<{KEYS}} " if len(key) <= KEYS else f"{key}\n{' ' * (KEYS + 1)}"
+                parts += [(beside, "dim"), f"{MARK}{in_row_words(note.text)}\n"]
+    for how, title in NAMED:
+        if notes := source.of(how):
+            names = ", ".join(dict.fromkeys(one_line(note.key) for note in notes))
+            parts += ["\n", (f"{title}\n", "bold underline"), (names, "dim"), "\n"]
+    return Content.assemble(*parts)

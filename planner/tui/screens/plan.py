@@ -28,11 +28,9 @@ from planner.tui.work import Evaluation, WizardAnswer, error_line
 UNDO_DEPTH = 100
 WHOLE_BATCH = "The batch is the whole effective batch: raise the effective batch first, or type a number."
 KEYS: dict[Act, str] = {"train": "t", "save": "s"}
-JUMPS = {
-    "settings": "e",
-    **{p.NAME: p.JUMP for p in (StepPanel, AroundPanel, TiersPanel, WhyPanel, DataPanel, AdvicePanel, FullPanel)},
-}
-"""The letter that goes to each panel."""
+PANELS = (StepPanel, AroundPanel, TiersPanel, WhyPanel, DataPanel, AdvicePanel, FullPanel)
+JUMPS = {"settings": ("e", "Settings"), **{panel.NAME: (panel.JUMP, panel.TITLE) for panel in PANELS}}
+"""The letter that goes to each panel, and what stands over it."""
 OLDER = "older settings' figures; computing …"
 
 
@@ -61,8 +59,8 @@ class PlanScreen(WizardScreen):
         Binding("r", "reset", "Reset", show=False, id="plan.reset", tooltip="Forget your own values, take the advice"),
         Binding("escape", "leave", "Back", id="wizard.back", tooltip="Out of the zoom, to the settings, a step back"),
         *(
-            Binding(key, f"jump('{name}')", name, show=False, id=f"plan.go_{name}", tooltip=f"To the panel {name}")
-            for name, key in JUMPS.items()
+            Binding(key, f"jump('{name}')", title, show=False, id=f"plan.go_{name}", tooltip=f"To the panel “{title}”")
+            for name, (key, title) in JUMPS.items()
         ),
     ]
 
@@ -222,7 +220,8 @@ class PlanScreen(WizardScreen):
         """Keeps the state before a change for `u`."""
 
         def values(state: WizardState) -> tuple[object, ...]:
-            return (state.choices, state.hyperparameters, state.data, state.hardware)
+            aims = (state.scenario, state.goal, state.reserve_bytes)
+            return (state.choices, state.hyperparameters, state.data, state.hardware, *aims)
 
         if values(after) != values(before):
             self._before = [*self._before, before][-UNDO_DEPTH:]

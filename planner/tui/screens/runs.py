@@ -22,6 +22,7 @@ from planner.tui.history import PastRun
 from planner.tui.screens.base import VAST, WIDE
 from planner.tui.widgets.charts import ChartKeys, Curves
 from planner.tui.widgets.key_line import KeyLine
+from planner.tui.widgets.quiet_list import QuietList
 
 COMPARED = (("memory", "tokens/s"), ("speed", "memory"), ("norm", "learning rate"), ("rate", "gradient norm"))
 """Place and view of the charts beside the loss."""
@@ -57,7 +58,7 @@ class RunsScreen(ModalScreen[tuple[PastRun, ...]]):
             yield Static("One that goes on is followed; one that ended early can be resumed.", id="runs-said",
                          markup=False)  # fmt: skip
             yield Static("", id="runs-header", markup=False)
-            yield OptionList(compact=True, markup=False)
+            yield QuietList(compact=True, markup=False)
 
     def on_mount(self) -> None:
         self._fill(0)

@@ -9,7 +9,10 @@ from typing import ClassVar
 from rich.text import Text, TextType
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.widgets import DirectoryTree, Input
+from textual.widgets.directory_tree import DirEntry
+from textual.widgets.tree import TreeNode
 
 from planner.contract.data.tables import kind_of
 from planner.contract.words import visible
@@ -29,6 +32,26 @@ class DataTree(DirectoryTree):
         Binding("left", "unfold(False)", "Fold", show=False, id="tree.fold", tooltip="Fold the folder"),
         Binding("ctrl+q", "app.request_quit", "Quit", priority=True, id="tree.quit", tooltip="Leave the wizard"),
     ]
+
+    class Looked(Message):
+        """A file was clicked: it is to be shown, and nothing is taken."""
+
+        def __init__(self, path: Path) -> None:
+            self.path = path
+            super().__init__()
+
+    async def _on_click(self, event: events.Click) -> None:
+        """A click moves the cursor, folds a folder, and shows a file; only Enter takes one."""
+        line = event.style.meta.get("line")
+        node = None if line is None or event.style.meta.get("toggle") else self.get_node_at_line(line)
+        if node is None or line is None:
+            return
+        event.prevent_default()
+        self.cursor_line = line
+        if node.allow_expand:
+            self._toggle_node(node)
+        elif node.data is not None:
+            self.post_message(self.Looked(node.data.path))
 
     def check_consume_key(self, key: str, character: str | None = None) -> bool:
         """Letters are a path here, as the line above says, so none of them quits; `?` stays the help key."""
@@ -62,6 +85,17 @@ class DataTree(DirectoryTree):
             except OSError:
                 continue
         return shown
+
+    def _populate_node(self, node: TreeNode[DirEntry], content: Iterable[Path]) -> None:
+        super()._populate_node(node, content)
+        if node is self.root:
+            self.call_after_refresh(self._to_first_file)
+
+    def _to_first_file(self) -> None:
+        """The cursor begins at the first file that can be taken; one that was moved stays."""
+        first = next((child for child in self.root.children if not child.allow_expand), None)
+        if first is not None and self.cursor_line <= 0:
+            self.move_cursor(first)
 
     def process_label(self, label: TextType) -> Text:
         """A name as it stands: brackets are no markup, and control characters are written out."""

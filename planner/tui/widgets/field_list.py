@@ -15,19 +15,26 @@ from textual.widgets.option_list import Option
 
 from planner.tui import figures
 from planner.tui.field import Field
+from planner.tui.widgets.quiet_list import QuietList
 
 LABEL_WIDTH = 21
 MOST_HINT = 320
 """Characters of what is wrong that have room under the settings of a small terminal."""
 
 
-class Rows(OptionList):
+class Rows(QuietList):
     """The rows themselves; headings are disabled options."""
 
     BINDING_GROUP_TITLE = "Settings"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "left,minus,h", "step(-1)", "Change", show=True, key_display="←→", id="field.less", tooltip="Value before"
+            "left,minus,h",
+            "step(-1)",
+            "Change",
+            show=True,
+            key_display="←→",
+            id="field.less",
+            tooltip="The value before or after",
         ),
         Binding("right,plus,l", "step(1)", "Next value", show=False, id="field.more", tooltip="Value after"),
         Binding("enter", "select", "Type", show=True, key_display="⏎", id="field.type", tooltip="Type a value"),

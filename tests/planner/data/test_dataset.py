@@ -109,6 +109,12 @@ def test_lengths_by_hand(tmp_path: Path) -> None:
     assert found.steps_per_epoch(2) == 2
     assert found.training_examples(0.1) == 2
     assert sum(count for _, count in found.histogram()) == 3
+    assert found.spread(4) == [(21, 41, 2), (42, 62, 0), (63, 83, 0), (84, 104, 1)]
+
+
+def test_lengths_that_are_all_alike_are_one_bar(tmp_path: Path) -> None:
+    found = dataset.profile(write(tmp_path / "a.jsonl", [{"prompt": "aa", "completion": "b"}] * 5), vocab_size=256)
+    assert found.spread(8) == [(4, 4, 5)]
 
 
 def test_estimate_states_its_interval(tmp_path: Path) -> None:

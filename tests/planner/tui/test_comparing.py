@@ -51,7 +51,7 @@ def test_what_differs_is_told_and_nothing_else(tmp_path: Path) -> None:
     assert history.unfinished(tmp_path) == ()
     found = comparing.compare(runs)
     assert [name for name, _ in found.runs] == ["1", "2"]
-    assert dict(found.settings) == {"Method": ("lora", "full"), "Learning rate": ("0.0001", "0.0002")}
+    assert dict(found.settings) == {"Method": ("lora", "full"), "Learning rate": ("1e-4", "2e-4")}
     results = dict(found.results)
     assert results["best eval loss"] == ("2.0000", "1.0000")
     assert results["steps"] == ("2", "3")
@@ -90,7 +90,7 @@ async def test_runs_are_sorted_marked_and_compared_by_keys(tmp_path: Path) -> No
         assert "two or more" in flat(await drawn(app, pilot))
         await pilot.press("space", "down", "space", "c")
         shown = flat(await until(app, pilot, lambda: isinstance(app.screen, CompareScreen), 20))
-        for words in ("Learning rate 0.0002 0.0001", "best eval loss 1.0000 2.0000", "Settings that differ"):
+        for words in ("Learning rate 2e-4 1e-4", "best eval loss 1.0000 2.0000", "Settings that differ"):
             assert words in shown
         chart = app.screen.query(Curves).first()
         assert [curve.name for curve in chart.curves() if curve.name] == ["2", "1"]

@@ -62,7 +62,7 @@ async def test_every_step_says_its_keys(size: tuple[int, int], pairs: Path) -> N
         for name, words in (
             ("hardware", ("Choose", "Help", "Quit")),
             ("model", ("Choose", "Help", "Quit", "Back")),
-            ("data", ("Open", "Next / skip", "Help", "Quit", "Back")),
+            ("data", ("Open", "Next", "Help", "Quit", "Back")),
             ("plan", ("Change", "Type", "Tier", "View", "Save", "Train", "Back", "Help", "Quit")),
         ):
             app.go(name)
@@ -107,7 +107,7 @@ async def test_palette_knows_the_steps_actions(pairs: Path) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         await settle(app, pilot)
         titles = {command.title for command in app.get_system_commands(app.screen)}
-        assert {"Train", "Save", "Tier", "Go to model", "Quit"} <= titles
+        assert {"Train", "Save", "Tier", "Memory over one step", "Go to model", "Quit"} <= titles
         await pilot.press("ctrl+p")
         await pilot.pause(0.2)
         await type_text(pilot, "go to data")

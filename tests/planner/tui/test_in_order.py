@@ -45,3 +45,14 @@ async def test_a_value_typed_at_once_is_kept_whole() -> None:
         await settle(app, pilot)
         assert app.wizard.choices.batch_size == 7
         assert app.wizard.choices.max_length == 300
+
+
+def test_alt_and_a_digit_are_heard_as_terminals_send_them() -> None:
+    """GIVEN the bytes of a plain terminal (xterm, tmux) and of one with kitty's protocol THEN both mean alt+2."""
+    from textual._xterm_parser import XTermParser
+
+    TuneplanApp()
+    for sent in ("\x1b2", "\x1b[50;3u"):
+        parser = XTermParser()
+        found = [getattr(event, "key", "") for event in parser.feed(sent + "x")]
+        assert found == ["alt+2", "x"], sent

@@ -17,6 +17,17 @@ def test_sixteen_colours_tell_the_components_apart() -> None:
         assert len(set(found.values())) == len(COMPONENTS)
 
 
+@pytest.mark.parametrize(("name", "ground"), [("ansi-dark", "ansi_black"), ("ansi-light", "ansi_bright_white")])
+async def test_nothing_has_the_colour_of_its_ground(name: str, ground: str) -> None:
+    app = TuneplanApp(gpu="a10g", model="phi-2")
+    async with app.run_test(size=(80, 24)):
+        app.theme = name
+        variables = app.get_css_variables()
+        drawn = [value for key, value in variables.items() if key.startswith("mem-")]
+        seen = (variables["border-blurred"], variables["block-cursor-blurred-background"])
+        assert {ground, "ansi_default"}.isdisjoint({*drawn, *seen})
+
+
 @pytest.mark.parametrize("theme", [THEMES[0].name, THEMES[1].name, "nord", "solarized-light", *SIXTEEN])
 async def test_the_bar_has_a_colour_for_each_component(theme: str) -> None:
     """GIVEN any theme THEN the memory bar is drawn in as many colours as it has parts, not in the text's own."""

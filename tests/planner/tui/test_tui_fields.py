@@ -11,9 +11,11 @@ from planner.contract.errors import InvalidInput
 from planner.contract.record import Record
 from planner.contract.run_settings import DataSettings, Hyperparameters
 from planner.contract.settings import BY_NAME
+from planner.decide.advice_sources import SCENARIOS
+from planner.decide.question import GOALS
 from planner.tui import state
 from planner.tui.field import Field
-from planner.tui.fields import BY_KEY, FIELDS
+from planner.tui.fields import AIMS, BY_KEY, FIELDS
 
 RECORDS: dict[str, type[Record]] = {"hyperparameters": Hyperparameters, "data": DataSettings}
 
@@ -36,7 +38,9 @@ def test_every_field_is_shown_or_hidden_with_a_reason() -> None:
         assert (name in BY_KEY) == bool(about.label), name
         if about.label:
             assert BY_KEY[name].where == where
-    assert {field.key for field in FIELDS} - {name for _, name in ABOUT} == {"effective_batch_size"}
+    aims = {field.key for field in AIMS}
+    assert {field.key for field in FIELDS} - {name for _, name in ABOUT} == {"effective_batch_size", *aims}
+    assert aims <= {entry.name for entry in dataclasses.fields(state.WizardState)}
     assert len(BY_KEY) == len(FIELDS)
 
 
@@ -46,6 +50,8 @@ def test_every_allowed_value_is_offered() -> None:
             continue
         if field.where == "choices":
             assert field.options == BY_NAME[field.key].about.allowed, field.key
+        elif field.where == "aim":
+            assert field.options == {"scenario": tuple(SCENARIOS), "goal": tuple(GOALS)}[field.key]
         else:
             annotation = Hyperparameters.model_fields[field.key].annotation
             assert get_origin(annotation) is Literal
@@ -59,6 +65,8 @@ def test_a_row_takes_what_its_record_takes() -> None:
         try:
             if field.where == "choices":
                 dataclasses.replace(TrainingChoices(), **{field.key: value})
+            elif field.where == "aim":
+                return value >= 0
             else:
                 RECORDS[field.where](**{field.key: value})
         except (InvalidInput, ValueError):

@@ -55,6 +55,9 @@ def test_ui_free_modules_import_no_textual() -> None:
         "live",
         "history",
         "figures",
+        "opening",
+        "importing",
+        "visible",
     ]
     code = (
         f"import sys, {', '.join(f'planner.tui.{name}' for name in names)};"

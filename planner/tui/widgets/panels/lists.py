@@ -20,14 +20,15 @@ from planner.tui.figures import TIER_HEADER
 from planner.tui.widgets.hanging import MARK, Hanging
 from planner.tui.widgets.panels.base import BoxPanel
 from planner.tui.widgets.panels.verdict import VERDICT_STYLES
+from planner.tui.widgets.quiet_list import QuietList
 from planner.tui.work import Evaluation, WizardAnswer
 
 MOST_LINES = 16
 """Lines that the reasons and remedies get where there is room."""
 
 
-class TakeList(OptionList):
-    """Lines of which Enter takes one; a click only moves the cursor."""
+class TakeList(QuietList):
+    """Lines of which Enter takes one."""
 
     BINDING_GROUP_TITLE = "View"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -35,12 +36,6 @@ class TakeList(OptionList):
         Binding("j", "cursor_down", "Down", show=False, id="view.down", tooltip="The line below"),
         Binding("k", "cursor_up", "Up", show=False, id="view.up", tooltip="The line above"),
     ]
-
-    async def _on_click(self, event) -> None:  # type: ignore[no-untyped-def]
-        option = event.style.meta.get("option")
-        if option is not None:
-            event.prevent_default()
-            self.highlighted = option
 
 
 class TiersPanel(BoxPanel):

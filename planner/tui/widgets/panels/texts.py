@@ -110,8 +110,8 @@ def lengths_text(data: DatasetProfile | None, max_length: int, width: int, bins:
         f"  {data.examples:,} examples, {about}{data.tokens:,} tokens\n",
         (f"{said}\n", "$text-warning" if cut else "dim"),
     ]
-    edges = data.histogram(bins)
-    for (label, count, cells), (edge, _) in zip(figures.histogram(edges, max(8, width - 22)), edges, strict=True):
+    edges = data.spread(bins)
+    for (label, count, cells), (_, edge, _) in zip(figures.histogram(edges, max(8, width - 22)), edges, strict=True):
         color = "$primary" if edge <= max_length or not cut else "$error"
         parts += [(f"{label:>13} ", "dim"), ("█" * cells or ("▏" if count else ""), color), f" {count:,}\n"]
     return Content.assemble(*parts)
