@@ -41,6 +41,8 @@ class WizardScreen(Screen[None]):
     HELP_TEXT: ClassVar[str] = ""
     MINIMUM: ClassVar[tuple[int, int]] = (72, 20)
     """Columns and rows below which a notice stands over the step."""
+    _told = "", False
+    """What `say` shows, and whether it is an error."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "app.step_back", "Back", id="wizard.back", tooltip="To the step before"),
         Binding("question_mark", "app.help", "Help", key_display="?", id="wizard.help", tooltip="Keys and words"),
@@ -75,6 +77,9 @@ class WizardScreen(Screen[None]):
 
     def say(self, text: str = "", *, error: bool = False) -> None:
         """One line above the footer; empty hides it."""
+        if (text, error) == self._told:
+            return  # every key says nothing, and would lay the whole screen out anew
+        self._told = text, error
         line = self.query_one("#message", Static)
         line.update(figures.clipped(text, MOST_SAID))
         line.set_class(bool(text), "shown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
@@ -201,8 +202,8 @@ class PlanScreen(WizardScreen):
 
     # ------------------------------------------------------------------------------------------------------ editing
 
-    def _try(self, change: states.Change) -> str:
-        """Applies a change; what can't be is said under the list and returned."""
+    def _try(self, change: states.Change, told: Callable[[WizardState], str] = lambda changed: "") -> str:
+        """Applies a change and says what is `told` of it; what can't be is said under the list and returned."""
         before = self.wizard_app.wizard
         try:
             changed = change(before)
@@ -210,7 +211,7 @@ class PlanScreen(WizardScreen):
             said = error_line(error)
             self.query_one(FieldList).explain(said, error=True)
             return said
-        self.say()
+        self.say(told(changed))
         if self._before_edit is None:
             self._remember(before, changed)
         self.wizard_app.update(changed)
@@ -228,10 +229,12 @@ class PlanScreen(WizardScreen):
 
     @on(FieldList.Stepped)
     def _stepped(self, event: FieldList.Stepped) -> None:
-        before = self.wizard_app.wizard
-        self._try(lambda state: states.step(state, event.key, event.direction))
-        if event.key == "batch_size" and event.direction > 0 and self.wizard_app.wizard.choices == before.choices:
-            self.say(WHOLE_BATCH)
+        before, larger = self.wizard_app.wizard.choices, event.key == "batch_size" and event.direction > 0
+
+        def told(changed: WizardState) -> str:
+            return WHOLE_BATCH if larger and changed.choices == before else ""
+
+        self._try(lambda state: states.step(state, event.key, event.direction), told)
 
     @on(FieldList.EditBegun)
     def _begun(self) -> None:

@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
+from textual.visual import VisualType
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -120,6 +121,7 @@ class FieldList(Vertical):
 
     def on_mount(self) -> None:
         self._fields: dict[str, Field] = {}
+        self._rows: list[tuple[Field, str, bool]] = []
         self._editing: str | None = None
         self.border_title = "Settings"
 
@@ -150,9 +152,10 @@ class FieldList(Vertical):
         if list(fields) != list(self._fields):
             self._rebuild(rows)
         else:
-            for field, value, edited in rows:
-                listing.replace_option_prompt(field.key, _row(field, value, edited))
-        self._fields = fields
+            for row, before in zip(rows, self._rows, strict=True):
+                if row != before:
+                    listing.replace_option_prompt(row[0].key, _row(*row))
+        self._fields, self._rows = fields, rows
 
     def _rebuild(self, rows: list[tuple[Field, str, bool]]) -> None:
         listing = self.query_one(Rows)
@@ -172,7 +175,9 @@ class FieldList(Vertical):
     def explain(self, text: str | Content, error: bool = False) -> None:
         """The lines under the list: what the row means, or what is wrong with what was typed."""
         hint = self.query_one("#hint", Static)
-        hint.update(figures.clipped(text, MOST_HINT) if error and isinstance(text, str) else text)
+        shown = figures.clipped(text, MOST_HINT) if error and isinstance(text, str) else text
+        if not _same(shown, hint.content):  # what is new is laid out, and all of the screen with it
+            hint.update(shown)
         hint.set_class(error, "error")
 
     def focus_rows(self) -> None:
@@ -278,3 +283,10 @@ class EditLine(Input):
 def _row(field: Field, value: str, edited: bool) -> Content:
     mark = "•" if edited else " "
     return Content.assemble((mark, "$accent"), field.label[: LABEL_WIDTH - 1].ljust(LABEL_WIDTH - 1), (value, "bold"))
+
+
+def _same(one: VisualType, other: VisualType) -> bool:
+    """Whether two texts look alike."""
+    if isinstance(one, Content) and isinstance(other, Content):
+        return one.is_same(other)
+    return isinstance(one, str) and one == other

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from textual.widgets import Static
+
 from planner.tui import state
 from planner.tui.app import TuneplanApp
 from planner.tui.widgets.field_list import FieldList, Rows
@@ -51,6 +54,29 @@ async def test_arrows_change_and_the_old_value_is_marked(pairs: Path) -> None:
         assert "raise the effective batch first" in flat(await settle(app, pilot))
         await pilot.press("r")
         assert "•" not in await settle(app, pilot)
+
+
+async def test_what_is_said_already_is_not_written_anew(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN the line above the footer, which moves the whole screen WHEN it stays as it is THEN it is left alone."""
+    written: list[str | None] = []
+    update = Static.update
+    monkeypatch.setattr(
+        Static, "update", lambda self, *told, **more: written.append(self.id) or update(self, *told, **more)
+    )
+    app = planned(pairs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        written.clear()
+        await pilot.press("left")
+        await settle(app, pilot)
+        assert written
+        assert "message" not in written
+        await pilot.press("right", "right", "right")
+        assert "raise the effective batch first" in flat(await settle(app, pilot))
+        assert written.count("message") == 1
+        await pilot.press("left")
+        assert "raise the effective batch first" not in flat(await settle(app, pilot))
+        assert written.count("message") == 2
 
 
 async def test_wrong_value_is_said_and_not_taken(pairs: Path) -> None:

@@ -81,7 +81,7 @@ class TiersPanel(BoxPanel):
         if found is None:
             return
         width = self.size.width - 2
-        shown = (found, self._now, width)
+        shown = (found, [tier.settings == self._now for tier in found.tiers], width)
         if shown == self._shown:
             return
         self._shown = shown
