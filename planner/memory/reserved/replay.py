@@ -86,7 +86,7 @@ def replayed(asked: Asked) -> Replay:
     """
     assert asked.case.checkpointed is not None
     open_ = replace(asked, limit=None)
-    events = cache(lambda: history(open_))
+    events = cache(lambda: _history(open_))
     free = Free(*_recalled("replay", open_, lambda: list(_played(events(), asked.rules)), 4))
 
     def below() -> tuple[int, int]:
@@ -182,6 +182,11 @@ def _uncollected() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def _history(asked: Asked) -> History:
+    with _uncollected():
+        return history(asked)
 
 
 def history(asked: Asked) -> History:
