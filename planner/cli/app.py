@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -121,7 +121,8 @@ def recommend(
     if output.ui:
         from planner.cli import opening
 
-        return opening.run(target, source, aim)
+        _refuse_answers(context)
+        return opening.run(target, source, aim, limit)
     from planner.cli.learning import learned
     from planner.cli.recommend import run
 
@@ -141,6 +142,15 @@ def recommend(
         advice=output.advice or output.explain,
     )
     return run(question, as_json=output.as_json, save=output.save, shown=shown, seconds=seconds, train=output.train)
+
+
+def _refuse_answers(context: typer.Context) -> None:
+    """Options that say how the answer comes out, which the wizard would drop in silence."""
+    for field in fields(Output):
+        source = context.get_parameter_source(field.name)
+        if field.name != "ui" and source is not None and source.name == "COMMANDLINE":
+            flag = f"--{field.name.removeprefix('as_')}"
+            raise InvalidInput(f"--ui opens the wizard, where {flag} means nothing; leave it out (s saves, t trains)")
 
 
 def _refuse_stray_options(context: typer.Context) -> None:

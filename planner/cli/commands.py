@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from planner.cli import options
-from planner.cli.asked import GPU_HELP, JSON_HELP, Aim, Batch, Elsewhere, Source, Target
+from planner.cli.asked import GPU_HELP, JSON_HELP, Aim, Batch, Elsewhere, Source, Target, TimeLimit
 from planner.cli.options import option
 from planner.cli.talk import print_json
 from planner.contract.errors import InvalidInput
@@ -204,6 +204,7 @@ def ui(
     target: Target,
     source: Source,
     aim: Aim,
+    limit: TimeLimit,
     plan: Annotated[
         Optional[str],  # noqa: UP045
         typer.Argument(
@@ -221,10 +222,10 @@ def ui(
 
         if plan is not None:
             raise InvalidInput(f"--plain asks for what a plan file says; plan train {plan} trains it")
-        return line_by_line.run(target, source, aim)
+        return line_by_line.run(target, source, aim, seconds=line_by_line.seconds_of(limit))
     from planner.cli.opening import run
 
-    return run(target, source, aim, plan)
+    return run(target, source, aim, limit, plan)
 
 
 @commands.command()

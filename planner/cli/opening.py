@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from planner.cli.asked import Aim, Source, Target
+from planner.cli.asked import Aim, Source, Target, TimeLimit
 from planner.cli.resolve import parse_columns
 from planner.contract.errors import InvalidInput
-from planner.contract.settings import parse_size
+from planner.contract.settings import parse_duration, parse_size
 
 
-def run(target: Target, source: Source, aim: Aim, plan: str | None = None) -> int:
+def run(target: Target, source: Source, aim: Aim, limit: TimeLimit, plan: str | None = None) -> int:
     """Opens the wizard; `plan`: a plan file to open it with. Returns its exit code."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidInput("plan ui needs a terminal; plan --gpu … prints the same answer without one")
     from planner.tui import app as wizard
 
+    seconds = None if limit.time is None else parse_duration(limit.time, option="--time")
     settings = {name: value for name, value in target.settings.items() if value is not None}
     reading = {
         "format": source.format,
@@ -32,7 +33,7 @@ def run(target: Target, source: Source, aim: Aim, plan: str | None = None) -> in
         "reserve_bytes": None if target.reserve is None else parse_size(target.reserve, option="--reserve"),
         "effective_batch_size": aim.effective_batch_size,
         "reading": {name: value for name, value in reading.items() if value not in (None, "auto", {}, False)},
-        "aim": {"goal": aim.goal, "tier": aim.tier, "scenario": aim.scenario},
+        "aim": {"goal": aim.goal, "tier": aim.tier, "scenario": aim.scenario, "seconds": seconds},
     }
     if plan is not None and Path(plan).is_dir():
         return _attached(Path(plan), [name for name, value in given.items() if value and name != "aim"])

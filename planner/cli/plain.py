@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TextIO, TypeVar
 
 from planner.cli import resolve
-from planner.cli.asked import Aim, Source, Target
+from planner.cli.asked import Aim, Source, Target, TimeLimit
 from planner.cli.learning import learned
 from planner.contract.errors import InvalidInput, TuneplanError
+from planner.contract.settings import parse_duration
 from planner.contract.words import one_line, shown
 from planner.decide.question import Question
 
@@ -21,7 +22,12 @@ class Ended(InvalidInput):
     """Nobody answers any more."""
 
 
-def run(target: Target, source: Source, aim: Aim, lines: TextIO | None = None) -> int:
+def seconds_of(limit: TimeLimit) -> float | None:
+    """The time that the whole run may take."""
+    return None if limit.time is None else parse_duration(limit.time, option="--time")
+
+
+def run(target: Target, source: Source, aim: Aim, lines: TextIO | None = None, *, seconds: float | None = None) -> int:
     """Asks for what wasn't given, prints the plan as `plan` does, and trains it where that is wanted.
 
     A wrong answer is said in one line and asked again. Questions go to stderr; `lines` answers them (default stdin).
@@ -39,7 +45,7 @@ def run(target: Target, source: Source, aim: Aim, lines: TextIO | None = None) -
     if not train:
         save = ask.line("Write the plan into which file? [none]") or None
     return recommended(question, as_json=False, save=save, shown=Shown(decision=True, memory=False, advice=False),
-                       train=train)  # fmt: skip
+                       seconds=seconds, train=train)  # fmt: skip
 
 
 class Asker:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual import work
@@ -19,6 +20,7 @@ from textual.reactive import reactive
 from textual.screen import Screen
 from textual.worker import get_current_worker
 
+from planner.contract.run_folder import PLAN
 from planner.tui import importing, messages, reading, state
 from planner.tui import work as questions
 from planner.tui.around import Surroundings
@@ -171,6 +173,11 @@ class Asking(RunControl):
     def read_file(self, path: str, final: bool) -> None:
         """Reads a plan or another trainer's file; `final` means that it was chosen."""
         self.post_message(messages.FileReady(importing.read_file(path, self.wizard, final=final)))
+
+    @work(thread=True, group="model", exit_on_error=False)
+    def read_plan_of(self, folder: Path) -> None:
+        """Reads the plan of an earlier run."""
+        self.post_message(messages.PlanOfRun(importing.read_file(str(folder / PLAN), self.wizard, final=False)))
 
     def read_data(self, path: str, changes: Mapping[str, Any] | None = None) -> None:
         """Measures a data set, read as `changes` say."""

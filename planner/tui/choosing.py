@@ -72,6 +72,16 @@ class Choosing(Asking):
             self.read_data(found.state.dataset.path)  # by the tokenizer of this model
         self.go_on()
 
+    def on_run_reopened(self, message: messages.RunReopened) -> None:
+        """Where nothing has been chosen yet, an earlier run's plan stands in the plan step: for another like it."""
+        if message.snapshot is not None and self.wizard.hardware is None and self.wizard.model is None:
+            self.read_plan_of(message.past.folder)
+
+    def on_plan_of_run(self, message: messages.PlanOfRun) -> None:
+        """That plan was read; one that can't be is left out."""
+        if message.found.state is not None and self.wizard.model is None:
+            self.update(message.found.state)
+
     def on_data_ready(self, message: messages.DataReady) -> None:
         """A data set was measured; the one that is chosen already was measured again, for another model."""
         found = message.found

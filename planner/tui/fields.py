@@ -42,6 +42,11 @@ AIMS = (
         help="Memory of the device to leave free; the budget is the rest. Usual: what the device's profile says.",
         ladder=(0, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24),
     ),
+    Field(
+        key="seconds", label="Hours at most", group=AIM, where="aim", kind="number", low=0, open="low", none="any",
+        help="Time for the whole run: the fastest tier, then fewer steps or shorter rows are taken until it is kept.",
+        ladder=(0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 24, 48, 72),
+    ),
 )  # fmt: skip
 """Rows of the question itself, fields of the wizard's state."""
 

@@ -40,6 +40,14 @@ class FileReady(Message):
         super().__init__()
 
 
+class PlanOfRun(Message):
+    """The plan of an earlier run was read, or the reason why not."""
+
+    def __init__(self, found: FileFound) -> None:
+        self.found = found
+        super().__init__()
+
+
 class DataReady(Message):
     """A data set was profiled, or the reason why not."""
 

@@ -33,7 +33,7 @@ class Opening:
     reading: Mapping[str, Any] = field(default_factory=dict)
     """How the data is read: fields of `DataSettings`."""
     aim: Mapping[str, Any] = field(default_factory=dict)
-    """goal, tier, scenario, as the question has them."""
+    """goal, tier, scenario, as the question has them; seconds, the time that the whole run may take."""
     plan: Plan | None = None
     """A plan file: what it says goes before everything above but `gpu` and `data`."""
     foreign: Foreign | None = None

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from planner.decide.question import Question
 
 BATCH, RESERVE = "effective_batch_size", "reserve_bytes"
+SCALE = {RESERVE: GIB, "seconds": 3600}
+"""What a row's unit is in what is held."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,8 @@ class WizardState:
     """Effective batch that a change of the batch size keeps as well as it divides; None is the present one."""
     scenario: str = "standard"
     goal: str | None = None
+    seconds: float | None = None
+    """Time that the whole run may take."""
     tier: str | None = None
     """What was asked for on the command line; the search keeps to it."""
     adopted: tuple[str, str, str] | None = None
@@ -218,8 +222,9 @@ def visible_fields(state: WizardState) -> tuple[Field, ...]:
 def value(state: WizardState, key: str) -> Any:
     """The value of a field."""
     entry = BY_KEY[key]
-    if key == RESERVE:
-        return None if state.reserve_bytes is None else state.reserve_bytes / GIB
+    if key in SCALE:
+        held = getattr(state, key)
+        return None if held is None else held / SCALE[key]
     sources = {"choices": state.choices, "hyperparameters": state.hyperparameters, "data": state.data, "aim": state}
     return getattr(sources[entry.where], key)
 
@@ -256,8 +261,11 @@ def change(state: WizardState, key: str, new: Any) -> WizardState:
     if entry.where == "hyperparameters":
         return replace(state, edited=edited, hyperparameters=state.hyperparameters.model_copy(update={key: new}))
     if entry.where == "aim":  # another recommendation is taken over then, as for another device
-        new = round(new * GIB) if key == RESERVE and new is not None else new
-        return replace(state, edited=edited, adopted=None, **{key: new})
+        new = round(new * SCALE[key]) if key in SCALE and new is not None else new
+        numbers = state.hyperparameters
+        if key == "seconds" and "max_steps" not in state.edited:
+            numbers = numbers.model_copy(update={"max_steps": None})  # what another limit asked for
+        return replace(state, edited=edited, adopted=None, hyperparameters=numbers, **{key: new})
     if key == "validation_path" and new is not None:
         new = str(expanded(new))
         if not os.path.exists(new):
@@ -368,6 +376,7 @@ def reset(state: WizardState) -> WizardState:
         data=state.data.model_copy(update={key: getattr(data, key) for key in rows_of("data")}),
         scenario=plain.scenario,
         goal=plain.goal,
+        seconds=plain.seconds,
         reserve_bytes=plain.reserve_bytes,
     )
 

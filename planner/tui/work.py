@@ -28,6 +28,7 @@ from planner.tui.state import WizardState
 if TYPE_CHECKING:
     from planner.decide.learning import Teacher
     from planner.decide.question import Question
+    from planner.decide.search import Recommendation
 
 Answer = TypeVar("Answer")
 NEEDS_BOTH = "choose hardware and a model first"
@@ -193,6 +194,8 @@ class SearchAsked:
     context: tuple[str, str, str]
     question: Question
     """Its open choices at their defaults, its effective batch kept where the person set one."""
+    seconds: float | None
+    """Time that the whole run may take."""
     own_shape: Question | None
     """The same with the person's own batch and checkpointing, where the first answer has to keep them."""
 
@@ -214,7 +217,7 @@ def asked(state: WizardState) -> SearchAsked | None:
     # The search makes the shape itself: what it is now asks nothing.
     plain = replace(question.choices, **{name: getattr(DEFAULTS, name) for name in _SEARCHED_SHAPE})
     wanted = replace(question.having(plain), fixed=state.edited - SHAPE, effective_batch_size=effective)
-    return SearchAsked(context=state.context, question=wanted, own_shape=own)
+    return SearchAsked(context=state.context, question=wanted, seconds=state.seconds, own_shape=own)
 
 
 _SEARCHED_SHAPE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "checkpoint_layers")
@@ -225,10 +228,10 @@ def recommend(state: WizardState) -> WizardAnswer:
     wanted = asked(state)
     if wanted is None:
         return WizardAnswer(error=NEEDS_BOTH)
-    from planner.decide import search
+    from planner.report.timing import deadline_lines
 
     try:
-        found = learned(lambda: search.recommend(wanted.question, meanwhile=_still_wanted, with_remedies=False))
+        found = learned(lambda: _searched(wanted))
     except Superseded:
         raise
     except Infeasible as error:
@@ -238,14 +241,23 @@ def recommend(state: WizardState) -> WizardAnswer:
     start: CheckReport | None = found.recommended
     if wanted.own_shape is not None:
         start = _with_own_shape(wanted.own_shape)
+    limits = [line.replace("--max-length", figures.label("max_length")) for line in deadline_lines(found)]
     return WizardAnswer(
         context=state.context,
         tiers=tuple(found.options),
         recommended=found.recommended.tier,
         advice=tuple(found.advice),
-        notes=tuple(found.notes),
+        notes=(*limits, *found.notes),
         start=start,
     )
+
+
+def _searched(wanted: SearchAsked) -> Recommendation:
+    from planner.decide import deadline, search
+
+    if wanted.seconds is not None:
+        return deadline.recommend_in(wanted.question, wanted.seconds)
+    return search.recommend(wanted.question, meanwhile=_still_wanted, with_remedies=False)
 
 
 def _nothing_fits(state: WizardState, question: Question, error: Infeasible) -> WizardAnswer:

@@ -221,7 +221,7 @@ class PlanScreen(WizardScreen):
         """Keeps the state before a change for `u`."""
 
         def values(state: WizardState) -> tuple[object, ...]:
-            aims = (state.scenario, state.goal, state.reserve_bytes)
+            aims = (state.scenario, state.goal, state.reserve_bytes, state.seconds)
             return (state.choices, state.hyperparameters, state.data, state.hardware, *aims)
 
         if values(after) != values(before):

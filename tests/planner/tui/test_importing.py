@@ -153,6 +153,26 @@ def test_the_aim_is_edited_as_the_command_line_says_it() -> None:
     assert (back.goal, back.reserve_bytes, back.scenario) == (None, None, "standard")
 
 
+def test_a_time_limit_plans_what_the_command_line_plans(tmp_path: Path) -> None:
+    from planner.decide import deadline
+
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    start = opened(Opening(gpu="rtx3060", model="phi-2", data=pairs))
+    start = work.adopt(start, work.recommend(start))
+    short = state.type_text(start, "seconds", "0.01")
+    assert short.seconds == 36
+    answer = work.recommend(short)
+    assert any(line.startswith("In 36 s: ") for line in answer.notes)
+    taken = work.adopt(short, answer)
+    assert taken.hyperparameters.max_steps is not None
+    asked = work.asked(short)
+    assert asked is not None
+    expected = deadline.recommend_in(asked.question, 36)
+    assert taken.choices.max_length == expected.recommended.settings.max_length < start.choices.max_length
+    back = state.type_text(taken, "seconds", "any")
+    assert work.adopt(back, work.recommend(back)).hyperparameters.max_steps is None
+
+
 def test_trackers_are_known_by_name() -> None:
     start = state.preset({}, {}, None)
     assert state.type_text(start, "report_to", "wandb mlflow").hyperparameters.report_to == ("wandb", "mlflow")

@@ -73,3 +73,12 @@ def test_wrong_start_values_are_one_line() -> None:
         opened(Opening(gpu="a10g", settings={"batch_size": 3}, effective_batch_size=8))
     with pytest.raises(InvalidInput, match="scenario"):
         _ = opened(Opening(gpu="a10g", model="phi-2", aim={"scenario": "none such"})).question
+
+
+def test_the_time_is_taken_and_what_the_wizard_has_no_use_for_is_refused(given: list[dict[str, Any]]) -> None:
+    for said in (["ui", "--time", "2h"], ["--time", "2h", "--ui"]):
+        assert main([*said, "--gpu", "a10g"]) == 0
+        assert TuneplanApp(**given[-1]).wizard.seconds == 7200
+    for flag in (["--train"], ["--json"], ["--save", "x.yaml"], ["--advice"]):
+        assert main(["--gpu", "a10g", "--ui", *flag]) == InvalidInput.exit_code, flag
+    assert len(given) == 2, "none of them opened it"

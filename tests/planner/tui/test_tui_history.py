@@ -21,8 +21,8 @@ from planner.tui import history
 from planner.tui.app import TuneplanApp
 from planner.tui.screens.adjust import AdjustScreen
 from planner.tui.screens.end import EndScreen
-from planner.tui.screens.hardware import HardwareScreen
 from planner.tui.screens.live import LiveScreen
+from planner.tui.screens.plan import PlanScreen
 from tests.support.tui_support import drawn, flat, screen_text, settle, until
 
 fcntl = pytest.importorskip("fcntl")
@@ -149,9 +149,10 @@ async def test_a_killed_run_is_offered_at_the_start_and_resumable(tmp_path: Path
         assert "killed" in shown
         assert "--resume" in shown
         assert app.may_resume
+        await until(app, pilot, lambda: app.wizard.model is not None, 20)
         await pilot.press("n")
         await settle(app, pilot)
-        assert isinstance(app.screen, HardwareScreen), "nothing is planned yet"
+        assert isinstance(app.screen, PlanScreen), "the plan is that run's"
 
 
 async def until_end(app: TuneplanApp, pilot) -> str:  # type: ignore[no-untyped-def]
@@ -207,6 +208,11 @@ async def test_a_run_is_shown_by_its_folder_alone(tmp_path: Path) -> None:
     app = TuneplanApp(attach=history.at(early), output=tmp_path)
     async with app.run_test(size=(80, 24)) as pilot:
         assert "The run failed" in await until(app, pilot, lambda: isinstance(app.screen, EndScreen), fails=True)
+        await until(app, pilot, lambda: app.wizard.model is not None, 20)
+        await pilot.press("n")
+        await settle(app, pilot)
+        assert isinstance(app.screen, PlanScreen), "another run like it begins with its plan"
+        assert app.wizard.model_name == "phi-2"
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
