@@ -60,7 +60,7 @@ def load(name_or_alias: str) -> HardwareProfile:
 
     Raises InvalidInput for an unknown name and for a broken file.
     """
-    stem = resolve(name_or_alias)
+    stem = name_or_alias if name_or_alias in names() else resolve(name_or_alias)
     if stem is None:
         raise InvalidInput(f"unknown device {name_or_alias!r}")
     return read(FOLDER / f"{stem}.toml")

@@ -11,6 +11,7 @@ Rules: peft 0.21, `tuners/tuners_utils.py` (matching, all-linear), `utils/other.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -31,6 +32,21 @@ def resolve_targets(model: ModelSpec, targets: tuple[str, ...]) -> tuple[Module,
 
     Raises `InvalidInput` for a name that matches nothing, or nothing that can carry an adapter.
     """
+    key = id(model), targets
+    known = _RESOLVED.get(key)
+    if known is None or known[0] is not model:
+        known = _RESOLVED[key] = model, _resolved(model, targets)
+        if len(_RESOLVED) > MOST_RESOLVED:
+            _RESOLVED.popitem(last=False)
+    return known[1]
+
+
+_RESOLVED: OrderedDict[tuple[int, tuple[str, ...]], tuple[ModelSpec, tuple[Module, ...]]] = OrderedDict()
+"""By the spec itself: its config, on which it hangs too, is no part of what makes two specs equal."""
+MOST_RESOLVED = 16
+
+
+def _resolved(model: ModelSpec, targets: tuple[str, ...]) -> tuple[Module, ...]:
     if not targets:
         raise InvalidInput(named("lora_targets"), f" is empty; choose {_choices(model)}")
     chosen: dict[int, set[int]] = {}

@@ -139,11 +139,12 @@ MOST_KEPT = 8
 def _told_once(kept: _Kept[Told], case: Case, tell: Callable[[Case], Told]) -> Told:
     """What is the same for every batch and length, whose choices are those of a case."""
     key = case.spec, config_hash(case.spec), case.choices
-    if key not in kept:
-        kept[key] = tell(case)
+    found = kept.get(key)
+    if found is None:
+        found = kept[key] = tell(case)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
-    return kept[key]
+    return found  # another thread may have dropped it meanwhile
 
 
 def prepared_loading(events: Iterable[Event]) -> PreparedEvents:
