@@ -178,8 +178,8 @@ def default_config(model_type: str, cls: str) -> dict[str, Any]:
     return config
 
 
-class _Late(Exception):
-    """A type takes too long: no TuneplanError, so that nothing goes on after it."""
+class _Late(BaseException):
+    """A type takes too long: nothing that anyone turns into a refusal, so that nothing goes on after it."""
 
 
 class _Here:
@@ -227,7 +227,7 @@ class _Tried:
             return self._recorded(config, model_type)
         except (_Late, RunFailed) as error:
             self.teacher = self._teacher()
-            return {"basis": "refused", "why": one_line(error)}
+            return {"basis": "not tried to the end", "why": one_line(error)}
         except TuneplanError as error:
             return {"basis": "refused", "why": one_line(error)}
         finally:

@@ -176,12 +176,13 @@ def modules(model: torch.nn.Module, layers: list[str]) -> list[dict[str, object]
         elif weight is not None and weight.dim() == 1 and set(own) <= {"weight", "bias"}:
             kind = "norm"
         entries: list[tuple[object, ...]] = []
-        if kind == "parameter":
-            for key, value in own.items():
-                tied = owners.get(id(value))
-                entries.append((f"{path}.{key}".removeprefix("."), kind, tuple(value.shape), False, tied))
-                owners.setdefault(id(value), f"{path}.{key}")
-        else:
+        # By itself stands what no module of its kind has (an embedding's further row for images).
+        single = {key: value for key, value in own.items() if kind == "parameter" or key not in ("weight", "bias")}
+        for key, value in single.items():
+            tied = owners.get(id(value))
+            entries.append((f"{path}.{key}".removeprefix("."), "parameter", tuple(value.shape), False, tied))
+            owners.setdefault(id(value), f"{path}.{key}")
+        if kind != "parameter":
             assert weight is not None
             tied, bias = owners.get(id(weight)), own.get("bias")
             # A bias that another module holds too is counted there.

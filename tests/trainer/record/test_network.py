@@ -14,7 +14,7 @@ from planner.models import recorded
 from trainer import modeling
 from trainer.commands import record
 from trainer.modeling.build import auto_class
-from trainer.record.network import describe, task_of
+from trainer.record.network import describe, modules, task_of
 from trainer.record.session import Session, cut
 
 SMALL: dict[str, Any] = {
@@ -127,6 +127,16 @@ def test_a_network_that_exchanges_its_modules_is_no_one_program() -> None:
     session = Session(config, choices, target="cuda", padded=False, layers=None)
     with pytest.raises(NotModelled, match="in the place of others"):
         session.run(2, 32, piece=1 << 20, chunk=1 << 20, checkpointed=0, evaluate=False)
+
+
+def test_a_further_parameter_of_an_embedding_is_counted() -> None:
+    class Words(torch.nn.Embedding):
+        def __init__(self) -> None:
+            super().__init__(6, 4)
+            self.further = torch.nn.Parameter(torch.zeros(4))
+
+    found = {module["path"]: (module["kind"], module["shape"]) for module in modules(torch.nn.Sequential(Words()), [])}
+    assert found == {"0.further": ("parameter", [4]), "0": ("embedding", [6, 4])}
 
 
 def test_a_recurrence_is_told_by_the_tokens_that_it_takes_at_a_time() -> None:
