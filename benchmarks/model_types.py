@@ -44,6 +44,7 @@ CLASSES = {
 }
 MOST_SECONDS = 240
 """Of processor time that one type may take."""
+LATE = "not done in"
 FEW_LAYERS = 8
 PUBLISHED: dict[str, dict[str, Any]] = {
     # rednote-hilab/dots.llm1.inst, read 2026-11-27
@@ -178,8 +179,8 @@ def default_config(model_type: str, cls: str) -> dict[str, Any]:
     return config
 
 
-class _Late(BaseException):
-    """A type takes too long: nothing that anyone turns into a refusal, so that nothing goes on after it."""
+class _Late(Exception):
+    """A type takes too long: no TuneplanError, so that nothing goes on after it."""
 
 
 class _Here:
@@ -249,6 +250,8 @@ class _Tried:
                 raise
             except TuneplanError as error:
                 reasons.append(one_line(error))
+                if LATE in reasons[-1]:  # the recorder made a refusal of it
+                    raise _Late(reasons[-1]) from None
                 continue
             named = ", ".join(f"{name} {value}" for name, value in way.items())
             return {"basis": "recorded", **({"why": f"{named}: {reasons[-1]}"} if reasons else {})}
@@ -264,7 +267,7 @@ class _Tried:
         raise NotModelled("asks for more and more recordings")
 
     def _late(self, *_: object) -> None:
-        raise _Late(f"not done in {MOST_SECONDS} s of processor time")
+        raise _Late(f"{LATE} {MOST_SECONDS} s of processor time")
 
 
 def table(results: dict[str, dict[str, dict[str, str]]]) -> str:
