@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
+from planner.contract.spec import ModelSpec
 from planner.memory.engine.ledger import Ledger
 from planner.memory.engine.monomials import ONE
 from planner.memory.recorded.cuts import cut_of
@@ -11,6 +13,9 @@ from planner.memory.recorded.expand import expanded
 from planner.memory.recorded.log import HANDED_OVER, RELEASE, Log, Part
 from planner.memory.recorded.wanted import log_of
 from planner.memory.step.case import Case
+
+_TOLD: deque[tuple[Log, tuple[int, ...], tuple[Part, ...]]] = deque(maxlen=12)
+"""(a log, how often its stretches occur, its parts with all layers)."""
 
 
 def play(ledger: Ledger, case: Case, *, accumulating: bool) -> None:
@@ -21,12 +26,23 @@ def play(ledger: Ledger, case: Case, *, accumulating: bool) -> None:
     assert case.checkpointed is not None
     log = log_of(case)
     recomputed = 0 if case.evaluating else case.checkpointed
-    found = cut_of(case.spec, recomputed, windowless=log.windowless, picked=log.picked)
-    parts = log.parts
-    if log.windows:  # else all layers were traced
-        for window, copies in zip(found.windows, found.copies, strict=True):
-            parts = expanded(parts, window, copies)
+    parts = _all_layers(log, case.spec, recomputed)
     _Player(ledger, log, accumulating=accumulating and not case.evaluating).play(parts)
+
+
+def _all_layers(log: Log, spec: ModelSpec, recomputed: int) -> tuple[Part, ...]:
+    """The parts of all layers; the last few logs' are kept, since a search plays each of them several times."""
+    if not log.windows:  # all layers were traced
+        return log.parts
+    found = cut_of(spec, recomputed, windowless=log.windowless, picked=log.picked)
+    for known, copies, parts in _TOLD:
+        if known is log and copies == found.copies:
+            return parts
+    parts = log.parts
+    for window, count in zip(found.windows, found.copies, strict=True):
+        parts = expanded(parts, window, count)
+    _TOLD.append((log, found.copies, parts))
+    return parts
 
 
 class _Player:
