@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from trainer.record.memo import Memo
 from trainer.record.turns import Chain, LoopWatch, Mark, gathered
 from trainer.trace.recorder import NEVER, RealStorage, StepRecorder
 from trainer.trace.result import component_of
 
 _DEVICE = torch.ops.prim.device.default
+_MEMO = Memo()
 
 
 class MarkedRecorder(StepRecorder):
@@ -38,6 +40,9 @@ class MarkedRecorder(StepRecorder):
         if func is _DEVICE:
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _made(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return super()._made(func, args, kwargs) if func in self._stand_ins else _MEMO.call(func, args, kwargs)
 
     def enter(self, phase: str) -> None:
         """Starts a phase."""

@@ -109,8 +109,7 @@ class StepRecorder(StorageMeter):
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         self._settle()
-        stand_in = self._stand_ins.get(func)
-        out = (stand_in or func)(*args, **(kwargs or {}))
+        out = self._made(func, args, kwargs or {})
         self._locate()
         if self._is_engine_sum(func, args):
             self._see_sum(args[0], out, func)
@@ -120,6 +119,10 @@ class StepRecorder(StorageMeter):
         if rule is not None:
             self._hold(func, rule(args, out))
         return out
+
+    def _made(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What the operator, or what stands in for it, makes."""
+        return self._stand_ins.get(func, func)(*args, **kwargs)
 
     def _locate(self) -> None:
         """Finds the module that runs: the innermost call, or in backward the one whose forward made the node."""
