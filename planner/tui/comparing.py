@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from planner.contract.errors import InvalidInput, TuneplanError
 from planner.contract.records import Plan
 from planner.contract.run_folder import PLAN
 from planner.contract.units import format_bytes, format_duration
 from planner.tui import figures, history
-from planner.tui.fields import BY_KEY
 from planner.tui.history import PastRun
 from planner.tui.live import RunSnapshot
 
@@ -71,17 +69,10 @@ def _settings(plan: Plan) -> dict[str, str]:
     from planner.contract.settings import to_settings
 
     data = {"data": Path(plan.data.path).name if plan.data.path else "none"}
-    data |= {name: _word(name, getattr(plan.data, name)) for name in ("validation_split", "validation_path")}
+    data |= {name: figures.setting(name, getattr(plan.data, name)) for name in ("validation_split", "validation_path")}
     named = {"model": plan.model, "gpu": plan.gpu, **data}
     every = {**to_settings(plan.settings), **plan.hyperparameters.model_dump(mode="json")}
-    return {**named, **{name: _word(name, value) for name, value in every.items()}}
-
-
-def _word(name: str, value: Any) -> str:
-    """A value as its row writes it."""
-    if name in BY_KEY:
-        return BY_KEY[name].format(tuple(value) if isinstance(value, list) else value)
-    return f"{value:g}" if isinstance(value, float) else figures.word(value)
+    return {**named, **{name: figures.setting(name, value) for name, value in every.items()}}
 
 
 def _results(runs: Sequence[RunSnapshot]) -> tuple[tuple[str, tuple[str, ...]], ...]:

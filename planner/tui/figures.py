@@ -195,6 +195,13 @@ def word(value: object) -> str:
     return "auto" if value is None else str(value)
 
 
+def setting(name: str, value: object) -> str:
+    """A setting's value as its row writes it; one without a row in words."""
+    if name in BY_KEY:
+        return BY_KEY[name].format(tuple(value) if isinstance(value, list) else value)
+    return f"{value:g}" if isinstance(value, float) else word(value)
+
+
 def histogram(bins: Sequence[tuple[int, int, int]], width: int) -> list[tuple[str, int, int]]:
     """Label, count and bar cells of every bin; `bins` are (fewest, most, count)."""
     top = max((count for _, _, count in bins), default=0)

@@ -80,7 +80,7 @@ def advice_text(found: WizardAnswer) -> Content:
     """Every advised value with its rule and the rule's source."""
     parts: list[str | tuple[str, str]] = []
     for advice in found.advice:
-        value = figures.word(advice.value)
+        value = figures.setting(advice.name, advice.value)
         rule = figures.in_labels(advice.rule)
         parts += [(f"{advice.name.replace('_', ' ')} ", "bold"), (f"{value}\n", "bold $accent"), f"  {MARK}{rule}\n"]
         parts += [(f"  {MARK}{short_source(advice.source)}\n", "dim")]
