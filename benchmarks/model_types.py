@@ -256,7 +256,8 @@ class _Tried:
             named = ", ".join(f"{name} {value}" for name, value in way.items())
             return {"basis": "recorded", **({"why": f"{named}: {reasons[-1]}"} if reasons else {})}
         traced = any("plan trace" in reason for reason in reasons)
-        return {"basis": "only traced" if traced else "refused", "why": reasons[0 if spec.task != "causal" else 1]}
+        told = reasons if spec.task != "causal" else reasons[1:]
+        return {"basis": "only traced" if traced else "refused", "why": " · ".join(dict.fromkeys(told))}
 
     def _learned(self, work: Callable[[], Any]) -> Any:
         for _ in range(8):
