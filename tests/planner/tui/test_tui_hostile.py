@@ -43,7 +43,7 @@ async def test_files_and_models_with_hostile_names(tmp_path: Path) -> None:
         shown = harmless(app)
         assert r"x[bold]\x1b[2J.jsonl" in shown
         assert "y[].jsonl" in shown
-        await pilot.press("down", "down", "enter")
+        await pilot.press("enter")
         await settle(app, pilot)
         assert "prompt-completion" in harmless(app)
         await pilot.press("down", "enter")
