@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from planner.cli.asked import Aim, Source, Target, TimeLimit
-from planner.contract.about import GROUPS
+from planner.contract.about import AIM, GROUPS
 from planner.contract.settings import BY_NAME
 
 EXAMPLES = {
@@ -33,7 +33,7 @@ def _groups() -> dict[str, str]:
     return found | {name: setting.about.group for name, setting in BY_NAME.items()}
 
 
-ORDER = ("Model and device", "Data", "Aim", _ANSWER, *GROUPS)
+ORDER = ("Model and device", "Data", AIM, _ANSWER, *(group for group in GROUPS if group != AIM))
 
 
 def write_options(command: Any, context: Any, formatter: Any) -> None:
