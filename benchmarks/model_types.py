@@ -45,6 +45,8 @@ CLASSES = {
 MOST_SECONDS = 240
 """Of processor time that one type may take."""
 LATE = "not done in"
+AGAIN = 10
+"""Seconds after which a library that caught the first interruption is interrupted once more."""
 FEW_LAYERS = 8
 PUBLISHED: dict[str, dict[str, Any]] = {
     # rednote-hilab/dots.llm1.inst, read 2026-11-27
@@ -223,7 +225,7 @@ class _Tried:
             return {"basis": "refused", "why": f"its default config can't be made: {one_line(error)}"}
         if text_part(config)["model_type"] in ARCHITECTURES:
             return {"basis": "written"}
-        signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS, AGAIN)
         try:
             return self._recorded(config, model_type)
         except (_Late, RunFailed) as error:

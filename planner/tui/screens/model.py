@@ -84,7 +84,7 @@ class ModelScreen(ListScreen):
         if seen is not None and seen.model is not None and seen.name in fits:
             self.query_one("#facts-text", Static).update(details_text(seen.model, *self._fit(seen.name)))
         if self.wizard_app.wizard.hardware is not None:
-            listing.border_subtitle = "✓ fits ! tight q QLoRA ✗ no"
+            listing.border_subtitle = "✓ fits ! tight q QLoRA ✗ no ? unknown"
 
     @on(FilterList.Highlighted)
     def _highlighted(self, event: FilterList.Highlighted) -> None:

@@ -62,7 +62,7 @@ def test_every_device_has_a_heading() -> None:
 @pytest.mark.parametrize(
     ("model", "gpu", "wanted"),
     [("phi-2", "a10g", "fits"), ("llama-3.3-70b", "a10g", "no"), ("llama-3.1-8b", "rtx-4060-ti-16gb", "qlora"),
-     ("flan-t5-small", "t4", "fits"), ("qwen3.5-9b", "a10g", "unknown"), ("deepseek-r1", "h100-80gb", "no")],
+     ("flan-t5-small", "t4", "fits"), ("youtu-llm-2b", "a10g", "unknown"), ("deepseek-r1", "h100-80gb", "no")],
 )  # fmt: skip
 def test_what_of_a_model_fits(model: str, gpu: str, wanted: str) -> None:
     hardware = attach.find(gpu)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+from planner.contract.architectures import ARCHITECTURES
 from planner.contract.choices import TrainingChoices
 from planner.contract.errors import NotModelled
-from planner.models import recorded
+from planner.contract.towers import text_part
+from planner.models import catalogue, recorded, shipped
 from trainer import modeling
 from trainer.commands import record
 from trainer.modeling.build import auto_class
@@ -151,3 +155,19 @@ def test_a_head_whose_name_says_nothing_is_found_in_the_lists() -> None:
     assert task_of(type("BertGenerationDecoder", (), {})()) == "causal"
     with pytest.raises(NotModelled, match="no head"):
         task_of(type("BertPooler", (), {})())
+
+
+@pytest.mark.nightly
+def test_shipped_descriptions_are_what_networks_are_described_by() -> None:
+    """Whoever teaches `describe` something new describes the catalogue's networks anew (`benchmarks.catalogue`)."""
+    parts = [text_part(entry.config) for entry in catalogue.entries()]
+    parts = [part for part in parts if part["model_type"] not in ARCHITECTURES]
+    assert len(parts) > 60
+    outdated = []
+    for part in parts:
+        packed = (shipped.FOLDER / recorded.folder(part).name / "spec.json.gz").read_bytes()
+        kept, now = json.loads(gzip.decompress(packed)), json.loads(json.dumps(describe(dict(part))))
+        usual = {list: [], int: 0}
+        if any(kept.get(key, usual.get(type(value))) != value for key, value in now.items()):
+            outdated.append(part["model_type"])
+    assert not outdated
